@@ -1,0 +1,1 @@
+"""The reference Conditional Motion Generator: model, data, training and evaluation."""

@@ -1,0 +1,152 @@
+"""Clips -> labelled samples -> ``cmg_training_data.pt``.
+
+    python -m CMG_Ref.dataloader.dataset CLIPS_FOLDER --out cmg_training_data.pt
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from CMG_Ref.checkpoint_io import write_pt
+from CMG_Ref.dataloader.clips import FPS, Clip, load_clip
+from CMG_Ref.dataloader.commands import smooth
+from CMG_Ref.dataloader.library import MotionLibrary, build_library
+from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+
+STD_FLOOR = 0.1
+
+Sample = dict[str, np.ndarray]
+"""``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
+(m/s, m/s, rad/s): the command under which frame t becomes frame t + 1."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What samples are made of."""
+
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    playbacks: int = 3
+    """Times that every clip (and its mirror image) is also taken whole, each at its own pace."""
+    smoothing_seconds: tuple[float, float] = (0.3, 1.0)
+    """Windows over which a whole clip's velocity is averaged into commands; one is drawn for each playback."""
+    seed: int = 0
+    workers: int = 0
+    """Processes; 0 for one per CPU. The result does not depend on it."""
+
+
+def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES) -> list[Clip]:
+    """Every ``.npz`` and ``.pkl`` clip of a folder, by name. Raises ``ValueError`` if there is none."""
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in (".npz", ".pkl", ".pickle"))
+    if not paths:
+        raise ValueError(f"{folder}: no .npz or .pkl clips there; expected a folder of motion clips")
+    return [load_clip(path, joint_names) for path in paths]
+
+
+def playback_samples(library: MotionLibrary, config: DatasetConfig) -> list[Sample]:
+    """Whole clips and mirror images, played at random paces within the synthesis' range."""
+    rng = np.random.default_rng([config.seed, 1])
+    samples = []
+    for track in library.tracks:
+        for _ in range(config.playbacks):
+            speed = rng.uniform(*config.synthesis.speed_range)
+            dof_pos, velocity = track.play(0.0, int((track.num_frames - 1) / speed), speed)
+            command = smooth(velocity, rng.choice(config.smoothing_seconds), FPS)
+            motion = np.concatenate([dof_pos, np.gradient(dof_pos, axis=0) * FPS], axis=1)
+            samples.append({"motion": motion.astype(np.float32), "command": command[:-1].astype(np.float32)})
+    return samples
+
+
+_worker: tuple[Synthesiser, int] | None = None
+
+
+def _start_worker(synthesiser: Synthesiser, seed: int) -> None:
+    global _worker
+    _worker = (synthesiser, seed)
+
+
+def _sequence(index: int) -> Sample:
+    assert _worker is not None
+    synthesiser, seed = _worker
+    return synthesiser.sequence(np.random.default_rng([seed, 2, index]))
+
+
+def synthetic_samples(synthesiser: Synthesiser, config: DatasetConfig) -> list[Sample]:
+    """``config.synthesis.num_sequences`` sequences; sequence i depends on the seed and i alone."""
+    count = config.synthesis.num_sequences
+    with multiprocessing.Pool(config.workers or os.cpu_count(), _start_worker, (synthesiser, config.seed)) as pool:
+        return list(tqdm(pool.imap(_sequence, range(count), chunksize=8), "synthesis", total=count))
+
+
+def compute_stats(samples: list[Sample]) -> dict[str, Any]:
+    """Normalisation constants in the checkpoint's format: mean and floored std of motion, range of command."""
+    motion = np.concatenate([s["motion"] for s in samples]).astype(np.float64)
+    command = np.concatenate([s["command"] for s in samples])
+    return {
+        "motion_mean": motion.mean(axis=0).astype(np.float32),
+        "motion_std": np.maximum(motion.std(axis=0), STD_FLOOR).astype(np.float32),
+        "command_min": command.min(axis=0),
+        "command_max": command.max(axis=0),
+        "num_joints": motion.shape[1] // 2,
+        "motion_dim": motion.shape[1],
+        "command_dim": command.shape[1],
+    }
+
+
+def build_dataset(clips: list[Clip], config: DatasetConfig) -> dict[str, Any]:
+    """Samples and stats, as ``cmg_training_data.pt`` holds them."""
+    joint_names = clips[0].joint_names
+    library = build_library(clips, joint_names)
+    standing = np.array(default_dof_pos()) if joint_names == JOINT_NAMES else None
+    samples = synthetic_samples(Synthesiser(library, config.synthesis, standing), config)
+    samples += playback_samples(library, config)
+    return {"samples": samples, "stats": compute_stats(samples)}
+
+
+def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:
+    """Sampling weights that even out the commands seen in training.
+
+    Commands are counted in cells of 0.2 m/s x 0.2 m/s x 0.4 rad/s; a row weighs its cell's count to the
+    power ``-strength``: 0 leaves the data as it is, 1 makes every cell equally likely.
+
+    Args:
+        commands: [n, 3].
+
+    Returns:
+        [n] float64, mean 1.
+    """
+    cells = np.round(commands / np.array([0.2, 0.2, 0.4])).astype(np.int64)
+    _, cell, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    weight = count[cell.reshape(-1)].astype(np.float64) ** -strength
+    return weight / weight.mean()
+
+
+def main(
+    clips: tyro.conf.Positional[Path],
+    /,
+    out: Path = Path("cmg_training_data.pt"),
+    config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Make ``cmg_training_data.pt`` from a folder of motion clips.
+
+    Args:
+        clips: folder of .npz or .pkl clips.
+        out: file to write.
+        config: what samples are made of.
+    """
+    data = build_dataset(load_clips(clips), config)
+    write_pt(out, data)
+    frames = sum(len(s["command"]) for s in data["samples"])
+    print(f"{out}: {len(data['samples'])} samples, {frames} frames ({frames / FPS / 60:.0f} min)")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,171 @@
+"""Endless motion under chosen commands, cut from clips by motion matching.
+
+Clips visit few commands, leave them after a step or two, and rarely change from one gait to another.
+The synthesiser draws a target command, finds frames of the library that move so (played faster or
+slower) and continue the current pose well, plays them for about a second, and cross-fades to the next
+find. Every sequence is labelled with the velocity that the played frames really have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from CMG_Ref.dataloader.clips import FPS
+from CMG_Ref.dataloader.commands import smooth
+from CMG_Ref.dataloader.library import MotionLibrary
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """How sequences are made. Times in s, velocities in m/s and rad/s."""
+
+    num_sequences: int = 3000
+    sequence_seconds: float = 7.0
+    chunk_seconds: tuple[float, float] = (0.7, 1.6)
+    """Length of a stretch of played frames, drawn uniformly."""
+    hold_probability: float = 0.6
+    """Chance that the next stretch keeps the target command."""
+    blend_seconds: tuple[float, float] = (0.2, 0.5)
+    """Cross-fade between stretches, drawn uniformly."""
+    speed_range: tuple[float, float] = (0.6, 1.4)
+    """Playback pace, as a factor."""
+    num_candidates: int = 12000
+    """Random frames of the library whose velocity is compared with the target at each cut."""
+    num_compared: int = 1500
+    """How many of those, the nearest in velocity, are compared in pose."""
+    standing_start_probability: float = 0.12
+    """Chance that a sequence begins in the robot's default standing pose, held still."""
+
+
+_COMMAND_WEIGHT = np.array([1.0, 1.0, 0.6])  # 1 rad/s off counts as 0.6 m/s off
+
+
+def draw_target(rng: np.random.Generator) -> np.ndarray:
+    """A target command (vx, vy, yaw rate): gaits drawn by what users ask for, not by what clips hold."""
+    gait = rng.random()
+    if gait < 0.42:  # forward, half of it straight
+        return np.array([rng.uniform(0.15, 1.5), 0.0, rng.choice([0.0, rng.uniform(-1.0, 1.0)])])
+    if gait < 0.56:  # backward
+        return np.array([rng.uniform(-0.85, -0.15), 0.0, rng.choice([0.0, 0.0, rng.uniform(-0.5, 0.5)])])
+    if gait < 0.74:  # sideways
+        side = rng.choice([-1.0, 1.0]) * rng.uniform(0.15, 0.75)
+        return np.array([0.0, side, rng.choice([0.0, 0.0, rng.uniform(-0.5, 0.5)])])
+    if gait < 0.80:  # diagonal
+        return np.array([rng.uniform(0.2, 0.9), rng.uniform(-0.4, 0.4), 0.0])
+    if gait < 0.88:  # turning in place
+        return np.array([0.0, 0.0, rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.2)])
+    return np.zeros(3)
+
+
+class Synthesiser:
+    """Makes labelled sequences from a library. One instance serves many draws."""
+
+    def __init__(self, library: MotionLibrary, config: SynthesisConfig, standing_dof_pos: np.ndarray | None) -> None:
+        self.library = library
+        self.config = config
+        self.standing_dof_pos = standing_dof_pos
+        scale = np.array([1.0 if _is_leg(name) else 0.4 for name in library.joint_names])
+        self._pose_weight = scale / np.maximum(library.dof_pos.std(axis=0), 0.1)
+        self._velocity_weight = 0.5 * scale / np.maximum(library.dof_vel.std(axis=0), 0.5)
+
+    def sequence(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One labelled sequence.
+
+        Returns:
+            ``motion`` [T + 1, 2 J] float32 (rad, rad/s) and ``command`` [T, 3] float32 (m/s, m/s, rad/s): the
+            command under which frame t becomes frame t + 1.
+        """
+        length = round(self.config.sequence_seconds * FPS) + 1
+        dof_pos, velocity, label = self._first_stretch(rng)
+        target = draw_target(rng)
+        while len(dof_pos) < length:
+            if rng.random() >= self.config.hold_probability:
+                target = draw_target(rng)
+            dof_pos, velocity, label = self._append(rng, target, dof_pos, velocity, label)
+        dof_pos, velocity, label = dof_pos[:length], velocity[:length], label[:length]
+        motion = np.concatenate([dof_pos, np.gradient(dof_pos, axis=0) * FPS], axis=1)
+        return {
+            "motion": motion.astype(np.float32),
+            "command": self._command(rng, velocity, label)[:-1].astype(np.float32),
+        }
+
+    def _command(self, rng: np.random.Generator, velocity: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Three ways in which a user's command relates to motion: held and stepped, slowly and quickly following it."""
+        kind = rng.random()
+        if kind < 0.5:
+            return smooth(label, rng.uniform(0.02, 0.5), FPS)
+        return smooth(velocity, 1.0 if kind < 0.8 else 0.4, FPS)
+
+    def _first_stretch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        frames = round(rng.uniform(0.3, 1.5) * FPS)
+        if self.standing_dof_pos is not None and rng.random() < self.config.standing_start_probability:
+            pose = self.standing_dof_pos + 0.02 * rng.standard_normal(len(self.standing_dof_pos))
+            return np.repeat(pose[None], frames, axis=0), np.zeros((frames, 3)), np.zeros((frames, 3))
+        row, speed = self._best_row(rng, draw_target(rng), None, frames)
+        return self._play(row, frames, speed)
+
+    def _play(self, row: int, frames: int, speed: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        track = self.library.tracks[self.library.track_of[row]]
+        dof_pos, velocity = track.play(self.library.frame_of[row], frames, speed)
+        held = np.repeat(velocity.mean(axis=0, keepdims=True), frames, axis=0)
+        return dof_pos, velocity, held
+
+    def _append(
+        self,
+        rng: np.random.Generator,
+        target: np.ndarray,
+        dof_pos: np.ndarray,
+        velocity: np.ndarray,
+        label: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cross-fade from the sequence so far to a stretch that moves as the target says."""
+        blend = round(rng.uniform(*self.config.blend_seconds) * FPS)
+        blend = min(blend, len(dof_pos) - 2)
+        frames = round(rng.uniform(*self.config.chunk_seconds) * FPS) + blend
+        seam = len(dof_pos) - blend
+        tail = np.concatenate([dof_pos[seam], (dof_pos[seam] - dof_pos[seam - 1]) * FPS])
+        row, speed = self._best_row(rng, target, tail, frames)
+        new_pos, new_velocity, new_label = self._play(row, frames, speed)
+        ramp = np.linspace(0, 1, blend + 2)[1:-1, None]
+        weight = ramp * ramp * (3 - 2 * ramp)
+        fade_pos = (1 - weight) * dof_pos[seam:] + weight * new_pos[:blend]
+        fade_velocity = (1 - weight) * velocity[seam:] + weight * new_velocity[:blend]
+        return (
+            np.concatenate([dof_pos[:seam], fade_pos, new_pos[blend:]]),
+            np.concatenate([velocity[:seam], fade_velocity, new_velocity[blend:]]),
+            np.concatenate([label[:seam], new_label]),
+        )
+
+    def _best_row(
+        self, rng: np.random.Generator, target: np.ndarray, tail: np.ndarray | None, frames: int
+    ) -> tuple[int, float]:
+        """The library frame, and the pace, that move as the target says and continue the tail best."""
+        library, config = self.library, self.config
+        rows = rng.integers(len(library.remaining), size=config.num_candidates)
+        speed = np.ones(len(rows))
+        if np.abs(target).max() > 0:
+            mean = library.means(rows, np.full(len(rows), frames))[0] * _COMMAND_WEIGHT
+            along = (mean @ (target * _COMMAND_WEIGHT)) / np.maximum((mean * mean).sum(1), 1e-6)
+            speed = np.clip(along, *config.speed_range)
+        played = np.ceil(frames * speed).astype(int)
+        mean, joint_speed = library.means(rows, played)
+        error = (speed[:, None] * mean - target) * _COMMAND_WEIGHT
+        cost = 30.0 * (error**2).sum(1) + 0.3 * np.log(speed) ** 2
+        if np.abs(target).max() == 0:
+            cost += 10.0 * joint_speed  # a step on the spot averages to no velocity, but is not standing
+        cost[library.remaining[rows] <= played + 1] = np.inf
+        best = np.argpartition(cost, config.num_compared)[: config.num_compared]
+        rows, speed, cost = rows[best], speed[best], cost[best]
+        if tail is not None:
+            joints = len(library.joint_names)
+            pose = (library.dof_pos[rows] - tail[:joints]) * self._pose_weight
+            velocity = (speed[:, None] * library.dof_vel[rows] - tail[joints:]) * self._velocity_weight
+            cost = cost + 0.04 * ((pose**2).sum(1) + (velocity**2).sum(1))
+        winner = int(cost.argmin())
+        return int(rows[winner]), float(speed[winner])
+
+
+def _is_leg(joint_name: str) -> bool:
+    return any(part in joint_name for part in ("hip", "knee", "ankle"))

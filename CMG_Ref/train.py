@@ -1,0 +1,124 @@
+"""Train a Conditional Motion Generator on its own rollouts.
+
+    python -m CMG_Ref.train --data cmg_training_data.pt --out CMG_Ref/runs/mine
+
+The rollout grows from one frame to ``phases``' last; the loss is the mean squared error of every frame in
+normalised units. Interrupt at will: the same command goes on from ``cmg_last.pt``. The result,
+``cmg_final.pt``, holds the moving average of the weights and the stats.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
+from CMG_Ref.module import CMG
+from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.step import TrainStep
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the outcome, besides the data."""
+
+    data: Path = Path("cmg_training_data.pt")
+    out: Path = Path("CMG_Ref/runs/mine")
+    hidden_dim: int = 512
+    num_experts: int = 4
+    num_layers: int = 3
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    """At the start; falls to a hundredth along a cosine."""
+    phases: tuple[tuple[int, int], ...] = ((4000, 1), (4000, 2), (6000, 4), (8000, 8), (10000, 16), (20000, 32))
+    """(optimisation steps, frames of rollout), in order."""
+    noise: float = 0.1
+    """Largest usual amplitude of the noise on the start state, normalised units."""
+    command_noise: float = 0.01
+    """Standard deviation of the noise on the command, normalised units."""
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+    """Decay of the moving average of the weights."""
+    balance: float = 0.3
+    """How strongly rare commands are preferred: 0 not at all, 1 all commands alike."""
+    seed: int = 0
+    device: str = "auto"
+    """"cpu", "cuda" or "auto"."""
+    save_every: int = 2000
+    """Steps between saves of the state to resume from."""
+    log_every: int = 200
+
+    @property
+    def num_steps(self) -> int:
+        """Optimisation steps over all phases."""
+        return sum(steps for steps, _ in self.phases)
+
+    def rollout_frames(self, step: int) -> tuple[int, int]:
+        """Frames of rollout at ``step`` and the step at which that phase ends."""
+        end = 0
+        for steps, frames in self.phases:
+            end += steps
+            if step < end:
+                return frames, end
+        raise ValueError(f"step {step} is past the last phase, which ends at {end}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Cosine from ``learning_rate`` to a hundredth of it, after 200 steps of warm-up."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+        return self.learning_rate * (0.01 + 0.99 * cosine) * min(1.0, (step + 1) / 200)
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or go on training, and write ``cmg_final.pt``; returns its path."""
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    torch.manual_seed(config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
+    data = read_pt(config.data)
+    stats = data["stats"]
+    model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
+    sampler = WindowSampler(data, device, config.balance)
+    trainer = TrainStep(model.to(device), sampler, config)
+    last = config.out / "cmg_last.pt"
+    step = trainer.load_state(read_pt(last)) if last.exists() else 0
+    writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
+    progress = tqdm(total=config.num_steps, initial=step, desc="training", mininterval=2.0)
+    started = time.monotonic()
+    while step < config.num_steps:
+        frames, end = config.rollout_frames(step)
+        trainer.set_num_frames(frames)
+        while step < end:
+            trainer.step(config.learning_rate_at(step))
+            step += 1
+            progress.update()
+            if step % config.log_every == 0:
+                loss = trainer.loss()
+                if not math.isfinite(loss):
+                    raise SystemExit(f"loss is {loss} at step {step}; lower learning_rate or look at the data")
+                writer.add_scalar("loss", loss, step)
+                writer.add_scalar("rollout_frames", frames, step)
+                progress.set_postfix(frames=frames, loss=f"{loss:.4f}")
+            if step % config.save_every == 0:
+                save_checkpoint(last, trainer.model.state_dict(), stats, epoch=step, **trainer.state())
+    progress.close()
+    writer.close()
+    final = config.out / "cmg_final.pt"
+    recipe: dict[str, Any] = {
+        k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items() if k not in ("out", "data")
+    }
+    save_checkpoint(final, trainer.averaged_model().state_dict(), stats, epoch=step, loss=trainer.loss(), recipe=recipe)
+    print(f"{final}: {step} steps, {time.monotonic() - started:.0f} s in this run")
+    return final
+
+
+if __name__ == "__main__":
+    import tyro
+
+    train(tyro.cli(TrainConfig, description=__doc__))

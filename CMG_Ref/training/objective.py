@@ -1,0 +1,68 @@
+"""The rollout objective: how far the generator drifts from a clip when it feeds on its own output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from CMG_Ref.module import CMG
+
+Weights = list[torch.Tensor]
+
+
+def stack_experts(model: CMG) -> Weights:
+    """For each layer the experts side by side: weight [in, E * out] and bias [E * out], alternating.
+
+    The same arithmetic as ``CMG.forward`` with one matrix product a layer; done once per rollout, and
+    gradients flow through to the model's own parameters.
+    """
+    stacked: Weights = []
+    for layer in model.layers:
+        stacked.append(torch.cat(list(layer.expert_weights), dim=1))
+        stacked.append(torch.cat(list(layer.expert_biases)))
+    return stacked
+
+
+def stacked_forward(
+    motion: torch.Tensor, command: torch.Tensor, gate: Weights, layers: Weights, num_experts: int
+) -> torch.Tensor:
+    """``CMG.forward`` on stacked experts: [N, D], [N, 3] -> [N, D], normalised."""
+    x = torch.cat([motion, command], dim=-1)
+    hidden = F.elu(F.linear(x, gate[0], gate[1]))
+    coefficients = torch.softmax(F.linear(hidden, gate[2], gate[3]), dim=-1).unsqueeze(-1)
+    for index in range(0, len(layers), 2):
+        each = torch.addmm(layers[index + 1], x, layers[index]).view(x.shape[0], num_experts, -1)
+        x = (coefficients * each).sum(dim=1)
+        if index < len(layers) - 2:
+            x = F.elu(x)
+    return x
+
+
+def rollout(
+    model: CMG, motion: torch.Tensor, command: torch.Tensor, forward: Callable[..., torch.Tensor] = stacked_forward
+) -> torch.Tensor:
+    """Free-running frames: start [N, D] and commands [K, N, 3] -> [K, N, D], all normalised."""
+    gate = [model.gating.gating_network[i].get_parameter(name) for i in (0, 2) for name in ("weight", "bias")]
+    layers = stack_experts(model)
+    num_experts = len(model.layers[0].expert_weights)
+    frames = []
+    for k in range(command.shape[0]):
+        motion = forward(motion, command[k], gate, layers, num_experts)
+        frames.append(motion)
+    return torch.stack(frames)
+
+
+def disturb(motion: torch.Tensor, command: torch.Tensor, noise: float, command_noise: float) -> tuple[torch.Tensor, ...]:
+    """Noise on the start state and on the commands, so that the generator learns to come back.
+
+    Each row's start gets its own amplitude, uniform up to ``noise`` and, for one row in ten, up to four times that.
+    """
+    amplitude = torch.rand(motion.shape[0], 1, device=motion.device)
+    strong = torch.rand(motion.shape[0], 1, device=motion.device) < 0.1
+    amplitude = noise * amplitude * (1 + 3 * strong)
+    return (
+        motion + amplitude * torch.randn_like(motion),
+        command + command_noise * torch.randn_like(command[:1]),  # constant over the window
+    )

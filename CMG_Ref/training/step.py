@@ -1,0 +1,118 @@
+"""One optimisation step: draw, roll out, differentiate, update. On CUDA, one graph replay."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from CMG_Ref.module import CMG
+from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.objective import disturb, rollout, stacked_forward
+
+if TYPE_CHECKING:
+    from CMG_Ref.train import TrainConfig
+
+
+class TrainStep:
+    """The model, its moving average and its optimiser, and what one step does to them.
+
+    A rollout of 32 frames is some thousands of small kernels; on CUDA the whole step, random draws included,
+    is captured once per rollout length and replayed.
+    """
+
+    def __init__(self, model: CMG, sampler: WindowSampler, config: TrainConfig) -> None:
+        self.model = model
+        self._sampler, self._config = sampler, config
+        self._cuda = next(model.parameters()).is_cuda
+        device = next(model.parameters()).device
+        self._parameters = list(model.parameters())
+        self._average = [p.detach().clone() for p in self._parameters]
+        self._rate = torch.zeros((), device=device)
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=self._rate if self._cuda else config.learning_rate, capturable=self._cuda
+        )
+        self._loss = torch.zeros((), device=device)
+        self._forward = torch.compile(stacked_forward, dynamic=False) if self._cuda else stacked_forward
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if self._cuda:
+            torch.backends.cuda.matmul.allow_tf32 = True
+
+    def set_num_frames(self, num_frames: int) -> None:
+        """From now on roll out ``num_frames`` frames."""
+        self._sampler.set_num_frames(num_frames)
+        self._graph = None
+
+    def step(self, learning_rate: float) -> None:
+        """Draw a batch and update the weights. Nothing is synchronised."""
+        if not self._cuda:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._update()
+            return
+        self._rate.fill_(learning_rate)
+        if self._graph is None:
+            self._capture()
+        assert self._graph is not None
+        self._graph.replay()
+
+    def loss(self) -> float:
+        """Loss of the last step (mean squared error, normalised units); waits for it."""
+        return float(self._loss)
+
+    def averaged_model(self) -> CMG:
+        """A copy of the model with the moving average of its weights."""
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for parameter, average in zip(model.parameters(), self._average, strict=True):
+                parameter.copy_(average)
+        return model
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load_state` needs besides the weights."""
+        return {
+            "optimizer_state_dict": self._optimizer.state_dict(),
+            "average": [a.cpu() for a in self._average],
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if self._cuda else None,
+        }
+
+    def load_state(self, checkpoint: dict[str, Any]) -> int:
+        """Go on from a saved state; returns the number of steps done."""
+        self.model.load_state_dict(checkpoint["model_state_dict"])
+        self._optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate if self._cuda else group["lr"]
+        for average, saved in zip(self._average, checkpoint["average"], strict=True):
+            average.copy_(saved)
+        torch.set_rng_state(checkpoint["rng"])
+        if self._cuda and checkpoint["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        return int(checkpoint["epoch"])
+
+    def _update(self) -> None:
+        config = self._config
+        motion, command = self._sampler.draw(config.batch_size)
+        start, command = disturb(motion[0], command, config.noise, config.command_noise)
+        predicted = rollout(self.model, start, command, self._forward)
+        loss = (predicted - motion[1:]).square().mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip, foreach=True)
+        self._optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, self._parameters, 1 - config.ema)
+            self._loss.copy_(loss.detach())
+
+    def _capture(self) -> None:
+        """Two real steps to warm up on a side stream, then the capture."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._update()
+            self._update()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._update()
