@@ -35,10 +35,11 @@ class TrainConfig:
     hidden_dim: int = 512
     num_experts: int = 4
     num_layers: int = 3
-    batch_size: int = 1024
+    batch_size: int = 2048
+    """Windows a step; half of them mirror the other half."""
     learning_rate: float = 1e-3
     """At the start; falls to a hundredth along a cosine."""
-    phases: tuple[tuple[int, int], ...] = ((4000, 1), (4000, 2), (6000, 4), (8000, 8), (10000, 16), (20000, 32))
+    phases: tuple[tuple[int, int], ...] = ((3000, 1), (3000, 2), (6000, 4), (8000, 8), (10000, 16), (18000, 32))
     """(optimisation steps, frames of rollout), in order."""
     noise: float = 0.1
     """Largest usual amplitude of the noise on the start state, normalised units."""

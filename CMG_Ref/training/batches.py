@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from CMG_Ref.dataloader.dataset import balance_weights
+from CMG_Ref.robot_g1 import mirror_map
 
 
 class WindowSampler:
     """All samples in device memory, normalised; draws windows of consecutive frames with no host work.
 
     Args:
-        data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``.
+        data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``, and
+            ``"joint_names"`` where windows are to be mirrored.
         device: where everything lives.
         balance: how strongly rare commands are preferred, see ``balance_weights``.
     """
@@ -29,6 +31,7 @@ class WindowSampler:
         self._command = torch.from_numpy((np.concatenate(raw) - low) / (high - low) * 2 - 1).to(device, torch.float32)
         self._left = np.concatenate([np.arange(len(m) - 1, -1, -1) for m in motions])
         self._weight = balance_weights(np.concatenate(raw), balance)
+        self._mirror = _NormalisedMirror(data["joint_names"], stats, device) if "joint_names" in data else None
         self._device = device
         self._starts = torch.empty(0, dtype=torch.long)
         self._cumulative = torch.empty(0, dtype=torch.float64)
@@ -44,12 +47,44 @@ class WindowSampler:
         self._offsets = torch.arange(num_frames + 1, device=self._device)
 
     def draw(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows at random.
+        """Windows at random; where joints have names, the second half mirrors the first.
+
+        With both sides of every window in one batch no step pulls the generator to the left or to the right.
 
         Returns:
             Motion [K + 1, batch_size, D] and command [K, batch_size, 3], normalised, time first.
         """
-        u = torch.rand(batch_size, device=self._device, dtype=torch.float64)
+        count = batch_size if self._mirror is None else batch_size // 2
+        u = torch.rand(count, device=self._device, dtype=torch.float64)
         pick = torch.searchsorted(self._cumulative, u).clamp_(max=len(self._starts) - 1)
         rows = self._starts[pick] + self._offsets[:, None]
-        return self._motion[rows], self._command[rows[:-1]]
+        motion, command = self._motion[rows], self._command[rows[:-1]]
+        if self._mirror is None:
+            return motion, command
+        other_motion, other_command = self._mirror(motion, command)
+        return torch.cat([motion, other_motion], dim=1), torch.cat([command, other_command], dim=1)
+
+
+class _NormalisedMirror:
+    """Left/right mirroring of normalised values: one gather and one multiply-add each."""
+
+    def __init__(self, joint_names: list[str], stats: dict[str, Any], device: torch.device) -> None:
+        index, sign = mirror_map(tuple(joint_names))
+        joints = len(index)
+        both = np.array(index + [joints + i for i in index])
+        signs = np.array(sign + sign)
+        mean, std = stats["motion_mean"].astype(np.float64), stats["motion_std"].astype(np.float64)
+        low, high = stats["command_min"].astype(np.float64), stats["command_max"].astype(np.float64)
+        flip = np.array([1.0, -1.0, -1.0])
+        offset = flip * (high + low) / 2 - (high + low) / 2
+
+        def constant(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(device, torch.float32)
+
+        self._index = torch.from_numpy(both).to(device)
+        self._scale, self._offset = constant(signs * std[both] / std), constant((signs * mean[both] - mean) / std)
+        self._flip, self._command_offset = constant(flip), constant(offset / ((high - low) / 2))
+
+    def __call__(self, motion: torch.Tensor, command: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mirror motion [..., D] and command [..., 3], normalised in and out."""
+        return motion[..., self._index] * self._scale + self._offset, command * self._flip + self._command_offset
