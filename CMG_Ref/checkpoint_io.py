@@ -75,16 +75,22 @@ def save_checkpoint(path: Path, model_state_dict: dict[str, Any], stats: dict[st
 
 
 def load_reference(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, data_file: Path | None = None
 ) -> tuple[CMG, Stats]:
-    """The reference model and its normalisation from a checkpoint with stats inside; sizes come from the tensors.
+    """The reference model and its normalisation; sizes come from the tensors.
+
+    Args:
+        path: a checkpoint, or a bare ``state_dict``.
+        device, dtype: where and in which float type both are returned.
+        data_file: a ``cmg_training_data.pt`` whose stats are used instead of the checkpoint's.
 
     Raises:
-        ValueError: unreadable, without ``model_state_dict`` or ``stats``, or not a CMG.
+        ValueError: unreadable, without stats, or not a CMG.
     """
     data = read_pt(path)
     try:
-        state, stats = data["model_state_dict"], data["stats"]
+        state = data.get("model_state_dict", data)
+        stats = (read_pt(data_file) if data_file else data)["stats"]
         experts = sum(name.startswith("layers.0.expert_biases.") for name in state)
         layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
         motion_dim = state[f"layers.{layers - 1}.expert_biases.0"].shape[0]
@@ -95,7 +101,9 @@ def load_reference(
         values = {
             name: torch.as_tensor(np.asarray(stats[name]), dtype=dtype, device=device) for name in Stats.__annotations__
         }
-    except (KeyError, TypeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a checkpoint with stats ({reason}); expected one that train.py wrote") from None
+        raise ValueError(
+            f"{path}: not a CMG checkpoint with stats ({reason}); expected train.py's, or name the data file"
+        ) from None
     return model.to(device, dtype).eval(), Stats(**values)

@@ -45,6 +45,10 @@ class TrainConfig:
     """Largest usual amplitude of the noise on the start state, normalised units."""
     command_noise: float = 0.01
     """Standard deviation of the noise on the command, normalised units."""
+    velocity_weight: float = 1.0
+    """Weight of the error in velocity over ground (G1 only; 0 switches it off)."""
+    velocity_frames: int = 16
+    """Shortest rollout whose velocity is compared."""
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the moving average of the weights."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from CMG_Ref.dataloader.dataset import balance_weights
-from CMG_Ref.robot_g1 import mirror_map
+from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
 
 
 class WindowSampler:
@@ -23,6 +23,8 @@ class WindowSampler:
 
     def __init__(self, data: dict[str, Any], device: torch.device, balance: float) -> None:
         stats = data["stats"]
+        self.stats = stats
+        self.is_g1 = tuple(data.get("joint_names", ())) == JOINT_NAMES
         low, high = (np.asarray(stats[key], dtype=np.float32) for key in ("command_min", "command_max"))
         motions = [(s["motion"] - stats["motion_mean"]) / stats["motion_std"] for s in data["samples"]]
         # A command row is added to each sample so that both tables share their row numbers.

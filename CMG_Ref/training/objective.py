@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from CMG_Ref.evaluation.gait import StanceVelocity
 from CMG_Ref.module import CMG
 
 Weights = list[torch.Tensor]
@@ -66,3 +68,28 @@ def disturb(motion: torch.Tensor, command: torch.Tensor, noise: float, command_n
         motion + amplitude * torch.randn_like(motion),
         command + command_noise * torch.randn_like(command[:1]),  # constant over the window
     )
+
+
+class WalkingVelocity:
+    """How far the velocity over ground that a rollout implies is from that of the clip.
+
+    Where the future is uncertain, the pose with the least squared error is a mean of poses: steps come out too
+    short. Velocity is averaged over the window before it is compared, so it does not shrink with uncertainty.
+    Both sides are read from the standing foot, so the estimate's own bias cancels. G1 only.
+    """
+
+    def __init__(self, stats: dict[str, Any], device: torch.device) -> None:
+        joints = stats["num_joints"]
+        self._joints = joints
+        self._mean = torch.as_tensor(stats["motion_mean"][:joints], device=device)
+        self._std = torch.as_tensor(stats["motion_std"][:joints], device=device)
+        self._estimator = StanceVelocity(device)
+
+    def error(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Mean squared difference of window velocities ((m/s)^2, (rad/s)^2) of [K, N, D] normalised frames."""
+        with torch.no_grad():
+            wanted = self._velocity(target)
+        return (self._velocity(predicted) - wanted).square().mean()
+
+    def _velocity(self, motion: torch.Tensor) -> torch.Tensor:
+        return self._estimator.mean(motion[..., : self._joints] * self._std + self._mean)

@@ -9,7 +9,7 @@ import torch
 
 from CMG_Ref.module import CMG
 from CMG_Ref.training.batches import WindowSampler
-from CMG_Ref.training.objective import disturb, rollout, stacked_forward
+from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout, stacked_forward
 
 if TYPE_CHECKING:
     from CMG_Ref.train import TrainConfig
@@ -34,6 +34,8 @@ class TrainStep:
             self._parameters, lr=self._rate if self._cuda else config.learning_rate, capturable=self._cuda
         )
         self._loss = torch.zeros((), device=device)
+        self._walking = WalkingVelocity(sampler.stats, device) if config.velocity_weight and sampler.is_g1 else None
+        self._num_frames = 0
         self._forward = torch.compile(stacked_forward, dynamic=False) if self._cuda else stacked_forward
         self._graph: torch.cuda.CUDAGraph | None = None
         if self._cuda:
@@ -42,6 +44,7 @@ class TrainStep:
     def set_num_frames(self, num_frames: int) -> None:
         """From now on roll out ``num_frames`` frames."""
         self._sampler.set_num_frames(num_frames)
+        self._num_frames = num_frames
         self._graph = None
 
     def step(self, learning_rate: float) -> None:
@@ -97,6 +100,8 @@ class TrainStep:
         start, command = disturb(motion[0], command, config.noise, config.command_noise)
         predicted = rollout(self.model, start, command, self._forward)
         loss = (predicted - motion[1:]).square().mean()
+        if self._walking is not None and self._num_frames >= config.velocity_frames:
+            loss = loss + config.velocity_weight * self._walking.error(predicted, motion[1:])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip, foreach=True)

@@ -1,0 +1,188 @@
+"""Judge a Conditional Motion Generator by its own rollouts.
+
+    python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_neutral/cmg_final.pt
+
+Every command of a grid is rolled out from bank states and from standing poses. Reported for each: whether
+joints stay within their limits, whether the robot keeps moving (or stands, where it should), the velocity that
+the standing foot implies, the stride frequency and whether left mirrors right. Exit status: 0 when every bar is
+met, 1 when one is missed, 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from CMG_Ref.checkpoint_io import Stats, load_reference, read_pt
+from CMG_Ref.dataloader.clips import FPS
+from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
+from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case, command_grid, make_starts
+from CMG_Ref.evaluation.report import text_report, write_reports
+from CMG_Ref.evaluation.results import Evaluation, gather, judge
+from CMG_Ref.evaluation.rollouts import (
+    LIMIT_MARGIN,
+    MOVING_SPEED,
+    SETTLE,
+    STILL_SPEED,
+    Model,
+    measure,
+    roll_out,
+)
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+
+MIN_FRAMES = round((WALK_BEFORE_STOP + SETTLE + 1.2) * FPS)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to evaluate, and where the results go."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint of the G1's 29 joints."""
+    data: Path | None = None
+    """The cmg_training_data.pt to take stats from, for a checkpoint without them."""
+    bank: Path | None = None
+    """Initial motion states, "motion" [K, 58] in an .npz; without it, bank.npz beside the checkpoint if there."""
+    clips: Path | None = None
+    """Folder of motion clips to calibrate the velocity on; without it, the checkpoint's or built-in factors."""
+    out: Path | None = None
+    """Where evaluation.json, .md and .png go; without it, beside the checkpoint."""
+    device: str = "auto"
+    """"cpu", "cuda" or "auto"."""
+    seed: int = 0
+    num_rollouts: int = 64
+    """Rollouts of each command."""
+    num_frames: int = 500
+    """Frames of each rollout, 50 a second."""
+
+
+def evaluate(
+    model: Model,
+    stats: Stats,
+    bank: torch.Tensor | None = None,
+    idle_dof_pos: torch.Tensor | None = None,
+    calibration: Calibration = BUILT_IN,
+    cases: tuple[Case, ...] | None = None,
+    num_rollouts: int = 64,
+    num_frames: int = 500,
+    seed: int = 0,
+    name: str = "CMG",
+    progress: Callable[[int], object] = lambda frame: None,
+) -> Evaluation:
+    """Roll out, measure and judge.
+
+    Args:
+        model: (motion [N, 58], command [N, 3]) -> next motion, all normalised; such as a ``CMG``.
+        stats: normalisation, on the device and in the float type to compute in.
+        bank: initial motion states [K, 58], physical units, or None.
+        idle_dof_pos: a second standing pose [29] to start from, rad.
+        calibration: of the velocity implied by the standing foot.
+        cases: commands; None for the whole grid. Bars are judged on the families that are there.
+        num_rollouts: of each command, half from the bank (if given) and half from standing poses.
+        num_frames: of each rollout, at least ``MIN_FRAMES``.
+        seed: of the choice of bank states and of the noise on the standing poses.
+        name: shown in the reports.
+        progress: called with the number of frames done.
+
+    Raises:
+        ValueError: too few frames or rollouts, or not the G1's 29 joints.
+    """
+    joints = len(JOINT_NAMES)
+    if stats.motion_mean.shape[-1] != 2 * joints:
+        raise ValueError(
+            f"motion has {stats.motion_mean.shape[-1]} values, expected {2 * joints}; only 29 joint G1s are evaluated"
+        )
+    if bank is not None and (bank.dim() != 2 or bank.shape[1] != 2 * joints or not len(bank)):
+        raise ValueError(f"bank is {tuple(bank.shape)}, expected (K, {2 * joints}); make it from this checkpoint")
+    if num_frames < MIN_FRAMES or num_rollouts < 4:
+        raise ValueError(
+            f"{num_rollouts} rollouts of {num_frames} frames; expected at least 4 of {MIN_FRAMES}, to see stops through"
+        )
+    cases = command_grid() if cases is None else cases
+    poses = [torch.tensor(default_dof_pos())] + ([] if idle_dof_pos is None else [idle_dof_pos])
+    starts = make_starts(bank, poses, num_rollouts, torch.Generator().manual_seed(seed))
+    dof_pos, dof_vel = roll_out(model, stats, cases, starts.motion, num_frames, progress)
+    measures = measure(cases, dof_pos, dof_vel, calibration)
+    results = gather(cases, measures, starts.groups)
+    mismatch = measures.velocity_mismatch[measures.stable]
+    settings: dict[str, Any] = {
+        "name": name,
+        "num_rollouts": num_rollouts,
+        "num_frames": num_frames,
+        "seed": seed,
+        "limit_margin": LIMIT_MARGIN,
+        "moving_speed": MOVING_SPEED,
+        "still_speed": STILL_SPEED,
+    }
+    return Evaluation(results, judge(results), calibration, float(mismatch.mean()), settings)
+
+
+def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
+    """Load what ``config`` names, and evaluate it.
+
+    Raises:
+        ValueError: a file is missing, damaged or not what it should be.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device {config.device!r} is not here; expected auto, cpu, or cuda on a machine with a GPU")
+    model, stats = load_reference(config.checkpoint, device, data_file=config.data)
+    extra = read_pt(config.checkpoint)
+    idle = extra.get("idle_dof_pos")
+    if config.clips is not None:
+        calibration = calibrate(config.clips)
+    elif "calibration" in extra:
+        calibration = calibration_from_dict(extra["calibration"], "carried by the checkpoint")
+    else:
+        calibration = BUILT_IN
+    with tqdm(total=config.num_frames, desc="rollouts", unit="frame", mininterval=1.0) as bar:
+        evaluation = evaluate(
+            model,
+            stats,
+            bank=_load_bank(config),
+            idle_dof_pos=None if idle is None else torch.as_tensor(idle),
+            calibration=calibration,
+            num_rollouts=config.num_rollouts,
+            num_frames=config.num_frames,
+            seed=config.seed,
+            name=f"{config.checkpoint.resolve().parent.name}/{config.checkpoint.name}",
+            progress=lambda frame: bar.update(),
+        )
+    return evaluation
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    config = tyro.cli(EvalConfig, description=__doc__)
+    try:
+        evaluation = evaluate_checkpoint(config)
+        paths = write_reports(evaluation, config.out or config.checkpoint.parent)
+    except (ValueError, OSError) as error:
+        print(f"eval_cmg: {error}", file=sys.stderr)
+        return 2
+    print(text_report(evaluation))
+    print(f"written: {', '.join(str(path) for path in paths)}")
+    return 0 if evaluation.passed else 1
+
+
+def _load_bank(config: EvalConfig) -> torch.Tensor | None:
+    path = config.bank or config.checkpoint.parent / "bank.npz"
+    if config.bank is None and not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return torch.from_numpy(np.asarray(data["motion"], dtype=np.float32))
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a bank ({error}); expected an .npz with motion [K, 58]") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
