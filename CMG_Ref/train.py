@@ -32,6 +32,8 @@ class TrainConfig:
 
     data: Path = Path("cmg_training_data.pt")
     out: Path = Path("CMG_Ref/runs/mine")
+    init: Path | None = None
+    """Checkpoint to start from (its weights; stats come from the data), for a second round."""
     hidden_dim: int = 512
     num_experts: int = 4
     num_layers: int = 3
@@ -49,6 +51,10 @@ class TrainConfig:
     """Weight of the error in velocity over ground (G1 only; 0 switches it off)."""
     velocity_frames: int = 16
     """Shortest rollout whose velocity is compared."""
+    velocity_every: int = 8
+    """Compare the velocity of one window in so many: kinematics of all would cost more than the rest of the step."""
+    symmetry_weight: float = 1.0
+    """Weight of the difference between a rollout and its mirror image's."""
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the moving average of the weights."""
@@ -90,6 +96,8 @@ def train(config: TrainConfig) -> Path:
     stats = data["stats"]
     model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
     sampler = WindowSampler(data, device, config.balance)
+    if config.init is not None:
+        model.load_state_dict(read_pt(config.init)["model_state_dict"])
     trainer = TrainStep(model.to(device), sampler, config)
     last = config.out / "cmg_last.pt"
     step = trainer.load_state(read_pt(last)) if last.exists() else 0
@@ -116,7 +124,7 @@ def train(config: TrainConfig) -> Path:
     writer.close()
     final = config.out / "cmg_final.pt"
     recipe: dict[str, Any] = {
-        k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items() if k not in ("out", "data")
+        k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items() if k not in ("out", "data", "init")
     }
     save_checkpoint(final, trainer.averaged_model().state_dict(), stats, epoch=step, loss=trainer.loss(), recipe=recipe)
     print(f"{final}: {step} steps, {time.monotonic() - started:.0f} s in this run")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from cmg_runtime.kinematics import KinematicChain
 
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from cmg_runtime.kinematics import KinematicChain
 
 FEET = ("left_ankle_roll_link", "right_ankle_roll_link")
 KNEES = (JOINT_NAMES.index("left_knee_joint"), JOINT_NAMES.index("right_knee_joint"))

@@ -16,7 +16,7 @@ class WindowSampler:
 
     Args:
         data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``, and
-            ``"joint_names"`` where windows are to be mirrored.
+            ``"joint_names"`` where windows can be mirrored.
         device: where everything lives.
         balance: how strongly rare commands are preferred, see ``balance_weights``.
     """
@@ -33,7 +33,7 @@ class WindowSampler:
         self._command = torch.from_numpy((np.concatenate(raw) - low) / (high - low) * 2 - 1).to(device, torch.float32)
         self._left = np.concatenate([np.arange(len(m) - 1, -1, -1) for m in motions])
         self._weight = balance_weights(np.concatenate(raw), balance)
-        self._mirror = _NormalisedMirror(data["joint_names"], stats, device) if "joint_names" in data else None
+        self.mirror = NormalisedMirror(data["joint_names"], stats, device) if "joint_names" in data else None
         self._device = device
         self._starts = torch.empty(0, dtype=torch.long)
         self._cumulative = torch.empty(0, dtype=torch.float64)
@@ -48,26 +48,15 @@ class WindowSampler:
         self._cumulative = torch.from_numpy(cumulative / cumulative[-1]).to(self._device)
         self._offsets = torch.arange(num_frames + 1, device=self._device)
 
-    def draw(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windows at random; where joints have names, the second half mirrors the first.
-
-        With both sides of every window in one batch no step pulls the generator to the left or to the right.
-
-        Returns:
-            Motion [K + 1, batch_size, D] and command [K, batch_size, 3], normalised, time first.
-        """
-        count = batch_size if self._mirror is None else batch_size // 2
+    def draw(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Windows at random: motion [K + 1, count, D] and command [K, count, 3], normalised, time first."""
         u = torch.rand(count, device=self._device, dtype=torch.float64)
         pick = torch.searchsorted(self._cumulative, u).clamp_(max=len(self._starts) - 1)
         rows = self._starts[pick] + self._offsets[:, None]
-        motion, command = self._motion[rows], self._command[rows[:-1]]
-        if self._mirror is None:
-            return motion, command
-        other_motion, other_command = self._mirror(motion, command)
-        return torch.cat([motion, other_motion], dim=1), torch.cat([command, other_command], dim=1)
+        return self._motion[rows], self._command[rows[:-1]]
 
 
-class _NormalisedMirror:
+class NormalisedMirror:
     """Left/right mirroring of normalised values: one gather and one multiply-add each."""
 
     def __init__(self, joint_names: list[str], stats: dict[str, Any], device: torch.device) -> None:
@@ -87,6 +76,10 @@ class _NormalisedMirror:
         self._scale, self._offset = constant(signs * std[both] / std), constant((signs * mean[both] - mean) / std)
         self._flip, self._command_offset = constant(flip), constant(offset / ((high - low) / 2))
 
-    def __call__(self, motion: torch.Tensor, command: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mirror motion [..., D] and command [..., 3], normalised in and out."""
-        return motion[..., self._index] * self._scale + self._offset, command * self._flip + self._command_offset
+    def motion(self, motion: torch.Tensor) -> torch.Tensor:
+        """Mirror motion [..., D], normalised in and out."""
+        return motion[..., self._index] * self._scale + self._offset
+
+    def command(self, command: torch.Tensor) -> torch.Tensor:
+        """Mirror command [..., 3], normalised in and out."""
+        return command * self._flip + self._command_offset

@@ -96,12 +96,7 @@ class TrainStep:
 
     def _update(self) -> None:
         config = self._config
-        motion, command = self._sampler.draw(config.batch_size)
-        start, command = disturb(motion[0], command, config.noise, config.command_noise)
-        predicted = rollout(self.model, start, command, self._forward)
-        loss = (predicted - motion[1:]).square().mean()
-        if self._walking is not None and self._num_frames >= config.velocity_frames:
-            loss = loss + config.velocity_weight * self._walking.error(predicted, motion[1:])
+        loss = self._objective()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip, foreach=True)
@@ -109,6 +104,27 @@ class TrainStep:
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._parameters, 1 - config.ema)
             self._loss.copy_(loss.detach())
+
+    def _objective(self) -> torch.Tensor:
+        """Loss of one random batch; where joints have names, its second half mirrors the first, noise included."""
+        config, mirror = self._config, self._sampler.mirror
+        half = config.batch_size if mirror is None else config.batch_size // 2
+        motion, command = self._sampler.draw(half)
+        start, command = disturb(motion[0], command, config.noise, config.command_noise)
+        target = motion[1:]
+        if mirror is not None:
+            start = torch.cat([start, mirror.motion(start)])
+            command = torch.cat([command, mirror.command(command)], dim=1)
+            target = torch.cat([target, mirror.motion(target)], dim=1)
+        predicted = rollout(self.model, start, command, self._forward)
+        loss = (predicted - target).square().mean()
+        if mirror is not None:
+            asymmetry = mirror.motion(predicted[:, :half]) - predicted[:, half:]
+            loss = loss + config.symmetry_weight * asymmetry.square().mean()
+        if self._walking is not None and self._num_frames >= config.velocity_frames:
+            some = slice(None, None, config.velocity_every)
+            loss = loss + config.velocity_weight * self._walking.error(predicted[:, some], target[:, some])
+        return loss
 
     def _capture(self) -> None:
         """Two real steps to warm up on a side stream, then the capture."""
