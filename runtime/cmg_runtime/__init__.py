@@ -1,0 +1,14 @@
+"""Run a compiled Conditional Motion Generator: thousands of environments, one frame at a time.
+
+Example:
+    engine = load_engine("engines/g1_neutral", num_envs=4096)
+    engine.reset(command=[0.8, 0.0, 0.0])
+    dof_pos, dof_vel = engine.step()
+"""
+
+from cmg_runtime.engine import Engine, Report
+from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.loading import load_engine
+from cmg_runtime.manifest import Manifest, read_manifest
+
+__all__ = ["BackendUnavailable", "Engine", "EngineError", "Manifest", "Report", "load_engine", "read_manifest"]

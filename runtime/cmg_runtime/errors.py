@@ -1,4 +1,4 @@
-"""The exceptions that this package raises on purpose. Each message is one line: what is wrong, what was expected, what to do."""
+"""The exceptions that this package raises on purpose: one line each, what is wrong, what was expected, what to do."""
 
 
 class EngineError(RuntimeError):
@@ -7,3 +7,8 @@ class EngineError(RuntimeError):
 
 class BackendUnavailable(EngineError):
     """A backend cannot run here: its library, its device or its artifact is missing."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library said, cut to one line to be quoted in a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

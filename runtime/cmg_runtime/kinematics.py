@@ -49,7 +49,7 @@ class KinematicChain:
     def body_index(self, name: str) -> int:
         """Index of the body called ``name``. Raises ``KeyError`` naming the bodies there are."""
         if name not in self.body_names:
-            raise KeyError("no body %r in robot %r; its bodies are: %s" % (name, self.name, ", ".join(self.body_names)))
+            raise KeyError(f"no body {name!r} in robot {self.name!r}; its bodies are: {', '.join(self.body_names)}")
         return self.body_names.index(name)
 
 
@@ -148,7 +148,7 @@ def _levels(parents: Tuple[int, ...], device: torch.device | str) -> _Levels:
     depth = [0] * len(parents)
     for body in range(1, len(parents)):
         if not 0 <= parents[body] < body:
-            raise ValueError("body %d has parent %d; expected a body that comes before it" % (body, parents[body]))
+            raise ValueError(f"body {body} has parent {parents[body]}; expected a body that comes before it")
         depth[body] = depth[parents[body]] + 1
     by_depth = [[b for b in range(len(parents)) if depth[b] == d] for d in range(max(depth) + 1)]
     steps = []

@@ -1,0 +1,82 @@
+# Everything runs from .venv, which each target fills with the pinned packages it needs.
+# Needs Python 3.10 to 3.13 with venv; PYTHON=/path/to/python picks one.
+
+CKPT ?= CMG_Ref/runs/g1_neutral/cmg_final.pt
+OUT ?= engines/$(notdir $(patsubst %/,%,$(dir $(abspath $(CKPT)))))
+DATA ?=
+NUM_ENVS ?=
+PRECISION ?=
+ROBOT ?=
+JOBS ?= 2
+ARGS ?=
+PYTHON ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --no-warn-script-location
+CHECKED := CMG_Ref export runtime tests
+
+# The versions that mjlab's robot models and the pinned wheels exist for.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+
+.DEFAULT_GOAL := help
+.PHONY: help engine parity test lint demo clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets (default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Options: CKPT=checkpoint.pt DATA=stats.yaml OUT=folder NUM_ENVS=4096 PRECISION=fp32|fp16|all ROBOT=robot.xml"
+	@echo "         JOBS=2 (test processes), ARGS='-k name' (passed on), PYTHON=python3.12 (makes .venv)"
+
+engine: $(VENV)/.engine  ## compile CKPT into OUT and prove every artifact against it
+	@$(PY) -m cmg_export '$(CKPT)' --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) \
+		$(if $(PRECISION),--precision $(PRECISION)) $(if $(ROBOT),--robot '$(ROBOT)') $(ARGS)
+
+parity: $(VENV)/.engine  ## check the engine in OUT against CKPT again
+	@$(PY) -m cmg_export.parity '$(OUT)' '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+test: $(VENV)/.test  ## run the tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(VENV)/.test  ## ruff and pyright over the whole repository
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright
+
+demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait.gif and gait.png
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
+	@$(PY) -m cmg_export.demo --engine '$(OUT)' $(ARGS)
+
+clean:  ## remove built engines, caches and build leftovers (.venv stays)
+	@find engines -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist ./*.egg-info runtime/*.egg-info runtime/build
+	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up: each stamp is remade when the list it was made from changes.
+
+$(VENV)/.created:
+	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10); do \
+		if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then \
+			echo "Making $(VENV) with $$("$$python" --version)"; \
+			"$$python" -m venv $(VENV) && touch $@; exit; \
+		fi; \
+	done; \
+	echo "error: $(or $(PYTHON),python3) is not Python 3.10 to 3.13 with venv; install one (Debian: python3-venv) or give PYTHON=/path/to/python" >&2; \
+	exit 1
+
+$(VENV)/.engine: requirements/engine.txt requirements/tensorrt-rtx.txt pyproject.toml runtime/pyproject.toml | $(VENV)/.created
+	@echo "Installing torch into $(VENV) (a minute or two)"
+	@$(PIP) --constraint requirements/engine.txt torch
+	@echo "Installing $$(grep -c '^[a-z]' requirements/engine.txt) pinned packages (about half a minute)"
+	@$(PIP) --quiet --no-deps -r requirements/engine.txt
+	@$(PIP) --quiet --no-deps --no-build-isolation -e . -e ./runtime
+	@echo "Installing TensorRT for RTX (optional)"
+	@$(PIP) --no-deps --no-build-isolation -r requirements/tensorrt-rtx.txt >$(VENV)/tensorrt-rtx.log 2>&1 || \
+		echo "note: TensorRT for RTX does not install here (see $(VENV)/tensorrt-rtx.log); engines get no TensorRT plan"
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.engine
+	@echo "Installing $$(grep -c '^[a-z]' requirements/test.txt) packages for tests and pictures (about half a minute)"
+	@$(PIP) --quiet --no-deps -r requirements/test.txt
+	@touch $@

@@ -1,0 +1,40 @@
+"""``python -m cmg_export CHECKPOINT``: see ``--help``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status. Every foreseen failure is one line on stderr."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print("cmg_export: interrupted; nothing was published", file=sys.stderr)
+        return 130
+
+
+def _run(args: Sequence[str] | None) -> int:
+    # Imported here, so that an interrupt during the seconds that torch takes is one line too.
+    from cmg_export import command_line
+    from cmg_export.build import Options, build_engine
+    from cmg_export.errors import ExportError
+    from cmg_runtime.errors import EngineError
+
+    options = command_line.parse(Options, "cmg_export", args)
+    try:
+        manifest, _ = build_engine(options)
+    except (ExportError, EngineError, OSError) as error:
+        print(f"cmg_export: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    failed = [artifact for artifact in manifest.artifacts if artifact.parity["status"] == "failed"]
+    for artifact in failed:
+        print(f"cmg_export: {artifact.name} failed parity, withheld: {artifact.parity['reason']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed build, too, leaves nothing behind
+    sys.exit(main())

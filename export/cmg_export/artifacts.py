@@ -1,0 +1,91 @@
+"""Compile every artifact of an engine into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmg_export.onnx_graph import export_onnx
+from cmg_export.progress import stage
+from cmg_export.provenance import tool_versions
+from cmg_export.tensorrt_plan import PlanError, build_plan, find_flavour
+from cmg_export.torchscript import export_torchscript
+from cmg_runtime.manifest import Artifact, Manifest, file_sha256
+
+WEIGHTS_FILE = "weights.npz"
+
+
+def compile_artifacts(
+    folder: Path, weights: dict[str, np.ndarray], about: Manifest, precisions: Sequence[str], num_envs: int
+) -> list[Artifact]:
+    """Write the files of all artifacts; what their parity is, is not known yet.
+
+    Args:
+        folder: where to write.
+        weights: see ``OneProductNetwork``.
+        about: the manifest so far, for the metadata that goes into files.
+        precisions: which of "fp32" and "fp16".
+        num_envs: the batch that TensorRT plans are tuned for.
+    """
+    with stage("weights"):
+        np.savez(folder / WEIGHTS_FILE, **weights)  # type: ignore[arg-type]  # numpy's stubs take them for options
+    artifacts = [_artifact(folder, WEIGHTS_FILE, "torch", p, ("numpy",)) for p in precisions]
+    for precision in precisions:
+        name = f"cmg_{precision}.ts"
+        with stage(f"torchscript {precision}") as note:
+            export_torchscript(weights, precision, folder / name)
+            note(_size(folder / name))
+        artifacts.append(_artifact(folder, name, "torchscript", precision, ("torch",)))
+    for precision in precisions:
+        name = f"cmg_{precision}.onnx"
+        with stage(f"onnx {precision}") as note:
+            export_onnx(weights, precision, about, folder / name)
+            note(_size(folder / name))
+        artifacts.append(_artifact(folder, name, "onnx", precision, ("torch", "onnx", "onnxscript")))
+    return artifacts + _plans(folder, precisions, num_envs)
+
+
+def _plans(folder: Path, precisions: Sequence[str], num_envs: int) -> list[Artifact]:
+    with stage("tensorrt") as note:
+        flavour, reason = find_flavour()
+        note(f"skipped: {reason}" if flavour is None else f"{flavour.library} {flavour.version}")
+    if flavour is None:
+        return []
+    artifacts = []
+    for precision in precisions:
+        name = f"cmg_{precision}.{flavour.suffix}"
+        with stage(f"tensorrt {precision}") as note:
+            try:
+                target = build_plan(flavour, folder / f"cmg_{precision}.onnx", num_envs, folder / name)
+            except PlanError as error:
+                note(f"skipped: {error}")
+                continue
+            note(_size(folder / name))
+        artifacts.append(_artifact(folder, name, "trt", precision, (flavour.library,), target))
+    return artifacts
+
+
+def _artifact(
+    folder: Path,
+    file: str,
+    backend: str,
+    precision: str,
+    tools: tuple[str, ...],
+    target: dict[str, object] | None = None,
+) -> Artifact:
+    return Artifact(
+        name=f"{backend}_{precision}",
+        backend=backend,
+        precision=precision,
+        file=file,
+        sha256=file_sha256(folder / file),
+        target=target or {"device": "any"},
+        tools=tool_versions(tools),
+        parity={"status": "not_run", "reason": ""},
+    )
+
+
+def _size(path: Path) -> str:
+    return f"{path.name}, {path.stat().st_size / 1e6:.1f} MB"

@@ -1,0 +1,174 @@
+"""Checkpoint -> engine folder: read, compile, prove, publish."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cmg_export.artifacts import compile_artifacts
+from cmg_export.bank import make_bank
+from cmg_export.checkpoint import Checkpoint, load_checkpoint
+from cmg_export.errors import ExportError
+from cmg_export.graph import one_product_weights
+from cmg_export.joints import resolve_joints
+from cmg_export.parity import ParityReport, Truth, format_table, read_report, run_parity, with_results
+from cmg_export.parity.report import FILE_NAME as PARITY_FILE
+from cmg_export.progress import stage
+from cmg_export.provenance import source_record
+from cmg_export.publish import check_out, publish, staging
+from cmg_runtime.errors import EngineError
+from cmg_runtime.manifest import FILE_NAME, CommandRange, FileEntry, Manifest, file_sha256, read_manifest, read_verified
+
+FPS = 50.0
+BANK_FILE = "bank.npz"
+_NO_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compile a trained CMG checkpoint into an engine folder, and prove it against the float64 reference.
+
+    The folder gets ONNX, TorchScript and plain weights in fp32 and fp16, a TensorRT plan where tensorrt or
+    tensorrt_rtx is installed, a manifest.json that describes them (engines/README.md explains each field) and
+    parity.json with every measured error. An existing engine is replaced in one step at the end, or, if nothing that
+    it was made from has changed, left as it is.
+
+    Exit status: 0 every artifact that can run here passed parity; 1 one failed and was withheld; 2 bad input, one line
+    on stderr says what to do; 130 interrupted. After 2 and 130, the output folder is as it was before.
+    """
+
+    checkpoint: Path
+    """A torch.save file: a state_dict, or a dict with model_state_dict and perhaps stats. A card.json and a bank.npz
+    beside it are used. Nothing in it is executed."""
+
+    data: Path | None = None
+    """Where the normalisation stats are, if not in the checkpoint: cmg_training_data.pt, or a YAML file of the same
+    keys. Files called cmg_training_data.pt or stats.yaml beside the checkpoint are found without it."""
+
+    out: Path | None = None
+    """The engine folder. Without it, engines/<name of the checkpoint's folder>."""
+
+    num_envs: int = 4096
+    """Environments that TensorRT plans are tuned for. Every artifact takes any number."""
+
+    precision: Literal["fp32", "fp16", "all"] = "all"
+    """Precision of the matrix products; inputs and outputs are float32 in all of them."""
+
+    robot: Path | None = None
+    """A robot's MJCF, for root height and body positions. Without it, mjlab's Unitree G1 where the joints are the
+    G1's."""
+
+
+def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
+    """Build an engine folder, or find that it is up to date; print progress and the parity table.
+
+    Returns:
+        The published manifest, in which artifacts that failed parity have no file, and the parity report.
+
+    Raises:
+        ExportError: the input cannot be used, or the engine cannot be written.
+    """
+    if options.num_envs < 1:
+        raise ExportError(f"--num-envs is {options.num_envs}; expected at least 1")
+    with stage("checkpoint") as note:
+        checkpoint = load_checkpoint(options.checkpoint, options.data)
+        sizes = checkpoint.sizes
+        note(f"{sizes.num_joints} joints, hidden {sizes.hidden_dim}")
+        note(f"{sizes.num_experts} experts, {sizes.num_layers} layers, stats from {checkpoint.stats_from}")
+    out = _out_folder(options)
+    check_out(out, [path for path in (options.checkpoint, options.data, options.robot) if path])
+    about = _describe(checkpoint, options)
+    if _is_current(out, about):
+        report = read_report(out)
+        print(f"{_shown(out)} is up to date; nothing to build\n\n{format_table(report)}", flush=True)
+        return read_manifest(out), report
+    with staging(out) as folder:
+        manifest, report = _build(folder, checkpoint, about, options)
+        publish(folder, out)
+    print(f"\n{format_table(report)}\n\n{_shown(out)} is ready", flush=True)
+    return manifest, report
+
+
+def _out_folder(options: Options) -> Path:
+    folder = options.checkpoint.resolve().parent
+    out = options.out or Path("engines") / (folder.name or options.checkpoint.stem)
+    return Path(os.path.realpath(out))
+
+
+def _shown(path: Path) -> Path:
+    """Relative to the working directory, where it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _describe(checkpoint: Checkpoint, options: Options) -> Manifest:
+    """The manifest as far as it is known before anything is compiled: no artifacts, and no hash of the bank."""
+    with stage("robot") as note:
+        joints = resolve_joints(checkpoint, options.robot)
+        note(joints.note)
+    stats, card = checkpoint.stats, checkpoint.card
+    return Manifest(
+        name=card.name or checkpoint.path.resolve().parent.name or checkpoint.path.stem,
+        source=source_record(checkpoint, joints.model, options.precision, options.num_envs),
+        sizes=checkpoint.sizes,
+        fps=FPS,
+        joint_names=joints.names,
+        default_dof_pos=card.default_dof_pos,
+        stats=stats,
+        command_range=card.command_range or CommandRange(stats.command_min, stats.command_max, "stats"),
+        robot=joints.chain,
+        bank=FileEntry(BANK_FILE, _NO_HASH),
+        artifacts=(),
+    )
+
+
+def _is_current(out: Path, about: Manifest) -> bool:
+    """Whether ``out`` holds an undamaged engine that was made from exactly this."""
+    try:
+        manifest = read_manifest(out)
+        if dataclasses.replace(manifest, artifacts=(), bank=about.bank).to_json() != about.to_json():
+            return False
+        for entry in (manifest.bank, *[artifact for artifact in manifest.artifacts if artifact.file is not None]):
+            read_verified(out, entry)
+        read_report(out)
+    except (EngineError, ExportError):
+        return False
+    return True
+
+
+def _build(folder: Path, checkpoint: Checkpoint, about: Manifest, options: Options) -> tuple[Manifest, ParityReport]:
+    weights = one_product_weights(checkpoint)
+    with stage("bank") as note:
+        bank = checkpoint.bank
+        if bank is None:
+            bank = make_bank(weights, about.stats, about.command_range)
+        np.savez(folder / BANK_FILE, motion=bank)
+        note(f"{len(bank)} states {'made by rollouts' if checkpoint.bank is None else 'from the checkpoint'}")
+    precisions = ("fp32", "fp16") if options.precision == "all" else (options.precision,)
+    artifacts = compile_artifacts(folder, weights, about, precisions, options.num_envs)
+    bank_entry = FileEntry(BANK_FILE, file_sha256(folder / BANK_FILE))
+    manifest = dataclasses.replace(about, bank=bank_entry, artifacts=tuple(artifacts))
+    with stage("parity") as note:
+        report = run_parity(folder, manifest, Truth.from_checkpoint(checkpoint))
+        statuses = [artifact.status for artifact in report.artifacts]
+        note(f"{statuses.count('passed')} passed, {statuses.count('failed')} failed")
+    manifest = _withhold_failed(folder, with_results(manifest, report))
+    (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    (folder / PARITY_FILE).write_text(report.to_json(), encoding="utf-8")
+    return manifest, report
+
+
+def _withhold_failed(folder: Path, manifest: Manifest) -> Manifest:
+    """Take the files of artifacts that failed parity out of the folder, unless a sound artifact needs them too."""
+    artifacts = tuple(
+        dataclasses.replace(artifact, file=None, sha256=None) if artifact.parity["status"] == "failed" else artifact
+        for artifact in manifest.artifacts
+    )
+    kept = {artifact.file for artifact in artifacts}
+    for file in {artifact.file for artifact in manifest.artifacts} - kept:
+        (folder / str(file)).unlink()
+    return dataclasses.replace(manifest, artifacts=artifacts)

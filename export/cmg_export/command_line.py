@@ -1,0 +1,42 @@
+"""Command lines whose every complaint is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(options: type[T], module: str, args: Sequence[str] | None) -> T:
+    """Parse the command line of ``python -m <module>`` into a dataclass; tyro's framed complaints become one line.
+
+    Raises:
+        SystemExit: with status 2 after a complaint, 0 after ``--help``.
+    """
+    prog = f"python -m {module}"
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(options, args=args, prog=prog, config=(tyro.conf.PositionalRequiredArgs,))
+    except SystemExit as end:
+        if end.code:
+            print(f"{module}: {unframed(complaint.getvalue())} (see {prog} --help)", file=sys.stderr)
+        raise
+
+
+def unframed(text: str) -> str:
+    """What tyro says in a box of lines or dashes, coloured or not, between the title and the next rule."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    lines = [line.strip("│|╭╮╰╯+ ") for line in plain.splitlines()]
+    rules = re.compile(r"[─-]*")
+    body = itertools.dropwhile(rules.fullmatch, lines[1:])  # in plain text there is a rule below the title
+    said = list(itertools.takewhile(lambda line: not rules.fullmatch(line), body))
+    return " ".join(" ".join(said or [plain]).split())

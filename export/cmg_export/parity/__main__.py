@@ -1,0 +1,113 @@
+"""``python -m cmg_export.parity``: prove a published engine again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from cmg_export import command_line
+from cmg_export.checkpoint import load_checkpoint
+from cmg_export.errors import ExportError, ParityError
+from cmg_export.parity.report import FILE_NAME, ParityReport, format_table
+from cmg_export.parity.run import run_parity, with_results
+from cmg_export.parity.truth import Truth
+from cmg_runtime.errors import EngineError
+from cmg_runtime.manifest import FILE_NAME as MANIFEST_FILE
+from cmg_runtime.manifest import read_manifest
+
+MODULE = "cmg_export.parity"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare every artifact of an engine folder with the float64 reference.
+
+    Prints a table, writes parity.json into the folder and the verdicts into its manifest.json. Exit status: 0 every
+    artifact that can run here passed, 1 one is past its tolerance or none could run, 2 wrong input, 130 interrupted.
+    """
+
+    engine_folder: Annotated[Path, tyro.conf.arg(metavar="ENGINE_FOLDER")]
+    """The folder that `make engine` wrote."""
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """The checkpoint that it was made from."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Where the stats are, if not in the checkpoint: cmg_training_data.pt or a YAML file."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the artifacts run. The reference runs on the CPU."""
+    per_joint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also report the errors of each joint."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Of states and commands; another seed is another sample."""
+
+
+def prove(arguments: Arguments) -> ParityReport:
+    """Run parity on a published engine and record the result in its folder.
+
+    Raises:
+        ExportError, EngineError: one line; nothing has been written.
+    """
+    if arguments.seed < 0:
+        raise ParityError(f"seed is {arguments.seed}; expected 0 or more")
+    manifest = read_manifest(arguments.engine_folder)
+    checkpoint = load_checkpoint(arguments.checkpoint, arguments.data)
+    if checkpoint.sha256["checkpoint"] != manifest.source.get("sha256"):
+        raise ParityError(
+            f"{arguments.engine_folder} was not made from {arguments.checkpoint} as it is now; "
+            "name the checkpoint that it was made from, or build it again"
+        )
+    report = run_parity(
+        arguments.engine_folder,
+        manifest,
+        Truth.from_checkpoint(checkpoint),
+        device=arguments.device,
+        seed=arguments.seed,
+        with_joints=arguments.per_joint,
+    )
+    _write(arguments.engine_folder / FILE_NAME, report.to_json())
+    _write(arguments.engine_folder / MANIFEST_FILE, with_results(manifest, report).to_json())
+    return report
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader sees the old text or the new, and a failure leaves the old."""
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = Path(stream.name)
+            stream.write(text)
+        try:
+            temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ParityError(f"cannot write {path} ({error.strerror}); make its folder writable") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = command_line.parse(Arguments, MODULE, argv)
+    try:
+        report = prove(arguments)
+    except (ExportError, EngineError) as error:
+        print(f"{MODULE}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{MODULE}: interrupted; the engine folder is as it was", file=sys.stderr)
+        return 130
+    print(format_table(report))
+    if report.passed:
+        return 0
+    failed = [artifact.name for artifact in report.artifacts if artifact.status == "failed"]
+    why = f"past tolerance: {', '.join(failed)}" if failed else "no artifact could run here, nothing is proved"
+    print(f"{MODULE}: {why}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Judge the artifacts of an engine folder: measure each one, compare the figures with the tolerances."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmg_export.errors import ParityError
+from cmg_export.parity.measure import BATCH, ArtifactFault, measure, one_step, per_joint, rollout_errors
+from cmg_export.parity.report import ArtifactParity, Gate, OneStep, ParityReport, RolloutError
+from cmg_export.parity.states import Inputs, make_inputs
+from cmg_export.parity.truth import SHORT_FRAMES, Truth
+from cmg_export.provenance import tool_versions
+from cmg_runtime.backends import BACKENDS, backend_class
+from cmg_runtime.bank import load_bank
+from cmg_runtime.errors import BackendUnavailable
+from cmg_runtime.manifest import Artifact, Manifest
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """``one_step``: relative, normalised units. ``rollout``: rad, median over environments after 100 frames."""
+
+    one_step: float
+    rollout: float
+
+
+TOLERANCES = {"fp32": Tolerance(1e-5, 1e-3), "fp16": Tolerance(2e-3, 2e-2)}
+
+_LIBRARIES = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+
+
+def run_parity(
+    folder: Path,
+    manifest: Manifest,
+    truth: Truth,
+    artifacts: Sequence[Artifact] | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    with_joints: bool = False,
+) -> ParityReport:
+    """Compare artifacts of an engine folder with the reference.
+
+    Args:
+        folder: where the manifest's files are; it may be a folder that is not published yet.
+        manifest: describes them.
+        truth: the reference, from the checkpoint that the engine was made from.
+        artifacts: which ones; None for all of the manifest's.
+        device: where they run. The reference always runs on the CPU.
+        seed: of states and commands.
+        with_joints: also report the errors of each joint.
+
+    Raises:
+        ParityError: the manifest is for another network than the reference, or there is nothing to measure.
+        EngineError: a file of the folder is missing or is not what the manifest says.
+    """
+    if (manifest.sizes, manifest.stats) != (truth.sizes, truth.stats):
+        raise ParityError(
+            f"engine {manifest.name!r} was made for other sizes or stats than the checkpoint's; "
+            "name the checkpoint and the data file that it was made from"
+        )
+    chosen = manifest.artifacts if artifacts is None else tuple(artifacts)
+    if not chosen:
+        raise ParityError(
+            f"engine {manifest.name!r} has no artifacts to measure; expected at least one, build it again"
+        )
+    target = _resolve_device(device)
+    bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
+    inputs = make_inputs(truth, bank, manifest.command_range, seed)
+    return ParityReport(
+        engine=manifest.name,
+        source_sha256=str(manifest.source.get("sha256", "")),
+        device=f"cuda, {torch.cuda.get_device_name(target)}" if target.type == "cuda" else "cpu",
+        versions=tool_versions(_LIBRARIES),
+        seed=seed,
+        num_visited=inputs.states.num_visited,
+        num_random=len(inputs.states.motion) - inputs.states.num_visited,
+        stability=inputs.stability,
+        artifacts=tuple(_judge(folder, manifest, a, truth, inputs, target, with_joints) for a in chosen),
+    )
+
+
+def with_results(manifest: Manifest, report: ParityReport) -> Manifest:
+    """The manifest with the report's verdicts. What did not run here keeps the verdict that it has, if any."""
+    results = {artifact.name: artifact for artifact in report.artifacts if artifact.status != "not_run"}
+    not_run = {artifact.name: artifact for artifact in report.artifacts if artifact.status == "not_run"}
+
+    def updated(artifact: Artifact) -> Artifact:
+        result = results.get(artifact.name)
+        if artifact.parity.get("status", "not_run") == "not_run":
+            result = result or not_run.get(artifact.name)
+        return artifact if result is None else dataclasses.replace(artifact, parity=result.summary())
+
+    return dataclasses.replace(manifest, artifacts=tuple(updated(artifact) for artifact in manifest.artifacts))
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise ParityError(f"unknown device {device!r}; expected cpu or cuda") from None
+    if target.type == "cpu":
+        return target
+    index = target.index or 0
+    if target.type != "cuda" or not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise ParityError(f"device {str(target)!r} is not there; expected cpu, or cuda where torch sees a CUDA device")
+    return torch.device("cuda", index)
+
+
+def _judge(
+    folder: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    truth: Truth,
+    inputs: Inputs,
+    device: torch.device,
+    with_joints: bool,
+) -> ArtifactParity:
+    """Load one artifact, measure it and compare the figures with the tolerances."""
+    name, precision, joints = artifact.name, artifact.precision, manifest.joint_names
+    if artifact.file is None:
+        return ArtifactParity(name, precision, "failed", "withheld: it failed parity when it was built")
+    if artifact.backend not in BACKENDS:
+        return ArtifactParity(name, precision, "not_run", f"this runtime has no backend {artifact.backend!r}")
+    try:
+        backend = backend_class(artifact.backend).load(folder, artifact, manifest, BATCH, device)
+        errors = measure(backend, device, truth, inputs)
+    except BackendUnavailable as error:
+        return ArtifactParity(name, precision, "not_run", str(error))
+    except ArtifactFault as fault:
+        return ArtifactParity(name, precision, "failed", str(fault))
+    step = one_step(errors, truth, inputs, joints)
+    rollouts = rollout_errors(errors, joints)
+    gates = _gates(precision, step, rollouts, inputs.stability.stable)
+    status, reason = _verdict(gates, inputs.stability.reason)
+    return ArtifactParity(
+        name, precision, status, reason, step, rollouts, gates, per_joint(errors, joints) if with_joints else ()
+    )
+
+
+def _gates(precision: str, step: OneStep, rollouts: Sequence[RolloutError], stable: bool) -> tuple[Gate, ...]:
+    allowed = TOLERANCES[precision]
+    short = [
+        Gate("rollout_100_median_rad", rollout.median, allowed.rollout, gated=stable)
+        for rollout in rollouts
+        if rollout.frames == SHORT_FRAMES
+    ]
+    return (Gate("one_step_relative", step.relative, allowed.one_step, gated=True), *short)
+
+
+def _verdict(gates: Sequence[Gate], unstable: str) -> tuple[str, str]:
+    """Status and reason. ``unstable`` says why rollouts are not gated, or is empty."""
+    missed = [gate for gate in gates if not gate.passed]
+    if missed:
+        return "failed", "; ".join(f"{gate.name} is {gate.needs:.1e}, allowed {gate.allowed:.1e}" for gate in missed)
+    return "passed", f"100 frames are reported, not gated: {unstable}" if unstable else ""

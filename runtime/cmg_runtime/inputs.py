@@ -1,0 +1,133 @@
+"""What callers pass in - lists, numpy arrays, tensors - as checked tensors on the engine's device.
+
+Data that is on the host already is checked there and refused with :class:`EngineError`. Tensors on a GPU are
+checked for shape, type and device only: looking at their values would make the host wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+
+from cmg_runtime.errors import EngineError, first_line
+
+
+@dataclass(frozen=True)
+class EnvSelection:
+    """The environments that a call is about, kept in a form that never needs a copy to the host.
+
+    Attributes:
+        num_rows: rows of data that go with the selection.
+        ids: [num_rows] int64, or None.
+        mask: [num_envs] bool, or None. With a mask there is one row per environment, chosen or not.
+            Without ids and mask: every environment.
+    """
+
+    num_rows: int
+    ids: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    def chosen(self, rows: torch.Tensor) -> torch.Tensor:
+        """``rows`` [num_rows] bool, False where the row's environment is not among the chosen."""
+        return rows if self.mask is None else rows & self.mask
+
+    def read(self, state: torch.Tensor) -> torch.Tensor:
+        """The rows [num_rows, ...] of ``state`` [num_envs, ...]."""
+        return state if self.ids is None else state.index_select(0, self.ids)
+
+    def write(self, state: torch.Tensor, rows: torch.Tensor) -> None:
+        """Put ``rows`` [num_rows, ...] in their places of ``state`` [num_envs, ...]; the rest keeps its bits."""
+        if self.ids is not None:
+            state.index_copy_(0, self.ids, rows)
+        elif self.mask is not None:
+            state.copy_(torch.where(self.mask.unsqueeze(1), rows, state))
+        else:
+            state.copy_(rows)
+
+
+def select_envs(env_ids: Any, num_envs: int, device: torch.device) -> EnvSelection:
+    """``env_ids`` as a selection.
+
+    Args:
+        env_ids: None for every environment; distinct integers in 0..num_envs-1 [n]; or a bool mask [num_envs].
+            Integers in a CUDA tensor are not range-checked here: one out of range fails torch's device-side assert.
+
+    Raises:
+        EngineError: of another shape, type or device; on the host also: out of range, or the same id twice.
+    """
+    if env_ids is None:
+        return EnvSelection(num_envs)
+    ids = _tensor(env_ids, "env_ids", device)
+    if ids.dim() != 1:
+        raise EngineError(f"env_ids has shape {_text(ids.shape)}; expected [n] integers or [{num_envs}] bool")
+    if ids.dtype == torch.bool:
+        if len(ids) != num_envs:
+            raise EngineError(f"env_ids is a mask of {len(ids)}; expected one entry per environment, {num_envs}")
+        return EnvSelection(num_envs, mask=_to(ids, device))
+    if ids.numel() == 0:
+        ids = ids.long()  # an empty list has no type of its own
+    if ids.is_floating_point() or ids.is_complex():
+        raise EngineError(f"env_ids has type {ids.dtype}; expected integers or bool")
+    ids = ids.long()
+    if ids.device.type == "cpu" and ids.numel() > 0:
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= num_envs:
+            raise EngineError(f"env_ids has {low if low < 0 else high}; expected 0..{num_envs - 1}")
+        if len(ids.unique()) != len(ids):
+            raise EngineError("env_ids has the same environment twice; expected each at most once")
+    return EnvSelection(len(ids), ids=_to(ids, device))
+
+
+def as_floats(values: Any, shapes: Sequence[Sequence[int | None]], name: str, device: torch.device) -> torch.Tensor:
+    """``values`` as a float32 tensor on ``device``, without gradient.
+
+    Args:
+        shapes: the shapes that are right; None stands for any length.
+        name: what to call it in messages.
+
+    Raises:
+        EngineError: of another shape, type or device; on the host also: not finite.
+    """
+    tensor = _tensor(values, name, device)
+    if not any(_matches(tensor.shape, shape) for shape in shapes):
+        expected = " or ".join(_text(shape) for shape in shapes)
+        raise EngineError(f"{name} has shape {_text(tensor.shape)}; expected {expected}")
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise EngineError(f"{name} has type {tensor.dtype}; expected real numbers")
+    tensor = tensor.float()
+    if tensor.device.type == "cpu":
+        require_finite(tensor, name)
+    return _to(tensor, device)
+
+
+def require_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raise :class:`EngineError` unless every entry is finite. On CUDA the host waits for the answer."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise EngineError(f"{name} has entries that are NaN or infinite; expected finite float32 numbers")
+
+
+def _tensor(values: Any, name: str, device: torch.device) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        if values.device.type != "cpu" and values.device != device:
+            raise EngineError(f"{name} is on {values.device}; expected {device}, where the engine is, or the host")
+        return values.detach()
+    try:
+        return torch.as_tensor(np.array(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EngineError(f"{name} is not an array of numbers ({first_line(error)})") from None
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # Of pageable memory the driver keeps its own copy, so there is nothing to wait for. Pinned memory it reads later.
+    return tensor.to(device, non_blocking=not (device.type == "cuda" and tensor.is_pinned()))
+
+
+def _matches(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    return len(shape) == len(expected) and all(e is None or s == e for s, e in zip(shape, expected))
+
+
+def _text(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("n" if d is None else str(d) for d in shape) + "]"

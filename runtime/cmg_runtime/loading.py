@@ -1,0 +1,139 @@
+"""From an engine folder to a running engine: choose an artifact, load it, warm it up."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from cmg_runtime.backends import BACKENDS, Backend, backend_class
+from cmg_runtime.bank import load_bank
+from cmg_runtime.engine import Engine
+from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.manifest import PRECISIONS, Artifact, Manifest, read_manifest
+
+logger = logging.getLogger(__name__)
+
+PREFERRED_PRECISIONS = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32")}
+"""Fastest first. A GPU multiplies half precision several times faster than float32; a CPU does not."""
+
+PREFERRED_BACKENDS = {"cpu": ("onnx", "torch", "torchscript"), "cuda": ("torch", "onnx", "torchscript")}
+"""Fastest first. On a CPU ``onnx`` takes half of ``torch``'s time for few environments, and the same for thousands;
+on a GPU the two are level, and ``torch`` shares the caller's stream and needs no other library."""
+
+WARM_UP_FRAMES = 3
+"""Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
+
+
+def load_engine(
+    path: str | Path,
+    num_envs: int,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    precision: str | None = None,
+    seed: int = 0,
+) -> Engine:
+    """Load an engine folder for ``num_envs`` environments.
+
+    Args:
+        path: the folder that ``make engine`` wrote. Each of its files that is used is checked against the manifest.
+        num_envs: environments in the batch, at least 1.
+        device: "cpu", "cuda" or "cuda:<index>".
+        backend: "auto", or one of "torch", "torchscript", "onnx". "auto" takes the first in the order of
+            :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
+        precision: "fp32", "fp16", or None for the fastest on this device that passed parity: fp16 on CUDA,
+            fp32 on a CPU.
+        seed: of the generator that draws initial states from the bank.
+
+    Raises:
+        BackendUnavailable: the backend, or under "auto" every backend, cannot run here or has no artifact.
+        EngineError: not an engine folder, a file that differs from the manifest, or a wrong argument.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
+    if precision is not None and precision not in PRECISIONS:
+        raise EngineError(f"unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}, or None for the best")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise EngineError(f"num_envs is {num_envs!r}; expected an integer of at least 1")
+    target = _resolve_device(device)
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    with torch.inference_mode(False):  # state made under the caller's inference mode could not be updated outside it
+        candidates = _candidates(manifest, backend, precision, target)
+        artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, target)
+        bank = load_bank(folder, manifest, target)
+        engine = Engine(loaded, artifact, manifest, bank, num_envs, target, selection, seed)
+        _warm_up(loaded, manifest, num_envs, target)
+    logger.info("engine %r: %s", manifest.name, selection)
+    return engine
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    """The device with its index, so that it compares equal to the device of tensors that live on it."""
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise EngineError(f"unknown device {device!r}; expected cpu, cuda or cuda:<index>") from None
+    if target.type == "cpu":
+        return torch.device("cpu")
+    if target.type != "cuda":
+        raise EngineError(f"device '{target}' is not supported; expected cpu, cuda or cuda:<index>")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (target.index or 0) >= count:
+        raise EngineError(f"device '{target}' is not there, torch sees {count} CUDA devices; use device='cpu'")
+    return torch.device("cuda", torch.cuda.current_device() if target.index is None else target.index)
+
+
+def _candidates(manifest: Manifest, backend: str, precision: str | None, device: torch.device) -> list[Artifact]:
+    """The artifacts that answer the request, best first.
+
+    Raises:
+        BackendUnavailable: there is none.
+    """
+    precisions = PREFERRED_PRECISIONS[device.type] if precision is None else (precision,)
+    backends = PREFERRED_BACKENDS[device.type] if backend == "auto" else (backend,)
+    usable = [
+        artifact
+        for p in precisions
+        for b in backends
+        for artifact in manifest.artifacts
+        if artifact.precision == p and artifact.backend == b and artifact.usable
+    ]
+    passed = [artifact for artifact in usable if artifact.parity_status == "passed"]
+    # Asked for by name, an artifact may also be one that could not run where it was built.
+    candidates = passed or ([] if backend == "auto" else usable)
+    if not candidates:
+        present = ", ".join(f"{a.name} (parity {a.parity_status})" for a in manifest.artifacts) or "no artifacts"
+        raise BackendUnavailable(
+            f"engine {manifest.name!r} has nothing that passed parity for backend {backend!r} in "
+            f"{' or '.join(precisions)}; it has: {present}; ask for one of these that passed, or rebuild it"
+        )
+    return candidates
+
+
+def _load_first(
+    candidates: list[Artifact], folder: Path, manifest: Manifest, num_envs: int, device: torch.device
+) -> tuple[Artifact, Backend, str]:
+    """The first candidate that loads, its backend, and one line that says why it was taken."""
+    skipped = []
+    for artifact in candidates:
+        try:
+            backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
+        except BackendUnavailable as error:
+            skipped.append(f"{artifact.name} cannot run here: {error}")
+            continue
+        if artifact.parity_status != "passed":
+            logger.warning("engine %r: parity of %s is %s", manifest.name, artifact.name, artifact.parity_status)
+        order = ", ".join(candidate.name for candidate in candidates)
+        selection = f"{artifact.name} on {device}, parity {artifact.parity_status}; first that loads of: {order}"
+        return artifact, backend, "; ".join([selection, *skipped])
+    raise BackendUnavailable(f"engine {manifest.name!r} on {device}: {'; '.join(skipped)}")
+
+
+def _warm_up(backend: Backend, manifest: Manifest, num_envs: int, device: torch.device) -> None:
+    motion = torch.tensor(manifest.stats.motion_mean, dtype=torch.float32, device=device).repeat(num_envs, 1)
+    command = torch.zeros(num_envs, manifest.sizes.command_dim, dtype=torch.float32, device=device)
+    next_motion = torch.empty_like(motion)
+    for _ in range(WARM_UP_FRAMES):
+        backend.step(motion, command, next_motion)

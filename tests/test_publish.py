@@ -1,0 +1,114 @@
+"""Engines change places whole: readers never see part of one, and killed builds are cleared away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import cmg_export.publish
+from cmg_export.errors import ExportError
+from cmg_export.publish import publish, staging
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of publishing: file systems that cannot exchange folders use the second."""
+    if request.param == "two renames":
+        monkeypatch.setattr(cmg_export.publish, "_exchange", lambda a, b: False)
+    return request.param
+
+
+def finished_process() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def put(out: Path, content: str) -> None:
+    with staging(out) as folder:
+        (folder / "manifest.json").write_text(content)
+        publish(folder, out)
+
+
+def test_publishing_over_nothing_an_empty_folder_and_an_old_engine(tmp_path: Path, way: str) -> None:
+    out = tmp_path / "engines" / "walker"
+    put(out, "first")
+    assert (out / "manifest.json").read_text() == "first"
+    (out / "left.over").write_text("of the first")
+    put(out, "second")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"manifest.json": "second"}
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "empty", "third")
+    assert (tmp_path / "empty" / "manifest.json").read_text() == "third"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "engines"]
+    assert [path.name for path in out.parent.iterdir()] == ["walker"]
+
+
+def test_readers_always_find_an_engine(tmp_path: Path) -> None:
+    out = tmp_path / "engine"
+    put(out, "0")
+    seen, stop = [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                seen.append((out / "manifest.json").read_text())
+            except OSError as error:
+                seen.append(str(error))
+
+    probe = tmp_path / "a", tmp_path / "b"
+    for folder in probe:
+        folder.mkdir()
+    if not cmg_export.publish._exchange(*probe):
+        pytest.skip("this file system cannot exchange folders")
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in range(1, 100):
+        put(out, str(version))
+    stop.set()
+    reader.join()
+    assert set(seen) <= {str(version) for version in range(100)}
+    assert len(set(seen)) > 1
+
+
+def test_without_publishing_nothing_stays(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b" / "engine"
+    with pytest.raises(KeyboardInterrupt), staging(out) as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_killed_builds_are_removed(tmp_path: Path) -> None:
+    out, dead = tmp_path / "engine", finished_process()
+    leftovers = [f".engine.building-{dead}", f".engine.building-{os.getpid()}", f".engine.building-{dead}.old"]
+    others = [f".engine.building-{os.getppid()}", f".other.building-{dead}", ".engine.building-x", "engine.backup"]
+    for name in [*leftovers, *others, "engine"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    with staging(out) as folder:
+        assert list(folder.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "engine"])
+    assert (out / "content").read_text() == "engine"
+
+
+def test_an_engine_that_a_killed_build_had_moved_away_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "engine"
+    old = tmp_path / f".engine.building-{finished_process()}.old"
+    old.mkdir()
+    (old / "content").write_text("old")
+    with staging(out):
+        assert (out / "content").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write"), staging(tmp_path / "file" / "engine"):
+        pass

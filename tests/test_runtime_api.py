@@ -1,0 +1,240 @@
+"""The engine's contract beyond its numbers: views, commands, counters, wrong arguments, the caller's settings."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_runtime import Engine, EngineError, load_engine
+from engine_folder import Truth, shared_engine_folder
+
+NUM_ENVS = 11
+BACKENDS = ("torch", "torchscript", "onnx")
+
+
+@pytest.fixture
+def made() -> tuple[Path, Truth]:
+    return shared_engine_folder()
+
+
+@pytest.fixture
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def engine(made: tuple[Path, Truth]) -> Engine:
+    return load_engine(made[0], NUM_ENVS, backend="torch")
+
+
+@pytest.fixture
+def truth(made: tuple[Path, Truth]) -> Truth:
+    return made[1]
+
+
+def state(engine: Engine) -> torch.Tensor:
+    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1)
+
+
+# What the engine shows
+
+
+def test_attributes_say_what_the_manifest_says(engine: Engine, truth: Truth) -> None:
+    assert engine.num_envs == NUM_ENVS
+    assert engine.device == torch.device("cpu")
+    assert engine.joint_names == ("joint_0", "joint_1", "joint_2", "joint_3", "joint_4")
+    assert engine.fps == 50.0
+    low, high = engine.command_range
+    assert torch.equal(low, truth.low.float()) and torch.equal(high, truth.high.float())
+    assert "torch_fp32" in engine.selection and "torch" in repr(engine)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_and_resets_write_into_the_same_memory(made: tuple[Path, Truth], backend: str) -> None:
+    engine = load_engine(made[0], NUM_ENVS, backend=backend)
+    addresses = engine.dof_pos.data_ptr(), engine.dof_vel.data_ptr(), engine.command.data_ptr()
+    engine.reset()
+    held, copy = engine.step()[0], engine.dof_pos.clone()
+    dof_pos, dof_vel = engine.step()
+    assert held is dof_pos is engine.dof_pos and dof_vel is engine.dof_vel
+    assert not torch.equal(held, copy)
+    engine.reset([3])
+    engine.set_command(engine.command_range[1])
+    assert addresses == (engine.dof_pos.data_ptr(), engine.dof_vel.data_ptr(), engine.command.data_ptr())
+
+
+def test_stepping_before_every_environment_was_reset_is_refused(engine: Engine) -> None:
+    with pytest.raises(EngineError, match=r"11 of 11 .* reset\(\)"):
+        engine.step()
+    engine.reset(range(10))
+    with pytest.raises(EngineError, match="1 of 11"):
+        engine.step()
+    mask = torch.zeros(NUM_ENVS, dtype=torch.bool)
+    mask[10] = True
+    engine.reset(mask)
+    engine.step()
+
+
+# Reset
+
+
+def test_a_reset_shows_the_given_motion(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
+    motion = truth.states(NUM_ENVS, generator)
+    engine.reset(motion=motion)
+    assert torch.equal(state(engine), motion)
+    assert not engine.command.any()
+
+
+def every_form(ids: list[int]) -> list[Any]:
+    mask = np.zeros(NUM_ENVS, dtype=bool)
+    mask[ids] = True
+    return [ids, tuple(ids), np.array(ids, dtype=np.int32), torch.tensor(ids), torch.tensor(ids).int(), mask]
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_env_ids_in_every_form(engine: Engine, truth: Truth, generator: torch.Generator, form: int) -> None:
+    ids = [9, 0, 4]
+    env_ids = every_form(ids)[form]
+    before, rows = truth.states(NUM_ENVS, generator), truth.states(NUM_ENVS, generator)
+    engine.reset(motion=before)
+    is_mask = len(env_ids) == NUM_ENVS
+    engine.reset(env_ids, motion=rows if is_mask else rows[ids])  # a mask goes with one row per environment
+    expected = before.clone()
+    expected[ids] = rows[ids]
+    assert torch.equal(state(engine), expected)
+    engine.set_command([0.1, 0.2, 0.3], env_ids)
+    assert engine.command.any(dim=1).nonzero().flatten().tolist() == sorted(ids)
+
+
+@pytest.mark.parametrize("empty", [[], np.array([]), torch.tensor([], dtype=torch.long), [False] * NUM_ENVS])
+def test_an_empty_selection_changes_nothing(engine: Engine, empty: Any) -> None:
+    engine.reset(command=[0.1, 0.1, 0.1])
+    before, command = state(engine), engine.command.clone()
+    engine.reset(empty)
+    engine.set_command([0.4, 0.4, 0.4], empty)
+    assert torch.equal(state(engine), before) and torch.equal(engine.command, command)
+    engine.step()
+
+
+def test_without_a_motion_states_come_from_the_bank_by_seed(made: tuple[Path, Truth]) -> None:
+    one, same, other = (load_engine(made[0], 200, seed=seed, backend="torch") for seed in (5, 5, 6))
+    for engine in (one, same, other):
+        engine.reset()
+    assert torch.equal(state(one), state(same)) and not torch.equal(state(one), state(other))
+    drawn = {tuple(row) for row in state(one).tolist()}
+    assert drawn <= {tuple(row) for row in one.bank.tolist()} and len(drawn) > 20
+    before = state(one)
+    one.reset()
+    assert not torch.equal(state(one), before)
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.half, torch.Tensor.tolist, torch.Tensor.numpy])
+def test_motions_and_commands_of_any_real_type(engine: Engine, truth: Truth, generator: Any, convert: Any) -> None:
+    motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+    engine.reset(motion=convert(motion), command=convert(command))
+    assert torch.allclose(state(engine), motion, rtol=1e-3) and torch.allclose(engine.command, command, rtol=1e-3)
+
+
+# Commands
+
+
+def test_a_command_lasts_until_the_next_one(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
+    command = truth.commands(NUM_ENVS, generator)
+    engine.reset(command=command)
+    engine.step()
+    engine.reset()
+    engine.reset([2])
+    assert torch.equal(engine.command, command)
+    engine.set_command(command[0], [5])
+    command[5] = command[0]
+    assert torch.equal(engine.command, command)
+
+
+def test_a_new_command_goes_on_from_the_current_frame(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
+    engine.reset(motion=truth.states(NUM_ENVS, generator))
+    engine.step()
+    before, command = state(engine), truth.commands(NUM_ENVS, generator)
+    engine.set_command(command)
+    assert torch.equal(state(engine), before)
+    engine.step()
+    assert truth.error(state(engine), truth.step(before, command)) < 1e-5
+
+
+def test_commands_outside_the_range_are_clamped_counted_and_reported_once(engine: Engine) -> None:
+    low, high = engine.command_range
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.set_command(low)
+        engine.set_command(high)
+        assert engine.report().commands_clamped == 0
+        engine.set_command(torch.stack([high + 1, low - 1, high * torch.tensor([1.0, 1.0, 2.0])]), [1, 4, 6])
+    assert torch.equal(engine.command[[1, 4, 6]], torch.stack([high, low, high]))
+    mask = [i == 2 for i in range(NUM_ENVS)]
+    engine.set_command((high + 1).expand(NUM_ENVS, 3), mask)  # rows that are not chosen do not count
+    engine.reset([0], command=low - 1)
+    with pytest.warns(RuntimeWarning, match="5 commands were clamped"):
+        report = engine.report()
+    assert (report.commands_clamped, report.entries_clamped) == (5, 13)
+    assert (report.commands_ignored, report.motions_ignored) == (0, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.rollout(engine.bank[:2], (high + 1).expand(2, 3), num_frames=4)
+        assert engine.report().commands_clamped == 5 + 2 * 4
+
+
+def test_a_clamped_rollout_is_the_rollout_at_the_bound(engine: Engine) -> None:
+    high = engine.command_range[1]
+    beyond = engine.rollout(engine.bank, high + 3, num_frames=4)
+    assert torch.equal(beyond, engine.rollout(engine.bank, high, num_frames=4))
+
+
+# Wrong arguments: one line, and the engine stays as it was
+
+
+NAN = float("nan")
+WRONG_CALLS = {
+    "motion of the wrong width": (
+        lambda e: e.reset(motion=np.zeros((NUM_ENVS, 9))),
+        r"\[11, 9\].*\[11, 10\] or \[10\]",
+    ),
+    "motion for too many": (lambda e: e.reset([1, 2], motion=np.zeros((3, 10))), r"\[3, 10\].*\[2, 10\]"),
+    "motion for the chosen of a mask": (lambda e: e.reset([True] + [False] * 10, motion=np.zeros((1, 10))), "11, 10"),
+    "motion with NaN": (lambda e: e.reset(motion=[NAN] * 10), "motion has entries that are NaN"),
+    "motion with infinity": (lambda e: e.reset(motion=[float("inf")] * 10), "motion has entries that are NaN"),
+    "motion too large for float32": (lambda e: e.reset(motion=[1e300] * 10), "finite float32"),
+    "motion of words": (lambda e: e.reset(motion="walk"), "not an array of numbers"),
+    "motion of ragged rows": (lambda e: e.reset(motion=[[1.0], [1.0, 2.0]]), "not an array of numbers"),
+    "motion of bools": (lambda e: e.reset(motion=[True] * 10), "real numbers"),
+    "good motion, bad command": (lambda e: e.reset(motion=[0.0] * 10, command=[0.0] * 4), "command has shape"),
+    "command of the wrong width": (lambda e: e.set_command([0.0, 0.0]), r"\[2\]; expected \[11, 3\] or \[3\]"),
+    "command with NaN": (lambda e: e.set_command([0.0, NAN, 0.0]), "command has entries that are NaN"),
+    "complex command": (lambda e: e.set_command(torch.zeros(3, dtype=torch.cfloat)), "real numbers"),
+    "id too large": (lambda e: e.reset([0, 11]), r"env_ids has 11; expected 0\.\.10"),
+    "negative id": (lambda e: e.set_command([0.0] * 3, [-1]), r"env_ids has -1; expected 0\.\.10"),
+    "id twice": (lambda e: e.reset([3, 1, 3]), "twice"),
+    "ids of floats": (lambda e: e.reset([0.0, 1.0]), "expected integers or bool"),
+    "one id": (lambda e: e.reset(3), r"shape \[\]"),
+    "mask too short": (lambda e: e.reset([True, False]), "mask of 2; .* 11"),
+    "rollout without a length": (lambda e: e.rollout(e.bank, [0.0] * 3), "num_frames is None"),
+    "rollout of negative length": (lambda e: e.rollout(e.bank, [0.0] * 3, -1), "num_frames is -1"),
+    "rollout of two lengths": (lambda e: e.rollout(e.bank, np.zeros((40, 5, 3)), 6), "num_frames is 6 .* 5"),
+    "rollout of a single row": (lambda e: e.rollout(e.bank[0], [0.0] * 3, 4), r"expected \[n, 10\]"),
+    "rollout with NaN": (lambda e: e.rollout(e.bank, [NAN] * 3, 4), "commands has entries that are NaN"),
+    "rollout with commands for others": (lambda e: e.rollout(e.bank, np.zeros((3, 5, 3))), r"\[40, n, 3\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CALLS)
+def test_wrong_arguments(engine: Engine, name: str) -> None:
+    call, message = WRONG_CALLS[name]
+    engine.reset()
+    before, command = state(engine), engine.command.clone()
+    with pytest.raises(EngineError, match=message) as caught:
+        call(engine)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(state(engine), before) and torch.equal(engine.command, command)
