@@ -24,6 +24,7 @@ from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
 from CMG_Ref.module import CMG
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
+from CMG_Ref.training.symmetry import MirrorSymmetry, is_symmetric
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class TrainConfig:
     num_experts: int = 4
     num_layers: int = 3
     batch_size: int = 2048
-    """Windows a step; half of them mirror the other half."""
     learning_rate: float = 1e-3
     """At the start; falls to a hundredth along a cosine."""
     phases: tuple[tuple[int, int], ...] = ((3000, 1), (3000, 2), (6000, 4), (8000, 8), (10000, 16), (18000, 32))
@@ -53,8 +53,11 @@ class TrainConfig:
     """Shortest rollout whose velocity is compared."""
     velocity_every: int = 8
     """Compare the velocity of one window in so many: kinematics of all would cost more than the rest of the step."""
-    symmetry_weight: float = 1.0
-    """Weight of the difference between a rollout and its mirror image's."""
+    symmetric_part: float = 0.9
+    """First part of the steps in which left and right are kept exactly alike (0: never; needs left/right joint names).
+
+    An exactly symmetric generator cannot take a first step from an exactly symmetric stance: neither foot is to
+    go first. The last steps, in which the sides may drift apart a little, let it choose."""
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the moving average of the weights."""
@@ -87,18 +90,30 @@ class TrainConfig:
         return self.learning_rate * (0.01 + 0.99 * cosine) * min(1.0, (step + 1) / 200)
 
 
+def initial_model(config: TrainConfig, stats: dict[str, Any], joint_names: tuple[str, ...]) -> CMG:
+    """The model that training starts from: fresh weights, or those of ``config.init``."""
+    model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
+    if config.init is not None:
+        model.load_state_dict(read_pt(config.init)["model_state_dict"])
+    elif config.symmetric_part > 0:
+        MirrorSymmetry(model, joint_names).initialise_(model)
+    return model
+
+
 def train(config: TrainConfig) -> Path:
     """Train, or go on training, and write ``cmg_final.pt``; returns its path."""
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    )
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
     data = read_pt(config.data)
     stats = data["stats"]
-    model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
-    sampler = WindowSampler(data, device, config.balance)
-    if config.init is not None:
-        model.load_state_dict(read_pt(config.init)["model_state_dict"])
-    trainer = TrainStep(model.to(device), sampler, config)
+    joint_names = tuple(data.get("joint_names", ()))
+    if config.symmetric_part > 0 and not (joint_names and is_symmetric(stats, joint_names)):
+        raise SystemExit(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
+    model = initial_model(config, stats, joint_names).to(device)
+    trainer = TrainStep(model, WindowSampler(data, device, config.balance), config, stats, joint_names)
     last = config.out / "cmg_last.pt"
     step = trainer.load_state(read_pt(last)) if last.exists() else 0
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
@@ -106,7 +121,10 @@ def train(config: TrainConfig) -> Path:
     started = time.monotonic()
     while step < config.num_steps:
         frames, end = config.rollout_frames(step)
-        trainer.set_num_frames(frames)
+        symmetric_end = round(config.symmetric_part * config.num_steps)
+        symmetric = step < symmetric_end
+        trainer.configure(frames, symmetric)
+        end = min(end, symmetric_end) if symmetric else end
         while step < end:
             trainer.step(config.learning_rate_at(step))
             step += 1
@@ -124,7 +142,9 @@ def train(config: TrainConfig) -> Path:
     writer.close()
     final = config.out / "cmg_final.pt"
     recipe: dict[str, Any] = {
-        k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items() if k not in ("out", "data", "init")
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in dataclasses.asdict(config).items()
+        if k not in ("out", "data", "init")
     }
     save_checkpoint(final, trainer.averaged_model().state_dict(), stats, epoch=step, loss=trainer.loss(), recipe=recipe)
     print(f"{final}: {step} steps, {time.monotonic() - started:.0f} s in this run")

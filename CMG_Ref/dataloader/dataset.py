@@ -1,6 +1,6 @@
 """Clips -> labelled samples -> ``cmg_training_data.pt``.
 
-    python -m CMG_Ref.dataloader.dataset CLIPS_FOLDER --out cmg_training_data.pt
+python -m CMG_Ref.dataloader.dataset CLIPS_FOLDER --out cmg_training_data.pt
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from CMG_Ref.dataloader.clips import FPS, Clip, load_clip
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
-from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
 
@@ -43,9 +43,7 @@ class DatasetConfig:
     """Processes; 0 for one per CPU. The result does not depend on it."""
 
 
-def load_clips(
-    folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()
-) -> list[Clip]:
+def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()) -> list[Clip]:
     """Every ``.npz`` and ``.pkl`` clip of a folder but those named in ``exclude``, sorted by name.
 
     Raises ``ValueError`` if there is none.
@@ -92,19 +90,26 @@ def synthetic_samples(synthesiser: Synthesiser, config: DatasetConfig) -> list[S
         return list(tqdm(pool.imap(_sequence, range(count), chunksize=8), "synthesis", total=count))
 
 
-def compute_stats(samples: list[Sample]) -> dict[str, Any]:
+def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[str, Any]:
     """Normalisation constants in the checkpoint's format: mean and floored std of motion, range of command.
 
-    The range leaves out the outermost 0.2 % at each end: a few sharp turns at 5 rad/s would otherwise squeeze
-    the commands that users give into a tenth of [-1, 1].
+    They are those of the samples and their mirror images together. The command range leaves out the outermost
+    0.2 % at each end: a few sharp turns at 5 rad/s would otherwise squeeze the commands that users give into a
+    tenth of [-1, 1].
     """
+    index, sign = mirror_map(joint_names)
+    both, signs = index + [len(index) + i for i in index], np.array(sign * 2)
     motion = np.concatenate([s["motion"] for s in samples]).astype(np.float64)
     command = np.concatenate([s["command"] for s in samples])
+    mean, square = motion.mean(axis=0), np.square(motion).mean(axis=0)
+    mean, square = (mean + signs * mean[both]) / 2, (square + square[both]) / 2
+    low, high = np.quantile(command, 0.002, axis=0), np.quantile(command, 0.998, axis=0)
+    side = np.maximum(-low[1:], high[1:])
     return {
-        "motion_mean": motion.mean(axis=0).astype(np.float32),
-        "motion_std": np.maximum(motion.std(axis=0), STD_FLOOR).astype(np.float32),
-        "command_min": np.quantile(command, 0.002, axis=0).astype(np.float32),
-        "command_max": np.quantile(command, 0.998, axis=0).astype(np.float32),
+        "motion_mean": mean.astype(np.float32),
+        "motion_std": np.maximum(np.sqrt(square - mean**2), STD_FLOOR).astype(np.float32),
+        "command_min": np.array([low[0], *-side], dtype=np.float32),
+        "command_max": np.array([high[0], *side], dtype=np.float32),
         "num_joints": motion.shape[1] // 2,
         "motion_dim": motion.shape[1],
         "command_dim": command.shape[1],
@@ -118,7 +123,7 @@ def build_dataset(clips: list[Clip], config: DatasetConfig) -> dict[str, Any]:
     standing = np.array(default_dof_pos()) if joint_names == JOINT_NAMES else None
     samples = synthetic_samples(Synthesiser(library, config.synthesis, standing), config)
     samples += playback_samples(library, config)
-    return {"samples": samples, "stats": compute_stats(samples), "joint_names": list(joint_names)}
+    return {"samples": samples, "stats": compute_stats(samples, joint_names), "joint_names": list(joint_names)}
 
 
 def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:
@@ -144,7 +149,7 @@ def main(
     /,
     out: Path = Path("cmg_training_data.pt"),
     exclude: tuple[str, ...] = (),
-    config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),  # noqa: B008 (frozen)
+    config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),
 ) -> None:
     """Make ``cmg_training_data.pt`` from a folder of motion clips.
 

@@ -8,23 +8,19 @@ import numpy as np
 import torch
 
 from CMG_Ref.dataloader.dataset import balance_weights
-from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
 
 
 class WindowSampler:
     """All samples in device memory, normalised; draws windows of consecutive frames with no host work.
 
     Args:
-        data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``, and
-            ``"joint_names"`` where windows can be mirrored.
+        data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``.
         device: where everything lives.
         balance: how strongly rare commands are preferred, see ``balance_weights``.
     """
 
     def __init__(self, data: dict[str, Any], device: torch.device, balance: float) -> None:
         stats = data["stats"]
-        self.stats = stats
-        self.is_g1 = tuple(data.get("joint_names", ())) == JOINT_NAMES
         low, high = (np.asarray(stats[key], dtype=np.float32) for key in ("command_min", "command_max"))
         motions = [(s["motion"] - stats["motion_mean"]) / stats["motion_std"] for s in data["samples"]]
         # A command row is added to each sample so that both tables share their row numbers.
@@ -33,7 +29,6 @@ class WindowSampler:
         self._command = torch.from_numpy((np.concatenate(raw) - low) / (high - low) * 2 - 1).to(device, torch.float32)
         self._left = np.concatenate([np.arange(len(m) - 1, -1, -1) for m in motions])
         self._weight = balance_weights(np.concatenate(raw), balance)
-        self.mirror = NormalisedMirror(data["joint_names"], stats, device) if "joint_names" in data else None
         self._device = device
         self._starts = torch.empty(0, dtype=torch.long)
         self._cumulative = torch.empty(0, dtype=torch.float64)
@@ -54,32 +49,3 @@ class WindowSampler:
         pick = torch.searchsorted(self._cumulative, u).clamp_(max=len(self._starts) - 1)
         rows = self._starts[pick] + self._offsets[:, None]
         return self._motion[rows], self._command[rows[:-1]]
-
-
-class NormalisedMirror:
-    """Left/right mirroring of normalised values: one gather and one multiply-add each."""
-
-    def __init__(self, joint_names: list[str], stats: dict[str, Any], device: torch.device) -> None:
-        index, sign = mirror_map(tuple(joint_names))
-        joints = len(index)
-        both = np.array(index + [joints + i for i in index])
-        signs = np.array(sign + sign)
-        mean, std = stats["motion_mean"].astype(np.float64), stats["motion_std"].astype(np.float64)
-        low, high = stats["command_min"].astype(np.float64), stats["command_max"].astype(np.float64)
-        flip = np.array([1.0, -1.0, -1.0])
-        offset = flip * (high + low) / 2 - (high + low) / 2
-
-        def constant(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(device, torch.float32)
-
-        self._index = torch.from_numpy(both).to(device)
-        self._scale, self._offset = constant(signs * std[both] / std), constant((signs * mean[both] - mean) / std)
-        self._flip, self._command_offset = constant(flip), constant(offset / ((high - low) / 2))
-
-    def motion(self, motion: torch.Tensor) -> torch.Tensor:
-        """Mirror motion [..., D], normalised in and out."""
-        return motion[..., self._index] * self._scale + self._offset
-
-    def command(self, command: torch.Tensor) -> torch.Tensor:
-        """Mirror command [..., 3], normalised in and out."""
-        return command * self._flip + self._command_offset

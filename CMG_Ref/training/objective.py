@@ -56,7 +56,9 @@ def rollout(
     return torch.stack(frames)
 
 
-def disturb(motion: torch.Tensor, command: torch.Tensor, noise: float, command_noise: float) -> tuple[torch.Tensor, ...]:
+def disturb(
+    motion: torch.Tensor, command: torch.Tensor, noise: float, command_noise: float
+) -> tuple[torch.Tensor, ...]:
     """Noise on the start state and on the commands, so that the generator learns to come back.
 
     Each row's start gets its own amplitude, uniform up to ``noise`` and, for one row in ten, up to four times that.

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from CMG_Ref.module import CMG
+from CMG_Ref.robot_g1 import JOINT_NAMES
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout, stacked_forward
+from CMG_Ref.training.symmetry import MirrorSymmetry
 
 if TYPE_CHECKING:
     from CMG_Ref.train import TrainConfig
@@ -22,7 +24,14 @@ class TrainStep:
     is captured once per rollout length and replayed.
     """
 
-    def __init__(self, model: CMG, sampler: WindowSampler, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: CMG,
+        sampler: WindowSampler,
+        config: TrainConfig,
+        stats: dict[str, Any],
+        joint_names: tuple[str, ...],
+    ) -> None:
         self.model = model
         self._sampler, self._config = sampler, config
         self._cuda = next(model.parameters()).is_cuda
@@ -34,17 +43,21 @@ class TrainStep:
             self._parameters, lr=self._rate if self._cuda else config.learning_rate, capturable=self._cuda
         )
         self._loss = torch.zeros((), device=device)
-        self._walking = WalkingVelocity(sampler.stats, device) if config.velocity_weight and sampler.is_g1 else None
+        is_g1 = joint_names == JOINT_NAMES
+        self._walking = WalkingVelocity(stats, device) if config.velocity_weight and is_g1 else None
+        self._mirror = MirrorSymmetry(model, joint_names) if config.symmetric_part > 0 else None
+        self._symmetric = False
         self._num_frames = 0
         self._forward = torch.compile(stacked_forward, dynamic=False) if self._cuda else stacked_forward
         self._graph: torch.cuda.CUDAGraph | None = None
         if self._cuda:
             torch.backends.cuda.matmul.allow_tf32 = True
 
-    def set_num_frames(self, num_frames: int) -> None:
-        """From now on roll out ``num_frames`` frames."""
+    def configure(self, num_frames: int, symmetric: bool) -> None:
+        """From now on roll out ``num_frames`` frames, and keep left and right alike or not."""
         self._sampler.set_num_frames(num_frames)
         self._num_frames = num_frames
+        self._symmetric = symmetric
         self._graph = None
 
     def step(self, learning_rate: float) -> None:
@@ -99,6 +112,8 @@ class TrainStep:
         loss = self._objective()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._symmetric and self._mirror is not None:
+            self._mirror.symmetrise_([p.grad for p in self._parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip, foreach=True)
         self._optimizer.step()
         with torch.no_grad():
@@ -106,24 +121,15 @@ class TrainStep:
             self._loss.copy_(loss.detach())
 
     def _objective(self) -> torch.Tensor:
-        """Loss of one random batch; where joints have names, its second half mirrors the first, noise included."""
-        config, mirror = self._config, self._sampler.mirror
-        half = config.batch_size if mirror is None else config.batch_size // 2
-        motion, command = self._sampler.draw(half)
+        """Loss of one random batch of windows."""
+        config = self._config
+        motion, command = self._sampler.draw(config.batch_size)
         start, command = disturb(motion[0], command, config.noise, config.command_noise)
-        target = motion[1:]
-        if mirror is not None:
-            start = torch.cat([start, mirror.motion(start)])
-            command = torch.cat([command, mirror.command(command)], dim=1)
-            target = torch.cat([target, mirror.motion(target)], dim=1)
         predicted = rollout(self.model, start, command, self._forward)
-        loss = (predicted - target).square().mean()
-        if mirror is not None:
-            asymmetry = mirror.motion(predicted[:, :half]) - predicted[:, half:]
-            loss = loss + config.symmetry_weight * asymmetry.square().mean()
+        loss = (predicted - motion[1:]).square().mean()
         if self._walking is not None and self._num_frames >= config.velocity_frames:
             some = slice(None, None, config.velocity_every)
-            loss = loss + config.velocity_weight * self._walking.error(predicted[:, some], target[:, some])
+            loss = loss + config.velocity_weight * self._walking.error(predicted[:, some], motion[1:, some])
         return loss
 
     def _capture(self) -> None:

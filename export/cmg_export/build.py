@@ -6,9 +6,10 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from cmg_export.artifacts import compile_artifacts
 from cmg_export.bank import make_bank
@@ -42,26 +43,23 @@ class Options:
     on stderr says what to do; 130 interrupted. After 2 and 130, the output folder is as it was before.
     """
 
-    checkpoint: Path
-    """A torch.save file: a state_dict, or a dict with model_state_dict and perhaps stats. A card.json and a bank.npz
-    beside it are used. Nothing in it is executed."""
+    checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]
+    """A torch.save file with weights; a card.json and a bank.npz beside it are used. No code in it is run."""
 
-    data: Path | None = None
-    """Where the normalisation stats are, if not in the checkpoint: cmg_training_data.pt, or a YAML file of the same
-    keys. Files called cmg_training_data.pt or stats.yaml beside the checkpoint are found without it."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Normalisation stats, if not in the checkpoint or beside it: cmg_training_data.pt, or YAML of the same keys."""
 
-    out: Path | None = None
-    """The engine folder. Without it, engines/<name of the checkpoint's folder>."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """The engine folder; without it, engines/<name of the checkpoint's folder>."""
 
-    num_envs: int = 4096
-    """Environments that TensorRT plans are tuned for. Every artifact takes any number."""
+    num_envs: Annotated[int, tyro.conf.arg(metavar="N")] = 4096
+    """Environments that TensorRT plans are tuned for; every artifact takes any number."""
 
     precision: Literal["fp32", "fp16", "all"] = "all"
-    """Precision of the matrix products; inputs and outputs are float32 in all of them."""
+    """Of the matrix products; inputs and outputs are float32 in all of them."""
 
-    robot: Path | None = None
-    """A robot's MJCF, for root height and body positions. Without it, mjlab's Unitree G1 where the joints are the
-    G1's."""
+    robot: Annotated[Path | None, tyro.conf.arg(metavar="MJCF")] = None
+    """Robot model, for root height and bodies; without it, mjlab's Unitree G1 where the joints are the G1's."""
 
 
 def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
@@ -85,12 +83,15 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     about = _describe(checkpoint, options)
     if _is_current(out, about):
         report = read_report(out)
-        print(f"{_shown(out)} is up to date; nothing to build\n\n{format_table(report)}", flush=True)
+        print(
+            f"\n{format_table(report)}\n\n{_shown(out)} is up to date, nothing to build: {_verdicts(report)}",
+            flush=True,
+        )
         return read_manifest(out), report
     with staging(out) as folder:
         manifest, report = _build(folder, checkpoint, about, options)
         publish(folder, out)
-    print(f"\n{format_table(report)}\n\n{_shown(out)} is ready", flush=True)
+    print(f"\n{format_table(report)}\n\n{_shown(out)} is ready: {_verdicts(report)}", flush=True)
     return manifest, report
 
 
@@ -126,6 +127,12 @@ def _describe(checkpoint: Checkpoint, options: Options) -> Manifest:
     )
 
 
+def _verdicts(report: ParityReport) -> str:
+    statuses = [artifact.status for artifact in report.artifacts]
+    counts = {"passed": "passed parity", "failed": "failed it", "not_run": "not run here"}
+    return ", ".join(f"{statuses.count(status)} {text}" for status, text in counts.items() if status in statuses)
+
+
 def _is_current(out: Path, about: Manifest) -> bool:
     """Whether ``out`` holds an undamaged engine that was made from exactly this."""
     try:
@@ -154,8 +161,7 @@ def _build(folder: Path, checkpoint: Checkpoint, about: Manifest, options: Optio
     manifest = dataclasses.replace(about, bank=bank_entry, artifacts=tuple(artifacts))
     with stage("parity") as note:
         report = run_parity(folder, manifest, Truth.from_checkpoint(checkpoint))
-        statuses = [artifact.status for artifact in report.artifacts]
-        note(f"{statuses.count('passed')} passed, {statuses.count('failed')} failed")
+        note(_verdicts(report))
     manifest = _withhold_failed(folder, with_results(manifest, report))
     (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     (folder / PARITY_FILE).write_text(report.to_json(), encoding="utf-8")

@@ -224,9 +224,9 @@ def _error_lines(report: ParityReport) -> list[str]:
         + _row(["relative", "row max", "rad", "rad/s", "median", "99 %", "max", "median", "99 %", "max"]),
     ]
     for artifact in report.artifacts:
-        step, cells = artifact.one_step, ["-"] * 10
-        if step is not None:
-            cells[:4] = [f"{x:.1e}" for x in (step.relative, step.worst_row, step.max_rad, step.max_rad_s)]
+        if (step := artifact.one_step) is None:
+            continue  # nothing was measured; the lines below say why
+        cells = [f"{x:.1e}" for x in (step.relative, step.worst_row, step.max_rad, step.max_rad_s)] + ["-"] * 6
         for rollout in artifact.rollouts:
             place = 4 if rollout.frames == 100 else 7
             cells[place : place + 3] = [f"{x:.1e}" for x in (rollout.median, rollout.p99, rollout.max)]

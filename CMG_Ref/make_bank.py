@@ -1,0 +1,90 @@
+"""Make the bank of initial motion states that goes with a checkpoint.
+
+    python -m CMG_Ref.make_bank CMG_Ref/runs/g1_neutral/cmg_final.pt
+
+The generator itself is rolled out from the standing pose under the evaluation's commands, and states are taken at
+random times after it has settled into each: gaits at every speed in every phase, and standing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from CMG_Ref.checkpoint_io import load_reference
+from CMG_Ref.dataloader.clips import FPS
+from CMG_Ref.evaluation.grid import command_grid, make_starts
+from CMG_Ref.evaluation.rollouts import SETTLE, roll_out
+from CMG_Ref.evaluation.robot import load_g1_legs
+from CMG_Ref.robot_g1 import default_dof_pos
+
+BANK_FAMILIES = ("forward", "backward", "sideways", "standing")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Which checkpoint, and how many states."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint of the G1's 29 joints, with stats."""
+    out: Path | None = None
+    """The file to write; without it, bank.npz beside the checkpoint."""
+    num_states: int = 512
+    seed: int = 0
+
+
+def make_bank(config: BankConfig) -> np.ndarray:
+    """States [num_states, 58] float32: joint positions (rad), then velocities (rad/s), all within the joint limits.
+
+    Raises:
+        ValueError: an unreadable checkpoint, or one whose rollouts never stay within the limits.
+    """
+    model, stats = load_reference(config.checkpoint)
+    generator = torch.Generator().manual_seed(config.seed)
+    cases = tuple(case for case in command_grid() if case.family in BANK_FAMILIES)
+    rollouts = max(2, -(-2 * config.num_states // len(cases)))
+    starts = make_starts(None, [torch.tensor(default_dof_pos())], rollouts, generator)
+    num_frames = round((SETTLE + 2.0) * FPS)
+    dof_pos, dof_vel = roll_out(model, stats, cases, starts.motion, num_frames)
+    motion = torch.cat([dof_pos, dof_vel], dim=-1).flatten(1, 2)
+    times = torch.randint(round(SETTLE * FPS), num_frames, (motion.shape[1],), generator=generator)
+    states = motion[times, torch.arange(motion.shape[1])]
+    chain = load_g1_legs()
+    lower, upper = torch.tensor(chain.joint_lower), torch.tensor(chain.joint_upper)
+    joints = len(chain.joint_lower)
+    inside = ((states[:, :joints] >= lower) & (states[:, :joints] <= upper)).all(-1) & states.isfinite().all(-1)
+    states = states[inside]
+    if len(states) < config.num_states:
+        raise ValueError(
+            f"{config.checkpoint}: {len(states)} of {len(inside)} states keep within the joint limits, "
+            f"expected {config.num_states}; train it further or ask for fewer"
+        )
+    return states[torch.randperm(len(states), generator=generator)[: config.num_states]].numpy()
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    config = tyro.cli(BankConfig, description=__doc__)
+    out = config.out or config.checkpoint.parent / "bank.npz"
+    try:
+        states = make_bank(config)
+        partial = out.with_name(out.name + ".partial")
+        with open(partial, "wb") as stream:
+            np.savez(stream, motion=states)
+        os.replace(partial, out)
+    except (ValueError, OSError) as error:
+        print(f"make_bank: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {len(states)} motion states")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
