@@ -1,12 +1,15 @@
-"""Reading and writing this package's own ``.pt`` files, without ever unpickling code."""
+"""Reading and writing ``.pt`` files, without ever unpickling code."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
+import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -36,36 +39,65 @@ class Stats:
         return (command - self.command_min) / (self.command_max - self.command_min) * 2 - 1
 
 
-def numpy_types() -> list[Any]:
-    """What pickled numpy arrays consist of: the only things besides tensors that these files may hold."""
-    return [
-        np.ndarray,
-        np.dtype,
-        np._core.multiarray._reconstruct,
-        np._core.multiarray.scalar,
-        *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "bool")),
-    ]
+_MULTIARRAY: Any = getattr(np, "_core", None) or np.core  # numpy 2 renamed the package, and pickles name it
+_NUMPY_TYPES: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+    *[
+        (getattr(_MULTIARRAY.multiarray, function), f"numpy.{package}.multiarray.{function}")
+        for package in ("core", "_core")
+        for function in ("_reconstruct", "scalar")
+    ],
+]
+"""What a numpy array of numbers needs to be unpickled, under the names of numpy 1 and of numpy 2."""
 
 
 def read_pt(path: Path) -> Any:
-    """Load a ``.pt`` file that holds tensors, numpy arrays and plain containers.
+    """Load a ``torch.save`` file that holds nothing but containers, numbers, tensors and numpy arrays.
 
     Raises:
-        ValueError: missing, damaged, or asking for any other type (nothing of it is run).
+        ValueError: missing or damaged file, or one that needs other objects; those are never built.
     """
+    path = Path(path)
     try:
-        with torch.serialization.safe_globals(numpy_types()):
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}); expected a torch.save file") from None
+    try:
+        with torch.serialization.safe_globals(_NUMPY_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on old pickle protocols; the user cannot act on it
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: cannot be read ({reason}); expected a .pt file of tensors and arrays") from None
+    except Exception as error:  # a damaged or hostile pickle can fail in any way; none of them may pass as a bug
+        raise ValueError(_why_not_loaded(path, str(error))) from None
+
+
+def _why_not_loaded(path: Path, message: str) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"class ([\w.]+)", message)
+    if found:
+        return (
+            f"{path} needs {found[1]} to be loaded, which could run code; refused. "
+            "Expected tensors and numpy arrays only: save it again without other objects"
+        )
+    return f"{path} is damaged or not a torch.save file; expected one, copy or make it again"
+
+
+@contextlib.contextmanager
+def write_beside(path: Path) -> Iterator[IO[bytes]]:
+    """A binary stream that becomes the file ``path`` when all is written; a reader never sees half of one."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_pt(path: Path, data: Any) -> None:
-    """Write a ``.pt`` file beside its name, then rename, so that a reader never sees half of one."""
-    partial = Path(f"{path}.partial")
-    torch.save(data, partial)
-    os.replace(partial, path)
+    """Write a ``.pt`` file, all of it or none."""
+    with write_beside(path) as stream:
+        torch.save(data, stream)
 
 
 def save_checkpoint(path: Path, model_state_dict: dict[str, Any], stats: dict[str, Any], **extra: Any) -> None:
@@ -102,7 +134,7 @@ def load_reference(
             name: torch.as_tensor(np.asarray(stats[name]), dtype=dtype, device=device) for name in Stats.__annotations__
         }
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"{path}: not a CMG checkpoint with stats ({reason}); expected train.py's, or name the data file"
         ) from None

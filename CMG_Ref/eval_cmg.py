@@ -5,7 +5,7 @@
 Every command of a grid is rolled out from bank states and from standing poses. Reported for each: whether
 joints stay within their limits, whether the robot keeps moving (or stands, where it should), the velocity that
 the standing foot implies, the stride frequency and whether left mirrors right. Exit status: 0 when every bar is
-met, 1 when one is missed, 2 for bad input.
+met, 1 when one is missed, 2 for bad input, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import Stats, load_reference, read_pt
+from CMG_Ref.command_line import pick_device, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case, command_grid, make_starts
@@ -131,10 +132,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device {config.device!r} is not here; expected auto, cpu, or cuda on a machine with a GPU")
-    model, stats = load_reference(config.checkpoint, device, data_file=config.data)
+    model, stats = load_reference(config.checkpoint, pick_device(config.device), data_file=config.data)
     extra = read_pt(config.checkpoint)
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:
@@ -161,13 +159,13 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
 
 def main() -> int:
     """Command line; returns the exit status."""
+    return run("eval_cmg", _main)
+
+
+def _main() -> int:
     config = tyro.cli(EvalConfig, description=__doc__)
-    try:
-        evaluation = evaluate_checkpoint(config)
-        paths = write_reports(evaluation, config.out or config.checkpoint.parent)
-    except (ValueError, OSError) as error:
-        print(f"eval_cmg: {error}", file=sys.stderr)
-        return 2
+    evaluation = evaluate_checkpoint(config)
+    paths = write_reports(evaluation, config.out or config.checkpoint.parent)
     print(text_report(evaluation))
     print(f"written: {', '.join(str(path) for path in paths)}")
     return 0 if evaluation.passed else 1

@@ -8,7 +8,6 @@ random times after it has settled into each: gaits at every speed in every phase
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 import torch
 import tyro
 
-from CMG_Ref.checkpoint_io import load_reference
+from CMG_Ref.checkpoint_io import load_reference, write_beside
+from CMG_Ref.command_line import run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
-from CMG_Ref.evaluation.rollouts import SETTLE, roll_out
 from CMG_Ref.evaluation.robot import load_g1_legs
-from CMG_Ref.robot_g1 import default_dof_pos
+from CMG_Ref.evaluation.rollouts import SETTLE, roll_out
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 
 BANK_FAMILIES = ("forward", "backward", "sideways", "standing")
 
@@ -46,7 +46,14 @@ def make_bank(config: BankConfig) -> np.ndarray:
     Raises:
         ValueError: an unreadable checkpoint, or one whose rollouts never stay within the limits.
     """
+    if config.num_states < 1:
+        raise ValueError(f"num_states is {config.num_states}, expected at least 1")
     model, stats = load_reference(config.checkpoint)
+    if len(stats.motion_mean) != 2 * len(JOINT_NAMES):
+        raise ValueError(
+            f"{config.checkpoint}: motion has {len(stats.motion_mean)} values, expected {2 * len(JOINT_NAMES)}; "
+            "banks are made for 29 joint G1s"
+        )
     generator = torch.Generator().manual_seed(config.seed)
     cases = tuple(case for case in command_grid() if case.family in BANK_FAMILIES)
     rollouts = max(2, -(-2 * config.num_states // len(cases)))
@@ -71,19 +78,16 @@ def make_bank(config: BankConfig) -> np.ndarray:
 
 def main() -> int:
     """Command line; returns the exit status."""
+    return run("make_bank", _main)
+
+
+def _main() -> None:
     config = tyro.cli(BankConfig, description=__doc__)
     out = config.out or config.checkpoint.parent / "bank.npz"
-    try:
-        states = make_bank(config)
-        partial = out.with_name(out.name + ".partial")
-        with open(partial, "wb") as stream:
-            np.savez(stream, motion=states)
-        os.replace(partial, out)
-    except (ValueError, OSError) as error:
-        print(f"make_bank: {error}", file=sys.stderr)
-        return 2
+    states = make_bank(config)
+    with write_beside(out) as stream:
+        np.savez(stream, motion=states)
     print(f"{out}: {len(states)} motion states")
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,24 +3,29 @@
     python -m CMG_Ref.train --data cmg_training_data.pt --out CMG_Ref/runs/mine
 
 The rollout grows from one frame to ``phases``' last; the loss is the mean squared error of every frame in
-normalised units. Interrupt at will: the same command goes on from ``cmg_last.pt``. The result,
+normalised units. Interrupt at will: the state is saved, and the same command goes on from ``cmg_last.pt``. The result,
 ``cmg_final.pt``, holds the moving average of the weights and the stats.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
+from CMG_Ref.command_line import interrupts_held_back, pick_device, run
 from CMG_Ref.module import CMG
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
@@ -70,6 +75,10 @@ class TrainConfig:
     """Steps between saves of the state to resume from."""
     log_every: int = 200
 
+    def __post_init__(self) -> None:
+        if not self.phases or min(min(phase) for phase in self.phases) < 1:
+            raise ValueError(f"phases are {self.phases}, expected pairs of positive numbers: steps, frames of rollout")
+
     @property
     def num_steps(self) -> int:
         """Optimisation steps over all phases."""
@@ -90,56 +99,87 @@ class TrainConfig:
         return self.learning_rate * (0.01 + 0.99 * cosine) * min(1.0, (step + 1) / 200)
 
 
+def read_data(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A data file's content and its joint names (none in files that other tools made).
+
+    Raises:
+        ValueError: unreadable, without samples or stats, or names that do not fit the stats.
+    """
+    data = read_pt(path)
+    if not isinstance(data, dict) or not data.get("samples") or "stats" not in data:
+        raise ValueError(f"{path}: holds no samples with stats; make it with python -m CMG_Ref.dataloader.dataset")
+    joint_names = tuple(data.get("joint_names", ()))
+    if joint_names and len(joint_names) != data["stats"]["num_joints"]:
+        raise ValueError(
+            f"{path}: {len(joint_names)} joint names, expected {data['stats']['num_joints']} as stats say; make it anew"
+        )
+    return data, joint_names
+
+
 def initial_model(config: TrainConfig, stats: dict[str, Any], joint_names: tuple[str, ...]) -> CMG:
     """The model that training starts from: fresh weights, or those of ``config.init``."""
     model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
     if config.init is not None:
-        model.load_state_dict(read_pt(config.init)["model_state_dict"])
+        saved = read_pt(config.init)
+        with _one_line(f"{config.init}: its weights do not fit"):
+            model.load_state_dict(saved.get("model_state_dict", saved))
     elif config.symmetric_part > 0:
         MirrorSymmetry(model, joint_names).initialise_(model)
     return model
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or go on training, and write ``cmg_final.pt``; returns its path."""
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    )
+    """Train, or go on training, and write ``cmg_final.pt``; returns its path.
+
+    Raises:
+        ValueError: unusable data or settings, or a loss that is not finite.
+        KeyboardInterrupt: interrupted between two steps; the state to go on from is saved.
+    """
+    started = time.monotonic()
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    config.out.mkdir(parents=True, exist_ok=True)
-    data = read_pt(config.data)
+    data, joint_names = read_data(config.data)
     stats = data["stats"]
-    joint_names = tuple(data.get("joint_names", ()))
     if config.symmetric_part > 0 and not (joint_names and is_symmetric(stats, joint_names)):
-        raise SystemExit(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
+        raise ValueError(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
     model = initial_model(config, stats, joint_names).to(device)
     trainer = TrainStep(model, WindowSampler(data, device, config.balance), config, stats, joint_names)
+    config.out.mkdir(parents=True, exist_ok=True)
     last = config.out / "cmg_last.pt"
-    step = trainer.load_state(read_pt(last)) if last.exists() else 0
+    step = 0
+    if last.exists():
+        saved = read_pt(last)
+        with _one_line(f"{last}: cannot go on from it; move it away, or choose another out"):
+            step = trainer.load_state(saved)
+
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
     progress = tqdm(total=config.num_steps, initial=step, desc="training", mininterval=2.0)
-    started = time.monotonic()
-    while step < config.num_steps:
-        frames, end = config.rollout_frames(step)
-        symmetric_end = round(config.symmetric_part * config.num_steps)
-        symmetric = step < symmetric_end
-        trainer.configure(frames, symmetric)
-        end = min(end, symmetric_end) if symmetric else end
-        while step < end:
-            trainer.step(config.learning_rate_at(step))
-            step += 1
-            progress.update()
-            if step % config.log_every == 0:
-                loss = trainer.loss()
-                if not math.isfinite(loss):
-                    raise SystemExit(f"loss is {loss} at step {step}; lower learning_rate or look at the data")
-                writer.add_scalar("loss", loss, step)
-                writer.add_scalar("rollout_frames", frames, step)
-                progress.set_postfix(frames=frames, loss=f"{loss:.4f}")
-            if step % config.save_every == 0:
-                save_checkpoint(last, trainer.model.state_dict(), stats, epoch=step, **trainer.state())
-    progress.close()
-    writer.close()
+    with contextlib.closing(writer), contextlib.closing(progress), interrupts_held_back() as interrupted:
+        while step < config.num_steps:
+            frames, end = config.rollout_frames(step)
+            symmetric_end = round(config.symmetric_part * config.num_steps)
+            symmetric = step < symmetric_end
+            trainer.configure(frames, symmetric)
+            end = min(end, symmetric_end) if symmetric else end
+            while step < end:
+                trainer.step(config.learning_rate_at(step))
+                step += 1
+                progress.update()
+                log = step % config.log_every == 0
+                stop = interrupted()
+                save = step % config.save_every == 0 or step == config.num_steps or stop
+                if log or save:
+                    loss = trainer.loss()
+                    if not math.isfinite(loss):
+                        raise ValueError(f"loss is {loss} at step {step}; lower learning_rate or look at the data")
+                if log:
+                    writer.add_scalar("loss", loss, step)
+                    writer.add_scalar("rollout_frames", frames, step)
+                    progress.set_postfix(frames=frames, loss=f"{loss:.4f}")
+                if save:
+                    save_checkpoint(last, trainer.model.state_dict(), stats, epoch=step, **trainer.state())
+                if stop:
+                    raise KeyboardInterrupt(f"the same command goes on from {last}, step {step}")
     final = config.out / "cmg_final.pt"
     recipe: dict[str, Any] = {
         k: str(v) if isinstance(v, Path) else v
@@ -151,7 +191,23 @@ def train(config: TrainConfig) -> Path:
     return final
 
 
-if __name__ == "__main__":
-    import tyro
+@contextlib.contextmanager
+def _one_line(complaint: str) -> Iterator[None]:
+    """Turns what loading a saved state raises when it does not fit into a ``ValueError`` of one line."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{complaint} ({' '.join(str(error).split())[:200]})") from None
 
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    return run("train", _main)
+
+
+def _main() -> None:
     train(tyro.cli(TrainConfig, description=__doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -273,7 +273,7 @@ def test_user_errors_leave_nothing_behind(tmp_path: Path, seed: int, capsys: Cap
         ([path, "--out", out, "--num-envs", "0"], "num-envs"),
         ([path, "--out", out, "--fast"], "--fast"),
         ([path, path, "--out", out], "Unrecognized"),
-        ([], "PATH"),
+        ([], "CHECKPOINT"),
         ([path, "--out", str(tmp_path / "file")], "file"),
         ([path, "--out", str(tmp_path / "file" / "below" / "engine")], "file"),
         ([path, "--out", str(tmp_path / "full")], "full"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,17 @@ class Clip:
     root_quat: np.ndarray
 
     def __post_init__(self) -> None:
+        if self.dof_pos.ndim != 2 or len(self.dof_pos) < 4:
+            raise ValueError(f"{self.name}: dof_pos is {self.dof_pos.shape}, expected (T, J) with at least 4 frames")
         frames = len(self.dof_pos)
-        shapes = {"dof_pos": (frames, self.dof_pos.shape[-1]), "root_pos": (frames, 3), "root_quat": (frames, 4)}
-        for field, shape in shapes.items():
+        for field, shape in (("dof_pos", self.dof_pos.shape), ("root_pos", (frames, 3)), ("root_quat", (frames, 4))):
             value = getattr(self, field)
-            if value.shape != shape or frames < 4:
-                raise ValueError(f"{self.name}: {field} is {value.shape}, expected {shape} with at least 4 frames")
+            if value.shape != shape:
+                raise ValueError(f"{self.name}: {field} is {value.shape}, expected {shape} as dof_pos has it")
             if not np.isfinite(value).all():
                 raise ValueError(f"{self.name}: {field} holds NaN or infinity; clean the clip")
+        if np.linalg.norm(self.root_quat, axis=1).min() < 0.5:
+            raise ValueError(f"{self.name}: root_quat is not a rotation everywhere, expected unit quaternions")
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"{self.name}: fps is {self.fps}, expected a positive number")
         if self.joint_names and len(self.joint_names) != self.dof_pos.shape[1]:
@@ -67,15 +69,15 @@ def load_clip(path: Path, joint_names: tuple[str, ...] = ()) -> Clip:
         ValueError: unreadable, not of one of the two layouts, joints missing, or values not finite.
     """
     path = Path(path)
+    readers = {".npz": _read_npz, ".pkl": _read_pickle, ".pickle": _read_pickle}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: unknown clip type {path.suffix!r}; expected .npz or .pkl")
     try:
-        if path.suffix == ".npz":
-            clip = _from_npz(path)
-        elif path.suffix in (".pkl", ".pickle"):
-            clip = _from_pickle(path)
-        else:
-            raise ValueError(f"{path}: unknown clip type {path.suffix!r}; expected .npz or .pkl")
-    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable motion clip ({error}); see load_clip for the layouts") from None
+        fields = readers[path.suffix](path)
+    except Exception as error:  # a damaged file can fail in any way; every one of them means the same to the user
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path}: not a readable motion clip ({reason}); see load_clip for the layouts") from None
+    clip = Clip(path.stem, **fields)
     return select_joints(clip, joint_names) if joint_names else clip
 
 
@@ -96,6 +98,7 @@ def resample(clip: Clip, fps: float = FPS) -> Clip:
     """The clip at another frame rate: cubic splines for joints and root, slerp for the root's rotation."""
     times = np.arange(len(clip.dof_pos)) / clip.fps
     wanted = np.arange(int(np.floor(times[-1] * fps + 1e-9)) + 1) / fps
+    wanted = np.minimum(wanted, times[-1])  # the last may lie a rounding error beyond the clip
     rotation = Slerp(times, Rotation.from_quat(clip.root_quat[:, [1, 2, 3, 0]]))(wanted)
     return Clip(
         clip.name,
@@ -107,31 +110,29 @@ def resample(clip: Clip, fps: float = FPS) -> Clip:
     )
 
 
-def _from_npz(path: Path) -> Clip:
+def _read_npz(path: Path) -> dict[str, Any]:
+    """The fields of :class:`Clip` but its name."""
     with np.load(path, allow_pickle=False) as data:
-        return Clip(
-            path.stem,
-            float(np.asarray(data["fps"]).reshape(-1)[0]),
-            tuple(str(name) for name in data["dof_names"]),
-            np.asarray(data["dof_positions"], dtype=np.float64),
-            np.asarray(data["body_positions"][:, 0], dtype=np.float64),
-            np.asarray(data["body_rotations"][:, 0], dtype=np.float64),
-        )
+        return {
+            "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
+            "joint_names": tuple(str(name) for name in data["dof_names"]),
+            "dof_pos": np.asarray(data["dof_positions"], dtype=np.float64),
+            "root_pos": np.asarray(data["body_positions"][:, 0], dtype=np.float64),
+            "root_quat": np.asarray(data["body_rotations"][:, 0], dtype=np.float64),
+        }
 
 
-def _from_pickle(path: Path) -> Clip:
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """The fields of :class:`Clip` but its name."""
     with open(path, "rb") as stream:
         data = _ArrayUnpickler(stream).load()
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: holds a {type(data).__name__}, expected a dictionary of arrays")
-    return Clip(
-        path.stem,
-        float(np.asarray(data["fps"]).reshape(-1)[0]),
-        (),
-        np.asarray(data["dof_pos"], dtype=np.float64),
-        np.asarray(data["root_pos"], dtype=np.float64),
-        np.asarray(data["root_rot"], dtype=np.float64)[:, [3, 0, 1, 2]],
-    )
+    return {
+        "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
+        "joint_names": (),
+        "dof_pos": np.asarray(data["dof_pos"], dtype=np.float64),
+        "root_pos": np.asarray(data["root_pos"], dtype=np.float64),
+        "root_quat": np.asarray(data["root_rot"], dtype=np.float64)[:, [3, 0, 1, 2]],
+    }
 
 
 class _ArrayUnpickler(pickle.Unpickler):

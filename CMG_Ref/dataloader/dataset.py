@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import write_pt
+from CMG_Ref.command_line import run
 from CMG_Ref.dataloader.clips import FPS, Clip, load_clip
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
@@ -23,6 +26,7 @@ from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
+MIN_COMMAND_RANGE = 0.2  # m/s or rad/s from minimum to maximum; clips that only walk straight have no vy at all
 
 Sample = dict[str, np.ndarray]
 """``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
@@ -74,6 +78,7 @@ _worker: tuple[Synthesiser, int] | None = None
 
 def _start_worker(synthesiser: Synthesiser, seed: int) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt ends the parent, and that ends the workers
     _worker = (synthesiser, seed)
 
 
@@ -104,12 +109,13 @@ def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[s
     mean, square = motion.mean(axis=0), np.square(motion).mean(axis=0)
     mean, square = (mean + signs * mean[both]) / 2, (square + square[both]) / 2
     low, high = np.quantile(command, 0.002, axis=0), np.quantile(command, 0.998, axis=0)
-    side = np.maximum(-low[1:], high[1:])
+    widen = max(0.0, MIN_COMMAND_RANGE - (high[0] - low[0])) / 2
+    side = np.maximum(np.maximum(-low[1:], high[1:]), MIN_COMMAND_RANGE / 2)
     return {
         "motion_mean": mean.astype(np.float32),
-        "motion_std": np.maximum(np.sqrt(square - mean**2), STD_FLOOR).astype(np.float32),
-        "command_min": np.array([low[0], *-side], dtype=np.float32),
-        "command_max": np.array([high[0], *side], dtype=np.float32),
+        "motion_std": np.sqrt(np.maximum(square - mean**2, STD_FLOOR**2)).astype(np.float32),
+        "command_min": np.array([low[0] - widen, *-side], dtype=np.float32),
+        "command_max": np.array([high[0] + widen, *side], dtype=np.float32),
         "num_joints": motion.shape[1] // 2,
         "motion_dim": motion.shape[1],
         "command_dim": command.shape[1],
@@ -144,7 +150,7 @@ def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:
     return weight / weight.mean()
 
 
-def main(
+def make_data_file(
     clips: tyro.conf.Positional[Path],
     /,
     out: Path = Path("cmg_training_data.pt"),
@@ -159,11 +165,18 @@ def main(
         exclude: names of clips to leave out, without suffix.
         config: what samples are made of.
     """
-    data = build_dataset(load_clips(clips, exclude=exclude), config)
+    loaded = load_clips(clips, exclude=exclude)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = build_dataset(loaded, config)
     write_pt(out, data)
     frames = sum(len(s["command"]) for s in data["samples"])
     print(f"{out}: {len(data['samples'])} samples, {frames} frames ({frames / FPS / 60:.0f} min)")
 
 
+def main() -> int:
+    """Command line; returns the exit status."""
+    return run("dataset", lambda: tyro.cli(make_data_file))
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(main())

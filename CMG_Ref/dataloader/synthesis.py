@@ -38,6 +38,13 @@ class SynthesisConfig:
     standing_start_probability: float = 0.12
     """Chance that a sequence begins in the robot's default standing pose, held still."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.num_compared < self.num_candidates:
+            raise ValueError(
+                f"num_compared is {self.num_compared}, expected at least 1 and fewer than num_candidates, "
+                f"{self.num_candidates}"
+            )
+
 
 _COMMAND_WEIGHT = np.array([1.0, 1.0, 0.6])  # 1 rad/s off counts as 0.6 m/s off
 
@@ -166,6 +173,11 @@ class Synthesiser:
             velocity = (speed[:, None] * library.dof_vel[rows] - tail[joints:]) * self._velocity_weight
             cost = cost + 0.04 * ((pose**2).sum(1) + (velocity**2).sum(1))
         winner = int(cost.argmin())
+        if not np.isfinite(cost[winner]):
+            raise ValueError(
+                f"no clip goes on for {frames / FPS:.1f} s from where it was looked for; "
+                "add longer clips, or shorten chunk_seconds"
+            )
         return int(rows[winner]), float(speed[winner])
 
 

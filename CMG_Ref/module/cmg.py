@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Sequence, cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -40,9 +42,8 @@ class CMG(nn.Module):
         self.command_dim = command_dim
         self.gating = GatingNetwork(input_dim, gating_hidden_dim or hidden_dim, num_experts)
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [motion_dim]
-        self.layers = nn.ModuleList(
-            [MoELayer(width_in, width_out, num_experts) for width_in, width_out in zip(widths[:-1], widths[1:])]
-        )
+        layers = [MoELayer(width_in, width_out, num_experts) for width_in, width_out in zip(widths[:-1], widths[1:])]
+        self.layers = cast("Sequence[MoELayer]", nn.ModuleList(layers))
 
     def forward(self, motion: torch.Tensor, command: torch.Tensor, blended: bool = False) -> torch.Tensor:
         """Predict the next motion state.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,6 +91,7 @@ class TrainStep:
         return {
             "optimizer_state_dict": self._optimizer.state_dict(),
             "average": [a.cpu() for a in self._average],
+            "loss": self.loss(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self._cuda else None,
         }
@@ -102,6 +104,7 @@ class TrainStep:
             group["lr"] = self._rate if self._cuda else group["lr"]
         for average, saved in zip(self._average, checkpoint["average"], strict=True):
             average.copy_(saved)
+        self._loss.fill_(checkpoint.get("loss", math.nan))
         torch.set_rng_state(checkpoint["rng"])
         if self._cuda and checkpoint["cuda_rng"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
@@ -117,7 +120,8 @@ class TrainStep:
         torch.nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip, foreach=True)
         self._optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self._average, self._parameters, 1 - config.ema)
+            for average, parameter in zip(self._average, self._parameters, strict=True):
+                average.lerp_(parameter, 1 - config.ema)
             self._loss.copy_(loss.detach())
 
     def _objective(self) -> torch.Tensor:

@@ -45,16 +45,15 @@ class MirrorSymmetry:
         source = (torch.cat([motion[0], command[0] + 2 * joints]), torch.cat([motion[1], command[1]]))
         num_experts = len(model.layers[0].expert_weights)
         experts = _axis(list(range(num_experts))[::-1], [1.0] * num_experts, device)
-        gate_hidden = _swap_halves(model.gating.gating_network[0].out_features, device)
+        gate_hidden = _swap_halves(model.get_parameter("gating.gating_network.0.bias").shape[0], device)
 
         parameters = list(model.parameters())
         place = {id(p): i for i, p in enumerate(parameters)}
         self._partner = list(range(len(parameters)))
         self._axes: list[tuple[Axis, ...]] = [()] * len(parameters)
-        gate = model.gating.gating_network
-        for linear, row, column in ((gate[0], gate_hidden, source), (gate[2], experts, gate_hidden)):
-            self._axes[place[id(linear.weight)]] = (row, column)
-            self._axes[place[id(linear.bias)]] = (row,)
+        for linear, row, column in ((0, gate_hidden, source), (2, experts, gate_hidden)):
+            for name, axes in (("weight", (row, column)), ("bias", (row,))):
+                self._axes[place[id(model.get_parameter(f"gating.gating_network.{linear}.{name}"))]] = axes
         for index, layer in enumerate(model.layers):
             width_in, width_out = layer.expert_weights[0].shape
             row = source if index == 0 else _swap_halves(width_in, device)
@@ -75,8 +74,8 @@ class MirrorSymmetry:
         mirrored = [
             self._mirror(tensors[partner], axes) for partner, axes in zip(self._partner, self._axes, strict=True)
         ]
-        torch._foreach_add_(list(tensors), mirrored)
-        torch._foreach_mul_(list(tensors), scale)
+        for tensor, image in zip(tensors, mirrored, strict=True):
+            tensor.add_(image).mul_(scale)
 
     def initialise_(self, model: CMG) -> None:
         """Make freshly drawn weights symmetric, keeping their variance."""

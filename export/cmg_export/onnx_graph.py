@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def export_onnx(weights: dict[str, np.ndarray], precision: str, about: Manifest,
     network = OneProductNetwork(weights, precision, half_on_cpu=True).eval()
     num_envs = torch.export.Dim("num_envs")
     example = (torch.zeros(3, about.sizes.motion_dim), torch.zeros(3, about.sizes.command_dim))
+    # The exporter says at every export that torchvision is not installed; nothing here needs it.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own internals
         program = torch.onnx.export(

@@ -16,8 +16,8 @@ from cmg_runtime.network import OneProductNetwork
 def export_torchscript(weights: dict[str, np.ndarray], precision: str, path: Path) -> None:
     """Write the one-product graph as TorchScript: ``torch.jit.load(path)(motion, command) -> next_motion``.
 
-    The file holds a dozen plain operations (addmm, mm, elu, softmax, reshape, ...), but an older torch need not read
-    what a newer one wrote: export with the torch that will load it, or try the pair.
+    The file holds a dozen plain operations (addmm, mm, elu, softmax, reshape, ...): torch 2.4 on Python 3.8 runs what
+    2.13 wrote. Torch promises nothing of the kind: for another pair, export with the torch that will load it, or try.
 
     Args:
         weights: see ``OneProductNetwork``.

@@ -1,0 +1,228 @@
+"""Motion synthesis and the data file, on clips whose velocity is known and constant."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.dataloader import dataset
+from CMG_Ref.dataloader.clips import Clip
+from CMG_Ref.dataloader.commands import smooth
+from CMG_Ref.dataloader.dataset import DatasetConfig, balance_weights, build_dataset, compute_stats, load_clips
+from CMG_Ref.dataloader.library import MotionLibrary, build_library
+from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+from CMG_Ref.training.symmetry import is_symmetric
+from synthetic_gait import clip_arrays
+
+VELOCITIES = ((0.5, 0.0, 0.0), (-0.4, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.6), (0.0, 0.0, 0.0))
+QUICK = SynthesisConfig(num_sequences=6, sequence_seconds=5.0, num_candidates=400, num_compared=50)
+CODE_JOINTS = [JOINT_NAMES.index(f"waist_{axis}_joint") for axis in ("pitch", "roll", "yaw")]
+"""Joints that hold vx, vy and yaw rate: mirrored and cross-faded just as the velocity must be."""
+
+
+def make_arrays(rng: np.random.Generator, velocity: tuple[float, float, float], seconds: float = 8.0) -> dict[str, Any]:
+    """A clip at a constant velocity: joints swing, but for those that tell the velocity."""
+    t = np.arange(round(seconds * 50)) / 50
+    swing = rng.uniform(0.1, 0.4, 29) * np.any(velocity)
+    dof_pos = swing * np.sin(2 * np.pi * rng.uniform(0.8, 1.3) * t[:, None] + rng.uniform(0, 6, 29))
+    dof_pos[:, CODE_JOINTS] = velocity
+    return clip_arrays(dof_pos, velocity)
+
+
+@pytest.fixture
+def clips(rng: np.random.Generator, tmp_path: Path) -> list[Clip]:
+    for number, velocity in enumerate(VELOCITIES):
+        np.savez(tmp_path / f"clip{number}.npz", **make_arrays(rng, velocity))
+    return load_clips(tmp_path)
+
+
+@pytest.fixture
+def library(clips: list[Clip]) -> MotionLibrary:
+    return build_library(clips, JOINT_NAMES)
+
+
+def test_playing_faster_moves_faster(library: MotionLibrary, rng: np.random.Generator) -> None:
+    for track in library.tracks:
+        speed, start = rng.uniform(0.6, 1.4), rng.uniform(2, 40)
+        pose, velocity = track.play(start, 100, speed)
+        slow_pose, slow = track.play(start, 199, speed / 2)
+        np.testing.assert_allclose(pose, slow_pose[::2], atol=1e-9)  # the same frames in half the time
+        np.testing.assert_allclose(velocity, 2 * slow[::2], atol=1e-9)
+        np.testing.assert_allclose(
+            velocity.sum(axis=0) / 50, speed * 100 / 50 * track.play(start, 1, 1.0)[1][0], atol=0.02
+        )
+
+
+def test_means_are_means_of_the_rows(library: MotionLibrary, rng: np.random.Generator) -> None:
+    rows, counts = rng.integers(0, len(library.remaining) - 100, 20), rng.integers(1, 100, 20)
+    velocity, speed = library.means(rows, counts)
+    expected = [(library.dof_vel[r : r + n] ** 2).mean() for r, n in zip(rows, counts, strict=True)]
+    np.testing.assert_allclose(speed, expected, atol=1e-6)
+    first = library.track_of == 0
+    np.testing.assert_allclose(velocity[first[rows] & first[rows + counts]][:, 0], 0.5, atol=0.01)
+    np.testing.assert_array_equal(library.frame_of + library.remaining, np.bincount(library.track_of)[library.track_of])
+
+
+def test_sequences_are_labelled_with_the_velocity_that_is_played(
+    library: MotionLibrary, rng: np.random.Generator
+) -> None:
+    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0), num_sequences=1)
+    varied = 0
+    for index in range(16):
+        hold = float(index % 2)  # one target throughout, or a new one at every cut
+        sequence = Synthesiser(library, dataclasses.replace(config, hold_probability=hold), None).sequence(rng)
+        motion, command = sequence["motion"], sequence["command"]
+        assert motion.shape == (251, 58) and command.shape == (250, 3)
+        assert motion.dtype == command.dtype == np.float32
+        assert np.isfinite(motion).all() and np.isfinite(command).all()
+        positions = motion[:, :29].astype(np.float64)
+        np.testing.assert_allclose(motion[1:-1, 29:], (positions[2:] - positions[:-2]) * 25, atol=1e-4)
+        played = positions[:, CODE_JOINTS]
+        np.testing.assert_allclose(command.mean(axis=0), played.mean(axis=0), atol=0.08)
+        if np.ptp(command, axis=0).max() < 1e-3:  # held
+            np.testing.assert_allclose(command[0], played.mean(axis=0), atol=2e-3)
+        else:
+            varied += 1
+            assert np.abs(command - smooth(played, 0.7, 50)[:-1]).mean() < 0.1
+    assert varied >= 4
+
+
+def test_sequences_start_standing_when_told_to(library: MotionLibrary, rng: np.random.Generator) -> None:
+    config = dataclasses.replace(QUICK, standing_start_probability=1.0)
+    for _ in range(4):
+        motion = Synthesiser(library, config, np.array(default_dof_pos())).sequence(rng)["motion"]
+        assert np.abs(motion[0, :29] - default_dof_pos()).max() < 0.12  # six times the noise
+        np.testing.assert_allclose(motion[1, :29], motion[0, :29], atol=1e-6)
+        np.testing.assert_allclose(motion[0, 29:], 0, atol=1e-4)
+
+
+def test_targets_cover_every_gait(rng: np.random.Generator) -> None:
+    targets = np.stack([draw_target(rng) for _ in range(600)])
+    assert (targets[:, 0] > 1.0).any() and (targets[:, 0] < -0.5).any()
+    assert (targets[:, 1] > 0.5).any() and (targets[:, 1] < -0.5).any()
+    still = np.abs(targets).max(axis=1) == 0
+    in_place = (np.abs(targets[:, :2]).max(axis=1) == 0) & ~still
+    assert still.mean() > 0.05 and in_place.mean() > 0.05
+
+
+def test_clips_too_short_to_play_are_refused(rng: np.random.Generator, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **make_arrays(rng, (0.5, 0.0, 0.0), seconds=0.5))
+    library = build_library(load_clips(tmp_path), JOINT_NAMES)
+    with pytest.raises(ValueError, match="longer clips"):
+        Synthesiser(library, QUICK, None).sequence(rng)
+    with pytest.raises(ValueError, match="num_compared"):
+        SynthesisConfig(num_candidates=10, num_compared=10)
+
+
+def test_samples_depend_on_seed_and_index_alone(clips: list[Clip], seed: int) -> None:
+    few = dataclasses.replace(QUICK, num_sequences=3)
+    one = build_dataset(clips, DatasetConfig(few, playbacks=1, seed=seed, workers=1))
+    two = build_dataset(clips, DatasetConfig(QUICK, playbacks=1, seed=seed, workers=2))
+    other = build_dataset(clips, DatasetConfig(few, playbacks=1, seed=seed + 1, workers=1))
+    for index in range(3):
+        for field in ("motion", "command"):
+            np.testing.assert_array_equal(one["samples"][index][field], two["samples"][index][field])
+        assert not np.array_equal(one["samples"][index]["motion"], other["samples"][index]["motion"])
+    assert len(one["samples"]) == 3 + 10 and len(two["samples"]) == 6 + 10  # five clips and five mirror images
+
+
+def test_the_data_file_is_as_users_have_it(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    out = tmp_path / "deep" / "cmg_training_data.pt"
+    arguments = f"{tmp_path} --out {out} --exclude clip4 --seed {seed} --workers 1 --playbacks 2 --num-sequences 4"
+    monkeypatch.setattr(sys, "argv", ["dataset", *arguments.split(), "--num-candidates", "300", "--num-compared", "40"])
+    assert dataset.main() == 0
+    data = read_pt(out)  # torch.load(weights_only=True) with numpy's types
+    assert len(data["samples"]) == 4 + 2 * 8 and data["joint_names"] == list(JOINT_NAMES)
+    for sample in data["samples"]:
+        frames = len(sample["command"])
+        assert sample["motion"].shape == (frames + 1, 58) and sample["command"].shape == (frames, 3)
+        assert sample["motion"].dtype == sample["command"].dtype == np.float32
+    stats = data["stats"]
+    assert (stats["num_joints"], stats["motion_dim"], stats["command_dim"]) == (29, 58, 3)
+    assert is_symmetric(stats, JOINT_NAMES)
+    for key, width in (("motion_mean", 58), ("motion_std", 58), ("command_min", 3), ("command_max", 3)):
+        assert stats[key].shape == (width,) and stats[key].dtype == np.float32
+    assert list(tmp_path.joinpath("deep").iterdir()) == [out]
+
+
+def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator) -> None:
+    names = ("left_knee_joint", "waist_yaw_joint", "right_knee_joint")
+    scale = np.array([1, 1, 0.02, 3, 1, 1])
+    motion = rng.normal(0.3, 1, (3, 400, 6)) * scale
+    motion[..., 1] = 0.3  # a locked joint
+    command = rng.uniform((-0.5, -0.2, -1), (1.5, 0.4, 0.6), (3, 399, 3))
+    pairs = zip(motion.astype(np.float32), command.astype(np.float32), strict=True)
+    stats = compute_stats([{"motion": m, "command": c} for m, c in pairs], names)
+    rows = motion.astype(np.float32).astype(np.float64).reshape(-1, 6)
+    both = np.concatenate([rows, rows[:, [2, 1, 0, 5, 4, 3]] * [1, -1, 1, 1, -1, 1]])
+    np.testing.assert_allclose(stats["motion_mean"], both.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(stats["motion_std"], np.maximum(both.std(axis=0), 0.1), rtol=1e-6)
+    assert is_symmetric(stats, names)
+    assert -0.5 <= stats["command_min"][0] < -0.48 and 1.48 < stats["command_max"][0] <= 1.5
+    assert 0.38 < stats["command_max"][1] <= 0.4 and 0.97 < stats["command_max"][2] <= 1.0
+    assert not is_symmetric({**stats, "motion_mean": stats["motion_mean"] + 0.1}, names)
+
+
+def test_stats_of_what_never_varies_can_be_divided_by(rng: np.random.Generator) -> None:
+    names = tuple(f"left_{i}" for i in range(9)) + tuple(f"right_{i}" for i in range(9))
+    still = np.tile(rng.uniform(-1, 1, 36), (1001, 1)).astype(np.float32)
+    speed = float(rng.uniform(-1, 1))
+    command = np.tile([speed, 0, 0], (1000, 1)).astype(np.float32)
+    stats = compute_stats([{"motion": still, "command": command}], names)
+    assert (stats["motion_std"] >= np.float32(0.1)).all()
+    assert (stats["command_max"] - stats["command_min"] > 0.19).all()
+    assert stats["command_min"][0] < speed < stats["command_max"][0]
+
+
+def test_balancing_evens_out_commands(rng: np.random.Generator) -> None:
+    commands = np.array([[0.4, 0, 0]] * 900 + [[-0.4, 0, 0]] * 90 + [[0, 0.4, 0.8]] * 10) + rng.uniform(-0.05, 0.05, 3)
+    groups = np.repeat([0, 1, 2], [900, 90, 10])
+    for strength, expected in ((1.0, [1, 1, 1]), (0.0, [900, 90, 10]), (0.5, np.sqrt([900, 90, 10]))):
+        weight = balance_weights(commands, strength)
+        assert weight.mean() == pytest.approx(1)
+        share = np.bincount(groups, weight)
+        np.testing.assert_allclose(share / share.sum(), np.array(expected) / np.sum(expected))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["dataset", *map(str, arguments)])
+    return dataset.main()
+
+
+def test_errors_and_interrupts_are_one_line(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.npz").write_bytes(b"not a clip")
+    for expected, arguments in {
+        "no .npz or .pkl": (tmp_path / "empty",),
+        "No .npz or .pkl": (tmp_path / "absent",),
+        "readable": (tmp_path / "bad",),
+        "file": (tmp_path, "--out", tmp_path / "file" / "d.pt"),
+    }.items():
+        assert run(monkeypatch, *arguments) == 2
+        err = capfd.readouterr().err
+        assert len(err.splitlines()) == 1 and err.startswith("dataset: ") and expected.lower() in err.lower()
+
+    def interrupt_all(samples: Any, config: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(dataset, "playback_samples", interrupt_all)
+    out = tmp_path / "d.pt"
+    quick = ["--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1]
+    assert run(monkeypatch, tmp_path, "--out", out, *quick) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "dataset: interrupted"
+    assert not out.exists()

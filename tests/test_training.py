@@ -1,0 +1,170 @@
+"""Training on tiny networks: the rollout against the reference, symmetry, windows, and going on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from CMG_Ref.module import CMG
+from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.train import TrainConfig, initial_model
+from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout
+from CMG_Ref.training.step import TrainStep
+from CMG_Ref.training.symmetry import MirrorSymmetry
+from make_checkpoint import make_stats
+from synthetic_gait import walk
+from training_case import TINY, make_data
+
+CPU = torch.device("cpu")
+INPUT = torch.ones(2, 6), torch.ones(2, 3)
+
+
+def make_step(config: TrainConfig, data: dict[str, Any]) -> TrainStep:
+    stats, names = data["stats"], tuple(data.get("joint_names", ()))
+    return TrainStep(
+        initial_model(config, stats, names), WindowSampler(data, CPU, config.balance), config, stats, names
+    )
+
+
+def mirrored(values: torch.Tensor) -> torch.Tensor:
+    """Motion [.., 6] or command [.., 3] of ``NAMES`` in the mirror, written out by hand."""
+    if values.shape[-1] == 3:
+        return values * torch.tensor([1.0, -1.0, -1.0])
+    return values[..., [2, 1, 0, 5, 4, 3]] * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
+
+
+def asymmetry(model: CMG) -> float:
+    motion, command = torch.randn(50, 6), torch.randn(50, 3)
+    with torch.no_grad():
+        straight = mirrored(model(motion, command))
+        return float((model(mirrored(motion), mirrored(command)) - straight).abs().max() / straight.abs().max())
+
+
+def test_rollout_is_forward_fed_back(seed: int) -> None:
+    torch.manual_seed(seed)
+    for experts, layers in ((1, 1), (3, 2), (4, 3)):
+        model = CMG(10, 3, 14, experts, layers, 9).double()
+        motion, command = torch.randn(7, 10).double(), torch.randn(5, 7, 3).double()
+        frames = rollout(model, motion, command)
+        for k in range(5):
+            motion = model(motion, command[k])
+            torch.testing.assert_close(frames[k], motion, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("experts", "layers"), [(1, 1), (2, 3), (3, 2), (4, 3)])
+def test_symmetric_training_keeps_left_and_right_alike(
+    seed: int, rng: np.random.Generator, experts: int, layers: int
+) -> None:
+    torch.manual_seed(seed)
+    config = dataclasses.replace(TINY, num_experts=experts, num_layers=layers)
+    trainer = make_step(config, make_data(rng))
+    fresh = trainer.averaged_model()
+    trainer.configure(4, symmetric=True)
+    for _ in range(8):
+        trainer.step(3e-3)
+    assert asymmetry(trainer.model) < 1e-5 and asymmetry(trainer.averaged_model()) < 1e-5
+    assert not torch.allclose(fresh(*INPUT), trainer.model(*INPUT), atol=1e-3), "nothing was learnt"
+    trainer.configure(4, symmetric=False)
+    for _ in range(8):
+        trainer.step(3e-3)
+    assert asymmetry(trainer.model) > 1e-4
+    torch.manual_seed(seed)
+    assert asymmetry(initial_model(dataclasses.replace(config, symmetric_part=0), make_data(rng)["stats"], ())) > 0.01
+
+
+def test_symmetric_weights_keep_their_variance(seed: int) -> None:
+    torch.manual_seed(seed)
+    plain, symmetric = CMG(), CMG()
+    MirrorSymmetry(symmetric, JOINT_NAMES).initialise_(symmetric)
+    for layer in (0, 1, 2):
+        spread = [m.layers[layer].expert_weights[1].std().item() for m in (plain, symmetric)]
+        assert spread[1] == pytest.approx(spread[0], rel=0.05)
+
+
+def test_windows_stay_within_their_sample(rng: np.random.Generator, seed: int) -> None:
+    torch.manual_seed(seed)
+    stats = make_stats(1, 3, seed)
+    samples = []
+    for number, frames in enumerate((5, 9, 30)):  # every value tells its sample and its frame
+        motion = np.stack([np.full(frames + 1, number), np.arange(frames + 1)], axis=1).astype(np.float32)
+        command = np.stack([np.arange(frames)] * 3, axis=1).astype(np.float32)
+        samples.append({"motion": motion, "command": command})
+    low, high = stats["command_min"], stats["command_max"]
+    sampler = WindowSampler({"samples": samples, "stats": stats}, CPU, balance=0.0)
+    for frames, number_of_starts in ((1, 44), (5, 1 + 5 + 26), (9, 1 + 22), (30, 1)):
+        sampler.set_num_frames(frames)
+        motion, command = sampler.draw(3000)
+        assert motion.shape == (frames + 1, 3000, 2) and command.shape == (frames, 3000, 3)
+        raw = np.rint(motion.numpy() * stats["motion_std"] + stats["motion_mean"])
+        raw_command = np.rint((command.numpy() + 1) / 2 * (high - low) + low)
+        assert (raw[..., 0] == raw[0, :, 0]).all(), "a window spans two samples"
+        np.testing.assert_array_equal(np.diff(raw[..., 1], axis=0), 1)
+        np.testing.assert_array_equal(raw_command[..., 0], raw[:-1, :, 1])
+        assert len(np.unique(raw[0], axis=0)) == number_of_starts
+    with pytest.raises(ValueError, match="31 transitions"):
+        sampler.set_num_frames(31)
+
+
+def test_rare_commands_are_drawn_more_often_when_balanced(rng: np.random.Generator, seed: int) -> None:
+    torch.manual_seed(seed)
+    samples = [
+        {"motion": np.zeros((n + 1, 2), np.float32), "command": np.full((n, 3), v, np.float32)}
+        for n, v in ((900, 0.4), (100, -0.4))
+    ]
+    for balance, share in ((0.0, 0.1), (1.0, 0.5)):
+        sampler = WindowSampler({"samples": samples, "stats": make_stats(1, 3, seed)}, CPU, balance)
+        sampler.set_num_frames(1)
+        command = sampler.draw(4000)[1][0, :, 0]
+        rare = float((command < command.mean()).float().mean()) if command.std() > 0 else 0.0
+        assert rare == pytest.approx(share, abs=0.05)
+
+
+def test_noise_is_held_over_the_window(seed: int) -> None:
+    torch.manual_seed(seed)
+    motion, command = torch.zeros(4000, 6), torch.zeros(5, 4000, 3)
+    noisy, noisy_command = disturb(motion, command, 0.1, 0.02)
+    assert (noisy_command == noisy_command[:1]).all()
+    assert noisy_command[0].std().item() == pytest.approx(0.02, rel=0.1)
+    amplitude = noisy.square().mean(dim=1).sqrt()
+    assert 0.1 < amplitude.max() < 1.0 and amplitude.min() < 0.01
+    assert torch.equal(disturb(motion, command, 0.0, 0.0)[0], motion)
+
+
+def test_walking_velocity_compares_speeds_over_ground(seed: int) -> None:
+    stats = make_stats(29, 3, seed)
+    slow, fast, left = (
+        torch.tensor(np.concatenate([pose, 0 * pose], axis=1), dtype=torch.float32)[:, None]
+        for pose in (walk(v, 1.6) for v in ((0.4, 0.0, 0.0), (0.7, 0.0, 0.0), (0.4, 0.0, 0.3)))
+    )
+    normalised = [
+        (m - torch.tensor(stats["motion_mean"])) / torch.tensor(stats["motion_std"]) for m in (slow, fast, left)
+    ]
+    walking = WalkingVelocity(stats, CPU)
+    predicted = normalised[0].clone().requires_grad_()
+    assert walking.error(predicted, normalised[0]).item() == 0
+    for other in normalised[1:]:
+        assert walking.error(predicted, other).item() == pytest.approx(0.3**2 / 3, rel=0.2)
+    walking.error(predicted, normalised[1]).backward()
+    assert predicted.grad is not None and predicted.grad.isfinite().all()
+    assert (predicted.grad[..., :12] != 0).any() and (predicted.grad[..., 15:] == 0).all()
+
+
+def test_schedules() -> None:
+    config = dataclasses.replace(TINY, phases=((300, 1), (500, 4), (200, 32)), learning_rate=0.01)
+    assert config.num_steps == 1000
+    found = [config.rollout_frames(step) for step in (0, 299, 300, 799, 800, 999)]
+    assert found == [(1, 300), (1, 300), (4, 800), (4, 800), (32, 1000), (32, 1000)]
+    with pytest.raises(ValueError, match="1000"):
+        config.rollout_frames(1000)
+    rates = [config.learning_rate_at(step) for step in range(1000)]
+    assert rates[0] < 1e-4 and rates[199] == pytest.approx(0.01, rel=0.1)
+    assert all(np.diff(rates[:150]) > 0) and all(np.diff(rates[200:]) < 0)
+    assert rates[500] == pytest.approx(0.01 * (0.01 + 0.99 / 2)) and rates[-1] == pytest.approx(1e-4, rel=0.01)
+    for phases in ((), ((0, 1),), ((10, 0),)):
+        with pytest.raises(ValueError, match="phases"):
+            dataclasses.replace(TINY, phases=phases)
