@@ -96,6 +96,22 @@ def test_sequences_are_labelled_with_the_velocity_that_is_played(
     assert varied >= 4
 
 
+class Unsmoothed(Synthesiser):
+    """Gives the velocity itself as the command."""
+
+    def _command(self, rng: np.random.Generator, velocity: np.ndarray, target_of: np.ndarray) -> np.ndarray:
+        return velocity
+
+
+def test_cross_fades_fade_the_velocity_too(library: MotionLibrary, rng: np.random.Generator) -> None:
+    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0), hold_probability=0.0)
+    for _ in range(4):
+        sequence = Unsmoothed(library, config, None).sequence(rng)
+        played = sequence["motion"][:-1, CODE_JOINTS]
+        assert np.ptp(played, axis=0).max() > 0.1, "the target never changed"
+        np.testing.assert_allclose(sequence["command"], played, atol=0.01)  # clips end with one-sided differences
+
+
 def test_sequences_start_standing_when_told_to(library: MotionLibrary, rng: np.random.Generator) -> None:
     config = dataclasses.replace(QUICK, standing_start_probability=1.0)
     for _ in range(4):
@@ -176,9 +192,10 @@ def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator
 
 def test_stats_of_what_never_varies_can_be_divided_by(rng: np.random.Generator) -> None:
     names = tuple(f"left_{i}" for i in range(9)) + tuple(f"right_{i}" for i in range(9))
-    still = np.tile(rng.uniform(-1, 1, 36), (1001, 1)).astype(np.float32)
+    frames = int(rng.integers(500, 4000))
+    still = np.tile(rng.uniform(-1, 1, 36), (frames + 1, 1)).astype(np.float32)
     speed = float(rng.uniform(-1, 1))
-    command = np.tile([speed, 0, 0], (1000, 1)).astype(np.float32)
+    command = np.tile([speed, 0, 0], (frames, 1)).astype(np.float32)
     stats = compute_stats([{"motion": still, "command": command}], names)
     assert (stats["motion_std"] >= np.float32(0.1)).all()
     assert (stats["command_max"] - stats["command_min"] > 0.19).all()
