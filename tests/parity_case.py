@@ -99,5 +99,4 @@ def run_with(case: Case, monkeypatch: pytest.MonkeyPatch, step: Step) -> ParityR
             return backend_of(step)
 
     monkeypatch.setattr(parity_run, "backend_class", lambda _: Loaded)
-    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
     return run_parity(case.folder, case.manifest, case.truth, case.manifest.artifacts[:1], seed=SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ def test_apparent_turning_of_sideways_steps_is_taken_off(rng: np.random.Generato
     motions = [(v, v) for v in straight] + [((0.5, 0.0, 0.5), (0.5, 0.0, 0.5 / yaw_factor))]
     sideways = [((0.0, side, yaw_factor * bias * side), (0.0, side, 0.0)) for side in (speed, -speed)]
     for number, (feet, root) in enumerate(motions + sideways):
-        np.savez(tmp_path / f"clip{number}.npz", **clip_arrays(walk(feet, 6.0), root))
+        arrays: dict[str, Any] = clip_arrays(walk(feet, 6.0), root)
+        np.savez(tmp_path / f"clip{number}.npz", **arrays)
     found = calibrate(tmp_path)
     assert found.yaw == pytest.approx(yaw_factor, rel=0.05)
     assert found.yaw_per_vy == pytest.approx(bias, abs=0.06)

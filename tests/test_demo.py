@@ -123,6 +123,9 @@ def test_command_line_refuses_in_one_line(
     assert "manifest.json" in refused("libOSMesa.so", "--engine", str(tmp_path / "absent"))
     assert "robot" in refused("libOSMesa.so", "--engine", str(no_robot))
     assert "--seconds" in refused("libOSMesa.so", "--engine", str(g1_engine), "--seconds", "-1")
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--no-such-option"])
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_gif_has_every_picture_at_the_right_speed(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -27,8 +27,11 @@ from parity_case import JOINTS, Case, Step, exact, rehash, run_with, shared_case
 
 
 @pytest.fixture
-def case() -> Case:
-    return shared_case()
+def case(monkeypatch: pytest.MonkeyPatch) -> Case:
+    """With the inputs made once for all of these tests."""
+    case = shared_case()
+    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
+    return case
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_states_that_prove_nothing_are_refused(case: Case) -> None:
 
 
 def test_no_artifacts_is_an_error_and_nothing_run_is_no_pass(
-    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: Case, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ParityError, match="no artifacts"):
         run_parity(case.folder, case.manifest, case.truth, [])
@@ -203,7 +206,6 @@ def test_no_artifacts_is_an_error_and_nothing_run_is_no_pass(
         raise BackendUnavailable("no library for it here")
 
     monkeypatch.setattr(parity_run, "backend_class", unavailable)
-    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
     foreign = dataclasses.replace(case.manifest.artifacts[0], name="other_fp32", backend="other")
     report = run_parity(case.folder, case.manifest, case.truth, [case.manifest.artifacts[0], foreign])
     assert statuses(report) == {case.manifest.artifacts[0].name: "not_run", "other_fp32": "not_run"}
@@ -214,6 +216,8 @@ def test_no_artifacts_is_an_error_and_nothing_run_is_no_pass(
     for artifact, expected in ((case.manifest.artifacts[0], "passed"), (fresh, "not_run")):
         manifest = dataclasses.replace(case.manifest, artifacts=(artifact,))
         assert with_results(manifest, report).artifacts[0].parity["status"] == expected
+    assert main([str(copy), str(case.checkpoint)]) == 1
+    assert "no artifact could run here, nothing is proved" in capsys.readouterr().err
 
 
 def test_a_withheld_artifact_stays_failed(case: Case) -> None:

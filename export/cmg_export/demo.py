@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from PIL import Image, ImageDraw, ImageFont
 
+from cmg_export import command_line
 from cmg_export.demo_stage import Stage, StageError, choose_renderer
 from cmg_runtime import Engine, EngineError, load_engine
 from cmg_runtime.kinematics import ForwardKinematics
+
+MODULE = "cmg_export.demo"
 
 COMMANDS = (
     ("forward", (1.0, 0.0, 0.0)),
@@ -77,9 +79,9 @@ class Gait:
 
     @property
     def label(self) -> str:
-        """The command's parts that are not zero, in words."""
+        """The command's parts that are not zero, one a line."""
         parts = zip(self.command, ("vx {:+.1f} m/s", "vy {:+.1f} m/s", "yaw {:+.1f} rad/s"), strict=True)
-        return "  ".join(text.format(value) for value, text in parts if value) or "standing"
+        return "\n".join(text.format(value) for value, text in parts if value) or "standing"
 
 
 def integrate_command(command: Sequence[float], num_frames: int, fps: float) -> torch.Tensor:
@@ -161,7 +163,7 @@ def draw_row(stage: Stage, gait: Gait) -> Image.Image:
     row = Image.new("RGB", (MARGIN + PHASES * (width + GAP), height + GAP), BACKGROUND)
     write = ImageDraw.Draw(row)
     write.text((16, height // 2 - 34), gait.name, TEXT, ImageFont.load_default(22))
-    write.text((16, height // 2), gait.label.replace("  ", "\n"), FAINT, ImageFont.load_default(15))
+    write.text((16, height // 2), gait.label, FAINT, ImageFont.load_default(15))
     period = gait_period(gait.dof_pos)
     for phase in range(PHASES):
         cell = draw_frame(stage, gait, round(phase * period / PHASES))
@@ -196,13 +198,14 @@ def run(options: Options) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. Every foreseen failure is one line on stderr."""
+    options = command_line.parse(Options, MODULE, args)
     try:
-        run(tyro.cli(Options, args=args, prog="python -m cmg_export.demo"))
+        run(options)
     except (EngineError, StageError, OSError) as error:
-        print(f"cmg_export.demo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{MODULE}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cmg_export.demo: interrupted", file=sys.stderr)
+        print(f"{MODULE}: interrupted", file=sys.stderr)
         return 130
     return 0
 
