@@ -2,6 +2,7 @@
 # Needs Python 3.10 to 3.13 with venv; PYTHON=/path/to/python picks one.
 
 CKPT ?= CMG_Ref/runs/g1_neutral/cmg_final.pt
+# The same default as cmg_export's own.
 OUT ?= engines/$(notdir $(patsubst %/,%,$(dir $(abspath $(CKPT)))))
 DATA ?=
 NUM_ENVS ?=
@@ -33,8 +34,9 @@ help:  ## list the targets (default)
 	@echo "         JOBS=2 (test processes), ARGS='-k name' (passed on), PYTHON=python3.12 (makes .venv)"
 
 engine: $(VENV)/.engine  ## compile CKPT into OUT and prove every artifact against it
-	@$(PY) -m cmg_export '$(CKPT)' --out '$(OUT)' $(if $(DATA),--data '$(DATA)') $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) \
-		$(if $(PRECISION),--precision $(PRECISION)) $(if $(ROBOT),--robot '$(ROBOT)') $(ARGS)
+	@$(PY) -m cmg_export '$(CKPT)' $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(if $(DATA),--data '$(DATA)') \
+		$(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(if $(PRECISION),--precision $(PRECISION)) \
+		$(if $(ROBOT),--robot '$(ROBOT)') $(ARGS)
 
 parity: $(VENV)/.engine  ## check the engine in OUT against CKPT again
 	@$(PY) -m cmg_export.parity '$(OUT)' '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)

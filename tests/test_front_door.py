@@ -184,7 +184,7 @@ def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 @needs_make
 def test_engine_passes_its_variables_on(checkout: Path) -> None:
     bare = make(checkout, "engine")
-    assert bare.stdout == "[-m][cmg_export][CMG_Ref/runs/g1_neutral/cmg_final.pt][--out][engines/g1_neutral]\n"
+    assert bare.stdout == "[-m][cmg_export][CMG_Ref/runs/g1_neutral/cmg_final.pt]\n"
     full = make(
         checkout, "engine", "CKPT=my runs/walk/x.pt", "DATA=a b.yaml", "OUT=engines/x", "NUM_ENVS=7",
         "PRECISION=fp16", "ROBOT=r.xml",
@@ -193,7 +193,9 @@ def test_engine_passes_its_variables_on(checkout: Path) -> None:
         "[-m][cmg_export][my runs/walk/x.pt][--out][engines/x][--data][a b.yaml][--num-envs][7]"
         "[--precision][fp16][--robot][r.xml]\n"
     )
-    assert make(checkout, "engine", "CKPT=/data/walk/x.pt").stdout.endswith("[--out][engines/walk]\n")
+    assert make(checkout, "engine", "CKPT=my runs/x.pt").stdout == "[-m][cmg_export][my runs/x.pt]\n"
+    again = make(checkout, "parity", "CKPT=/data/walk/x.pt", "DATA=s.yaml")
+    assert again.stdout == "[-m][cmg_export.parity][engines/walk][/data/walk/x.pt][--data][s.yaml]\n"
 
 
 @needs_make

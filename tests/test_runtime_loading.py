@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,8 @@ def test_the_process_wide_precision_is_put_aside_and_put_back(how: str, device: 
 
 def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace())
+    module = sys.modules[full_precision.__module__]
+    monkeypatch.setattr(module, "_PRODUCTS", module._make_products())
     torch.set_float32_matmul_precision("medium")
     try:
         with full_precision(torch.device("cuda")):
@@ -270,6 +273,30 @@ def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch older than 2.9")
+def test_the_flag_is_put_back_when_the_last_thread_has_left() -> None:
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with full_precision(torch.device("cpu")):
+            entered.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=stay)
+    try:
+        with full_precision(torch.device("cpu")):
+            other.start()
+            assert entered.wait(10)  # two threads may be inside at once
+        assert flags()[1] == "ieee"
+        leave.set()
+        other.join()
+        assert flags()[1] == "bf16"
+    finally:
+        leave.set()
+        torch.backends.mkldnn.matmul.fp32_precision = "none"  # pyright: ignore
 
 
 # Backends by themselves

@@ -38,9 +38,9 @@ class MoELayer(nn.Module):
         Returns:
             [N, output_dim], ``sum_e c_e (x W_e + b_e)``.
         """
-        y = coefficients[:, 0:1] * (x @ self.expert_weights[0] + self.expert_biases[0])
-        for e in range(1, len(self.expert_weights)):
-            y = y + coefficients[:, e : e + 1] * (x @ self.expert_weights[e] + self.expert_biases[e])
+        y = torch.zeros((), dtype=x.dtype, device=x.device)
+        for e, (weight, bias) in enumerate(zip(self.expert_weights, self.expert_biases)):
+            y = torch.addcmul(y, coefficients[:, e : e + 1], torch.addmm(bias, x, weight))
         return y
 
     def forward_blended(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from cmg_export.parity.measure import BATCH, ArtifactFault, measure, one_step, p
 from cmg_export.parity.report import ArtifactParity, Gate, OneStep, ParityReport, RolloutError
 from cmg_export.parity.states import Inputs, make_inputs
 from cmg_export.parity.truth import SHORT_FRAMES, Truth
+from cmg_export.parity.workers import workers
 from cmg_export.provenance import tool_versions
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.bank import load_bank
@@ -70,7 +71,16 @@ def run_parity(
         )
     target = _resolve_device(device)
     bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
-    inputs = make_inputs(truth, bank, manifest.command_range, seed)
+    count = torch.get_num_threads()
+    with workers(count) as pool:
+        with truth.spread_over(pool, count):
+            inputs = make_inputs(truth, bank, manifest.command_range, seed)
+
+        def judge(artifact: Artifact) -> ArtifactParity:
+            return _judge(folder, manifest, artifact, truth, inputs, target, with_joints)
+
+        side_by_side = target.type == "cpu"  # a GPU is shared in turns
+        results = tuple(pool.map(judge, chosen) if side_by_side else map(judge, chosen))
     return ParityReport(
         engine=manifest.name,
         source_sha256=str(manifest.source.get("sha256", "")),
@@ -80,7 +90,7 @@ def run_parity(
         num_visited=inputs.states.num_visited,
         num_random=len(inputs.states.motion) - inputs.states.num_visited,
         stability=inputs.stability,
-        artifacts=tuple(_judge(folder, manifest, a, truth, inputs, target, with_joints) for a in chosen),
+        artifacts=results,
     )
 
 

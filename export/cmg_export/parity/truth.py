@@ -6,7 +6,9 @@ artifacts are made from, nor with the manifest: weights and stats come from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +60,8 @@ class Truth:
         self.motion_std = torch.tensor(stats.motion_std, dtype=torch.float64)
         self._command_min = torch.tensor(stats.command_min, dtype=torch.float64)
         self._command_max = torch.tensor(stats.command_max, dtype=torch.float64)
+        self._map: Callable[..., Iterator[torch.Tensor]] = map
+        self._shares = 1
 
     @staticmethod
     def from_checkpoint(checkpoint: Checkpoint) -> Truth:
@@ -68,13 +72,25 @@ class Truth:
         """Motion states [..., motion_dim] in physical units -> float64 normalised units."""
         return (motion.to(torch.float64) - self.motion_mean) / self.motion_std
 
-    @torch.inference_mode()
+    @contextlib.contextmanager
+    def spread_over(self, pool: Executor, count: int) -> Iterator[None]:
+        """Inside, :meth:`step` shares its rows among ``count`` workers of ``pool``."""
+        self._map, self._shares = pool.map, count
+        try:
+            yield
+        finally:
+            self._map, self._shares = map, 1
+
     def step(self, motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
         """One frame: motion [N, motion_dim] and command [N, command_dim] -> next motion, float64, physical units."""
+        rows = min(_BATCH, max(1, -(-len(motion) // self._shares)))
+        return torch.cat(list(self._map(self._step_rows, motion.split(rows), command.split(rows))))
+
+    @torch.inference_mode()
+    def _step_rows(self, motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
         span = self._command_max - self._command_min
         scaled = 2 * (command.to(torch.float64) - self._command_min) / span - 1
-        pairs = zip(self.normalise(motion).split(_BATCH), scaled.split(_BATCH), strict=True)
-        return torch.cat([self._model(m, c) for m, c in pairs]) * self.motion_std + self.motion_mean
+        return self._model(self.normalise(motion), scaled) * self.motion_std + self.motion_mean
 
 
 @dataclass(frozen=True)

@@ -4,53 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
-
-_FLAGS_LOCK = threading.RLock()
-"""The flags belong to the whole process: one thread must not restore them while another computes."""
 
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Inside, float32 products are float32 on ``device``, and neither autocast nor autograd is at work.
 
-    Training code turns TF32 on for the whole process (mjlab does by default); the flag is put back on exit. No
-    CUDA call is made: torch reads the flag when it launches a product.
+    Training code turns TF32 on for the whole process (mjlab does by default); the flag is put back when the last
+    thread has left. No CUDA call is made: torch reads the flag when it launches a product.
     """
-    with _FLAGS_LOCK, torch.no_grad(), torch.autocast(device.type, enabled=False), _ieee_products(device):
-        yield
-
-
-@contextlib.contextmanager
-def _ieee_products(device: torch.device) -> Iterator[None]:
-    flags: Any = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
-    if not hasattr(flags, "fp32_precision"):
-        with _legacy_ieee_products():
+    products = _PRODUCTS[device.type]
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        products.enter()
+        try:
             yield
-        return
-    # Torch 2.9 and newer: products read this flag only. The older flags stay as they are, because torch refuses
-    # to read those once the two disagree.
+        finally:
+            products.leave()
+
+
+class _IeeeProducts:
+    """Keeps one flag of the process on "ieee" while any thread is inside, and restores it after the last."""
+
+    def __init__(self, switch: Callable[[], Callable[[], None]]) -> None:
+        self._switch = switch
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore: Callable[[], None] = _nothing
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._restore = self._switch()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _switch_flag(flags: Any) -> Callable[[], None]:
+    """Torch 2.9 and newer: products read this flag only. The older flags stay as they are, because torch refuses to
+    read those once the two disagree. Returns what puts it back."""
     before = flags.fp32_precision
     if before in ("ieee", "none"):
-        yield
-        return
+        return _nothing
     flags.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         flags.fp32_precision = before
 
+    return restore
 
-@contextlib.contextmanager
-def _legacy_ieee_products() -> Iterator[None]:
+
+def _switch_legacy() -> Callable[[], None]:
     before = torch.get_float32_matmul_precision()
     if before == "highest":
-        yield
-        return
+        return _nothing
     torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+def _make_products() -> dict[str, _IeeeProducts]:
+    """One guard a device type where each has a flag of its own, else one for both."""
+    cuda: Any = torch.backends.cuda.matmul
+    cpu: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if hasattr(cuda, "fp32_precision") and hasattr(cpu, "fp32_precision"):
+        return {
+            "cuda": _IeeeProducts(lambda: _switch_flag(cuda)),
+            "cpu": _IeeeProducts(lambda: _switch_flag(cpu)),
+        }
+    legacy = _IeeeProducts(_switch_legacy)
+    return {"cuda": legacy, "cpu": legacy}
+
+
+_PRODUCTS = _make_products()
