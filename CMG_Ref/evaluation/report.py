@@ -91,7 +91,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
         + "shown: mean ~ spread between rollouts.",
         f"ok: joints within limits + {settings['limit_margin']} rad, legs above {settings['moving_speed']} rad/s "
         + f"where moving, below {settings['still_speed']} at rest, no blow-up.",
-        f"Velocity: of the standing foot, divided by {factors} ({calibration.source}); "
+        f"Velocity: of the standing foot, divided by {factors}, yaw less {calibration.yaw_per_vy:.3f} vy "
+        + f"({calibration.source}); "
         + f"over 2 s of a clip this leaves a scatter of {scatter} (m/s, rad/s).",
         f"Joint speeds differ from the change of joint positions by {evaluation.velocity_mismatch:.3f} rad/s (rms).",
     ]
