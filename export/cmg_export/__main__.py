@@ -12,7 +12,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print("cmg_export: interrupted; nothing was published", file=sys.stderr)
+        print("cmg_export: interrupted; the output folder is as it was, or complete", file=sys.stderr)
         return 130
 
 

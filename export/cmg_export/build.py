@@ -79,19 +79,20 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
         note(f"{sizes.num_joints} joints, hidden {sizes.hidden_dim}")
         note(f"{sizes.num_experts} experts, {sizes.num_layers} layers, stats from {checkpoint.stats_from}")
     out = _out_folder(options)
+    shown = _shown(out)  # now: publishing replaces the folder, and a user may be standing in it
     check_out(out, [path for path in (options.checkpoint, options.data, options.robot) if path])
     about = _describe(checkpoint, options)
     if _is_current(out, about):
         report = read_report(out)
         print(
-            f"\n{format_table(report)}\n\n{_shown(out)} is up to date, nothing to build: {_verdicts(report)}",
+            f"\n{format_table(report)}\n\n{shown} is up to date, nothing to build: {_verdicts(report)}",
             flush=True,
         )
         return read_manifest(out), report
     with staging(out) as folder:
         manifest, report = _build(folder, checkpoint, about, options)
         publish(folder, out)
-    print(f"\n{format_table(report)}\n\n{_shown(out)} is ready: {_verdicts(report)}", flush=True)
+    print(f"\n{format_table(report)}\n\n{shown} is ready: {_verdicts(report)}", flush=True)
     return manifest, report
 
 
@@ -141,7 +142,10 @@ def _is_current(out: Path, about: Manifest) -> bool:
             return False
         for entry in (manifest.bank, *[artifact for artifact in manifest.artifacts if artifact.file is not None]):
             read_verified(out, entry)
-        read_report(out)
+        report = read_report(out)
+        names = [artifact.name for artifact in manifest.artifacts]
+        if not names or names != [artifact.name for artifact in report.artifacts]:
+            return False
     except (EngineError, ExportError):
         return False
     return True

@@ -7,7 +7,6 @@ are read from the tensors. Beside the checkpoint there may be a ``card.json`` an
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,19 @@ import torch
 from cmg_export.errors import CheckpointError
 from cmg_export.layout import read_sizes, read_state_dict
 from cmg_export.safe_load import load_torch_file, load_yaml_file
+from cmg_runtime import typed_json
 from cmg_runtime.manifest import CommandRange, Sizes, Stats, file_sha256
 
 CARD_FILE = "card.json"
 BANK_FILE = "bank.npz"
 STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
 """Looked for beside a checkpoint that has no stats inside, in this order."""
+
+SMALLEST_STD = 1e-6
+"""rad or rad/s; trained checkpoints have 0.1 and more."""
+
+FARTHEST_STATE = 100.0
+"""Deviations from the mean; motion data stay within about 10. Parity takes a rollout past this for a diverged one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def load_checkpoint(path: str | Path, data: str | Path | None = None) -> Checkpo
         card = _read_card(card_path, sizes, stats)
         sha256["card"] = file_sha256(card_path)
     if bank_path.exists():
-        bank = _read_bank(bank_path, sizes)
+        bank = _read_bank(bank_path, stats)
         sha256["bank"] = file_sha256(bank_path)
     return Checkpoint(path, state_dict, sizes, stats, stats_from, card, bank, sha256)
 
@@ -136,7 +142,7 @@ def _read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
     if not isinstance(stats, dict):
         raise CheckpointError(f"{where}: stats are a {type(stats).__name__}; expected a mapping with motion_mean, ...")
     for key in ("num_joints", "motion_dim", "command_dim"):
-        if key in stats and stats[key] != getattr(sizes, key):
+        if key in stats and (np.ndim(stats[key]) or stats[key] != getattr(sizes, key)):
             raise CheckpointError(
                 f"{where}: stats are for {key} {stats[key]}, the network has {getattr(sizes, key)}; "
                 "expected the stats that the checkpoint was trained with"
@@ -146,8 +152,10 @@ def _read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
     low = _vector(stats, "command_min", sizes.command_dim, where)
     high = _vector(stats, "command_max", sizes.command_dim, where)
     for index, value in enumerate(std):
-        if value <= 0:
-            raise CheckpointError(f"{where}: motion_std[{index}] is {value:g}; expected every deviation above 0")
+        if value < SMALLEST_STD:
+            raise CheckpointError(
+                f"{where}: motion_std[{index}] is {value:g}; expected every deviation to be {SMALLEST_STD:g} or more"
+            )
     _check_range(low, high, "command_min", "command_max", where)
     return Stats(mean, std, low, high)
 
@@ -157,7 +165,8 @@ def _vector(values: dict[str, Any], key: str, length: int, where: Path) -> tuple
     if key not in values:
         raise CheckpointError(f"{where}: {key} is missing; expected {length} numbers")
     try:
-        vector = np.asarray(values[key], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            vector = np.asarray(values[key], dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{where}: {key} is not a list of numbers; expected {length}") from None
     if vector.shape != (length,):
@@ -179,7 +188,7 @@ def _check_range(low: tuple[float, ...], high: tuple[float, ...], low_key: str, 
 
 def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = typed_json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -193,6 +202,10 @@ def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
         if not isinstance(names, list) or len(names) != sizes.num_joints or len(set(map(str, names))) != len(names):
             raise CheckpointError(f"{path}: joint_names is not a list of {sizes.num_joints} different names")
         names = tuple(map(str, names))
+    try:
+        "".join(text for text in (*texts.values(), *(names or ())) if text).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path} has a text that is not valid Unicode; expected plain names") from None
     pose = None
     if content.get("default_dof_pos") is not None:
         pose = _vector(content, "default_dof_pos", sizes.num_joints, path)
@@ -218,19 +231,27 @@ def _card_range(content: dict[str, Any], stats: Stats, path: Path) -> CommandRan
     return CommandRange(low, high, "card")
 
 
-def _read_bank(path: Path, sizes: Sizes) -> np.ndarray:
+def _read_bank(path: Path, stats: Stats) -> np.ndarray:
+    width = len(stats.motion_mean)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             motion = arrays["motion"]
     except KeyError:
-        raise CheckpointError(f"{path} has no array called motion; expected [K, {sizes.motion_dim}] float32") from None
+        raise CheckpointError(f"{path} has no array called motion; expected [K, {width}] float32") from None
     except Exception:  # a damaged zip fails in many ways; every one of them means the same to the user
         raise CheckpointError(f"{path} is damaged or holds no plain arrays; expected what np.savez writes") from None
-    if motion.ndim != 2 or motion.shape[1] != sizes.motion_dim or len(motion) == 0 or motion.dtype.kind != "f":
+    if motion.ndim != 2 or motion.shape[1] != width or len(motion) == 0 or motion.dtype.kind != "f":
         raise CheckpointError(
-            f"{path}: motion is {motion.dtype} {list(motion.shape)}; expected float32 [K, {sizes.motion_dim}], K > 0"
+            f"{path}: motion is {motion.dtype} {list(motion.shape)}; expected float32 [K, {width}], K > 0"
         )
-    motion = motion.astype(np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        motion = motion.astype(np.float32)
     if not np.isfinite(motion).all():
         raise CheckpointError(f"{path}: motion holds NaN or infinite values")
+    deviation = np.abs(motion - np.asarray(stats.motion_mean)) / np.asarray(stats.motion_std)
+    if deviation.max() > FARTHEST_STATE:
+        raise CheckpointError(
+            f"{path}: a state is {deviation.max():.0f} deviations from the mean; expected motion states in rad and "
+            "rad/s that the checkpoint itself visits"
+        )
     return motion

@@ -36,6 +36,8 @@ def read_state_dict(content: dict[str, Any], path: Path) -> dict[str, torch.Tens
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
             raise CheckpointError(f"{path}: parameter {name} is a {kind}; expected a floating-point tensor")
+        if value.layout != torch.strided or value.is_meta:
+            raise CheckpointError(f"{path}: parameter {name} is sparse or has no values; expected a dense tensor")
         tensor = value.detach().to(torch.float32).contiguous()
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: parameter {name} holds NaN or infinite values; expected finite weights")
@@ -51,6 +53,10 @@ def read_sizes(state_dict: dict[str, torch.Tensor], path: Path) -> Sizes:
     """
     layers = [int(match[1]) for name in state_dict if (match := re.match(r"layers\.(\d+)\.", name))]
     last_layer = max(layers, default=0)
+    if last_layer >= len(state_dict):
+        raise CheckpointError(
+            f"{path}: unexpected parameters of layers.{last_layer}; expected layers numbered from 0 without gaps"
+        )
     gate_in = _matrix(state_dict, "gating.gating_network.0.weight", path)
     gate_out = _matrix(state_dict, "gating.gating_network.2.weight", path)
     first = _matrix(state_dict, "layers.0.expert_weights.0", path)

@@ -38,5 +38,7 @@ def load_yaml_file(path: Path) -> Any:
             return yaml.safe_load(stream)
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror}); expected a YAML file") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply; expected a mapping with motion_mean, ...") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(f"{path} is not plain YAML ({' '.join(str(error).split())})") from None

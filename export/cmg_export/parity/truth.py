@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cmg_export.checkpoint import Checkpoint
+from cmg_export.checkpoint import FARTHEST_STATE, Checkpoint
 from CMG_Ref.module import CMG
 from cmg_runtime.manifest import CommandRange, Sizes, Stats
 
@@ -22,8 +22,8 @@ SHORT_ENVS, SHORT_FRAMES = 256, 100
 LONG_ENVS, LONG_FRAMES = 64, 500
 """The first 64 of the 256 environments run on to 500 frames."""
 
-DIVERGED = 100.0
-"""A state with a normalised value beyond this has diverged: motion data stay within about 10."""
+DIVERGED = FARTHEST_STATE
+"""A state with a normalised value beyond this has diverged."""
 
 NUDGE = 1e-6
 GROWTH_BOUND = 10.0

@@ -53,7 +53,8 @@ def _nothing() -> None:
 
 def _switch_flag(flags: Any) -> Callable[[], None]:
     """Torch 2.9 and newer: products read this flag only. The older flags stay as they are, because torch refuses to
-    read those once the two disagree. Returns what puts it back."""
+    read those once the two disagree. Returns what puts it back; a value inherited from ``torch.backends`` is put back
+    as the flag's own, because torch does not tell the two apart."""
     before = flags.fp32_precision
     if before in ("ieee", "none"):
         return _nothing
