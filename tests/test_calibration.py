@@ -16,7 +16,7 @@ from synthetic_gait import clip_arrays, walk
 
 def test_apparent_turning_of_sideways_steps_is_taken_off(rng: np.random.Generator, tmp_path: Path) -> None:
     bias, yaw_factor = rng.uniform(0.2, 0.8) * rng.choice([-1, 1]), rng.uniform(0.7, 0.95)
-    speed = rng.uniform(0.27, 0.35)
+    speed = rng.uniform(0.32, 0.4)
     straight = [(0.6, 0.0, 0.0), (-0.5, 0.0, 0.0)]
     # (what the feet do, what the root does): the feet turn by ``bias`` per m/s sideways, the root does not.
     motions = [(v, v) for v in straight] + [((0.5, 0.0, 0.5), (0.5, 0.0, 0.5 / yaw_factor))]
@@ -43,4 +43,4 @@ def test_the_bias_goes_with_calibrated_sideways_velocity(rng: np.random.Generato
     torch.testing.assert_close(found[..., 2], expected)
     without = Calibration(0.9, 0.8, 0.7, 0.6)(implied)
     torch.testing.assert_close(found[..., :2], without[..., :2])
-    assert BUILT_IN.yaw_per_vy == pytest.approx(0.522)
+    assert BUILT_IN.yaw_per_vy == pytest.approx(0.586)

@@ -46,14 +46,12 @@ class SynthesisConfig:
             )
 
 
-_COMMAND_WEIGHT = np.array([1.0, 1.0, 0.6])  # 1 rad/s off counts as 0.6 m/s off
-
-
 def draw_target(rng: np.random.Generator) -> np.ndarray:
     """A target command (vx, vy, yaw rate): gaits drawn by what users ask for, not by what clips hold."""
     gait = rng.random()
-    if gait < 0.40:  # forward, half of it straight
-        return np.array([rng.uniform(0.15, 1.5), 0.0, rng.choice([0.0, rng.uniform(-1.0, 1.0)])])
+    if gait < 0.40:  # forward, four in ten straight
+        turn = rng.uniform(-1.0, 1.0) if rng.random() < 0.6 else 0.0
+        return np.array([rng.uniform(0.15, 1.5), 0.0, turn])
     if gait < 0.54:  # backward
         return np.array([rng.uniform(-0.85, -0.15), 0.0, rng.choice([0.0, 0.0, rng.uniform(-0.5, 0.5)])])
     if gait < 0.72:  # sideways
@@ -155,12 +153,12 @@ class Synthesiser:
         rows = rng.integers(len(library.remaining), size=config.num_candidates)
         speed = np.ones(len(rows))
         if np.abs(target).max() > 0:
-            mean = library.means(rows, np.full(len(rows), frames))[0] * _COMMAND_WEIGHT
-            along = (mean @ (target * _COMMAND_WEIGHT)) / np.maximum((mean * mean).sum(1), 1e-6)
+            mean = library.means(rows, np.full(len(rows), frames))[0]
+            along = (mean @ target) / np.maximum((mean * mean).sum(1), 1e-6)
             speed = np.clip(along, *config.speed_range)
         played = np.ceil(frames * speed).astype(int)
         mean, joint_speed = library.means(rows, played)
-        error = (speed[:, None] * mean - target) * _COMMAND_WEIGHT
+        error = speed[:, None] * mean - target  # m/s and rad/s count alike
         cost = 30.0 * (error**2).sum(1) + 0.3 * np.log(speed) ** 2
         if np.abs(target).max() == 0:
             cost += 10.0 * joint_speed  # a step on the spot averages to no velocity, but is not standing
