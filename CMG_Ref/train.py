@@ -46,7 +46,7 @@ class TrainConfig:
     batch_size: int = 2048
     learning_rate: float = 1e-3
     """At the start; falls to a hundredth along a cosine."""
-    phases: tuple[tuple[int, int], ...] = ((3000, 1), (3000, 2), (6000, 4), (8000, 8), (10000, 16), (18000, 32))
+    phases: tuple[tuple[int, int], ...] = ((3000, 1), (3000, 2), (5000, 4), (7000, 8), (10000, 16), (12000, 32))
     """(optimisation steps, frames of rollout), in order."""
     noise: float = 0.1
     """Largest usual amplitude of the noise on the start state, normalised units."""
@@ -63,6 +63,9 @@ class TrainConfig:
 
     An exactly symmetric generator cannot take a first step from an exactly symmetric stance: neither foot is to
     go first. The last steps, in which the sides may drift apart a little, let it choose."""
+    asymmetry_kept: float = 0.2
+    """How much of what the sides drifted apart in the last steps the final weights keep: enough for a first step,
+    too little to pull to one side."""
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the moving average of the weights."""

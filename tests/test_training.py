@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -45,6 +46,14 @@ def asymmetry(model: CMG) -> float:
         return float((model(mirrored(motion), mirrored(command)) - straight).abs().max() / straight.abs().max())
 
 
+def with_all_asymmetry(trainer: TrainStep) -> CMG:
+    model = copy.deepcopy(trainer.model)
+    with torch.no_grad():
+        for parameter, average in zip(model.parameters(), trainer.state()["average"], strict=True):
+            parameter.copy_(average)
+    return model
+
+
 def test_rollout_is_forward_fed_back(seed: int) -> None:
     torch.manual_seed(seed)
     for experts, layers in ((1, 1), (3, 2), (4, 3)):
@@ -73,6 +82,7 @@ def test_symmetric_training_keeps_left_and_right_alike(
     for _ in range(8):
         trainer.step(3e-3)
     assert asymmetry(trainer.model) > 1e-4
+    assert 0.05 < asymmetry(trainer.averaged_model()) / asymmetry(with_all_asymmetry(trainer)) < 0.5
     torch.manual_seed(seed)
     assert asymmetry(initial_model(dataclasses.replace(config, symmetric_part=0), make_data(rng)["stats"], ())) > 0.01
 

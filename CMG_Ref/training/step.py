@@ -79,11 +79,13 @@ class TrainStep:
         return float(self._loss)
 
     def averaged_model(self) -> CMG:
-        """A copy of the model with the moving average of its weights."""
+        """A copy of the model with the moving average of its weights, left and right brought closer to each other."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for parameter, average in zip(model.parameters(), self._average, strict=True):
                 parameter.copy_(average)
+        if self._mirror is not None:
+            self._mirror.shrink_asymmetry_([p.data for p in model.parameters()], self._config.asymmetry_kept)
         return model
 
     def state(self) -> dict[str, Any]:

@@ -77,6 +77,14 @@ class MirrorSymmetry:
         for tensor, image in zip(tensors, mirrored, strict=True):
             tensor.add_(image).mul_(scale)
 
+    @torch.no_grad()
+    def shrink_asymmetry_(self, tensors: Sequence[torch.Tensor], kept: float) -> None:
+        """Keep ``kept`` of each parameter's distance from the symmetric ones, in place: 1 all of it, 0 none."""
+        symmetric = [tensor.clone() for tensor in tensors]
+        self.symmetrise_(symmetric)
+        for tensor, middle in zip(tensors, symmetric, strict=True):
+            tensor.sub_(middle).mul_(kept).add_(middle)
+
     def initialise_(self, model: CMG) -> None:
         """Make freshly drawn weights symmetric, keeping their variance."""
         self.symmetrise_([p.data for p in model.parameters()], math.sqrt(0.5))
