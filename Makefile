@@ -15,7 +15,7 @@ PYTHON ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --no-warn-script-location
-CHECKED := CMG_Ref export runtime tests
+CHECKED := CMG_Ref export legged_gym runtime tests
 
 # The versions that mjlab's robot models and the pinned wheels exist for.
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
@@ -24,11 +24,11 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_in
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity test lint demo clean
+.PHONY: help engine parity verify train play evaluate test test-py38 lint demo bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Options: CKPT=checkpoint.pt DATA=stats.yaml OUT=folder NUM_ENVS=4096 PRECISION=fp32|fp16|all ROBOT=robot.xml"
 	@echo "         JOBS=2 (test processes), ARGS='-k name' (passed on), PYTHON=python3.12 (makes .venv)"
@@ -41,10 +41,32 @@ engine: $(VENV)/.engine  ## compile CKPT into OUT and prove every artifact again
 parity: $(VENV)/.engine  ## check the engine in OUT against CKPT again
 	@$(PY) -m cmg_export.parity '$(OUT)' '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 
-test: $(VENV)/.test  ## run the tests
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) $(ARGS)
+verify: $(VENV)/.engine  ## run BACKEND (trt unless given) of the engine in OUT here: parity, then latency
+	@$(PY) -m cmg_export.verify '$(OUT)' '$(CKPT)' --backend $(or $(BACKEND),trt) $(if $(DATA),--data '$(DATA)') \
+		$(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(ARGS)
 
-lint: $(VENV)/.test  ## ruff and pyright over the whole repository
+train: $(VENV)/.train  ## train a walking policy on the engine: NUM_ENVS= BACKEND= ITERATIONS= GPUS= RESUME=1
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	@$(PY) -m cmg_gym.train --engine '$(OUT)' $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) \
+		$(if $(BACKEND),--backend $(BACKEND)) $(if $(ITERATIONS),--iterations $(ITERATIONS)) \
+		$(if $(GPUS),--gpus $(GPUS)) $(if $(RESUME),--resume) $(ARGS)
+
+play: $(VENV)/.train  ## draw a policy (POLICY=) to build/play.gif; ARGS=--viewer opens the viewer
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	@$(PY) -m cmg_gym.play --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+evaluate: $(VENV)/.train  ## measure a policy (POLICY=) over a grid of commands: table, JSON, picture in build/evaluation
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	@$(PY) -m cmg_gym.evaluate --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') \
+		$(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+test: $(VENV)/.train  ## run the tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+test-py38: $(VENV)/.test  ## run the runtime's tests on Python 3.8, where there is one
+	@tests/py38.sh $(PY) $(ARGS)
+
+lint: $(VENV)/.train  ## ruff and pyright over the whole repository
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/pyright
@@ -52,6 +74,10 @@ lint: $(VENV)/.test  ## ruff and pyright over the whole repository
 demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait.gif and gait.png
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
 	@$(PY) -m cmg_export.demo --engine '$(OUT)' $(ARGS)
+
+bench: $(VENV)/.test  ## time the engine in OUT and its peers: table, and JSON and pictures in build/bench
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
+	@$(PY) -m cmg_export.bench --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 clean:  ## remove built engines, caches and build leftovers (.venv stays)
 	@find engines -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
@@ -81,7 +107,14 @@ $(VENV)/.engine: requirements/engine.txt requirements/tensorrt-rtx.txt pyproject
 		echo "note: TensorRT for RTX does not install here (see $(VENV)/tensorrt-rtx.log); engines get no TensorRT plan"
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt $(VENV)/.engine
+$(VENV)/.test: requirements/test.txt requirements/triton.txt $(VENV)/.engine
 	@echo "Installing $$(grep -c '^[a-z]' requirements/test.txt) packages for tests and pictures (about half a minute)"
 	@$(PIP) --quiet --no-deps -r requirements/test.txt
+	@$(PY) -c 'import triton' 2>/dev/null || $(PIP) --quiet --no-deps -r requirements/triton.txt || \
+		echo "note: Triton does not install here; the tests of its kernels are skipped"
+	@touch $@
+
+$(VENV)/.train: requirements/train.txt $(VENV)/.test
+	@echo "Installing $$(grep -c '^[a-z]' requirements/train.txt) packages for training (about a minute)"
+	@$(PIP) --quiet --no-deps -r requirements/train.txt
 	@touch $@

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes.util
 import os
 import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+if TYPE_CHECKING:
+    from engine_folder import Truth
+
 SEED_VARIABLE = "CMG_TEST_SEED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # mjlab would choose EGL, for every test of the process; a machine without a GPU may not have it.
+    os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "disable")
+    # Before any test imports mujoco: the LLVM inside its OSMesa, loaded first, crashes the one inside Triton.
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
     os.environ.setdefault(SEED_VARIABLE, str(secrets.randbelow(2**31)))  # worker processes inherit it
 
 
@@ -39,3 +51,23 @@ def seed() -> int:
 def rng(seed: int, request: pytest.FixtureRequest) -> np.random.Generator:
     """A random generator of this run's seed and of the test's own name."""
     return np.random.default_rng([seed, *request.node.name.encode()])
+
+
+@pytest.fixture
+def generator(seed: int) -> torch.Generator:
+    """A torch generator of this run's seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def made() -> tuple[Path, Truth]:
+    """The engine folder that tests share, and its truth."""
+    from engine_folder import shared_engine_folder  # only now: it reads the run's seed when imported
+
+    return shared_engine_folder()
+
+
+@pytest.fixture
+def truth(made: tuple[Path, Truth]) -> Truth:
+    """The truth of the engine folder that tests share."""
+    return made[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmg_export.checkpoint import load_checkpoint
-from cmg_export.graph import one_product_weights
-from cmg_export.onnx_graph import export_onnx
-from cmg_export.torchscript import export_torchscript
 from CMG_Ref.module import CMG
-from cmg_runtime.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
-from make_checkpoint import make_checkpoint
+from cmg_runtime import Engine
+from cmg_runtime.kinematics import KinematicChain
+from cmg_runtime.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256, read_manifest
+
+if sys.version_info >= (3, 10):  # an older Python, which cannot export, finds its folders made: see made_before.py
+    from cmg_export.checkpoint import load_checkpoint
+    from cmg_export.graph import one_product_weights
+    from cmg_export.onnx_graph import export_onnx
+    from cmg_export.robot import RobotModel
+    from cmg_export.torchscript import export_torchscript
+    from make_checkpoint import make_checkpoint
+    from random_robot import random_robot
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}
 """Relative, one step, in normalised units."""
+
+BACKENDS = ("torch", "torchscript", "onnx")
+"""Those that run everywhere."""
 
 SEED = int(os.environ["CMG_TEST_SEED"])
 """This run's, set and printed by conftest.py."""
@@ -67,15 +77,71 @@ class Truth:
         return (self.low + (self.high - self.low) * torch.rand(n, len(self.low), generator=generator)).float()
 
 
-@functools.cache
+def state(engine: Engine) -> torch.Tensor:
+    """[num_envs, motion_dim]: the engine's current motion states, copied."""
+    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1)
+
+
+@functools.lru_cache(maxsize=None)
 def shared_engine_folder() -> tuple[Path, Truth]:
     """A folder of odd sizes, made once for the whole run. Copy it before changing anything."""
-    _kept.append(tempfile.TemporaryDirectory())
-    folder = Path(_kept[-1].name)
+    if sys.version_info < (3, 10):
+        return made_before("shared")
+    folder = _kept_folder()
     return folder, make_engine_folder(folder, SEED, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3)
 
 
-def make_engine_folder(folder: Path, seed: int, precisions: tuple[str, ...] = ("fp32", "fp16"), **sizes: Any) -> Truth:
+@functools.lru_cache(maxsize=None)
+def shared_robot_folder() -> tuple[Path, Truth, Path]:
+    """As :func:`shared_engine_folder`, but with a random robot; also returns the robot's MJCF file."""
+    folder = _kept_folder()
+    robot = random_robot(np.random.default_rng(SEED), folder / "robot.xml", num_bodies=6)
+    chain = RobotModel(robot.path).chain(robot.joint_names)
+    # It stands on all its bodies but the root, so that its height changes with the joints whatever the tree.
+    bodies = tuple(range(1, len(chain.body_names)))
+    points = tuple((0.1 * body, -0.05, 0.1) for body in bodies)
+    chain = replace(chain, sole_bodies=bodies, sole_points=points, sole_radii=(0.02,) * len(bodies))
+    truth = make_engine_folder(folder, SEED, robot=chain, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3)
+    return with_fused(folder), truth, robot.path
+
+
+def with_fused(folder: Path) -> Path:
+    """Add artifacts of the fused backend to an engine folder made by a test."""
+    manifest = read_manifest(folder)
+    sha256 = file_sha256(folder / "weights.npz")
+    added = [
+        Artifact(f"fused_{p}", "fused", p, "weights.npz", sha256, {"device": "cuda"}, parity=dict(PASSED))
+        for p in ("fp32", "fp16")
+    ]
+    (folder / "manifest.json").write_text(replace(manifest, artifacts=(*manifest.artifacts, *added)).to_json())
+    return folder
+
+
+def made_before(name: str) -> tuple[Path, Truth]:
+    """A folder that ``made_before.py`` wrote, and its truth."""
+    folder = Path(os.environ["CMG_TEST_FOLDERS"]) / name
+    with np.load(folder / "truth.npz") as arrays:
+        stats = {key: arrays[key] for key in ("motion_mean", "motion_std", "command_min", "command_max")}
+        state = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key not in stats}
+    sizes = read_manifest(folder).sizes
+    model = CMG(sizes.motion_dim, sizes.command_dim, sizes.hidden_dim, sizes.num_experts, sizes.num_layers)
+    model.load_state_dict(state)
+    return folder, Truth(model, stats)
+
+
+def _kept_folder() -> Path:
+    _kept.append(tempfile.TemporaryDirectory())
+    return Path(_kept[-1].name)
+
+
+def make_engine_folder(
+    folder: Path,
+    seed: int,
+    precisions: tuple[str, ...] = ("fp32", "fp16"),
+    robot: KinematicChain | None = None,
+    joint_names: tuple[str, ...] | None = None,
+    **sizes: Any,
+) -> Truth:
     """Write an engine folder with every backend and a bank of 40 states; returns its truth.
 
     No parity was run: every artifact says that it passed.
@@ -92,11 +158,11 @@ def make_engine_folder(folder: Path, seed: int, precisions: tuple[str, ...] = ("
         source={"file": made.path.name, "sha256": file_sha256(made.path)},
         sizes=checkpoint.sizes,
         fps=50.0,
-        joint_names=tuple(f"joint_{i}" for i in range(checkpoint.sizes.num_joints)),
+        joint_names=joint_names or tuple(f"joint_{i}" for i in range(checkpoint.sizes.num_joints)),
         default_dof_pos=None,
         stats=checkpoint.stats,
         command_range=CommandRange(checkpoint.stats.command_min, checkpoint.stats.command_max, "stats"),
-        robot=None,
+        robot=robot,
         bank=FileEntry("bank.npz", file_sha256(folder / "bank.npz")),
         artifacts=(),
     )

@@ -84,14 +84,14 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_engine_is_complete(built: Built) -> None:
     manifest = read_manifest(built.out)
     names = {artifact.name for artifact in manifest.artifacts}
-    expected = {f"{backend}_{p}" for backend in ("torch", "torchscript", "onnx") for p in ("fp32", "fp16")}
+    expected = {f"{backend}_{p}" for backend in ("torch", "torchscript", "onnx", "fused") for p in ("fp32", "fp16")}
     if find_flavour()[0]:
         expected |= {"trt_fp32", "trt_fp16"}
     assert names == expected
     for artifact in manifest.artifacts:
         assert read_verified(built.out, artifact)
         assert artifact.tools
-        if artifact.backend != "trt":
+        if artifact.backend not in ("fused", "trt"):
             assert artifact.parity["status"] == "passed"
             assert artifact.parity["one_step_relative"] < (1e-5 if artifact.precision == "fp32" else 2e-3)
     listed = {artifact.file for artifact in manifest.artifacts} | {"bank.npz", "manifest.json", "parity.json"}
@@ -221,7 +221,7 @@ def test_odd_sizes_and_a_data_file(tmp_path: Path, seed: int) -> None:
     assert (manifest.sizes.motion_dim, manifest.sizes.num_experts, manifest.sizes.num_layers) == (46, 6, 4)
     for artifact in manifest.artifacts:
         assert artifact.precision == "fp32"
-        assert artifact.parity["status"] == ("not_run" if artifact.backend == "trt" else "passed")
+        assert artifact.parity["status"] == ("not_run" if artifact.backend in ("fused", "trt") else "passed")
 
 
 def test_an_artifact_that_fails_parity_is_withheld(

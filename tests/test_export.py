@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zipfile
@@ -19,7 +20,6 @@ from cmg_export.bank import BANK_SIZE, make_bank
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.graph import one_product_weights
 from cmg_export.onnx_graph import export_onnx
-from cmg_export.tensorrt_plan import PlanError, build_plan, find_flavour
 from cmg_export.torchscript import export_torchscript
 from cmg_runtime.manifest import CommandRange, FileEntry, Manifest
 from cmg_runtime.network import OneProductNetwork
@@ -108,7 +108,7 @@ def test_half_precision_is_used(tmp_path: Path, seed: int, rng: np.random.Genera
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_onnx(tmp_path: Path, seed: int, rng: np.random.Generator, precision: str) -> None:
-    made = make_checkpoint(tmp_path / "in", seed=seed, num_joints=23, hidden_dim=48, num_experts=6, num_layers=4)
+    made = make_checkpoint(tmp_path / "in", seed=seed, num_joints=23, hidden_dim=64, num_experts=6, num_layers=4)
     about, path = describe(made), tmp_path / "out" / "cmg.onnx"
     path.parent.mkdir()
     weights = one_product_weights(load_checkpoint(made.path))
@@ -122,6 +122,7 @@ def test_onnx(tmp_path: Path, seed: int, rng: np.random.Generator, precision: st
     check_borders(model, about)
     check_metadata(model, about, precision)
     check_products(model, about, precision)
+    check_sides(model, about)
     assert str(Path(cmg_runtime.__file__).parent).encode() not in path.read_bytes()
 
     reference = Reference(made, rng)
@@ -161,6 +162,21 @@ def check_products(model: onnx.ModelProto, about: Manifest, precision: str) -> N
     assert {types[name] for node in products for name in node.input[:2]} == {expected}
 
 
+def check_sides(model: onnx.ModelProto, about: Manifest) -> None:
+    """Each layer mixes its experts on its narrower side, and nothing is left that the exporter should have folded."""
+    sizes = about.sizes
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    hidden = [sizes.hidden_dim] * (sizes.num_layers - 1)
+    widths = [sizes.motion_dim + sizes.command_dim, *hidden, sizes.motion_dim]
+    for index, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
+        weighs_input, experts = width_in < width_out, sizes.num_experts
+        expected = (experts * width_in, width_out) if weighs_input else (width_in, experts * width_out)
+        assert shapes[f"layers.{index}.weight"] == expected
+        kinds = {node.op_type for node in model.graph.node if node.name.startswith(f"layers.{index}/")}
+        assert ("ReduceSum" in kinds) == (not weighs_input)
+        assert kinds <= {"Unsqueeze", "Mul", "Reshape", "Cast", "MatMul", "Gemm", "Add", "ReduceSum", "Elu", "Squeeze"}
+
+
 def check_metadata(model: onnx.ModelProto, about: Manifest, precision: str) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["precision"] == precision
@@ -174,6 +190,24 @@ def check_metadata(model: onnx.ModelProto, about: Manifest, precision: str) -> N
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("sizes", SIZES[1:])
+def test_onnx_of_odd_sizes(
+    tmp_path: Path, seed: int, rng: np.random.Generator, sizes: dict[str, Any], precision: str
+) -> None:
+    made = make_checkpoint(tmp_path, seed=seed, **sizes)
+    path = tmp_path / "cmg.onnx"
+    about = describe(made)
+    export_onnx(one_product_weights(load_checkpoint(made.path)), precision, about, path)
+    check_sides(onnx.load(path), about)
+    reference = Reference(made, rng)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 30):
+        motion, command = reference.inputs(count)
+        output = session.run(None, {"motion": motion.numpy(), "command": command.numpy()})[0]
+        assert reference.error(output, motion, command) < ALLOWED[precision]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -191,25 +225,6 @@ def test_torchscript(tmp_path: Path, seed: int, rng: np.random.Generator, precis
     for count in (1, 257):
         motion, command = reference.inputs(count)
         assert reference.error(script(motion, command), motion, command) < ALLOWED[precision]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_tensorrt_plan(tmp_path: Path, seed: int, precision: str) -> None:
-    flavour, reason = find_flavour()
-    if flavour is None:
-        pytest.skip(reason)
-    made = make_checkpoint(tmp_path, seed=seed, num_joints=5, hidden_dim=48)
-    graph, plan = tmp_path / "cmg.onnx", tmp_path / "cmg.plan"
-    weights = one_product_weights(load_checkpoint(made.path))
-    export_onnx(weights, precision, describe(made), graph)
-    target = build_plan(flavour, graph, 10000, plan)
-    weight_bytes = sum(array.size for name, array in weights.items() if name.endswith("weight")) * 2
-    assert plan.stat().st_size > weight_bytes
-    assert target["batch"] == {"min": 1, "opt": 10000, "max": 10000}
-    assert target["compute_capability"]
-    graph.write_bytes(b"no graph")
-    with pytest.raises(PlanError, match="cannot build"):
-        build_plan(flavour, graph, 1, plan)
 
 
 def test_bank_holds_states_that_the_network_reaches(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:

@@ -11,34 +11,14 @@ import pytest
 import torch
 
 from cmg_runtime import Engine, EngineError, load_engine
-from engine_folder import Truth, shared_engine_folder
+from engine_folder import BACKENDS, Truth, state
 
 NUM_ENVS = 11
-BACKENDS = ("torch", "torchscript", "onnx")
-
-
-@pytest.fixture
-def made() -> tuple[Path, Truth]:
-    return shared_engine_folder()
-
-
-@pytest.fixture
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
 def engine(made: tuple[Path, Truth]) -> Engine:
-    return load_engine(made[0], NUM_ENVS, backend="torch")
-
-
-@pytest.fixture
-def truth(made: tuple[Path, Truth]) -> Truth:
-    return made[1]
-
-
-def state(engine: Engine) -> torch.Tensor:
-    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1)
+    return load_engine(made[0], NUM_ENVS, backend="torch", command_ramp_s=0.0)
 
 
 # What the engine shows

@@ -10,27 +10,16 @@ import pytest
 import torch
 
 from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
-from engine_folder import TOLERANCE, Truth, shared_engine_folder
+from engine_folder import BACKENDS, TOLERANCE, Truth, state
 
 pytestmark = pytest.mark.gpu
 
-BACKENDS = ("torch", "torchscript", "onnx")
 NUM_ENVS = 257
-
-
-@pytest.fixture
-def made() -> tuple[Path, Truth]:
-    return shared_engine_folder()
-
-
-@pytest.fixture
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def load(folder: Path, backend: str, precision: str | None = None, num_envs: int = NUM_ENVS) -> Engine:
     try:
-        return load_engine(folder, num_envs, device="cuda", backend=backend, precision=precision)
+        return load_engine(folder, num_envs, device="cuda", backend=backend, precision=precision, command_ramp_s=0.0)
     except BackendUnavailable as error:
         pytest.skip(str(error))
 
@@ -44,10 +33,6 @@ def no_waiting() -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def state(engine: Engine) -> torch.Tensor:
-    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1)
 
 
 @pytest.mark.parametrize("num_envs", [1, 63, NUM_ENVS])
@@ -194,10 +179,10 @@ def test_rows_on_the_gpu_that_are_not_finite_are_ignored_and_counted(
     engine = load(folder, "torch")
     command, motion = truth.commands(NUM_ENVS, generator).cuda(), truth.states(NUM_ENVS, generator).cuda()
     engine.reset(motion=motion, command=command)
+    bad_command, bad_motion = command + 10, motion.clone()
+    bad_command[3, 1] = bad_command[4, 0] = float("nan")
+    bad_motion[6, 2] = float("inf")
     with no_waiting():
-        bad_command, bad_motion = command + 10, motion.clone()
-        bad_command[3, 1] = bad_command[4, 0] = float("nan")
-        bad_motion[6, 2] = float("inf")
         engine.set_command(bad_command)
         engine.reset(motion=bad_motion)
     assert torch.equal(engine.command[3:5], command[3:5])
@@ -237,7 +222,7 @@ def test_resetting_by_gpu_ids_counts_towards_the_first_step(made: tuple[Path, Tr
 def test_on_the_second_gpu(made: tuple[Path, Truth], generator: torch.Generator, backend: str) -> None:
     folder, truth = made
     try:
-        engine = load_engine(folder, 9, device="cuda:1", backend=backend, precision="fp32")
+        engine = load_engine(folder, 9, device="cuda:1", backend=backend, precision="fp32", command_ramp_s=0.0)
     except BackendUnavailable as error:
         pytest.skip(str(error))
     motion, command = truth.states(9, generator), truth.commands(9, generator)

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from cmg_runtime import BackendUnavailable, EngineError, load_engine
-from cmg_runtime.backends import BACKENDS, backend_class
+from cmg_runtime.backends import backend_class
 from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.manifest import file_sha256, read_manifest
-from engine_folder import shared_engine_folder
+from engine_folder import BACKENDS, shared_engine_folder
 
 
 @pytest.fixture

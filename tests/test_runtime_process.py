@@ -14,20 +14,9 @@ import pytest
 import torch
 
 from cmg_runtime import load_engine
-from engine_folder import SEED, Truth, make_engine_folder, shared_engine_folder
+from engine_folder import BACKENDS, SEED, Truth, make_engine_folder
 
 NUM_ENVS = 11
-BACKENDS = ("torch", "torchscript", "onnx")
-
-
-@pytest.fixture
-def made() -> tuple[Path, Truth]:
-    return shared_engine_folder()
-
-
-@pytest.fixture
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

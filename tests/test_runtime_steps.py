@@ -9,19 +9,7 @@ import pytest
 import torch
 
 from cmg_runtime import load_engine
-from engine_folder import SEED, TOLERANCE, Truth, shared_engine_folder
-
-BACKENDS = ("torch", "torchscript", "onnx")
-
-
-@pytest.fixture
-def made() -> tuple[Path, Truth]:
-    return shared_engine_folder()
-
-
-@pytest.fixture
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from engine_folder import BACKENDS, SEED, TOLERANCE, Truth, state
 
 
 @pytest.mark.parametrize("num_envs", [1, 63, 257])
@@ -31,12 +19,12 @@ def test_each_step_is_the_reference_step(
     made: tuple[Path, Truth], generator: torch.Generator, backend: str, precision: str, num_envs: int
 ) -> None:
     folder, truth = made
-    engine = load_engine(folder, num_envs, backend=backend, precision=precision)
+    engine = load_engine(folder, num_envs, backend=backend, precision=precision, command_ramp_s=0.0)
     assert (engine.backend_name, engine.precision) == (backend, precision)
     motion, command = truth.states(num_envs, generator), truth.commands(num_envs, generator)
     engine.reset(motion=motion, command=command)
     for _ in range(5):
-        before = torch.cat([engine.dof_pos, engine.dof_vel], dim=1)
+        before = state(engine)
         dof_pos, dof_vel = engine.step()
         assert dof_pos.shape == dof_vel.shape == (num_envs, 5)
         assert truth.error(torch.cat([dof_pos, dof_vel], 1), truth.step(before, command)) < TOLERANCE[precision]
@@ -48,12 +36,12 @@ def test_rollout_is_stepping_and_leaves_the_engine_alone(
 ) -> None:
     folder, truth = made
     n, frames = 21, 12
-    engine = load_engine(folder, n, backend=backend)
+    engine = load_engine(folder, n, backend=backend, command_ramp_s=0.0)
     motion = truth.states(n, generator)
     commands = torch.stack([truth.commands(n, generator) for _ in range(frames)], dim=1)
     engine.reset(motion=motion, command=commands[:, 0])
     rolled = engine.rollout(motion, commands)
-    assert torch.equal(torch.cat([engine.dof_pos, engine.dof_vel], 1), motion)
+    assert torch.equal(state(engine), motion)
     assert torch.equal(engine.command, commands[:, 0])
     assert torch.equal(rolled[:, 0], motion)
     expected = motion
@@ -61,7 +49,7 @@ def test_rollout_is_stepping_and_leaves_the_engine_alone(
         engine.set_command(commands[:, t])
         engine.step()
         expected = truth.step(expected, commands[:, t])
-        assert torch.equal(rolled[:, t + 1], torch.cat([engine.dof_pos, engine.dof_vel], 1))
+        assert torch.equal(rolled[:, t + 1], state(engine))
     assert truth.error(rolled[:, -1], expected) < 1e-4
 
 
@@ -87,7 +75,7 @@ def test_random_interleavings_agree_with_a_plain_model_of_each_environment(
     folder, truth = made
     rng = random.Random(SEED)
     num_envs = rng.choice([3, 8, 17])
-    engine = load_engine(folder, num_envs, backend=backend)
+    engine = load_engine(folder, num_envs, backend=backend, command_ramp_s=0.0)
     start = truth.states(num_envs, generator)
     engine.reset(motion=start)
     motion = [row.double() for row in start]
@@ -111,7 +99,7 @@ def test_random_interleavings_agree_with_a_plain_model_of_each_environment(
                 motion[i] = rows[row].double()
             if action in ("set_command", "both"):
                 command[i] = torch.minimum(torch.maximum(wanted[row].double(), truth.low), truth.high)
-        assert truth.error(torch.cat([engine.dof_pos, engine.dof_vel], 1), torch.stack(motion)) < 1e-4, action
+        assert truth.error(state(engine), torch.stack(motion)) < 1e-4, action
         assert torch.allclose(engine.command.double(), torch.stack(command), atol=1e-6), action
 
 
@@ -120,7 +108,7 @@ def test_a_partial_reset_leaves_the_others_bit_identical(
     made: tuple[Path, Truth], generator: torch.Generator, backend: str
 ) -> None:
     folder, truth = made
-    one, other = (load_engine(folder, 19, backend=backend) for _ in range(2))
+    one, other = (load_engine(folder, 19, backend=backend, command_ramp_s=0.0) for _ in range(2))
     motion, command = truth.states(19, generator), truth.commands(19, generator)
     for engine in (one, other):
         engine.reset(motion=motion, command=command)

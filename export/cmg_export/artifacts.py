@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,36 @@ import numpy as np
 from cmg_export.onnx_graph import export_onnx
 from cmg_export.progress import stage
 from cmg_export.provenance import tool_versions
-from cmg_export.tensorrt_plan import PlanError, build_plan, find_flavour
+from cmg_export.tensorrt_plan import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan
 from cmg_export.torchscript import export_torchscript
 from cmg_runtime.manifest import Artifact, Manifest, file_sha256
 
 WEIGHTS_FILE = "weights.npz"
 
 
+@dataclass(frozen=True)
+class Plans:
+    """What TensorRT plans are built with.
+
+    Attributes:
+        flavour: the library; None builds none.
+        options: of the build.
+        num_envs: the batch that plans are tuned for.
+        previous: the engine folder that is built again, whose timing cache is used; it need not exist.
+    """
+
+    flavour: Flavour | None
+    options: PlanOptions
+    num_envs: int
+    previous: Path
+
+
 def compile_artifacts(
-    folder: Path, weights: dict[str, np.ndarray], about: Manifest, precisions: Sequence[str], num_envs: int
+    folder: Path,
+    weights: dict[str, np.ndarray],
+    about: Manifest,
+    precisions: Sequence[str],
+    plans: Plans,
 ) -> list[Artifact]:
     """Write the files of all artifacts; what their parity is, is not known yet.
 
@@ -27,11 +50,12 @@ def compile_artifacts(
         weights: see ``OneProductNetwork``.
         about: the manifest so far, for the metadata that goes into files.
         precisions: which of "fp32" and "fp16".
-        num_envs: the batch that TensorRT plans are tuned for.
+        plans: what TensorRT plans are built with.
     """
     with stage("weights"):
         np.savez(folder / WEIGHTS_FILE, **weights)  # type: ignore[arg-type]  # numpy's stubs take them for options
     artifacts = [_artifact(folder, WEIGHTS_FILE, "torch", p, ("numpy",)) for p in precisions]
+    artifacts += [_artifact(folder, WEIGHTS_FILE, "fused", p, ("numpy",), {"device": "cuda"}) for p in precisions]
     for precision in precisions:
         name = f"cmg_{precision}.ts"
         with stage(f"torchscript {precision}") as note:
@@ -44,21 +68,23 @@ def compile_artifacts(
             export_onnx(weights, precision, about, folder / name)
             note(_size(folder / name))
         artifacts.append(_artifact(folder, name, "onnx", precision, ("torch", "onnx", "onnxscript")))
-    return artifacts + _plans(folder, precisions, num_envs)
+    return artifacts + _plans(folder, precisions, plans)
 
 
-def _plans(folder: Path, precisions: Sequence[str], num_envs: int) -> list[Artifact]:
-    with stage("tensorrt") as note:
-        flavour, reason = find_flavour()
-        note(f"skipped: {reason}" if flavour is None else f"{flavour.library} {flavour.version}")
+def _plans(folder: Path, precisions: Sequence[str], plans: Plans) -> list[Artifact]:
+    flavour = plans.flavour
     if flavour is None:
         return []
+    kept = plans.previous / TIMING_CACHE
+    if kept.is_file():
+        shutil.copyfile(kept, folder / TIMING_CACHE)
     artifacts = []
     for precision in precisions:
         name = f"cmg_{precision}.{flavour.suffix}"
         with stage(f"tensorrt {precision}") as note:
             try:
-                target = build_plan(flavour, folder / f"cmg_{precision}.onnx", num_envs, folder / name)
+                onnx_path = folder / f"cmg_{precision}.onnx"
+                target = build_plan(flavour, onnx_path, plans.num_envs, folder / name, plans.options)
             except PlanError as error:
                 note(f"skipped: {error}")
                 continue

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from cmg_export.artifacts import compile_artifacts
+from cmg_export.artifacts import Plans, compile_artifacts
 from cmg_export.bank import make_bank
 from cmg_export.checkpoint import Checkpoint, load_checkpoint
 from cmg_export.errors import ExportError
@@ -22,6 +22,7 @@ from cmg_export.parity.report import FILE_NAME as PARITY_FILE
 from cmg_export.progress import stage
 from cmg_export.provenance import source_record
 from cmg_export.publish import check_out, publish, staging
+from cmg_export.tensorrt_plan import Flavour, PlanOptions, find_flavour
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import FILE_NAME, CommandRange, FileEntry, Manifest, file_sha256, read_manifest, read_verified
 
@@ -61,6 +62,9 @@ class Options:
     robot: Annotated[Path | None, tyro.conf.arg(metavar="MJCF")] = None
     """Robot model, for root height and bodies; without it, mjlab's Unitree G1 where the joints are the G1's."""
 
+    tensorrt: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    """How TensorRT plans are built; docs/tensorrt.md tells more."""
+
 
 def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     """Build an engine folder, or find that it is up to date; print progress and the parity table.
@@ -73,6 +77,7 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     """
     if options.num_envs < 1:
         raise ExportError(f"--num-envs is {options.num_envs}; expected at least 1")
+    options.tensorrt.check()
     with stage("checkpoint") as note:
         checkpoint = load_checkpoint(options.checkpoint, options.data)
         sizes = checkpoint.sizes
@@ -81,7 +86,10 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     out = _out_folder(options)
     shown = _shown(out)  # now: publishing replaces the folder, and a user may be standing in it
     check_out(out, [path for path in (options.checkpoint, options.data, options.robot) if path])
-    about = _describe(checkpoint, options)
+    with stage("tensorrt") as note:
+        flavour, reason = find_flavour(options.tensorrt)
+        note(f"no plans: {reason}" if flavour is None else f"{flavour.library} {flavour.version}")
+    about = _describe(checkpoint, options, flavour)
     if _is_current(out, about):
         report = read_report(out)
         print(
@@ -90,7 +98,8 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
         )
         return read_manifest(out), report
     with staging(out) as folder:
-        manifest, report = _build(folder, checkpoint, about, options)
+        plans = Plans(flavour, options.tensorrt, options.num_envs, previous=out)
+        manifest, report = _build(folder, checkpoint, about, options.precision, plans)
         publish(folder, out)
     print(f"\n{format_table(report)}\n\n{shown} is ready: {_verdicts(report)}", flush=True)
     return manifest, report
@@ -107,7 +116,7 @@ def _shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _describe(checkpoint: Checkpoint, options: Options) -> Manifest:
+def _describe(checkpoint: Checkpoint, options: Options, flavour: Flavour | None) -> Manifest:
     """The manifest as far as it is known before anything is compiled: no artifacts, and no hash of the bank."""
     with stage("robot") as note:
         joints = resolve_joints(checkpoint, options.robot)
@@ -115,7 +124,16 @@ def _describe(checkpoint: Checkpoint, options: Options) -> Manifest:
     stats, card = checkpoint.stats, checkpoint.card
     return Manifest(
         name=card.name or checkpoint.path.resolve().parent.name or checkpoint.path.stem,
-        source=source_record(checkpoint, joints.model, options.precision, options.num_envs),
+        source=source_record(
+            checkpoint,
+            joints.model,
+            {
+                "precision": options.precision,
+                "num_envs": options.num_envs,
+                "tensorrt": dataclasses.asdict(options.tensorrt),
+                "plans_built_by": flavour and f"{flavour.library} for {flavour.gpu or 'any GPU of the targets'}",
+            },
+        ),
         sizes=checkpoint.sizes,
         fps=FPS,
         joint_names=joints.names,
@@ -151,7 +169,9 @@ def _is_current(out: Path, about: Manifest) -> bool:
     return True
 
 
-def _build(folder: Path, checkpoint: Checkpoint, about: Manifest, options: Options) -> tuple[Manifest, ParityReport]:
+def _build(
+    folder: Path, checkpoint: Checkpoint, about: Manifest, precision: str, plans: Plans
+) -> tuple[Manifest, ParityReport]:
     weights = one_product_weights(checkpoint)
     with stage("bank") as note:
         bank = checkpoint.bank
@@ -159,8 +179,8 @@ def _build(folder: Path, checkpoint: Checkpoint, about: Manifest, options: Optio
             bank = make_bank(weights, about.stats, about.command_range)
         np.savez(folder / BANK_FILE, motion=bank)
         note(f"{len(bank)} states {'made by rollouts' if checkpoint.bank is None else 'from the checkpoint'}")
-    precisions = ("fp32", "fp16") if options.precision == "all" else (options.precision,)
-    artifacts = compile_artifacts(folder, weights, about, precisions, options.num_envs)
+    precisions = ("fp32", "fp16") if precision == "all" else (precision,)
+    artifacts = compile_artifacts(folder, weights, about, precisions, plans)
     bank_entry = FileEntry(BANK_FILE, file_sha256(folder / BANK_FILE))
     manifest = dataclasses.replace(about, bank=bank_entry, artifacts=tuple(artifacts))
     with stage("parity") as note:

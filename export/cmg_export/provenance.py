@@ -26,7 +26,7 @@ _TOOLS = (
 )
 
 
-def source_record(checkpoint: Checkpoint, robot: Path | None, precision: str, num_envs: int) -> dict[str, Any]:
+def source_record(checkpoint: Checkpoint, robot: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """The manifest's ``source``: no times and no paths, so the same inputs give the same record."""
     return {
         "file": checkpoint.path.name,
@@ -39,7 +39,7 @@ def source_record(checkpoint: Checkpoint, robot: Path | None, precision: str, nu
         "robot_sha256": file_sha256(robot) if robot else None,
         "license": checkpoint.card.license,
         "attribution": checkpoint.card.attribution,
-        "options": {"precision": precision, "num_envs": num_envs},
+        "options": options,
         "tools": tool_versions(_TOOLS),
         "code_sha256": _code_sha256(),
     }

@@ -5,19 +5,32 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
+
+from cmg_export.errors import ExportError
+from cmg_export.plan_progress import make_monitor
+from cmg_runtime.backends import trt_library
+from cmg_runtime.backends.trt_plan import driver_version
+from cmg_runtime.errors import BackendUnavailable, first_line
+from cmg_runtime.manifest import file_sha256
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
 """Compute capabilities that an RTX plan is built for: RTX 30, 40 and 50."""
 
-LARGEST_BATCH = 8192
-"""Plans take every batch from 1 to this, or to num_envs where that is more."""
+SMALL_BATCH, LARGE_BATCH = 256, 8192
+"""Beside the profile for exactly num_envs, plans have one for batches up to 256 and one for those up to 8192, or to
+num_envs where that is more."""
+
+TIMING_CACHE = "tensorrt.timing_cache"
+"""File of the engine folder with the library's measurements; the next build of the folder reads it."""
+
+_MIB = 1 << 20
 
 
 class PlanError(Exception):
@@ -25,33 +38,102 @@ class PlanError(Exception):
 
 
 @dataclass(frozen=True)
+class PlanOptions:
+    """How TensorRT plans are built."""
+
+    library: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
+    """auto: tensorrt where it and a CUDA GPU are there, else tensorrt_rtx, else none."""
+
+    targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CAPABILITY...")] = RTX_TARGETS
+    """Compute capabilities that tensorrt_rtx builds for (8.0, 8.6, 8.9, 12.0, 12.1); tensorrt builds for this GPU."""
+
+    workspace_mib: Annotated[int | None, tyro.conf.arg(metavar="MIB")] = None
+    """Most scratch memory that a plan may take; a plan that needs more is not built. Without it, what the GPU has."""
+
+    version_compatible: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """tensorrt: newer versions of the same major version load the plan. Fewer kernels to choose from."""
+
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
+    """tensorrt: which other GPUs load the plan. Fewer kernels to choose from."""
+
+    def check(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            ExportError: one line.
+        """
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ExportError(f"--tensorrt.workspace-mib is {self.workspace_mib}; expected at least 1")
+        for target in self.targets:
+            if not re.fullmatch(r"\d{1,2}\.\d", target):
+                raise ExportError(f"--tensorrt.targets has {target!r}; expected compute capabilities such as 8.9")
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ExportError("--tensorrt.targets is empty or names one twice; expected each capability once")
+
+
+@dataclass(frozen=True)
 class Flavour:
-    """One of the two libraries; their Python interfaces are the same but for what stands here."""
+    """The library that builds here, and what for."""
 
     library: str
-    suffix: str
     version: str
     compute_capability: tuple[str, ...]
+    gpu: str | None
+    trt: Any = field(repr=False, compare=False)
+
+    @property
+    def suffix(self) -> str:
+        """Of plan files."""
+        return "rtx.plan" if self.library == "tensorrt_rtx" else "trt.plan"
 
 
-def find_flavour() -> tuple[Flavour | None, str]:
-    """The library to build with, or None and the reason in one line."""
-    if torch.cuda.is_available() and (trt := _imported("tensorrt")):
-        major, minor = torch.cuda.get_device_capability()
-        return Flavour("tensorrt", "trt.plan", trt.__version__, (f"{major}.{minor}",)), ""
-    if trt := _imported("tensorrt_rtx"):
-        return Flavour("tensorrt_rtx", "rtx.plan", trt.__version__, RTX_TARGETS), ""
-    if importlib.util.find_spec("tensorrt"):
-        return None, "tensorrt builds only where its GPU is, and there is none"
-    return None, "neither tensorrt nor tensorrt_rtx is installed"
+def find_flavour(options: PlanOptions = PlanOptions()) -> tuple[Flavour | None, str]:
+    """The library to build with, or None and the reason in one line.
+
+    Raises:
+        ExportError: the library that was asked for by name cannot build here what was asked.
+    """
+    if options.library == "none":
+        return None, "not asked for"
+    wanted = trt_library.LIBRARIES if options.library == "auto" else (options.library,)
+    reasons = []
+    for library in wanted:
+        reason = trt_library.limits(library, options.version_compatible, options.hardware_compatibility)
+        if reason is None and not trt_library.builds_without_gpu(library) and not torch.cuda.is_available():
+            reason = f"{library} builds only where its GPU is, and torch sees none"
+        if reason is None:
+            try:
+                return _flavour(library, options), ""
+            except BackendUnavailable as error:
+                reason = str(error).split(";")[0]
+        reasons.append(reason)
+    if options.library != "auto":
+        raise ExportError(f"{reasons[0]}; choose another --tensorrt.library")
+    return None, "; ".join(reasons)
 
 
-def build_plan(flavour: Flavour, onnx_path: Path, num_envs: int, path: Path) -> dict[str, Any]:
+def _flavour(library: str, options: PlanOptions) -> Flavour:
+    trt = trt_library.import_library(library)
+    if trt_library.builds_without_gpu(library):
+        return Flavour(library, trt.__version__, options.targets, None, trt)
+    major, minor = torch.cuda.get_device_capability()
+    return Flavour(library, trt.__version__, (f"{major}.{minor}",), torch.cuda.get_device_name(), trt)
+
+
+def build_plan(
+    flavour: Flavour,
+    onnx_path: Path,
+    num_envs: int,
+    path: Path,
+    options: PlanOptions = PlanOptions(),
+) -> dict[str, Any]:
     """Build a strongly typed plan: its precision is that of the ONNX graph, and float32 products are not TF32.
+
+    A timing cache in the folder of ``path`` is read, and kept there, where the library measures anything.
 
     Args:
         onnx_path: a file written by ``export_onnx``.
-        num_envs: the batch that the plan is tuned for; it takes any from 1 to ``max(num_envs, LARGEST_BATCH)``.
+        num_envs: the batch that the plan is tuned for; it takes any from 1 to ``max(num_envs, LARGE_BATCH)``.
         path: the file to write.
 
     Returns:
@@ -59,65 +141,77 @@ def build_plan(flavour: Flavour, onnx_path: Path, num_envs: int, path: Path) -> 
 
     Raises:
         PlanError: the library refused the graph or the build.
+        KeyboardInterrupt: the build was interrupted.
     """
-    trt = importlib.import_module(flavour.library)
-    messages: list[str] = []
-    logger = _collecting_logger(trt, messages)
+    trt = flavour.trt
+    logger = trt_library.make_logger(trt)
     builder = trt.Builder(logger)
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # implied where it is gone
-    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    network = builder.create_network(trt_library.network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_path.read_bytes()):
-        messages.extend(parser.get_error(index).desc() for index in range(parser.num_errors))
-        raise _plan_error(flavour, onnx_path, messages)
-
+        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise _plan_error(flavour, onnx_path, said + logger.errors)
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # on by default
-    profile = builder.create_optimization_profile()
-    largest = max(num_envs, LARGEST_BATCH)
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        width = tensor.shape[1]
-        profile.set_shape(tensor.name, (1, width), (num_envs, width), (largest, width))
-    config.add_optimization_profile(profile)
-    if flavour.library == "tensorrt_rtx":
-        config.num_compute_capabilities = len(flavour.compute_capability)
-        for index, capability in enumerate(flavour.compute_capability):
-            target = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""))
-            config.set_compute_capability(target, index)
+    try:
+        trt_library.configure_build(
+            trt, config, flavour.compute_capability, options.version_compatible, options.hardware_compatibility
+        )
+    except ValueError as error:
+        raise _plan_error(flavour, onnx_path, [first_line(error)]) from None
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
+    batches = profile_batches(num_envs)
+    for smallest, usual, largest in batches:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            width = tensor.shape[1]
+            profile.set_shape(tensor.name, (smallest, width), (usual, width), (largest, width))
+        config.add_optimization_profile(profile)
+    cache = _attach_timing_cache(flavour, config, path.with_name(TIMING_CACHE))
+    monitor = make_monitor(trt)
+    config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
+    monitor.finish()
     if plan is None:
-        raise _plan_error(flavour, onnx_path, messages)
+        raise _plan_error(flavour, onnx_path, logger.errors)
     path.write_bytes(bytes(plan))
+    if cache is not None:
+        path.with_name(TIMING_CACHE).write_bytes(bytes(config.get_timing_cache().serialize()))
     return {
         "device": "cuda",
         "library": flavour.library,
+        "version": flavour.version,
         "compute_capability": list(flavour.compute_capability),
-        "batch": {"min": 1, "opt": num_envs, "max": largest},
+        "gpu": flavour.gpu,
+        "driver": driver_version() if flavour.gpu else None,
+        "hardware_compatibility": options.hardware_compatibility,
+        "version_compatible": options.version_compatible,
+        "batches": [list(batch) for batch in batches],
+        "onnx_sha256": file_sha256(onnx_path),
     }
 
 
-def _imported(library: str) -> Any:
-    if importlib.util.find_spec(library) is None:
+def profile_batches(num_envs: int) -> list[tuple[int, int, int]]:
+    """(smallest, usual, largest) batch of each optimisation profile: exactly num_envs, small ones, large ones."""
+    return [
+        (num_envs, num_envs, num_envs),
+        (1, SMALL_BATCH // 4, SMALL_BATCH),
+        (SMALL_BATCH + 1, LARGE_BATCH // 4, max(LARGE_BATCH, num_envs)),
+    ]
+
+
+def _attach_timing_cache(flavour: Flavour, config: Any, path: Path) -> Any:
+    if not trt_library.keeps_timing_cache(flavour.library):
         return None
-    try:
-        return importlib.import_module(library)
-    except (ImportError, OSError, RuntimeError):  # its shared libraries are missing, or of another CUDA
-        return None
-
-
-def _collecting_logger(trt: Any, messages: list[str]) -> Any:
-    class Collector(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                messages.append(msg)
-
-    return Collector()
+    saved = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(saved)
+    if not config.set_timing_cache(cache, False):  # of another GPU or version
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache  # it has to live as long as the build
 
 
 def _plan_error(flavour: Flavour, onnx_path: Path, messages: list[str]) -> PlanError:
-    said = " ".join(messages[0].split()) if messages else "without saying why"
+    said = " ".join(messages[0].split())[:300] if messages else "without saying why"
     return PlanError(f"{flavour.library} {flavour.version} cannot build {onnx_path.name} ({said})")

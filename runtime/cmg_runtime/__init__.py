@@ -6,9 +6,22 @@ Example:
     dof_pos, dof_vel = engine.step()
 """
 
-from cmg_runtime.engine import Engine, Report
+from cmg_runtime.counters import Report
+from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.frames import ReferenceFrames
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import Manifest, read_manifest
+from cmg_runtime.pool import TrajectoryPool
 
-__all__ = ["BackendUnavailable", "Engine", "EngineError", "Manifest", "Report", "load_engine", "read_manifest"]
+__all__ = [
+    "BackendUnavailable",
+    "Engine",
+    "EngineError",
+    "Manifest",
+    "ReferenceFrames",
+    "Report",
+    "TrajectoryPool",
+    "load_engine",
+    "read_manifest",
+]

@@ -1,38 +1,23 @@
-"""The engine: the current frame of every environment, one frame forward at a time."""
+"""The engine: the reference motion of every environment, one frame forward at a time."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from typing import Any
+import operator
+from typing import Any, Sequence
 
 import torch
 
 from cmg_runtime.backends import Backend
+from cmg_runtime.counters import Counters, Report
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import EnvSelection, as_floats, require_finite, select_envs
+from cmg_runtime.frame_writer import FrameWriter, require_root_motion
+from cmg_runtime.frames import ReferenceFrames
+from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, require_count, require_finite, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done to a caller's data since the engine was loaded.
-
-    Attributes:
-        commands_clamped: commands (one per environment and call, or per frame of a rollout) with an entry
-            outside the engine's command range.
-        entries_clamped: single entries of commands outside the range.
-        commands_ignored: commands on the GPU that were not finite; their environments kept the old one.
-        motions_ignored: motion states on the GPU that were not finite; their environments kept the old one.
-    """
-
-    commands_clamped: int
-    entries_clamped: int
-    commands_ignored: int
-    motions_ignored: int
-
-
-_COMMANDS_CLAMPED, _ENTRIES_CLAMPED, _COMMANDS_IGNORED, _MOTIONS_IGNORED = range(4)  # places in the counters
+from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
+from cmg_runtime.rollouts import as_commands, per_frame, roll_out
+from cmg_runtime.state import EngineState, FirstResets, SingleFrame
+from cmg_runtime.window import Window
 
 
 class Engine:
@@ -41,27 +26,37 @@ class Engine:
     A motion state is [joint positions (rad), joint velocities (rad/s)] in the order of :attr:`joint_names`; a
     command is (vx, vy, yaw rate) in m/s, m/s, rad/s in the robot's own frame; a frame is ``1 / fps`` seconds.
 
+    A new command is approached linearly: the command in force, zero at first, moves from what it is to the new one
+    in ``command_ramp_s`` seconds. With 0 s the frames after the current one are under the new command at once.
+
+    With a horizon of at least 2 the engine holds a window: the current frame and the ``horizon - 1`` frames that
+    follow if no command changes, with the root's motion and the key bodies. A step generates one frame, at the far
+    end; a reset or a new command makes the windows of its environments anew, from their current frame, and leaves
+    every other window as it is, bit for bit.
+
     Arguments may be tensors, numpy arrays or lists of any real type, on the host or on the engine's device; a
     single row stands for all rows. ``env_ids`` is None (every environment), distinct ids [n], or a bool mask
     [num_envs]; the data that goes with a mask has one row per environment, of which the chosen are used.
     A wrong argument raises :class:`EngineError` and leaves the engine as it was.
 
     On a CUDA device the host never waits for the GPU once every environment has been reset. Values that are on
-    the GPU already are therefore not looked at by the host: rows that are not finite are ignored and counted
+    the GPU already, or go with a mask, are therefore not looked at: rows that are not finite are ignored and counted
     (see :meth:`report`), an id out of range fails PyTorch's device-side assert, and of an id given twice one row
-    wins. On the host all three raise.
+    wins. On the host all three raise. How many environments a mask chooses is not looked at either: with a window, a
+    mask costs as much as all environments, and ids as much as the next of 16, 64, 256, 1024 or ``num_envs`` of them.
+    Steps and rebuilt windows are CUDA graphs on the caller's current stream.
 
     Attributes:
-        num_envs: environments in the batch.
-        device: where everything lives.
-        joint_names: one per joint.
-        fps: frames a second.
+        num_envs, device: environments in the batch, and where everything lives.
+        joint_names, fps: one name per joint; frames a second.
+        horizon: frames of the window, the current one included; 1 without a window.
+        key_body_names: names of the key bodies in the order of ``key_body_pos``.
         command_range: (min, max), [command_dim] each, on the device. Commands are clamped to it.
-        dof_pos, dof_vel: the current frame [num_envs, num_joints], rad and rad/s: read-only live views, overwritten
-            in place by :meth:`step` and :meth:`reset`. Their addresses never change; clone what must last.
-        command: the commands in force [num_envs, command_dim], after clamping; a live view too.
+        dof_pos, dof_vel: the current frame [num_envs, num_joints], rad and rad/s: read-only live views of a buffer
+            that :meth:`step` and :meth:`reset` overwrite in place. Their addresses never change; clone what must last.
+        command: the commands [num_envs, command_dim] that were set last, after clamping; a live view too.
         bank: initial motion states [K, motion_dim] that :meth:`reset` draws from.
-        backend_name, precision: what computes: "torch", "torchscript", "onnx"; "fp32" or "fp16".
+        backend_name, precision: what computes: "fused", "trt", "torch", "onnx" or "torchscript"; "fp32" or "fp16".
         selection: one sentence on why that backend and precision were chosen.
         manifest: everything that the engine folder says about itself.
     """
@@ -76,68 +71,106 @@ class Engine:
         device: torch.device,
         selection: str,
         seed: int,
+        horizon: int,
+        command_ramp_s: float,
+        writer: FrameWriter | None,
     ) -> None:
-        def constant(values: tuple[float, ...]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
+        bounds = (manifest.command_range.min, manifest.command_range.max)
+        low, high = (torch.tensor(bound, dtype=torch.float32, device=device) for bound in bounds)
         self.num_envs = num_envs
         self.device = device
         self.joint_names = manifest.joint_names
         self.fps = manifest.fps
-        self.command_range = (constant(manifest.command_range.min), constant(manifest.command_range.max))
+        self.horizon = horizon
+        self.key_body_names = () if writer is None else writer.key_body_names
+        self.command_range = (low, high)
         self.bank = bank
         self.backend_name = artifact.backend
         self.precision = artifact.precision
         self.selection = selection
         self.manifest = manifest
-
         self._backend = backend
-        self._motion = constant(manifest.stats.motion_mean).repeat(num_envs, 1)
-        # A backend may not write where it still reads, so the next frame is made here and copied: the views stay put.
-        self._next_motion = torch.empty_like(self._motion)
-        self.command = torch.zeros(num_envs, manifest.sizes.command_dim, dtype=torch.float32, device=device)
+        self._writer = writer
+        self._state = EngineState(manifest, num_envs, device, command_ramp_s * manifest.fps, backend)
+        self._motion = self._state.current[:num_envs]
+        self.command = self._state.ramp.target[:num_envs]
         self.dof_pos = self._motion[:, : manifest.sizes.num_joints]
         self.dof_vel = self._motion[:, manifest.sizes.num_joints :]
+        self._window = None if horizon == 1 else Window(self._state, horizon, require_root_motion(writer))
+        self._stepper = self._window or SingleFrame(self._state)
+        self._stepper.clear()
+        self._upright = torch.eye(4, dtype=torch.float32, device=device)[0]  # w, x, y, z; the zeros are an origin too
+        self._everyone = torch.arange(num_envs, device=device)
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._counts = torch.zeros(4, dtype=torch.int64, device=device)
-        self._warned = False
-        self._not_reset: torch.Tensor | None = torch.ones(num_envs, dtype=torch.bool)  # None once all were
+        self._counters = Counters(self.command_range)
+        self._resets = FirstResets(num_envs)
 
     def __repr__(self) -> str:
         return (
             f"Engine({self.manifest.name!r}, num_envs={self.num_envs}, device='{self.device}', "
-            f"backend={self.backend_name!r}, precision={self.precision!r})"
+            f"backend={self.backend_name!r}, precision={self.precision!r}, horizon={self.horizon})"
         )
 
+    @property
+    def command_in_force(self) -> torch.Tensor:
+        """The commands [num_envs, command_dim] at the current frame, on their way to :attr:`command`. A new tensor."""
+        return self._state.ramp.at(0)[: self.num_envs].clone()
+
     @torch.no_grad()
-    def reset(self, env_ids: Any = None, motion: Any = None, command: Any = None) -> None:
-        """Set the current frame of some environments; the others keep theirs bit for bit.
+    def reset(
+        self,
+        env_ids: Any = None,
+        motion: Any = None,
+        command: Any = None,
+        root_pos: Any = None,
+        root_rot: Any = None,
+        command_at_once: bool = False,
+    ) -> None:
+        """Set the current frame of some environments, and make their windows anew; the others keep theirs bit for bit.
 
         Args:
             env_ids: which; see the class.
             motion: [n, motion_dim] or [motion_dim], physical units; it becomes the current frame. None draws
                 from the bank with the engine's own seeded generator.
-            command: [n, command_dim] or [command_dim]. None keeps the old one (zero at first).
+            command: [n, command_dim] or [command_dim], approached in a ramp. None keeps the old one (zero at first).
+            root_pos: [n, 3] or [3], world, m: the point on the ground below the root, an environment's origin for
+                example. x and y become the root's; z is the ground's height from now on, and the root's height above
+                it comes from kinematics. None: (0, 0, 0). Needs a window.
+            root_rot: [n, 4] or [4], world, quaternion (w, x, y, z) of any length but 0. Only its heading (yaw) is
+                used. None: along x. Needs a window.
+            command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        commands = None if command is None else self._rows(command, envs, self.command, "command")
-        motions = self._draw(envs.num_rows) if motion is None else self._rows(motion, envs, self._motion, "motion")
-        finite = self._count_ignored(motions, envs, _MOTIONS_IGNORED)
+        commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
+        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
+        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        motions = self._motions(motion, envs)
+        finite = torch.isfinite(torch.cat([motions, positions, rotations], dim=1)).all(dim=1)
+        self._counters.ignore_motions(envs.chosen(~finite))
         envs.write(self._motion, torch.where(finite.unsqueeze(1), motions, envs.read(self._motion)))
+        if self._window is not None:
+            self._window.put(envs, finite, positions, rotations)
         if commands is not None:
             self._write_command(envs, commands)
-        self._note_reset(envs)
+        if command_at_once:
+            self._state.ramp.finish(envs)
+        self._stepper.rebuild(envs.columns(self._everyone))
+        self._resets.note(envs)
 
     @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:
-        """Change the command of some environments from the next :meth:`step` on; the motion goes on from where it is.
+        """Change the command of some environments; the motion goes on from the current frame, which stays as it is.
+
+        The windows of these environments are made anew. A command that an environment has already changes nothing
+        about its ramp.
 
         Args:
             command: [n, command_dim] or [command_dim]. Entries outside :attr:`command_range` are clamped and counted.
             env_ids: which; see the class.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        self._write_command(envs, self._rows(command, envs, self.command, "command"))
+        self._write_command(envs, self._rows(command, envs, self.command.shape[1], "command"))
+        self._stepper.rebuild(envs.columns(self._everyone))
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Move every environment one frame forward.
@@ -148,18 +181,56 @@ class Engine:
         Raises:
             EngineError: some environment was never reset.
         """
-        if self._not_reset is not None:
-            count = int(self._not_reset.sum())
-            raise EngineError(f"{count} of {self.num_envs} environments were never reset; call reset() before step()")
-        self._backend.step(self._motion, self.command, self._next_motion)
-        self._motion.copy_(self._next_motion)
+        self._resets.require("step()")
+        self._stepper.step()
         return self.dof_pos, self.dof_vel
+
+    @torch.no_grad()
+    def future(self, offsets: Sequence[int]) -> ReferenceFrames:
+        """Frames ahead of every environment.
+
+        Args:
+            offsets: K integers in 0..horizon-1, frames after the current one. Their tensor is kept from call to call.
+
+        Returns:
+            [num_envs, K, ...]: views of one new tensor, not contiguous.
+
+        Raises:
+            EngineError: an offset is outside the window, the engine has none, or some environment was never reset.
+        """
+        window = self._require_window("future()")
+        self._resets.require("future()")
+        try:
+            wanted = tuple(operator.index(offset) for offset in offsets)
+        except TypeError:
+            raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
+        return window.future(wanted)
+
+    @torch.no_grad()
+    def frames(self, env_ids: Any, offsets: Any) -> ReferenceFrames:
+        """Single frames: the one at ``offsets[i]`` of environment ``env_ids[i]``, for every i.
+
+        Args:
+            env_ids: [M] integers; an environment may occur many times.
+            offsets: [M] integers. Those outside 0..horizon-1 give the window's first or last frame, and are counted.
+
+        Returns:
+            [M, ...]: views of one new tensor.
+
+        Raises:
+            EngineError: not integers, unequal lengths, an environment out of range (on the host), no window, no reset.
+        """
+        window = self._require_window("frames()")
+        self._resets.require("frames()")
+        ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
+        wanted = as_integers(offsets, len(ids), "offsets", self.device)
+        return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
 
     @torch.no_grad()
     def rollout(self, motion: Any, commands: Any, num_frames: int | None = None) -> torch.Tensor:
         """Roll out any number of motions, apart from the engine's environments.
 
-        Commands are clamped and counted as in :meth:`set_command`. On CUDA the host waits once, to check the input.
+        Commands are clamped and counted, and in force at once: there is no ramp. The host waits.
 
         Args:
             motion: [n, motion_dim], physical units, the frame that each rollout starts from.
@@ -169,87 +240,60 @@ class Engine:
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
-        width, command_width = self._motion.shape[1], self.command.shape[1]
-        state = as_floats(motion, [(None, width)], "motion", self.device).clone(memory_format=torch.contiguous_format)
-        n = len(state)
-        shapes = [(n, None, command_width), (n, command_width), (command_width,)]
-        given = as_floats(commands, shapes, "commands", self.device)
+        state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
         require_finite(state, "motion")
-        require_finite(given, "commands")
-        per_frame = self._per_frame(given, n, num_frames)
-        per_frame = self._clamp(per_frame, torch.ones_like(per_frame[..., 0], dtype=torch.bool))
-        frames = torch.empty(n, per_frame.shape[1] + 1, width, dtype=torch.float32, device=self.device)
-        frames[:, 0] = state
-        following = torch.empty_like(state)
-        for t in range(per_frame.shape[1] if n else 0):
-            self._backend.step(state, per_frame[:, t].contiguous(), following)
-            frames[:, t + 1] = following
-            state, following = following, state
-        return frames
+        given = as_commands(commands, len(state), self.command.shape[1], self.device)
+        return roll_out(self._backend, state, self._counters.clamp_commands(per_frame(given, num_frames)))
+
+    @torch.no_grad()
+    def make_pool(self, num_trajectories: int, num_frames: int, commands: Any, motion: Any = None) -> TrajectoryPool:
+        """Generate trajectories once, to be only looked up afterwards. The engine's environments are left alone.
+
+        Takes some 400 bytes a frame (a G1 with nine key bodies). Commands are clamped and counted. The host waits.
+
+        Args:
+            num_trajectories, num_frames: P and F, at least 1; F includes the initial state.
+            commands: [P, F - 1, 3], a command per generated frame, in force at once; or [P, 3] or [3], approached
+                from zero in ``command_ramp_s`` and held.
+            motion: [P, motion_dim] or [motion_dim], the initial states. None draws them from the bank.
+
+        Raises:
+            EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
+        """
+        n = require_count(num_trajectories, "num_trajectories")
+        require_count(num_frames, "num_frames")
+        writer = require_root_motion(self._writer)
+        given = as_commands(commands, n, 3, self.device, num_frames - 1)
+        start = self._motions(motion, EnvSelection(n))
+        require_finite(start, "motion")
+        in_force = commands_in_force(self._counters.clamp_commands(given), num_frames, self._state.ramp.frames)
+        return generate(self._backend, writer, start.contiguous(), in_force, self.fps)
 
     def report(self) -> Report:
         """Read the counters from the device (the host waits). The first time that one is not zero, warn."""
-        counts = self._counts.tolist()
-        report = Report(*counts)
-        if any(counts) and not self._warned:
-            self._warned = True
-            low, high = ([round(value, 3) for value in bound.tolist()] for bound in self.command_range)
-            warnings.warn(
-                f"{self!r}: {report.commands_clamped} commands were clamped to {low} .. {high}; "
-                f"{report.commands_ignored} commands and {report.motions_ignored} motions were not finite and ignored",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return report
+        return self._counters.report(repr(self))
 
-    def _rows(self, values: Any, envs: EnvSelection, state: torch.Tensor, name: str) -> torch.Tensor:
-        width = state.shape[1]
-        rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device)
+    def _rows(self, values: Any, envs: EnvSelection, width: int, name: str) -> torch.Tensor:
+        rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask)
         return rows.expand(envs.num_rows, width)
 
-    def _draw(self, n: int) -> torch.Tensor:
-        return self.bank[torch.randint(len(self.bank), (n,), generator=self._generator, device=self.device)]
+    def _pose_rows(self, values: Any, default: torch.Tensor, envs: EnvSelection, name: str) -> torch.Tensor:
+        if values is not None:
+            self._require_window(name)
+        return self._rows(default if values is None else values, envs, len(default), name)
+
+    def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
+        if values is not None:
+            return self._rows(values, envs, self._motion.shape[1], "motion")
+        return self.bank[torch.randint(len(self.bank), (envs.num_rows,), generator=self._generator, device=self.device)]
 
     def _write_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
-        finite = self._count_ignored(commands, envs, _COMMANDS_IGNORED)
-        clamped = self._clamp(commands, envs.chosen(finite))
-        envs.write(self.command, torch.where(finite.unsqueeze(1), clamped, envs.read(self.command)))
+        finite = torch.isfinite(commands).all(dim=1)
+        self._counters.ignore_commands(envs.chosen(~finite))
+        clamped = self._counters.clamp_commands(commands, envs.chosen(finite))
+        self._state.ramp.retarget(envs, clamped, finite)
 
-    def _clamp(self, commands: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-        """``commands`` [..., command_dim] within the range; those that ``counted`` [...] names go into the counters."""
-        clamped = torch.minimum(torch.maximum(commands, self.command_range[0]), self.command_range[1])
-        outside = (clamped != commands) & counted.unsqueeze(-1)
-        self._counts[_COMMANDS_CLAMPED] += outside.any(dim=-1).sum()
-        self._counts[_ENTRIES_CLAMPED] += outside.sum()
-        return clamped
-
-    def _count_ignored(self, rows: torch.Tensor, envs: EnvSelection, counter: int) -> torch.Tensor:
-        finite = torch.isfinite(rows).all(dim=1)
-        self._counts[counter] += envs.chosen(~finite).sum()
-        return finite
-
-    def _per_frame(self, commands: torch.Tensor, n: int, num_frames: int | None) -> torch.Tensor:
-        """Commands [n, T, command_dim] from what :meth:`rollout` takes."""
-        if commands.dim() == 3:
-            if num_frames not in (None, commands.shape[1]):
-                raise EngineError(
-                    f"num_frames is {num_frames!r} for commands of {commands.shape[1]} frames; leave it out"
-                )
-            return commands
-        if not isinstance(num_frames, int) or num_frames < 0:
-            raise EngineError(f"num_frames is {num_frames!r}; commands that are held need a number of frames")
-        return commands.expand(n, -1).unsqueeze(1).expand(-1, num_frames, -1)
-
-    def _note_reset(self, envs: EnvSelection) -> None:
-        """Cross ``envs`` off the list of those never reset. Until the list is empty, GPU ids are copied to the host."""
-        never = self._not_reset
-        if never is None:
-            return
-        if envs.ids is not None:
-            never[envs.ids.cpu()] = False
-        elif envs.mask is not None:
-            never &= ~envs.mask.cpu()
-        else:
-            never[:] = False
-        if not bool(never.any()):
-            self._not_reset = None
+    def _require_window(self, name: str) -> Window:
+        if self._window is None:
+            raise EngineError(f"{name} needs a window, and horizon is 1; load the engine with a horizon of 2 or more")
+        return self._window

@@ -30,6 +30,11 @@ class EnvSelection:
     ids: torch.Tensor | None = None
     mask: torch.Tensor | None = None
 
+    @property
+    def is_all(self) -> bool:
+        """Whether this is every environment, by its form."""
+        return self.ids is None and self.mask is None
+
     def chosen(self, rows: torch.Tensor) -> torch.Tensor:
         """``rows`` [num_rows] bool, False where the row's environment is not among the chosen."""
         return rows if self.mask is None else rows & self.mask
@@ -43,9 +48,27 @@ class EnvSelection:
         if self.ids is not None:
             state.index_copy_(0, self.ids, rows)
         elif self.mask is not None:
-            state.copy_(torch.where(self.mask.unsqueeze(1), rows, state))
+            state.copy_(torch.where(self.mask.view(-1, *[1] * (state.dim() - 1)), rows, state))
         else:
             state.copy_(rows)
+
+    def others(self, everyone: torch.Tensor) -> torch.Tensor:
+        """Mask [num_envs] bool of the environments that are not chosen; ``everyone`` as in :meth:`columns`."""
+        left = torch.ones_like(everyone, dtype=torch.bool)
+        self.write(left, torch.zeros_like(self.read(left)))
+        return left
+
+    def columns(self, everyone: torch.Tensor) -> torch.Tensor:
+        """The chosen environments as ids [n] int64, from ``everyone``, which is 0..num_envs-1.
+
+        How many a mask chooses is not known to the host of a GPU: there n is num_envs, and the id num_envs, which is
+        no environment's, stands for each that is not chosen.
+        """
+        if self.mask is None:
+            return everyone if self.ids is None else self.ids
+        if self.mask.device.type == "cpu":
+            return everyone[self.mask]
+        return torch.where(self.mask, everyone, len(everyone))
 
 
 def select_envs(env_ids: Any, num_envs: int, device: torch.device) -> EnvSelection:
@@ -72,24 +95,30 @@ def select_envs(env_ids: Any, num_envs: int, device: torch.device) -> EnvSelecti
     if ids.is_floating_point() or ids.is_complex():
         raise EngineError(f"env_ids has type {ids.dtype}; expected integers or bool")
     ids = ids.long()
-    if ids.device.type == "cpu" and ids.numel() > 0:
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= num_envs:
-            raise EngineError(f"env_ids has {low if low < 0 else high}; expected 0..{num_envs - 1}")
+    if ids.device.type == "cpu":
+        _require_in_range(ids, num_envs, "env_ids")
         if len(ids.unique()) != len(ids):
             raise EngineError("env_ids has the same environment twice; expected each at most once")
     return EnvSelection(len(ids), ids=_to(ids, device))
 
 
-def as_floats(values: Any, shapes: Sequence[Sequence[int | None]], name: str, device: torch.device) -> torch.Tensor:
+def as_floats(
+    values: Any,
+    shapes: Sequence[Sequence[int | None]],
+    name: str,
+    device: torch.device,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
     """``values`` as a float32 tensor on ``device``, without gradient.
 
     Args:
         shapes: the shapes that are right; None stands for any length.
         name: what to call it in messages.
+        mask: [n] bool, of data with a row for each entry: only the rows that it chooses are used. None: all of them.
 
     Raises:
-        EngineError: of another shape, type or device; on the host also: not finite.
+        EngineError: of another shape, type or device; on the host also: not finite in a row that is used. Which rows
+            these are, a mask on a GPU does not tell the host, and nothing is refused.
     """
     tensor = _tensor(values, name, device)
     if not any(_matches(tensor.shape, shape) for shape in shapes):
@@ -99,14 +128,70 @@ def as_floats(values: Any, shapes: Sequence[Sequence[int | None]], name: str, de
         raise EngineError(f"{name} has type {tensor.dtype}; expected real numbers")
     tensor = tensor.float()
     if tensor.device.type == "cpu":
-        require_finite(tensor, name)
+        if mask is None or tensor.dim() == 1:
+            require_finite(tensor, name)
+        elif mask.device.type == "cpu":
+            require_finite(tensor[mask], name)
     return _to(tensor, device)
+
+
+def as_integers(
+    values: Any, length: int | None, name: str, device: torch.device, limit: int | None = None
+) -> torch.Tensor:
+    """``values`` as an int64 tensor [length] on ``device``; a length of None stands for any.
+
+    Raises:
+        EngineError: of another shape, type or device; on the host also, given a ``limit``: outside 0..limit-1.
+    """
+    tensor = _tensor(values, name, device)
+    if not _matches(tensor.shape, (length,)):
+        raise EngineError(f"{name} has shape {_text(tensor.shape)}; expected {_text((length,))}")
+    if tensor.numel() > 0 and (tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex()):
+        raise EngineError(f"{name} has type {tensor.dtype}; expected integers")
+    tensor = tensor.long()
+    if limit is not None and tensor.device.type == "cpu":
+        _require_in_range(tensor, limit, name)
+    return _to(tensor, device)
+
+
+def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:
+    """Where (``rows[i]``, ``ids[i]``) [M] of an array [R, C, ..] are in the array flattened to [R * C, ..].
+
+    An id outside 0..limit-1 gives R * C, which ``index_select`` refuses, on a GPU by PyTorch's device-side assert.
+    Indexing the array itself would count negative ids from its end.
+
+    Args:
+        shape: (R, C, ..).
+    """
+    outside = (ids < 0) | (ids >= limit)
+    return (rows * shape[1] + ids).masked_fill(outside, shape[0] * shape[1])
+
+
+def require_choice(value: str, name: str, choices: Sequence[str]) -> None:
+    """Raise :class:`EngineError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise EngineError(f"unknown {name} {value!r}; expected {' or '.join(choices)}")
+
+
+def require_count(value: Any, name: str) -> int:
+    """``value``. Raises :class:`EngineError` unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise EngineError(f"{name} is {value!r}; expected an integer of at least 1")
+    return value
 
 
 def require_finite(tensor: torch.Tensor, name: str) -> None:
     """Raise :class:`EngineError` unless every entry is finite. On CUDA the host waits for the answer."""
     if not bool(torch.isfinite(tensor).all()):
         raise EngineError(f"{name} has entries that are NaN or infinite; expected finite float32 numbers")
+
+
+def _require_in_range(ids: torch.Tensor, limit: int, name: str) -> None:
+    if ids.numel() == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= limit:
+        raise EngineError(f"{name} has {low if low < 0 else high}; expected 0..{limit - 1}")
 
 
 def _tensor(values: Any, name: str, device: torch.device) -> torch.Tensor:

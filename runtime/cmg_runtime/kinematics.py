@@ -75,7 +75,7 @@ class ForwardKinematics:
         self._anchors = constant(chain.joint_anchors)
         self._has_anchor = bool((self._anchors != 0).any())
         self._rest = matrix_from_quat(constant(chain.body_quat))
-        cross = _cross_matrix(constant(chain.joint_axes))
+        cross = cross_matrix(constant(chain.joint_axes))
         self._cross, self._cross_squared = cross, cross @ cross
         # A body without a joint reads joint 0 and turns about a zero axis, which is the identity.
         self._joints = torch.tensor([max(j, 0) for j in chain.body_joints], device=device)
@@ -129,8 +129,8 @@ def matrix_from_quat(quat: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows, dim=-1).reshape(quat.shape[:-1] + (3, 3))
 
 
-def _cross_matrix(v: torch.Tensor) -> torch.Tensor:
-    """[..., 3] -> [..., 3, 3] with ``_cross_matrix(v) @ u == cross(v, u)``."""
+def cross_matrix(v: torch.Tensor) -> torch.Tensor:
+    """[..., 3] -> [..., 3, 3] with ``cross_matrix(v) @ u == cross(v, u)``."""
     zero = torch.zeros_like(v[..., 0])
     x, y, z = v.unbind(-1)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(v.shape[:-1] + (3, 3))

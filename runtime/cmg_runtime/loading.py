@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
+from typing import Sequence
 
 import torch
 
@@ -11,6 +13,9 @@ from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.bank import load_bank
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.first_load import needs_proof, prove_here
+from cmg_runtime.frame_writer import key_body_indices, make_frame_writer
+from cmg_runtime.inputs import require_count
 from cmg_runtime.manifest import PRECISIONS, Artifact, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -18,9 +23,11 @@ logger = logging.getLogger(__name__)
 PREFERRED_PRECISIONS = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32")}
 """Fastest first. A GPU multiplies half precision several times faster than float32; a CPU does not."""
 
-PREFERRED_BACKENDS = {"cpu": ("onnx", "torch", "torchscript"), "cuda": ("torch", "onnx", "torchscript")}
+PREFERRED_BACKENDS = {"cpu": ("onnx", "torch", "torchscript"), "cuda": ("fused", "trt", "torch", "onnx", "torchscript")}
 """Fastest first. On a CPU ``onnx`` takes half of ``torch``'s time for few environments, and the same for thousands;
-on a GPU the two are level, and ``torch`` shares the caller's stream and needs no other library."""
+on a GPU ``fused`` takes a fifth of it (docs/performance.md), the two are level, and ``torch`` shares the caller's
+stream and needs no other library. ``trt`` makes nine kernels of the network where ``torch`` launches some thirty; it
+has not been timed (docs/tensorrt.md)."""
 
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
@@ -33,6 +40,9 @@ def load_engine(
     backend: str = "auto",
     precision: str | None = None,
     seed: int = 0,
+    horizon: int = 1,
+    command_ramp_s: float = 0.5,
+    key_bodies: Sequence[str] | None = None,
 ) -> Engine:
     """Load an engine folder for ``num_envs`` environments.
 
@@ -40,11 +50,16 @@ def load_engine(
         path: the folder that ``make engine`` wrote. Each of its files that is used is checked against the manifest.
         num_envs: environments in the batch, at least 1.
         device: "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", or one of "torch", "torchscript", "onnx". "auto" takes the first in the order of
-            :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
+        backend: "auto", or one of "fused", "trt", "torch", "onnx", "torchscript". "auto" takes the first in the order
+            of :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
         precision: "fp32", "fp16", or None for the fastest on this device that passed parity: fp16 on CUDA,
             fp32 on a CPU.
         seed: of the generator that draws initial states from the bank.
+        horizon: frames of the reference window, the current one included. 1: no window. It takes ``num_envs *
+            horizon`` times the bytes of a frame: 4 * (2 * joints + 13 + 3 * key bodies), rounded up to 16.
+        command_ramp_s: seconds in which a new command is reached, linearly, from the one in force. 0: at once.
+        key_bodies: names of bodies of the manifest's robot whose positions each frame has, in this order. None:
+            all of them. Each costs memory and time.
 
     Raises:
         BackendUnavailable: the backend, or under "auto" every backend, cannot run here or has no artifact.
@@ -54,23 +69,33 @@ def load_engine(
         raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     if precision is not None and precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}, or None for the best")
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise EngineError(f"num_envs is {num_envs!r}; expected an integer of at least 1")
-    target = _resolve_device(device)
+    require_count(num_envs, "num_envs")
+    require_count(horizon, "horizon")
+    if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:
+        raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
+    target = resolve_device(device)
     folder = Path(path)
     manifest = read_manifest(folder)
+    bodies = key_body_indices(manifest, key_bodies)
     with torch.inference_mode(False):  # state made under the caller's inference mode could not be updated outside it
         candidates = _candidates(manifest, backend, precision, target)
         artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, target)
         bank = load_bank(folder, manifest, target)
-        engine = Engine(loaded, artifact, manifest, bank, num_envs, target, selection, seed)
+        writer = make_frame_writer(manifest, bodies, target)
         _warm_up(loaded, manifest, num_envs, target)
+        engine = Engine(
+            loaded, artifact, manifest, bank, num_envs, target, selection, seed, horizon, command_ramp_s, writer
+        )
     logger.info("engine %r: %s", manifest.name, selection)
     return engine
 
 
-def _resolve_device(device: str | torch.device) -> torch.device:
-    """The device with its index, so that it compares equal to the device of tensors that live on it."""
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device with its index, so that it compares equal to the device of tensors that live on it.
+
+    Raises:
+        EngineError: neither a CPU nor a CUDA device that is there.
+    """
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError):
@@ -100,7 +125,7 @@ def _candidates(manifest: Manifest, backend: str, precision: str | None, device:
         for artifact in manifest.artifacts
         if artifact.precision == p and artifact.backend == b and artifact.usable
     ]
-    passed = [artifact for artifact in usable if artifact.parity_status == "passed"]
+    passed = [artifact for artifact in usable if artifact.parity_status == "passed" or needs_proof(artifact)]
     # Asked for by name, an artifact may also be one that could not run where it was built.
     candidates = passed or ([] if backend == "auto" else usable)
     if not candidates:
@@ -120,13 +145,16 @@ def _load_first(
     for artifact in candidates:
         try:
             backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
+            proof = f"parity {artifact.parity_status}"
+            if needs_proof(artifact):
+                proof += ", " + prove_here(backend, folder, artifact, manifest, num_envs, device)
         except BackendUnavailable as error:
             skipped.append(f"{artifact.name} cannot run here: {error}")
             continue
-        if artifact.parity_status != "passed":
+        if artifact.parity_status != "passed" and not needs_proof(artifact):
             logger.warning("engine %r: parity of %s is %s", manifest.name, artifact.name, artifact.parity_status)
         order = ", ".join(candidate.name for candidate in candidates)
-        selection = f"{artifact.name} on {device}, parity {artifact.parity_status}; first that loads of: {order}"
+        selection = f"{artifact.name} on {device}, {proof}; first that loads of: {order}"
         return artifact, backend, "; ".join([selection, *skipped])
     raise BackendUnavailable(f"engine {manifest.name!r} on {device}: {'; '.join(skipped)}")
 

@@ -1,13 +1,19 @@
-"""The one-product form of the generator: the graph that every artifact is made from.
+"""The one-product form of the generator: the graph that torch, TorchScript and ONNX artifacts are all made from.
 
-The layer ``y = sum_e c_e (x W_e + b_e)`` is one matrix product, ``y = (c (x) x) vstack(W_e) + c b``:
-no weight tensor per sample ever exists. Normalisation is part of the graph, so inputs and outputs
-are in radians, rad/s, m/s.
+Each layer ``y = sum_e c_e (x W_e + b_e)`` is one matrix product: no weight tensor per sample ever exists. Its experts
+are mixed on the product's narrower side, so that no tensor of ``num_experts * hidden_dim`` columns is made where one
+of fewer does:
 
-Why so, measured with hidden 512, 4 experts, 3 layers. The other order, ``sum_e c_e (x [W_1|...|W_E])_e``, has the
-same error (fp32 5e-7, fp16 5.7e-4 against 5.6e-4, one step, relative to float64) and one operation more a layer, and
-is slower on an H200 (4096 environments, CUDA graph: fp32 405 against 401 us, fp16 251 against 227 us).
-In fp16, rounding the coefficients before the multiplication gives 8.1e-4 and a gate in half precision 7.6e-4, both
+- a layer that widens weighs its input, ``y = (c (x) x) vstack(W_e) + c b``;
+- any other weighs its output, ``y = sum_e c_e (x [W_1|...|W_E] + [b_1|...|b_E])_e``.
+
+``docs/tensorrt.md`` lists the kernels that TensorRT makes of this, and of the alternatives. Normalisation is part of
+the graph, so inputs and outputs are in radians, rad/s, m/s.
+
+Measured on an H200 with two older forms, not with this one (hidden 512, 4 experts, 3 layers, 4096 environments, torch
+in a CUDA graph): every layer weighing its input took 401 us in fp32 and 227 us in fp16, every layer weighing its
+output 405 and 251 us, at the same error (one step, relative to float64: fp32 5e-7, fp16 5.7e-4). With the first of the
+two in fp16, rounding the coefficients before the multiplication gave 8.1e-4 and a gate in half precision 7.6e-4, both
 1.0e-3; the gate is 3 % of the arithmetic, and in half precision it was no faster (239 us).
 """
 
@@ -27,7 +33,7 @@ class OneProductNetwork(nn.Module):
 
     In "fp16" the operands of the experts' products are half precision and their results come back in half
     precision, as half-precision matrix units give them. Everything else is float32: normalisation, the gate,
-    the multiplication by the gate's coefficients (rounded to half once, after it), biases, ELU.
+    the multiplication by the gate's coefficients, the sum over experts, biases, ELU.
 
     Args:
         weights: the arrays of ``weights.npz`` (float32):
@@ -124,7 +130,11 @@ class _Linear(nn.Module):
 
 
 class _MixtureLayer(nn.Module):
-    """``sum_e c_e (x W_e + b_e)`` as one product, then ELU where ``activation`` is set."""
+    """``sum_e c_e (x W_e + b_e)`` as one product, then ELU where ``activation`` is set.
+
+    Its ``weight`` is [E * in, out], experts one below the other, where the input is weighed, and [in, E * out], experts
+    side by side, where the output is; its ``bias`` is [E, out] and [E * out].
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -133,23 +143,35 @@ class _MixtureLayer(nn.Module):
         self, weight: np.ndarray, bias: np.ndarray, half_operands: bool, half_on_cpu: bool, activation: bool
     ) -> None:
         super().__init__()
+        self.num_experts, self.width_out = bias.shape
+        self.width_in = weight.shape[0] // self.num_experts
+        self.weighs_input = self.width_in < self.width_out
+        if not self.weighs_input:
+            experts = weight.reshape(self.num_experts, self.width_in, self.width_out)
+            weight = experts.transpose(1, 0, 2).reshape(self.width_in, -1)
         self.register_buffer("weight", _float32(weight).half() if half_operands else _float32(weight))
-        self.register_buffer("bias", _float32(bias))
-        self.rows = weight.shape[0]
+        self.register_buffer("bias", _float32(bias if self.weighs_input else bias.reshape(-1)))
         self.half_operands = half_operands
         self.half_on_cpu = half_on_cpu
         self.activation = activation
 
     def forward(self, x: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
-        scaled = (coefficients.unsqueeze(2) * x.unsqueeze(1)).reshape(-1, self.rows)
-        bias = torch.mm(coefficients, self.bias)
-        if not self.half_operands:
-            y = torch.addmm(bias, scaled, self.weight)
-        elif self.half_on_cpu or x.is_cuda:
-            y = torch.mm(scaled.half(), self.weight).float() + bias
+        column = coefficients.unsqueeze(2)
+        if self.weighs_input:
+            operand = (column * x.unsqueeze(1)).reshape(-1, self.num_experts * self.width_in)
+            y = self.product(operand, torch.mm(coefficients, self.bias))
         else:
-            y = torch.mm(scaled.half().float(), self.weight.float()).half().float() + bias
+            experts = self.product(x, self.bias).reshape(-1, self.num_experts, self.width_out)
+            y = (experts * column).sum(1)
         return F.elu(y) if self.activation else y
+
+    def product(self, operand: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """``operand weight + bias``, a new float32 tensor."""
+        if not self.half_operands:
+            return torch.addmm(bias, operand, self.weight)
+        if self.half_on_cpu or operand.is_cuda:
+            return torch.mm(operand.half(), self.weight).float() + bias
+        return torch.mm(operand.half().float(), self.weight.float()).half().float() + bias
 
 
 def _float32(array: np.ndarray) -> torch.Tensor:

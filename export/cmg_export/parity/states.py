@@ -45,8 +45,8 @@ class Stability:
     """What a 1e-6 nudge of the start state does to the reference's own rollouts.
 
     Attributes:
-        growth_median, growth_p99: over environments, the factor by which the nudge grows within 100 frames. None
-            where no rollout stayed bounded, or where the nudged ones did not.
+        growth_median, growth_p99: over the first 64 environments, less those that diverged, the factor by which the
+            nudge grows within 100 frames. None where no rollout stayed bounded, or where the nudged ones did not.
         diverged: environments, of 256, whose 100-frame rollout diverged; left out of every comparison.
         stable: whether the 100-frame gate means anything for this checkpoint.
         reason: why not, or "".

@@ -29,7 +29,7 @@ NUDGE = 1e-6
 GROWTH_BOUND = 10.0
 """Rollouts are stable when a nudge of the start state, after at most 100 frames, has grown by less than this."""
 
-_BATCH = 1024  # rows at once through the reference: its hidden values then still fit a cache
+_BATCH = 512  # rows at once through the reference: its hidden values then still fit a cache
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

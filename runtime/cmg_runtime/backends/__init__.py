@@ -19,11 +19,19 @@ BACKENDS: dict[str, str] = {
     "torch": "cmg_runtime.backends.torch_backend:TorchBackend",
     "torchscript": "cmg_runtime.backends.torchscript_backend:TorchScriptBackend",
     "onnx": "cmg_runtime.backends.onnx_backend:OnnxBackend",
+    "fused": "cmg_runtime.backends.fused_backend:FusedBackend",
+    "trt": "cmg_runtime.backends.trt_backend:TrtBackend",
 }
 
 
 class Backend(Protocol):
-    """One artifact, loaded and ready to run on one device."""
+    """One artifact, loaded and ready to run on one device.
+
+    Attributes:
+        capturable: whether it is worth trying to record :meth:`step` in a CUDA graph, on a CUDA device.
+    """
+
+    capturable: bool
 
     @classmethod
     def load(cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: torch.device) -> Backend:

@@ -13,12 +13,14 @@ from cmg_runtime.network import OneProductNetwork
 from cmg_runtime.npz import read_npz
 
 CPU_ROWS = 512
-"""Environments that go through the network together on a CPU: ``c (x) x`` then stays in its cache (4 MB for hidden 512
-and 4 experts), which is a third faster than 4096 at once, and memory stays small for any number of environments."""
+"""Environments that go through the network together on a CPU: the widest tensor, [rows, num_experts * hidden_dim], then
+stays in its cache (4 MB for hidden 512 and 4 experts), and memory stays small for any number of environments."""
 
 
 class TorchBackend:
     """See :class:`cmg_runtime.backends.Backend`."""
+
+    capturable = True
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         self._network = network

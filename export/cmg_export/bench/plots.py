@@ -1,0 +1,98 @@
+"""The pictures: latency against environments, and the distribution of latency."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmg_export.bench.results import BenchReport, Timing, write_file
+from cmg_export.bench.timing import Samples
+
+LATENCY, DISTRIBUTION = "latency.png", "distribution.png"
+
+
+def draw(report: BenchReport, samples: Mapping[str, Samples], folder: Path) -> None:
+    """Write both pictures.
+
+    Args:
+        samples: single times: of ``step()`` of backends, of a frame of peers.
+
+    Raises:
+        BenchError: they cannot be written.
+    """
+    write_file(folder / LATENCY, _latency(report))
+    write_file(folder / DISTRIBUTION, _distribution(report, samples))
+
+
+def _latency(report: BenchReport) -> bytes:
+    figure, axes = _figure(2)
+    styles = _styles(report)
+    titles = ("network only, one frame", f"whole step(), window of {report.horizon} frames")
+    for axis, title, kind in zip(axes, titles, ("frame", "step"), strict=True):
+        for result in report.results:
+            timings: dict[str, Timing] = getattr(result, kind)
+            points = sorted((int(size), timing.cost) for size, timing in timings.items())
+            if points:
+                axis.plot(
+                    [size for size, _ in points],
+                    [cost.p50 for _, cost in points],
+                    label=result.name,
+                    **styles[result.name],
+                )
+        for (precision, floors), dash in zip(report.floor_us.items(), ("--", ":"), strict=False):
+            sizes = sorted(int(size) for size in floors)
+            floor = [floors[str(size)] for size in sizes]
+            axis.plot(sizes, floor, dash, color="black", linewidth=1, label=f"floor {precision}")
+        axis.set(xscale="log", yscale="log", xlabel="environments", ylabel="p50, us", title=title)
+        axis.set_xscale("log", base=2)
+        axis.grid(True, which="both", linewidth=0.3)
+        axis.legend(fontsize=7)
+    return _png(figure, report, "p50 by the GPU's clock" if report.machine.device != "cpu" else "p50 by the wall clock")
+
+
+def _distribution(report: BenchReport, samples: Mapping[str, Samples]) -> bytes:
+    titles = {"gpu": "by the GPU's clock: what it costs", "wall": "by the wall clock: what a caller waits"}
+    clocks = [clock for clock in titles if any(getattr(single, clock) for single in samples.values())]
+    figure, axes = _figure(len(clocks))
+    styles = _styles(report)
+    for axis, clock in zip(axes, clocks, strict=True):
+        for name, single in samples.items():
+            times = np.sort(getattr(single, clock))
+            share = 1 - np.arange(len(times)) / len(times)  # of calls that took at least so long
+            axis.plot(times, share, label=name, **{**styles[name], "marker": ""})
+        axis.set(xscale="log", yscale="log", xlabel="us", ylabel="share of calls that take longer", title=titles[clock])
+        axis.grid(True, which="both", linewidth=0.3)
+        axis.legend(fontsize=7)
+    what = f"{report.num_envs} environments: step() of each backend, one frame of the network of each peer"
+    return _png(figure, report, what)
+
+
+def _styles(report: BenchReport) -> dict[str, dict[str, Any]]:
+    """One colour a contender in every picture; peers are dashed."""
+    return {
+        result.name: {
+            "color": f"C{index % 10}",
+            "marker": "o" if result.kind == "backend" else "s",
+            "markersize": 4,
+            "linestyle": "-" if result.kind == "backend" else "--",
+        }
+        for index, result in enumerate(report.results)
+    }
+
+
+def _figure(panels: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # slow to import, and only needed at the end; no display is touched
+
+    figure = Figure(figsize=(6.5 * panels, 5.5), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _png(figure: Any, report: BenchReport, subtitle: str) -> bytes:
+    figure.suptitle(f"{report.engine} on {report.machine.device}\n{subtitle}", fontsize=9)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()

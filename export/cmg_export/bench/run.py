@@ -1,0 +1,194 @@
+"""One run of the benchmark, from contenders to report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from cmg_export.bench import engines, machine
+from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders
+from cmg_export.bench.inputs import Inputs
+from cmg_export.bench.memory import measure_engine, settle, with_peak
+from cmg_export.bench.results import BenchError, BenchReport, Result
+from cmg_export.bench.settings import Settings
+from cmg_export.bench.targets import judge
+from cmg_export.bench.timing import Samples, interleave
+from cmg_export.checkpoint import load_checkpoint
+from cmg_export.progress import stage
+from cmg_runtime import load_engine, read_manifest
+from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+
+
+def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
+    """Measure everything.
+
+    Returns:
+        The report, and the single times of ``step()`` of each backend and of a frame of each peer.
+
+    Raises:
+        ExportError, EngineError: one line.
+    """
+    began = time.perf_counter()
+    bench = _Bench(settings)
+    bench.find_contenders()
+    for num_envs in [settings.num_envs, *sorted(set(settings.sizes) - {settings.num_envs})]:
+        bench.time_frames(num_envs)
+    bench.measure_memory()
+    for num_envs in sorted({settings.num_envs, max(settings.sizes)}):
+        bench.time_engines(num_envs)
+    return bench.report(began), bench.samples
+
+
+class _Bench:
+    """What has been found so far."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.manifest = read_manifest(settings.folder)
+        self.checkpoint = load_checkpoint(settings.checkpoint, settings.data)
+        if self.checkpoint.sha256["checkpoint"] != self.manifest.source.get("sha256"):
+            raise BenchError(
+                f"{settings.folder} was not made from {settings.checkpoint} as it is now; "
+                "name the checkpoint that it was made from, or build it again"
+            )
+        self.inputs = Inputs(settings.folder, self.manifest, self.checkpoint, settings.seed)
+        self.plan = engines.Plan(settings.folder, self.manifest, settings.device, settings.horizon, settings.seed)
+        self.contenders: list[Contender] = []
+        self.results: dict[str, Result] = {}
+        self.samples: dict[str, Samples] = {}
+        self.left_out: list[str] = []
+        if settings.device.type != "cuda":
+            self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
+        if self.manifest.robot is None:
+            self.left_out.append("kinematics: the engine has no robot model, so step() is timed without them")
+
+    def find_contenders(self) -> None:
+        """Everything that can run here.
+
+        Raises:
+            BenchError: no backend can.
+        """
+        settings, device = self.settings, self.settings.device
+        with stage("contenders") as note:
+            self.contenders = backend_contenders(
+                settings.folder, self.manifest, device, settings.num_envs, settings.backends, self.left_out
+            )
+            if not self.contenders:
+                raise BenchError(f"no backend runs here: {'; '.join(self.left_out)}; choose others or build the engine")
+            if settings.peers:
+                self.contenders += peer_contenders(self.checkpoint, device)
+            if not settings.peers:
+                self.left_out.append("the peers: not asked for")
+            elif device.type != "cuda":
+                self.left_out.append("peers in torch.compile: timed on a GPU only")
+            note(", ".join(contender.name for contender in self.contenders))
+
+    def time_frames(self, num_envs: int) -> None:
+        """The network alone; at the table's size, which comes first, errors too."""
+        settings, table = self.settings, num_envs == self.settings.num_envs
+        motion, command = self.inputs.draw(num_envs, settings.device)
+        frames = {}
+        settle(settings.device)
+        with stage(f"frame x {num_envs}") as note:
+            for contender in self.contenders:
+                name = contender.name
+                if not table and not (contender.sweeps and name in self.results):
+                    continue
+                with self._may_fail(f"{name} at {num_envs}"):
+                    contender.check_memory(num_envs, settings.device)
+                    frame, peak = with_peak(lambda c=contender: make_frame(c, motion, command), settings.device)
+                    if table:
+                        error = self.inputs.error(motion, command, frame.out)
+                        about = (contender.kind, contender.about)
+                        self.results[name] = Result(name, *about, error, {}, {}, {}, frame_memory_mib=peak)
+                    frames[name] = frame
+            runs = {name: frame.run for name, frame in frames.items()}
+            timed = interleave(runs, settings.device, settings.steps // 5, settings.seconds)
+            for name, samples in timed.items():
+                self.results[name].frame[str(num_envs)] = samples.timing()
+                if table and self.results[name].kind == "peer":
+                    self.samples[name] = samples
+            note(f"{len(frames)} contenders")
+
+    def measure_memory(self) -> None:
+        """What each engine takes beyond weights and window, on a GPU."""
+        for contender in self._backends():
+            with self._may_fail(f"memory of {contender.name}"):
+                memory = measure_engine(contender, self.plan, self.settings.num_envs)
+                if memory is not None:
+                    figures = {"memory_mib": memory.peak, "device_memory_mib": memory.device}
+                    self.results[contender.name] = replace(self.results[contender.name], **figures)
+
+    def time_engines(self, num_envs: int) -> None:
+        """``step()`` of every backend, and at the table's size the rebuild of windows."""
+        settings, device = self.settings, self.settings.device
+        started = {}
+        settle(device)
+        with stage(f"step x {num_envs}") as note:
+            for contender in self._backends():
+                with self._may_fail(f"step() of {contender.name} at {num_envs}"):
+                    started[contender.name] = engines.start(contender, self.plan, num_envs)
+            steps = {name: engine.step for name, engine in started.items()}
+            table = num_envs == settings.num_envs
+            count, seconds = (settings.steps, 5.0) if table else (settings.steps // 20, 1.0)
+            for name, samples in interleave(steps, device, count, seconds * settings.seconds).items():
+                self.results[name].step[str(num_envs)] = samples.timing()
+                if table:
+                    self.samples[name] = samples
+            note(f"{len(started)} engines")
+        if not table or settings.horizon == 1:
+            return
+        with stage("rebuild"):
+            for windows in [w for w in engines.REBUILT if w <= num_envs]:
+                runs = {name: engines.rebuild(engine, windows, settings.seed) for name, engine in started.items()}
+                timed = interleave(runs, device, max(10, settings.steps // 100), settings.seconds, block=10)
+                for name, samples in timed.items():
+                    self.results[name].rebuild[str(windows)] = samples.timing()
+
+    def report(self, began: float) -> BenchReport:
+        """Everything found since ``began``, of ``time.perf_counter``."""
+        settings, results = self.settings, tuple(self.results.values())
+        with stage("machine"):
+            where = machine.describe(settings.device)
+        flop = machine.flop_per_env(self.manifest.sizes)
+        sizes = sorted({settings.num_envs, *settings.sizes})
+        auto, selection = self._auto()
+        return BenchReport(
+            engine=self.manifest.name,
+            source_sha256=self.checkpoint.sha256["checkpoint"],
+            machine=where,
+            num_envs=settings.num_envs,
+            horizon=settings.horizon,
+            seed=settings.seed,
+            flop_per_env=flop,
+            floor_us={p: {str(n): machine.floor_us(flop, rate, n) for n in sizes} for p, rate in where.tflops.items()},
+            auto=auto,
+            selection=selection,
+            results=results,
+            targets=judge(results, auto, settings.device.type == "cuda"),
+            left_out=tuple(self.left_out),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _auto(self) -> tuple[str, str]:
+        """What ``backend="auto"`` loads here, and why; no name where it loads nothing."""
+        try:
+            engine = load_engine(self.settings.folder, self.settings.num_envs, device=self.settings.device)
+        except BackendUnavailable as error:
+            return "", str(error)
+        return f"{engine.backend_name}_{engine.precision}", engine.selection
+
+    def _backends(self) -> list[Contender]:
+        return [c for c in self.contenders if c.kind == "backend" and c.name in self.results]
+
+    @contextmanager
+    def _may_fail(self, what: str) -> Iterator[None]:
+        """What does not fit or cannot run at some size is left out, and the report says so."""
+        try:
+            yield
+        except (torch.cuda.OutOfMemoryError, EngineError, BenchError) as error:
+            self.left_out.append(f"{what}: {first_line(error)}")

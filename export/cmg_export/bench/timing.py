@@ -1,0 +1,123 @@
+"""Three clocks for one call, and contenders that take turns.
+
+gpu     from event to event on the GPU while the host keeps its queue full: what the work costs the GPU.
+wall    from the call until the GPU has finished, the queue empty before: what a caller feels who waits for each frame.
+call    from the call until it returns, in those same calls: what a caller feels who does not wait.
+
+On a CPU there is only wall.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from cmg_export.bench.results import Quantiles, Timing
+
+Run = Callable[[], object]
+
+WARM_UP = 5
+"""Calls before each block that are not timed: clocks, caches and allocators are then those of this contender."""
+
+BLOCK = 100
+"""Calls that a contender makes before it is the next one's turn."""
+
+_CYCLES_PER_US = 1980  # of an H200; elsewhere the queue merely starts a little fuller or emptier
+
+
+@dataclass
+class Samples:
+    """Times of single calls, us."""
+
+    gpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    call: list[float] = field(default_factory=list)
+
+    def timing(self) -> Timing:
+        """Their quantiles."""
+        gpu, call = (_quantiles(times) if times else None for times in (self.gpu, self.call))
+        return Timing(len(self.wall), gpu, _quantiles(self.wall), call)
+
+
+def interleave(
+    runs: Mapping[str, Run], device: torch.device, count: int, seconds: float, block: int = BLOCK
+) -> dict[str, Samples]:
+    """Time every one of ``runs``, in turns of ``block`` calls.
+
+    Args:
+        runs: name -> what is called. The calls of each must be alike.
+        count: calls of each that are wanted, by each clock.
+        seconds: how long one of ``runs`` may take by one clock; a slow one gets fewer calls, at least 3.
+    """
+    samples = {name: Samples() for name in runs}
+    counts = {name: _affordable(run, device, count, seconds) for name, run in runs.items()}
+    turns = max(1, -(-max(counts.values(), default=0) // block))
+    for turn in range(turns):
+        for name, run in runs.items():
+            size = counts[name] * (turn + 1) // turns - counts[name] * turn // turns
+            if size:
+                time_block(run, device, size, samples[name])
+    return samples
+
+
+def time_block(run: Run, device: torch.device, count: int, into: Samples) -> None:
+    """``count`` calls by each clock."""
+    for _ in range(WARM_UP if count > WARM_UP else 1):
+        run()
+    if device.type == "cuda":
+        _gpu_block(run, device, count, into)
+    _wall_block(run, device, count, into)
+
+
+def _gpu_block(run: Run, device: torch.device, count: int, into: Samples) -> None:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    host = time.perf_counter() - start
+    torch.cuda.synchronize(device)
+    # The GPU sleeps while the host fills its queue, so that no event waits for the host.
+    torch.cuda._sleep(int(_CYCLES_PER_US * min(1e5, 1.5e6 * host * count)))
+    events[0].record()
+    for event in events[1:]:
+        run()
+        event.record()
+    torch.cuda.synchronize(device)
+    into.gpu += [1e3 * a.elapsed_time(b) for a, b in zip(events[:-1], events[1:], strict=True)]
+
+
+def _wall_block(run: Run, device: torch.device, count: int, into: Samples) -> None:
+    for _ in range(count):
+        synchronise(device)
+        start = time.perf_counter()
+        run()
+        returned = time.perf_counter()
+        synchronise(device)
+        finished = time.perf_counter()
+        into.wall.append(1e6 * (finished - start))
+        if device.type == "cuda":
+            into.call.append(1e6 * (returned - start))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU, if there is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _affordable(run: Run, device: torch.device, count: int, seconds: float) -> int:
+    run()
+    synchronise(device)
+    start = time.perf_counter()
+    run()
+    synchronise(device)
+    return int(max(3, min(count, seconds / (time.perf_counter() - start))))
+
+
+def _quantiles(times: list[float]) -> Quantiles:
+    p50, p99, p999 = np.quantile(times, [0.5, 0.99, 0.999]).tolist()
+    return Quantiles(p50, p99, p999, max(times))

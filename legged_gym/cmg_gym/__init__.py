@@ -1,0 +1,13 @@
+"""cmg_gym: reinforcement learning of walking on generated reference motion, as tasks of mjlab.
+
+Importing it, or any module of it, registers the tasks, which mjlab does through its entry-point group ``mjlab.tasks``.
+Without the simulator only :mod:`cmg_gym.controller` can be used, which needs none.
+"""
+
+import importlib.util
+
+if importlib.util.find_spec("rsl_rl") is not None:
+    from cmg_gym.drawing import choose_renderer
+
+    choose_renderer()
+    from cmg_gym import tasks as tasks

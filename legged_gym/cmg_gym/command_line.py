@@ -1,0 +1,85 @@
+"""What the command lines of this package share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
+from mjlab.managers import EventTermCfg
+from mjlab.rl import RslRlVecEnvWrapper
+
+from cmg_export.command_line import parse
+from cmg_gym.curriculum import push_range
+from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
+from cmg_gym.policies import Policy, load_policy
+from cmg_gym.reference_command import ReferenceCommandCfg
+from cmg_runtime import EngineError
+
+BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Which policy, with which generator, where."""
+
+    policy: Path = BUNDLED_POLICY
+    """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder."""
+    engine: Path = DEFAULT_ENGINE
+    """The engine folder."""
+    backend: str = "auto"
+    """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
+    device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
+    seed: int = 0
+
+
+def run(options: type[T], action: Callable[[T], None], arguments: Sequence[str] | None, module: str) -> int:
+    """Parse ``options``, act; one line and status 2 for what the user can put right."""
+    try:
+        action(parse(options, module, arguments))
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
+    """The reference command's part of an environment's configuration."""
+    reference = cfg.commands["reference"]
+    assert isinstance(reference, ReferenceCommandCfg)
+    return reference
+
+
+def open_policy(
+    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
+) -> tuple[RslRlVecEnvWrapper, Policy]:
+    """The play environment with episodes of ``seconds``, and the policy in it."""
+    env = open_env(options, num_envs, seconds, pushes, render_mode)
+    return env, load_policy(options.policy, env)
+
+
+def open_env(
+    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
+) -> RslRlVecEnvWrapper:
+    """The play environment with episodes of ``seconds``."""
+    cfg = make_env_cfg(play=True)
+    cfg.scene.num_envs = num_envs
+    cfg.episode_length_s = seconds
+    cfg.seed = options.seed
+    reference = reference_cfg(cfg)
+    reference.engine = str(options.engine)
+    reference.cmg_backend = options.backend
+    if pushes:
+        cfg.events["push_robot"] = EventTermCfg(
+            func=mdp.push_by_setting_velocity,
+            mode="interval",
+            interval_range_s=(1.0, 3.0),
+            params={"velocity_range": push_range(1.0)},
+        )
+    return RslRlVecEnvWrapper(ManagerBasedRlEnv(cfg, options.device, render_mode=render_mode))

@@ -1,0 +1,35 @@
+"""The curriculum: which commands are drawn, and how hard the robot is pushed, by learning iteration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cmg_gym.command_stages import stage_at
+from cmg_gym.observations import reference
+
+if TYPE_CHECKING:
+    from mjlab.envs import ManagerBasedRlEnv
+
+PUSH = {"x": 0.5, "y": 0.5, "z": 0.4, "roll": 0.52, "pitch": 0.52, "yaw": 0.78}
+"""Of a full push: largest change of the root's velocity, m/s and rad/s (those of mjlab's own velocity task)."""
+
+
+def push_range(share: float) -> dict[str, tuple[float, float]]:
+    """What ``push_by_setting_velocity`` takes, for a share 0..1 of the full push."""
+    return {axis: (-share * largest, share * largest) for axis, largest in PUSH.items()}
+
+
+def command_stage(
+    env: ManagerBasedRlEnv, env_ids: torch.Tensor, command_name: str, steps_per_iteration: int, push_name: str
+) -> dict[str, torch.Tensor]:
+    """Enter the stage of the environment's step counter, which survives an interrupted training."""
+    del env_ids  # every environment is in the same stage
+    command = reference(env, command_name)
+    stages = command.cfg.stages
+    stage = stage_at(stages, env.common_step_counter / steps_per_iteration)
+    if stage is not command.sampler.stage:
+        command.sampler.stage = stage
+        env.event_manager.get_term_cfg(push_name).params["velocity_range"] = push_range(stage.push)
+    return {"stage": torch.tensor(float(stages.index(stage))), "push": torch.tensor(stage.push)}

@@ -1,0 +1,288 @@
+"""The task: a G1 on flat ground that follows velocity commands by a residual on generated reference motion."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+from mjlab.asset_zoo.robots import G1_ACTION_SCALE, get_g1_robot_cfg
+from mjlab.envs import ManagerBasedRlEnvCfg, mdp
+from mjlab.envs.mdp import dr
+from mjlab.managers import (
+    CurriculumTermCfg,
+    EventTermCfg,
+    ObservationGroupCfg,
+    ObservationTermCfg,
+    RewardTermCfg,
+    SceneEntityCfg,
+    TerminationTermCfg,
+)
+from mjlab.scene import SceneCfg
+from mjlab.sensor import ContactMatch, ContactSensorCfg
+from mjlab.sim import MujocoCfg, SimulationCfg
+from mjlab.tasks.velocity import mdp as velocity_mdp
+from mjlab.terrains import TerrainEntityCfg
+from mjlab.utils.noise import UniformNoiseCfg
+from mjlab.viewer import ViewerConfig
+
+from cmg_gym import observations as obs
+from cmg_gym import rewards
+from cmg_gym.command_stages import FULL_RANGE, TRAINING_STAGES
+from cmg_gym.curriculum import command_stage, push_range
+from cmg_gym.reference_command import ReferenceCommandCfg, StartNoise
+from cmg_gym.residual_action import ResidualJointActionCfg
+from cmg_gym.rl_cfg import STEPS_PER_ITERATION
+
+DEFAULT_ENGINE = Path(__file__).resolve().parents[2] / "engines" / "g1_neutral"
+"""What `make engine` builds from the bundled checkpoint."""
+
+COMMAND_NAME = "reference"
+COMMAND = {"command_name": COMMAND_NAME}
+ACTOR_OFFSETS = (1, 5, 10)
+"""Frames ahead that the policy sees; 1 is the target."""
+CRITIC_OFFSETS = tuple(range(2, 42, 2))
+"""Frames ahead that the critic sees: 20, up to 0.8 s."""
+KEY_BODIES = tuple(
+    f"{side}_{link}_link" for link in ("ankle_roll", "knee", "elbow", "wrist_yaw") for side in ("left", "right")
+) + ("torso_link",)
+
+FEET_CONTACT, SELF_COLLISION = "feet_ground_contact", "self_collision"
+FEET_GEOMS = r"^(left|right)_foot[1-7]_collision$"
+FEET_SITES = ("left_foot", "right_foot")
+
+
+def make_env_cfg(play: bool = False, delay_steps: int = 0) -> ManagerBasedRlEnvCfg:
+    """The environment's configuration.
+
+    Args:
+        play: no noise, randomisation, pushes, curriculum and time limit.
+        delay_steps: joint targets reach the actuators up to so many steps of physics (5 ms) late.
+    """
+    cfg = ManagerBasedRlEnvCfg(
+        scene=_scene(delay_steps),
+        observations={"actor": _actor(corrupted=not play), "critic": _critic()},
+        actions={
+            "joint_pos": ResidualJointActionCfg(
+                entity_name="robot", actuator_names=(".*",), scale=G1_ACTION_SCALE, command_name=COMMAND_NAME
+            )
+        },
+        commands={"reference": _reference(play)},
+        events={} if play else _randomisation(),
+        rewards=_rewards(),
+        terminations=_terminations(),
+        curriculum={} if play else _curriculum(),
+        viewer=_viewer(),
+        sim=SimulationCfg(
+            njmax=300,
+            contact_sensor_maxmatch=64,
+            mujoco=MujocoCfg(timestep=0.005, iterations=10, ls_iterations=20, ccd_iterations=50),
+        ),
+        decimation=4,
+        episode_length_s=int(1e9) if play else 20.0,
+    )
+    return cfg
+
+
+def _scene(delay_steps: int) -> SceneCfg:
+    feet = ContactSensorCfg(
+        name=FEET_CONTACT,
+        primary=ContactMatch(mode="subtree", pattern=r"^(left_ankle_roll_link|right_ankle_roll_link)$", entity="robot"),
+        secondary=ContactMatch(mode="body", pattern="terrain"),
+        fields=("found", "force"),
+        reduce="netforce",
+        num_slots=1,
+        track_air_time=True,
+    )
+    itself = ContactMatch(mode="subtree", pattern="pelvis", entity="robot")
+    self_collision = ContactSensorCfg(
+        name=SELF_COLLISION,
+        primary=itself,
+        secondary=itself,
+        fields=("found", "force"),
+        reduce="none",
+        num_slots=1,
+        history_length=4,
+    )
+    robot = copy.deepcopy(get_g1_robot_cfg())  # the actuators in it are shared by all of mjlab
+    assert robot.articulation is not None
+    for actuator in robot.articulation.actuators:
+        actuator.delay_max_lag = delay_steps
+    return SceneCfg(
+        terrain=TerrainEntityCfg(terrain_type="plane"),
+        entities={"robot": robot},
+        sensors=(feet, self_collision),
+        num_envs=1,
+        extent=2.0,
+    )
+
+
+def _reference(play: bool) -> ReferenceCommandCfg:
+    return ReferenceCommandCfg(
+        engine=str(DEFAULT_ENGINE),
+        resampling_time_range=(4.0, 8.0),
+        offsets=tuple(sorted({*ACTOR_OFFSETS, *CRITIC_OFFSETS})),
+        key_bodies=KEY_BODIES,
+        stages=FULL_RANGE if play else TRAINING_STAGES,
+        start_noise=None if play else StartNoise(),
+        debug_vis=True,
+    )
+
+
+def _actor(corrupted: bool) -> ObservationGroupCfg:
+    """Proprioception, the command as the generator uses it, and the reference: what a robot has."""
+    return ObservationGroupCfg(
+        terms={
+            "base_ang_vel": ObservationTermCfg(
+                func=mdp.builtin_sensor, params={"sensor_name": "robot/imu_ang_vel"}, noise=_noise(0.2)
+            ),
+            "projected_gravity": ObservationTermCfg(func=mdp.projected_gravity, noise=_noise(0.05)),
+            "joint_pos": ObservationTermCfg(func=mdp.joint_pos_rel, params={"biased": True}, noise=_noise(0.01)),
+            "joint_vel": ObservationTermCfg(func=mdp.joint_vel_rel, noise=_noise(1.5)),
+            "actions": ObservationTermCfg(func=mdp.last_action),
+            "command": ObservationTermCfg(func=mdp.generated_commands, params=dict(COMMAND)),
+            "reference_dof_pos": ObservationTermCfg(
+                func=obs.reference_dof_pos, params={**COMMAND, "offsets": ACTOR_OFFSETS}
+            ),
+            "reference_dof_vel": ObservationTermCfg(func=obs.reference_dof_vel, params={**COMMAND, "offsets": (1,)}),
+        },
+        enable_corruption=corrupted,
+    )
+
+
+def _critic() -> ObservationGroupCfg:
+    """All of the actor's without noise, the rest of the state, the reference further ahead, what is randomised."""
+    torso = SceneEntityCfg("robot", body_names=("torso_link",))
+    foot = SceneEntityCfg("robot", geom_names=("left_foot1_collision",))
+    contact = {"sensor_name": FEET_CONTACT}
+    ahead = {**COMMAND, "offsets": CRITIC_OFFSETS}
+    terms = _actor(corrupted=False).terms
+    terms["joint_pos"] = ObservationTermCfg(func=mdp.joint_pos_rel)
+    terms |= {
+        "base_lin_vel": ObservationTermCfg(func=mdp.base_lin_vel),
+        "base_height": ObservationTermCfg(func=obs.base_height),
+        "key_bodies": ObservationTermCfg(func=obs.key_bodies, params=dict(COMMAND)),
+        "reference_key_bodies": ObservationTermCfg(func=obs.reference_key_bodies, params=dict(COMMAND)),
+        "future_dof_pos": ObservationTermCfg(func=obs.reference_dof_pos, params=dict(ahead)),
+        "future_root": ObservationTermCfg(func=obs.reference_root, params=dict(ahead)),
+        "foot_contact": ObservationTermCfg(func=velocity_mdp.foot_contact, params=dict(contact)),
+        "foot_air_time": ObservationTermCfg(func=velocity_mdp.foot_air_time, params=dict(contact)),
+        "foot_contact_forces": ObservationTermCfg(func=velocity_mdp.foot_contact_forces, params=dict(contact)),
+        "friction": ObservationTermCfg(func=obs.friction, params={"asset_cfg": foot}),
+        "mass_ratio": ObservationTermCfg(func=obs.mass_ratio, params={"asset_cfg": torso}),
+        "centre_of_mass": ObservationTermCfg(func=obs.centre_of_mass, params={"asset_cfg": torso}),
+        "motor_strength": ObservationTermCfg(func=obs.motor_strength),
+        "encoder_bias": ObservationTermCfg(func=obs.encoder_bias),
+    }
+    return ObservationGroupCfg(terms=terms)
+
+
+def _rewards() -> dict[str, RewardTermCfg]:
+    torso = SceneEntityCfg("robot", body_names=("torso_link",))
+    feet = SceneEntityCfg("robot", site_names=FEET_SITES)
+    contact = {"sensor_name": FEET_CONTACT}
+    return {
+        "alive": RewardTermCfg(func=mdp.is_alive, weight=1.0),
+        "track_velocity": RewardTermCfg(func=rewards.track_velocity, weight=2.0, params={**COMMAND, "std": 0.35}),
+        "track_yaw_rate": RewardTermCfg(func=rewards.track_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.5}),
+        "track_joint_pos": RewardTermCfg(func=rewards.track_joint_pos, weight=1.0, params={**COMMAND, "std": 0.25}),
+        "track_joint_vel": RewardTermCfg(func=rewards.track_joint_vel, weight=0.5, params={**COMMAND, "std": 2.0}),
+        "track_key_bodies": RewardTermCfg(func=rewards.track_key_bodies, weight=1.0, params={**COMMAND, "std": 0.15}),
+        "track_height": RewardTermCfg(func=rewards.track_height, weight=0.5, params={**COMMAND, "std": 0.1}),
+        "track_contacts": RewardTermCfg(func=rewards.track_contacts, weight=0.5, params={**COMMAND, **contact}),
+        "upright": RewardTermCfg(
+            func=velocity_mdp.upright, weight=1.0, params={"std": math.sqrt(0.2), "asset_cfg": torso}
+        ),
+        "body_ang_vel": RewardTermCfg(
+            func=velocity_mdp.body_angular_velocity_penalty, weight=-0.05, params={"asset_cfg": torso}
+        ),
+        "feet_slip": RewardTermCfg(func=rewards.feet_slip, weight=-0.25, params={**contact, "asset_cfg": feet}),
+        "action_rate": RewardTermCfg(func=mdp.action_rate_l2, weight=-0.05),
+        "torques": RewardTermCfg(func=mdp.joint_torques_l2, weight=-1e-5),
+        "joint_limits": RewardTermCfg(func=mdp.joint_pos_limits, weight=-1.0),
+        "self_collisions": RewardTermCfg(
+            func=velocity_mdp.self_collision_cost,
+            weight=-0.5,
+            params={"sensor_name": SELF_COLLISION, "force_threshold": 10.0},
+        ),
+    }
+
+
+def _terminations() -> dict[str, TerminationTermCfg]:
+    """Time, and a fall."""
+    return {
+        "time_out": TerminationTermCfg(func=mdp.time_out, time_out=True),
+        "fell_over": TerminationTermCfg(func=mdp.bad_orientation, params={"limit_angle": math.radians(60.0)}),
+        "sank": TerminationTermCfg(func=mdp.root_height_below_minimum, params={"minimum_height": 0.4}),
+        "diverged": TerminationTermCfg(func=mdp.nan_detection),
+    }
+
+
+def _randomisation() -> dict[str, EventTermCfg]:
+    robot = SceneEntityCfg("robot")
+    torso = SceneEntityCfg("robot", body_names=("torso_link",))
+    feet = SceneEntityCfg("robot", geom_names=(FEET_GEOMS,))
+    return {
+        "push_robot": EventTermCfg(
+            func=mdp.push_by_setting_velocity,
+            mode="interval",
+            interval_range_s=(1.0, 3.0),
+            params={"velocity_range": push_range(TRAINING_STAGES[0].push)},
+        ),
+        "foot_friction": EventTermCfg(
+            mode="startup",
+            func=dr.geom_friction,
+            params={"asset_cfg": feet, "operation": "abs", "ranges": (0.3, 1.2), "shared_random": True},
+        ),
+        "torso_mass": EventTermCfg(
+            mode="startup",
+            func=dr.pseudo_inertia,
+            params={"asset_cfg": torso, "alpha_range": (math.log(0.9) / 2, math.log(1.15) / 2)},
+        ),
+        "torso_com": EventTermCfg(
+            mode="startup",
+            func=dr.body_com_offset,
+            params={
+                "asset_cfg": torso,
+                "operation": "add",
+                "ranges": {0: (-0.025, 0.025), 1: (-0.025, 0.025), 2: (-0.03, 0.03)},
+            },
+        ),
+        "motor_strength": EventTermCfg(
+            mode="startup",
+            func=dr.pd_gains,
+            params={"asset_cfg": robot, "kp_range": (0.9, 1.1), "kd_range": (0.9, 1.1)},
+        ),
+        "encoder_bias": EventTermCfg(
+            mode="startup", func=dr.encoder_bias, params={"asset_cfg": robot, "bias_range": (-0.015, 0.015)}
+        ),
+    }
+
+
+def _curriculum() -> dict[str, CurriculumTermCfg]:
+    return {
+        "commands": CurriculumTermCfg(
+            func=command_stage,
+            params={**COMMAND, "steps_per_iteration": STEPS_PER_ITERATION, "push_name": "push_robot"},
+        )
+    }
+
+
+def _viewer() -> ViewerConfig:
+    return ViewerConfig(
+        origin_type=ViewerConfig.OriginType.ASSET_BODY,
+        entity_name="robot",
+        body_name="torso_link",
+        distance=3.0,
+        elevation=-10.0,
+        azimuth=120.0,
+        width=480,
+        height=360,
+        # Drawn on a CPU, each of them takes as long as all the rest.
+        enable_reflections=False,
+        enable_shadows=False,
+    )
+
+
+def _noise(width: float) -> UniformNoiseCfg:
+    return UniformNoiseCfg(n_min=-width, n_max=width)

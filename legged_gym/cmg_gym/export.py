@@ -1,0 +1,71 @@
+"""What deployment needs of a trained policy: ``policy.onnx`` and ``policy.json``; with the engine folder they make
+:class:`cmg_gym.controller.Controller`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from cmg_gym.controller import ObservationTerm, PolicyCard
+from cmg_gym.observations import reference
+from cmg_gym.residual_action import ResidualJointAction
+
+if TYPE_CHECKING:
+    from mjlab.envs import ManagerBasedRlEnv
+    from mjlab.rl import MjlabOnPolicyRunner
+
+COMMAND, ACTION, GROUP = "reference", "joint_pos", "actor"
+
+
+def export_policy(runner: MjlabOnPolicyRunner, folder: Path) -> None:
+    """Write ``policy.onnx`` (observation -> action, normalisation inside) and ``policy.json`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network: Any = runner.alg.get_policy().as_onnx(verbose=False).to("cpu").eval()
+    unfinished = folder / "policy.onnx.unfinished"
+    torch.onnx.export(
+        network,
+        network.get_dummy_inputs(),
+        str(unfinished),
+        opset_version=18,
+        input_names=network.input_names,
+        output_names=network.output_names,
+        # For any number of robots: mjlab's own export fixes it to one.
+        dynamic_axes={name: {0: "num_envs"} for name in (*network.input_names, *network.output_names)},
+        dynamo=False,
+    )
+    os.replace(unfinished, folder / "policy.onnx")
+    card = describe(runner.env.unwrapped, runner.current_learning_iteration)
+    unfinished = folder / "policy.json.unfinished"
+    unfinished.write_text(json.dumps(asdict(card), indent=1) + "\n")
+    os.replace(unfinished, folder / "policy.json")
+
+
+def describe(env: ManagerBasedRlEnv, iterations: int) -> PolicyCard:
+    """Everything of the environment that the control loop depends on."""
+    command = reference(env, COMMAND)
+    action = cast(ResidualJointAction, env.action_manager.get_term(ACTION))
+    limits = command.robot.data.joint_pos_limits[0]
+    manager = env.observation_manager
+    terms = []
+    for name, shape in zip(manager.active_terms[GROUP], manager.group_obs_term_dim[GROUP], strict=True):
+        offsets = manager.get_term_cfg(GROUP, name).params.get("offsets", ())
+        terms.append(ObservationTerm(name, shape[0], tuple(offsets)))
+    return PolicyCard(
+        iterations=iterations,
+        engine=command.engine.manifest.name,
+        engine_sha256=command.engine.manifest.source["sha256"],
+        fps=command.engine.fps,
+        command_ramp_s=command.cfg.command_ramp_s,
+        joint_names=tuple(command.engine.joint_names),
+        default_dof_pos=tuple(command.robot.data.default_joint_pos[0].tolist()),
+        dof_lower=tuple(limits[:, 0].tolist()),
+        dof_upper=tuple(limits[:, 1].tolist()),
+        action_scale=tuple(action.scale[0].tolist()),  # pyright: ignore[reportIndexIssue]
+        lead_s=tuple(action.lead_s.tolist()),
+        observation=tuple(terms),
+    )

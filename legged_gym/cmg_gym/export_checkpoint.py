@@ -1,0 +1,36 @@
+"""``python -m cmg_gym.export_checkpoint``: export a run that was interrupted. A finished one has its policy already."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmg_gym import command_line
+from cmg_gym.export import export_policy
+from cmg_gym.policies import load_runner
+
+
+@dataclass(frozen=True)
+class Options(command_line.PolicyOptions):
+    """Write policy.onnx and policy.json of a checkpoint, which is given as the policy."""
+
+    out: Path = Path("build/policy")
+    """Where they go."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return command_line.run(Options, export, arguments, "cmg_gym.export_checkpoint")
+
+
+def export(options: Options) -> None:
+    """Load the checkpoint into the play environment and write what deployment needs."""
+    env = command_line.open_env(options, num_envs=1, seconds=1.0)
+    export_policy(load_runner(options.policy, env), options.out)
+    print(f"policy.onnx and policy.json are in {options.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Trained policies, as something that maps observations to actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from mjlab.rl import RslRlVecEnvWrapper
+from tensordict import TensorDict
+
+from cmg_gym.rl_cfg import make_rl_cfg
+from cmg_gym.runner import ResidualRunner, checkpoints
+from cmg_runtime import EngineError
+
+Policy = Callable[[TensorDict], torch.Tensor]
+"""Observations of all environments -> actions [num_envs, num_joints]."""
+
+
+def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:
+    """A policy for ``env``.
+
+    Args:
+        path: a checkpoint ``model_N.pt``; a run's folder, for its newest checkpoint; or an exported policy's folder,
+            which runs in ONNX Runtime on the CPU.
+
+    Raises:
+        EngineError: it is none of these.
+    """
+    if (path / "policy.onnx").is_file():
+        return _from_onnx(path / "policy.onnx")
+    return load_runner(path, env).get_inference_policy(str(env.device))
+
+
+def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
+    """A runner with the policy of a checkpoint ``model_N.pt``, or of the newest in a run's folder.
+
+    Raises:
+        EngineError: it is neither.
+    """
+    if path.is_dir() and checkpoints(path):
+        path = checkpoints(path)[-1]
+    if not path.is_file():
+        raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy")
+    runner = ResidualRunner(env, asdict(make_rl_cfg()), device=str(env.device))
+    runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
+    return runner
+
+
+def _from_onnx(path: Path) -> Policy:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def policy(observations: TensorDict) -> torch.Tensor:
+        actor = observations["actor"]
+        return torch.from_numpy(session.run(None, {name: actor.cpu().numpy()})[0]).to(actor.device)
+
+    return policy

@@ -1,0 +1,275 @@
+"""The command term that owns the generator: velocity commands in, reference motion out, step by step."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from mjlab.entity import Entity
+from mjlab.managers import CommandTerm, CommandTermCfg
+from mjlab.utils.lab_api.math import (
+    quat_apply,
+    quat_apply_inverse,
+    quat_from_euler_xyz,
+    quat_mul,
+    sample_uniform,
+    yaw_quat,
+)
+
+from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
+from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
+from cmg_gym.start_states import Starts, StartStates
+from cmg_runtime import EngineError, ReferenceFrames, load_engine
+
+if TYPE_CHECKING:
+    from mjlab.envs import ManagerBasedRlEnv
+    from mjlab.viewer.debug_visualizer import DebugVisualizer
+    from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
+
+GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
+
+
+@dataclass(kw_only=True)
+class StartNoise:
+    """How far an episode's first state may lie from the reference: uniform, plus or minus."""
+
+    joint_pos: float = 0.05
+    """rad"""
+    joint_vel: float = 0.3
+    """rad/s"""
+    tilt: float = 0.05
+    """rad, of the root about its roll and pitch axes"""
+    root_vel: float = 0.1
+    """m/s"""
+    root_ang_vel: float = 0.2
+    """rad/s"""
+
+
+@dataclass(kw_only=True)
+class ReferenceCommandCfg(CommandTermCfg):
+    """Configuration of :class:`ReferenceCommand`."""
+
+    entity_name: str = "robot"
+    engine: str
+    """The engine folder."""
+    cmg_backend: str = "auto"
+    """auto, or one of the runtime's backends: trt, fused, onnx, torchscript, torch."""
+    cmg_mode: Literal["realtime", "pregenerated"] = "realtime"
+    """Whether frames are generated as they are needed, or looked up in trajectories made at the start."""
+    precision: Literal["fp32", "fp16"] | None = None
+    command_ramp_s: float = 0.5
+    offsets: tuple[int, ...] = ()
+    """Frames ahead that some term asks for; 0 and 1 are always there. The largest sets the engine's horizon."""
+    key_bodies: tuple[str, ...] = ()
+    stages: tuple[CommandStage, ...] = TRAINING_STAGES
+    standing_share: float = 0.1
+    num_trajectories: int = 1024
+    """Trajectories that episodes start from."""
+    trajectory_s: float = 2.0
+    """Length of each, after it has settled. A pregenerated reference repeats after it: give it the episode's."""
+    start_noise: StartNoise | None = None
+    start_height: float = 0.005
+    """m above the ground, so that noise of the joints does not put a foot into it."""
+
+    def build(self, env: ManagerBasedRlEnv) -> ReferenceCommand:
+        return ReferenceCommand(self, env)
+
+
+class ReferenceCommand(CommandTerm):
+    """Velocity commands, and the reference motion that the generator makes of them.
+
+    Of every environment the *current* frame (offset 0) goes with the robot's present state, and the *target* (offset
+    1) is where the robot should be at the end of the control step that is about to begin. So the reward, which mjlab
+    computes before commands advance, compares the robot with the target, and zero action aims at it.
+
+    An episode begins in the current frame of a settled gait, with the robot in that state. A new command in
+    mid-episode is approached in a ramp.
+
+    Attributes:
+        engine: the generator.
+        frames: [num_envs, K, ...] the reference at the offsets of :meth:`places`; replaced at every step.
+        command: [num_envs, 3] the command in force at the current frame, m/s, m/s, rad/s, in the heading frame.
+    """
+
+    cfg: ReferenceCommandCfg
+
+    def __init__(self, cfg: ReferenceCommandCfg, env: ManagerBasedRlEnv) -> None:
+        super().__init__(cfg, env)
+        self.robot: Entity = env.scene[cfg.entity_name]
+        offsets = tuple(sorted({0, 1, *cfg.offsets}))
+        seed = env.cfg.seed or 0
+        self.engine = load_engine(
+            cfg.engine,
+            self.num_envs,
+            self.device,
+            backend=cfg.cmg_backend,
+            precision=cfg.precision,
+            seed=seed,
+            horizon=offsets[-1] + 1,
+            command_ramp_s=cfg.command_ramp_s,
+            key_bodies=cfg.key_bodies,
+        )
+        self._require_same_robot()
+        self.sampler = StagedCommands(cfg.stages, self.engine.command_range, cfg.standing_share, seed)
+        num_frames = round(cfg.trajectory_s * self.engine.fps)
+        self._states = StartStates(self.engine, cfg.num_trajectories, num_frames, offsets[-1], seed)
+        self._source: ReferenceSource = (
+            RealtimeSource(self.engine, offsets)
+            if cfg.cmg_mode == "realtime"
+            else PregeneratedSource(self._states, self.num_envs, offsets, self.engine.device)
+        )
+        self._place = {offset: place for place, offset in enumerate(offsets)}
+        self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
+        self._changed: list[torch.Tensor] = []
+        self._started: list[tuple[torch.Tensor, Starts, torch.Tensor, torch.Tensor]] = []
+        self._held = False
+        self._ghost: MjModel | None = None
+        everyone = torch.arange(self.num_envs, device=self.device)
+        self.metrics = {
+            name: torch.zeros(self.num_envs, device=self.device)
+            for name in ("error_vel_xy", "error_yaw_rate", "error_joint")
+        }
+        # The other managers look at the reference once before the first reset.
+        self._start(everyone)
+        self._update_command(everyone)
+
+    @property
+    def command(self) -> torch.Tensor:
+        return self._command
+
+    @property
+    def target(self) -> ReferenceFrames:
+        """[num_envs, ...]: where the robot should be at the end of the control step."""
+        return ReferenceFrames(*(field[:, 1] for field in self.frames))
+
+    def places(self, offsets: Sequence[int]) -> list[int]:
+        """Where the frames at ``offsets`` stand in the second dimension of :attr:`frames`."""
+        return [self._place[offset] for offset in offsets]
+
+    def hold(self, command: torch.Tensor | Sequence[float]) -> None:
+        """Give every environment its command [num_envs, 3] or [3] for good: from its next reset, or by a ramp from the
+        next step on."""
+        self._wanted = (
+            torch.as_tensor(command, dtype=torch.float32, device=self.device).expand(self.num_envs, 3).clone()
+        )
+        self._held = True
+        self._changed = [torch.arange(self.num_envs, device=self.device)]
+
+    def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
+        assert isinstance(env_ids, torch.Tensor)
+        extras = super().reset(env_ids)
+        self._changed.clear()  # an engine that is reset gets its command with its motion
+        self._start(env_ids)
+        return extras
+
+    def _start(self, env_ids: torch.Tensor) -> None:
+        """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
+
+        mjlab updates commands of every environment right after a reset; only there, behind the step, is the place for
+        a current frame that goes with the robot's state.
+        """
+        starts = self._states.draw(self._wanted[env_ids])
+        frames, origin = starts.frames, self._env.scene.env_origins[env_ids]
+        zero = torch.zeros(len(env_ids), device=self.device)
+        heading = quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
+        velocity = quat_apply(heading, quat_apply_inverse(frames.root_rot, frames.root_vel))
+        height = frames.root_pos[:, 2] + self.cfg.start_height
+        root_pos = torch.stack([origin[:, 0], origin[:, 1], origin[:, 2] + height], dim=1)
+        root = torch.cat([root_pos, heading, velocity, frames.root_ang_vel], dim=1)
+        self._write_robot(env_ids, root, frames.dof_pos, frames.dof_vel)
+        self._started.append((env_ids, starts, origin, heading))
+
+    def _write_robot(
+        self, env_ids: torch.Tensor, root: torch.Tensor, dof_pos: torch.Tensor, dof_vel: torch.Tensor
+    ) -> None:
+        """Write a state to the simulation: root [n, 13] (position, quaternion, velocities; world), joints [n, J]."""
+        noise = self.cfg.start_noise
+        if noise is not None:
+            root = torch.cat([root[:, :3], _tilted(root[:, 3:7], noise.tilt), root[:, 7:]], dim=1)
+            root[:, 7:10] += _uniform(root[:, 7:10], noise.root_vel)
+            root[:, 10:13] += _uniform(root[:, 10:13], noise.root_ang_vel)
+            dof_pos = dof_pos + _uniform(dof_pos, noise.joint_pos)
+            dof_vel = dof_vel + _uniform(dof_vel, noise.joint_vel)
+        low, high = self.robot.data.soft_joint_pos_limits[env_ids].unbind(dim=-1)
+        self.robot.write_joint_state_to_sim(dof_pos.clamp(low, high), dof_vel, env_ids=env_ids)
+        self.robot.write_root_state_to_sim(root, env_ids=env_ids)
+        self.robot.reset(env_ids=env_ids)
+
+    def _resample_command(self, env_ids: torch.Tensor) -> None:
+        if self._held:
+            return
+        self._wanted[env_ids] = self.sampler.draw(len(env_ids))
+        self._changed.append(env_ids)
+
+    def _update_command(self, env_ids: torch.Tensor | None) -> None:
+        if env_ids is None:
+            self._source.step()
+        for changed in self._changed:
+            self._source.set_command(changed, self._wanted[changed])
+        for started, starts, root_pos, root_rot in self._started:
+            self._source.start(started, starts, self._wanted[started], root_pos, root_rot)
+        self._changed.clear()
+        self._started.clear()
+        self.frames = self._source.frames()
+        self._command = self._source.command
+
+    def _update_metrics(self) -> None:
+        data, target = self.robot.data, self.target
+        velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
+        self.metrics["error_vel_xy"] = (velocity[:, :2] - self._command[:, :2]).norm(dim=1)
+        self.metrics["error_yaw_rate"] = (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs()
+        self.metrics["error_joint"] = (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt()
+
+    def robot_heading(self) -> torch.Tensor:
+        """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
+        return yaw_quat(self.robot.data.root_link_quat_w)
+
+    def _require_same_robot(self) -> None:
+        if tuple(self.robot.joint_names) != tuple(self.engine.joint_names):
+            raise EngineError(
+                f"engine {self.engine.manifest.name!r} has other joints than the robot, or in another order; "
+                f"expected {', '.join(self.robot.joint_names)}"
+            )
+        if not math.isclose(self.engine.fps * self._env.step_dt, 1.0, rel_tol=1e-6):
+            raise EngineError(
+                f"the engine makes {self.engine.fps:g} frames a second and the environment {1 / self._env.step_dt:g} "
+                "control steps; set the environment's decimation so that they are equal"
+            )
+
+    def _debug_vis_impl(self, visualizer: DebugVisualizer) -> None:
+        """The reference as a ghost: where the robot is, in its heading, in the pose and height of the current frame."""
+        if self._ghost is None:
+            self._ghost = _ghost_of(self._env.sim.mj_model)
+        indexing = self.robot.indexing
+        root_adr, joint_adr = indexing.free_joint_q_adr.cpu().numpy(), indexing.joint_q_adr.cpu().numpy()
+        heading = self.robot_heading()
+        for env_id in visualizer.get_env_indices(self.num_envs):
+            qpos = self._env.sim.mj_model.qpos0.copy()
+            qpos[root_adr[:2]] = self.robot.data.root_link_pos_w[env_id, :2].cpu().numpy()
+            qpos[root_adr[2]] = float(self.frames.root_pos[env_id, 0, 2])
+            qpos[root_adr[3:]] = heading[env_id].cpu().numpy()
+            qpos[joint_adr] = self.frames.dof_pos[env_id, 0].cpu().numpy()
+            visualizer.add_ghost_mesh(qpos, model=self._ghost, label=f"reference_{env_id}")
+
+
+def _uniform(like: torch.Tensor, width: float) -> torch.Tensor:
+    return sample_uniform(-width, width, tuple(like.shape), str(like.device))
+
+
+def _tilted(quat: torch.Tensor, angle: float) -> torch.Tensor:
+    """``quat`` [n, 4] turned by up to ``angle`` (rad) about its own roll and pitch axes."""
+    roll, pitch = _uniform(quat[:, 0], angle), _uniform(quat[:, 0], angle)
+    return quat_mul(quat, quat_from_euler_xyz(roll, pitch, torch.zeros_like(roll)))
+
+
+def _ghost_of(model: MjModel) -> MjModel:
+    """A copy of which only what is drawn, and does not collide, can be seen."""
+    ghost = copy.deepcopy(model)
+    collides = (ghost.geom_contype != 0) | (ghost.geom_conaffinity != 0)
+    ghost.geom_rgba[collides, 3] = 0.0
+    ghost.geom_rgba[~collides] = GHOST_COLOUR
+    return ghost

@@ -1,0 +1,118 @@
+"""Where the frames of the reference come from: generated as they are needed, or looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from cmg_gym.start_states import SETTLE_FRAMES, Starts, StartStates
+from cmg_runtime import Engine, ReferenceFrames
+
+
+class ReferenceSource(Protocol):
+    """One reference motion per environment."""
+
+    @property
+    def command(self) -> torch.Tensor:
+        """[num_envs, 3]: the commands in force at the current frame."""
+        ...
+
+    def start(
+        self,
+        env_ids: torch.Tensor,
+        starts: Starts,
+        commands: torch.Tensor,
+        root_pos: torch.Tensor,
+        root_rot: torch.Tensor,
+    ) -> None:
+        """Begin anew from ``starts``, on the ground at ``root_pos`` [n, 3], with the heading of ``root_rot`` [n, 4]."""
+        ...
+
+    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
+        """Change the commands of some environments to ``commands`` [n, 3]."""
+        ...
+
+    def step(self) -> None:
+        """Every environment one frame forward."""
+        ...
+
+    def frames(self) -> ReferenceFrames:
+        """[num_envs, K, ...]: the frames at the K offsets."""
+        ...
+
+
+class RealtimeSource:
+    """Frames generated as they are needed; commands change at any time and are approached in a ramp."""
+
+    def __init__(self, engine: Engine, offsets: Sequence[int]) -> None:
+        self._engine = engine
+        self._offsets = tuple(offsets)
+
+    @property
+    def command(self) -> torch.Tensor:
+        return self._engine.command_in_force
+
+    def start(
+        self,
+        env_ids: torch.Tensor,
+        starts: Starts,
+        commands: torch.Tensor,
+        root_pos: torch.Tensor,
+        root_rot: torch.Tensor,
+    ) -> None:
+        motion = torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
+        self._engine.reset(env_ids, motion, commands, root_pos, root_rot, command_at_once=True)
+
+    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
+        self._engine.set_command(commands, env_ids)
+
+    def step(self) -> None:
+        self._engine.step()
+
+    def frames(self) -> ReferenceFrames:
+        return self._engine.future(self._offsets)
+
+
+class PregeneratedSource:
+    """Frames looked up in the start states' own trajectories: no network runs while stepping.
+
+    A trajectory has one command, that of its episode: it is the nearest to the one asked for, and does not change
+    before the next start. Root positions are those of the trajectory's own world. After the last frame of a
+    trajectory comes its first settled one.
+    """
+
+    def __init__(self, states: StartStates, num_envs: int, offsets: Sequence[int], device: torch.device) -> None:
+        self._states = states
+        self._offsets = torch.tensor(offsets, device=device)
+        self._last = states.pool.num_frames - 1 - max(offsets)
+        self._trajectory_ids = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self._frame_ids = torch.full_like(self._trajectory_ids, SETTLE_FRAMES)
+
+    @property
+    def command(self) -> torch.Tensor:
+        return self._states.commands[self._trajectory_ids]
+
+    def start(
+        self,
+        env_ids: torch.Tensor,
+        starts: Starts,
+        commands: torch.Tensor,
+        root_pos: torch.Tensor,
+        root_rot: torch.Tensor,
+    ) -> None:
+        self._trajectory_ids[env_ids] = starts.trajectory_ids
+        self._frame_ids[env_ids] = starts.frame_ids
+
+    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
+        """Commands hold until the next start."""
+
+    def step(self) -> None:
+        self._frame_ids = torch.where(self._frame_ids >= self._last, SETTLE_FRAMES, self._frame_ids + 1)
+
+    def frames(self) -> ReferenceFrames:
+        shape = (len(self._trajectory_ids), len(self._offsets))
+        ids = self._trajectory_ids.unsqueeze(1).expand(shape).reshape(-1)
+        wanted = (self._frame_ids.unsqueeze(1) + self._offsets).reshape(-1)
+        return ReferenceFrames(*(field.unflatten(0, shape) for field in self._states.pool.frames(ids, wanted)))

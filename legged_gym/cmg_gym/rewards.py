@@ -1,0 +1,109 @@
+"""Rewards: each gives [num_envs], before its weight and before the control step's length that mjlab multiplies with.
+
+Tracking terms have the form exp(-error / std^2): 1 at no error, 0.37 where the error is std.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from mjlab.managers import RewardTermCfg, SceneEntityCfg
+from mjlab.sensor import ContactSensor
+from mjlab.utils.lab_api.math import quat_apply_inverse
+
+from cmg_gym.observations import base_height, key_body_ids, key_body_pos, reference
+
+if TYPE_CHECKING:
+    from mjlab.entity import Entity
+    from mjlab.envs import ManagerBasedRlEnv
+
+SWING_FROM, SWING_AT = 0.03, 0.06
+"""m: a reference ankle less than the first above the other one stands; more than the second above it, it swings."""
+
+
+def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-|v - c|^2 / std^2): horizontal velocity of the root in its heading against the command in force, m/s."""
+    command = reference(env, command_name)
+    velocity = quat_apply_inverse(command.robot_heading(), command.robot.data.root_link_lin_vel_w)
+    error = (velocity[:, :2] - command.command[:, :2]).square().sum(dim=1)
+    return torch.exp(-error / std**2)
+
+
+def track_yaw_rate(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-(w - c)^2 / std^2): yaw rate of the root against the command in force, rad/s."""
+    command = reference(env, command_name)
+    error = (command.robot.data.root_link_ang_vel_w[:, 2] - command.command[:, 2]).square()
+    return torch.exp(-error / std**2)
+
+
+def track_joint_pos(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-mean_j (q - q_ref)^2 / std^2): joint positions against the target frame, rad."""
+    command = reference(env, command_name)
+    error = (command.robot.data.joint_pos - command.target.dof_pos).square().mean(dim=1)
+    return torch.exp(-error / std**2)
+
+
+def track_joint_vel(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-mean_j (dq - dq_ref)^2 / std^2): joint velocities against the target frame, rad/s."""
+    command = reference(env, command_name)
+    error = (command.robot.data.joint_vel - command.target.dof_vel).square().mean(dim=1)
+    return torch.exp(-error / std**2)
+
+
+class track_key_bodies:  # named as mjlab names terms with state
+    """exp(-mean_b |p - p_ref|^2 / std^2): key bodies from the root, in heading frames, against the target frame, m.
+
+    The reference's root is upright, so this is also a reward for being upright.
+    """
+
+    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
+        self._body_ids = key_body_ids(env, cfg.params["command_name"])
+
+    def __call__(self, env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+        bodies = key_body_pos(env, command_name, self._body_ids)
+        error = (bodies - reference(env, command_name).target.key_body_pos).square().sum(dim=-1).mean(dim=1)
+        return torch.exp(-error / std**2)
+
+    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
+        """Nothing to forget."""
+
+
+def track_height(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-(z - z_ref)^2 / std^2): height of the root above the ground against the target frame, m."""
+    error = (base_height(env)[:, 0] - reference(env, command_name).target.root_pos[:, 2]).square()
+    return torch.exp(-error / std**2)
+
+
+class track_contacts:
+    """1 - mean over feet of |contact - expected|: feet stand and swing as the reference's do.
+
+    Which foot of the target frame swings is told from its ankle: it is higher than the other one.
+    """
+
+    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
+        names = list(reference(env, cfg.params["command_name"]).engine.key_body_names)
+        self._ankles = [names.index(f"{side}_ankle_roll_link") for side in ("left", "right")]
+
+    def __call__(self, env: ManagerBasedRlEnv, command_name: str, sensor_name: str) -> torch.Tensor:
+        height = reference(env, command_name).target.key_body_pos[:, self._ankles, 2]
+        lift = height - height.amin(dim=1, keepdim=True)
+        expected = 1 - ((lift - SWING_FROM) / (SWING_AT - SWING_FROM)).clamp(0, 1)
+        return 1 - (feet_in_contact(env, sensor_name) - expected).abs().mean(dim=1)
+
+    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
+        """Nothing to forget."""
+
+
+def feet_slip(env: ManagerBasedRlEnv, sensor_name: str, asset_cfg: SceneEntityCfg) -> torch.Tensor:
+    """Sum over feet in contact of their horizontal speed squared, (m/s)^2."""
+    robot: Entity = env.scene[asset_cfg.name]
+    speed = robot.data.site_lin_vel_w[:, asset_cfg.site_ids, :2].square().sum(dim=-1)
+    return (speed * feet_in_contact(env, sensor_name)).sum(dim=1)
+
+
+def feet_in_contact(env: ManagerBasedRlEnv, sensor_name: str) -> torch.Tensor:
+    """[N, 2] float: 1 where the left, the right foot touches the ground."""
+    found = cast(ContactSensor, env.scene[sensor_name]).data.found
+    assert found is not None
+    return (found > 0).float()

@@ -1,0 +1,76 @@
+"""mjlab's PPO runner, made to survive an interruption at any moment and to export what deployment needs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from mjlab.rl import MjlabOnPolicyRunner
+
+from cmg_gym.export import export_policy
+
+KEPT_EVERY = 250
+"""Iterations between checkpoints that are kept for good; of the others the newest two are."""
+
+CHECKPOINT = re.compile(r"model_(\d+)\.pt")
+
+
+class ResidualRunner(MjlabOnPolicyRunner):
+    """Saves after every iteration and resumes behind the last one that was saved."""
+
+    def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
+        """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
+        remaining = num_learning_iterations - self.current_learning_iteration
+        if remaining <= 0:
+            print(f"Nothing to do: the checkpoint has {self.current_learning_iteration} iterations already")
+            return
+        super().learn(remaining, init_at_random_ep_len)
+        self.current_learning_iteration += 1  # rsl_rl leaves the last one's index; from here on it is their number
+        if self.logger.log_dir is not None and not self.logger.disable_logs:
+            export_policy(self, Path(self.logger.log_dir) / "policy")
+
+    def save(self, path: str, infos: dict | None = None) -> None:
+        """Write a checkpoint beside ``path``, move it there, and remove older ones."""
+        target = Path(path)
+        unfinished = target.with_suffix(".unfinished")
+        super().save(str(unfinished), infos)
+        os.replace(unfinished, target)
+        for old in stale_checkpoints(target.parent):
+            old.unlink(missing_ok=True)
+
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        """Load a checkpoint; nothing in it is unpickled but tensors and plain values."""
+        saved = torch.load(path, map_location=map_location or self.device, weights_only=True)
+        if self.alg.load(saved, load_cfg, strict):
+            self.current_learning_iteration = saved["iter"] + 1
+            self.alg.learning_rate = self.alg.optimizer.param_groups[0]["lr"]
+        self.env.unwrapped.common_step_counter = saved["infos"]["env_state"]["common_step_counter"]
+        return saved["infos"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, oldest first."""
+    found = [path for path in folder.glob("model_*.pt") if CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=iteration_of)
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """The last iteration that a checkpoint has behind it."""
+    match = CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def stale_checkpoints(folder: Path) -> list[Path]:
+    """Those that need not be kept."""
+    return [path for path in checkpoints(folder)[:-2] if iteration_of(path) % KEPT_EVERY]
+
+
+def latest_checkpoint(experiment: Path) -> Path | None:
+    """The newest checkpoint of the newest run that has one, among the runs in ``experiment``."""
+    runs = sorted((path for path in experiment.glob("*") if checkpoints(path)), reverse=True)
+    return checkpoints(runs[0])[-1] if runs else None

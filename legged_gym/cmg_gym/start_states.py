@@ -1,0 +1,64 @@
+"""Episodes begin in the middle of a gait: trajectories under constant commands, generated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cmg_runtime import Engine, ReferenceFrames
+
+SETTLE_FRAMES = 150
+"""Three seconds, in which a rollout goes from any state to the gait of its command."""
+
+STANDING_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where episodes begin.
+
+    Attributes:
+        trajectory_ids, frame_ids: [n] int64, of the pool.
+        frames: [n, ...] the frames themselves, each in the world of its own trajectory.
+    """
+
+    trajectory_ids: torch.Tensor
+    frame_ids: torch.Tensor
+    frames: ReferenceFrames
+
+
+class StartStates:
+    """Settled gait of commands all over the command range.
+
+    Args:
+        engine: its command range, bank and network.
+        num_trajectories: how many commands; they are spread evenly, :data:`STANDING_SHARE` of them zero.
+        num_frames: settled frames of each that an episode may start from.
+        ahead: frames that follow the last of them.
+        seed: of commands and draws.
+
+    Attributes:
+        pool: the trajectories; settled from frame :data:`SETTLE_FRAMES` on.
+        commands: [num_trajectories, 3], of each.
+    """
+
+    def __init__(self, engine: Engine, num_trajectories: int, num_frames: int, ahead: int, seed: int) -> None:
+        low, high = engine.command_range
+        self._generator = torch.Generator(engine.device).manual_seed(seed)
+        self._num_frames = num_frames
+        spread = torch.rand(num_trajectories, 3, generator=self._generator, device=engine.device)
+        self.commands = low + spread * (high - low)
+        self.commands[: round(STANDING_SHARE * num_trajectories)] = 0.0
+        # Normalised, so that no component of the distance to a command outweighs the others.
+        self._width = high - low
+        self.pool = engine.make_pool(num_trajectories, SETTLE_FRAMES + num_frames + ahead, self.commands)
+
+    def draw(self, commands: torch.Tensor) -> Starts:
+        """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it."""
+        distance = torch.cdist(commands / self._width, self.commands / self._width)
+        trajectory_ids = distance.argmin(dim=1)
+        frame_ids = SETTLE_FRAMES + torch.randint(
+            self._num_frames, (len(commands),), generator=self._generator, device=commands.device
+        )
+        return Starts(trajectory_ids, frame_ids, self.pool.frames(trajectory_ids, frame_ids))

@@ -1,0 +1,90 @@
+"""``python -m cmg_gym.train``: train a policy with mjlab's launcher, on a CPU, a GPU or several."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from mjlab.scripts.train import TrainConfig, launch_training
+
+from cmg_gym import command_line
+from cmg_gym.env_cfg import DEFAULT_ENGINE
+from cmg_gym.runner import latest_checkpoint
+from cmg_gym.tasks import TASK
+from cmg_runtime import EngineError, read_manifest
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a residual policy on generated reference motion. mjlab's own `train` command has every other setting."""
+
+    num_envs: int = 4096
+    """On each GPU."""
+    iterations: int = 3000
+    """In all, those before an interruption included."""
+    engine: Path = DEFAULT_ENGINE
+    """The engine folder."""
+    backend: str = "auto"
+    """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
+    mode: Literal["realtime", "pregenerated"] = "realtime"
+    """Whether reference motion is generated as it is needed, or looked up in trajectories made at the start."""
+    gpus: int = 1 if torch.cuda.is_available() else 0
+    """0 trains on the CPU."""
+    resume: bool = False
+    """Go on from the newest checkpoint below the log folder."""
+    logs: Path = Path("logs/rsl_rl")
+    """Where runs go: checkpoints, TensorBoard, configuration, and the exported policy at the end."""
+    run_name: str = ""
+    """Added to the name of the run's folder."""
+    seed: int = 42
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return command_line.run(Options, train, arguments, "cmg_gym.train")
+
+
+def train(options: Options) -> None:
+    """Launch the training and wait for its end."""
+    launch_training(TASK, train_config(options))
+
+
+def train_config(options: Options) -> TrainConfig:
+    """What mjlab's launcher takes.
+
+    Raises:
+        EngineError: no engine, nothing to resume, or more GPUs than there are.
+    """
+    read_manifest(options.engine)  # a wrong folder is told now, not after a minute
+    if options.gpus > torch.cuda.device_count():
+        raise EngineError(f"gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
+    config = TrainConfig.from_task(TASK)
+    reference = command_line.reference_cfg(config.env)
+    reference.engine = str(options.engine.resolve())
+    reference.cmg_backend = options.backend
+    reference.cmg_mode = options.mode
+    if options.mode == "pregenerated":
+        reference.trajectory_s = config.env.episode_length_s
+    config.env.scene.num_envs = options.num_envs
+    agent = config.agent
+    agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
+    if options.resume:
+        checkpoint = latest_checkpoint(options.logs / agent.experiment_name)
+        if checkpoint is None:
+            raise EngineError(
+                f"no checkpoint below {options.logs / agent.experiment_name}; train without --resume first"
+            )
+        agent.resume = True
+        agent.load_run = f"^{re.escape(checkpoint.parent.name)}$"
+        agent.load_checkpoint = f"^{re.escape(checkpoint.name)}$"
+    gpu_ids = list(range(options.gpus)) or None
+    return TrainConfig(env=config.env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Prove an artifact on the GPU that it is first loaded on.
+
+Plans for a GPU are often built where there is none ("built, not run" in the manifest), and a GPU of another kind runs
+other code of the same file. So an artifact whose target is a CUDA device takes one step from a thousand states when it
+is first loaded on a kind of GPU, and is compared with the network of ``weights.npz`` in float64 on the CPU. What came
+of it is recorded in the folder, in a file that the manifest does not list: no hashed file is touched.
+
+This is a guard against a plan that computes something else on this machine. The whole of parity, with rollouts and
+against the checkpoint itself, is ``make verify``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Dict
+
+import torch
+
+from cmg_runtime.backends import Backend
+from cmg_runtime.backends.trt_plan import driver_version
+from cmg_runtime.bank import load_bank
+from cmg_runtime.errors import BackendUnavailable
+from cmg_runtime.kept_files import keep, read_kept
+from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.network import OneProductNetwork
+from cmg_runtime.npz import read_npz
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "first_load.json"
+NUM_STATES = 1024
+
+ONE_STEP_ALLOWED = {"fp32": 1e-5, "fp16": 2e-3}
+"""Error of one step relative to float64, in normalised units: the tolerance of parity as well."""
+
+
+def needs_proof(artifact: Artifact) -> bool:
+    """Whether the artifact is for a GPU, and so is proved on each kind of GPU that loads it."""
+    return artifact.target.get("device") == "cuda"
+
+
+def prove_here(
+    backend: Backend, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: torch.device
+) -> str:
+    """Run the gate, unless the record says that this artifact passed it on this kind of GPU.
+
+    Args:
+        backend: the artifact, loaded on ``device``.
+        num_envs: the batch that the step is taken with.
+
+    Returns:
+        A few words for ``engine.selection``.
+
+    Raises:
+        BackendUnavailable: it failed, or there is nothing to compare it with.
+    """
+    about = _circumstances(artifact, device)
+    records = _read(folder)
+    record = records.get(artifact.name)
+    if record is None or record.get("status") != "passed" or any(record.get(key) != about[key] for key in about):
+        error = _one_step_error(backend, folder, manifest, num_envs, device)
+        allowed = ONE_STEP_ALLOWED[artifact.precision]
+        status = "passed" if error <= allowed else "failed"  # a NaN fails
+        shown = error if error < float("inf") else None
+        record = {**about, "status": status, "one_step_relative": shown, "one_step_relative_allowed": allowed}
+        records[artifact.name] = record
+        keep(Path(folder) / FILE_NAME, (json.dumps(records, indent=1, allow_nan=False) + "\n").encode())
+    if record["status"] != "passed":
+        raise BackendUnavailable(
+            f"{artifact.name} failed parity on this GPU (one step: {record['one_step_relative']} relative, allowed "
+            f"{record['one_step_relative_allowed']}); rebuild it on this machine, or choose another backend"
+        )
+    return f"one step proved on this GPU ({record['one_step_relative']:.1e} relative)"
+
+
+def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
+    """Everything that decides which code runs."""
+    return {
+        "sha256": artifact.sha256,
+        "gpu": torch.cuda.get_device_name(device),
+        "driver": driver_version(),
+        "torch": torch.__version__,
+        "tools": dict(artifact.tools),
+    }
+
+
+def _read(folder: Path) -> Dict[str, Any]:
+    try:
+        records = json.loads(read_kept(Path(folder) / FILE_NAME) or b"{}")
+    except ValueError:
+        return {}
+    sound = isinstance(records, dict) and all(isinstance(record, dict) for record in records.values())
+    return records if sound else {}
+
+
+def _one_step_error(backend: Backend, folder: Path, manifest: Manifest, num_envs: int, device: torch.device) -> float:
+    """``||output - truth|| / ||truth||`` in normalised units; infinite where an output is not finite or not written.
+
+    Half of the states are the bank's, half random around the mean; the batch holds each of them as often as it takes
+    to fill ``num_envs`` rows, and every row is compared. Fewer environments than states take several steps.
+    """
+    weights = [a for a in manifest.artifacts if a.backend == "torch" and a.usable]
+    if not weights:
+        raise BackendUnavailable("the engine folder has no weights.npz to prove this artifact with; rebuild it")
+    reference = OneProductNetwork(read_npz(folder, weights[0]), "fp32").double()
+    motion, command = _states(folder, manifest)
+    with torch.no_grad():
+        truth = reference(motion.double(), command.double())
+    rows = torch.arange(max(num_envs, NUM_STATES)) % NUM_STATES
+    parts = []
+    for part in rows.split(num_envs):
+        given = (motion[part].to(device), command[part].to(device))
+        out = torch.full_like(given[0], float("nan"))
+        backend.step(given[0], given[1], out)
+        parts.append(out.cpu())
+    mean, std = reference.motion_mean, reference.motion_std
+    output = (torch.cat(parts).double() - mean) / std
+    expected = (truth[rows] - mean) / std
+    error = float((output - expected).norm() / expected.norm())
+    return error if error == error else float("inf")
+
+
+def _states(folder: Path, manifest: Manifest) -> Any:
+    """Motion states [NUM_STATES, motion_dim] and commands within the range [NUM_STATES, command_dim], float32."""
+    generator = torch.Generator().manual_seed(0)
+    bank = load_bank(folder, manifest, torch.device("cpu"))
+    visited = bank[torch.randint(len(bank), (NUM_STATES // 2,), generator=generator)]
+    mean, std = torch.tensor(manifest.stats.motion_mean), torch.tensor(manifest.stats.motion_std)
+    random = mean + std * torch.randn(NUM_STATES - len(visited), len(mean), generator=generator)
+    low, high = torch.tensor(manifest.command_range.min), torch.tensor(manifest.command_range.max)
+    command = low + (high - low) * torch.rand(NUM_STATES, len(low), generator=generator)
+    return torch.cat([visited, random]), command

@@ -1,0 +1,27 @@
+"""What the kernels of several layers have in common."""
+
+# What is inside kernels is Triton's language, whose types Python's checkers do not know.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+GRANULE = tl.constexpr(16)
+
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def elu(x):
+    """``log2(e) elu(x / log2(e))``. NaN stays NaN."""
+    return tl.where(x > 0, x, tl.exp2(x) * LOG2E - LOG2E)
+
+
+@triton.jit
+def mix(products, coefficients, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr):
+    """``sum_e c_e y_e`` of [ROWS, COLUMNS * EXPERTS], the experts in turn for every 16 columns."""
+    split = tl.reshape(products, (ROWS, COLUMNS // GRANULE, EXPERTS, GRANULE))
+    return tl.reshape(tl.sum(split * coefficients[:, None, :, None], axis=2), (ROWS, COLUMNS))

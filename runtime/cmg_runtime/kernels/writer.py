@@ -1,0 +1,167 @@
+"""The frame writer of CUDA devices: two kernels for new frames instead of some two hundred."""
+
+# A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+import triton
+
+from cmg_runtime.frame_writer import FrameWriter
+from cmg_runtime.kernels import rows as kernels
+from cmg_runtime.kernels.chain import chain_tables
+from cmg_runtime.manifest import Manifest
+from cmg_runtime.window_buffers import WindowBuffers
+
+LANES = 32
+ROOT_LANES = 128
+
+
+class FusedFrameWriter(FrameWriter):
+    """See :class:`cmg_runtime.frame_writer.FrameWriter`; the manifest must have a robot.
+
+    Its scratch memory, 4 bytes a frame, is allocated at the first call with so many frames.
+    """
+
+    def __init__(self, manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> None:
+        super().__init__(manifest, key_bodies, device)
+        if manifest.robot is None:
+            raise ValueError("this frame writer needs a robot")
+        self._tables = chain_tables(manifest.robot, key_bodies, self.layout.key_body_pos, device)
+        self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
+        self._device = device
+        self._scratch = [torch.empty(0, dtype=torch.float32, device=device)]
+
+    def append(self, buffers: WindowBuffers) -> None:
+        n = buffers.num_envs
+        motions, commands = buffers.next_motion[:n].unsqueeze(0), buffers.next_command[:n].unsqueeze(0)
+        # The place that is horizon frames from the head is the head's own.
+        self._write(buffers, buffers.head, motions, commands, buffers.newest_root[:n], buffers.horizon, True)
+
+    def extend(
+        self,
+        buffers: WindowBuffers,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        commands: torch.Tensor,
+        root: torch.Tensor,
+        first: int,
+    ) -> None:
+        self._write(buffers, ids, motions, commands, root, first, False)
+
+    def first_rows(
+        self, motion: torch.Tensor, command: torch.Tensor, root: torch.Tensor, ground: torch.Tensor
+    ) -> torch.Tensor:
+        n = len(motion)
+        rows = motion.new_zeros((1, n, self.layout.width))
+        ids = torch.arange(n, device=motion.device)
+        head = torch.zeros_like(ids[:1])
+        height = self._bodies(rows, head, ids, motion.unsqueeze(0), 0, None)
+        root[:, 2] = ground + height
+        bodies = rows[0, :, self.layout.key_body_pos : self.layout.used]
+        return self._assemble(motion, command, root, torch.zeros_like(height), bodies)
+
+    def _write(
+        self,
+        buffers: WindowBuffers,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        commands: torch.Tensor,
+        root: torch.Tensor,
+        first: int,
+        append: bool,
+    ) -> None:
+        """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
+        num_frames, n, _ = motions.shape
+        ramp, columns = buffers.ramp, buffers.frames.shape[1]
+        heights = self._bodies(buffers.frames, buffers.head, ids, motions, first, buffers if append else None)
+        block_t = triton.next_power_of_2(num_frames)
+        block_n = max(1, ROOT_LANES // block_t)
+        with torch.cuda.device_of(motions):  # Triton launches on the current device
+            kernels.write_roots[(triton.cdiv(n, block_n),)](
+                commands,
+                ids,
+                buffers.head,
+                self._next_head,
+                buffers.frames,
+                heights,
+                buffers.ground,
+                root,
+                ramp.start,
+                ramp.target,
+                ramp.elapsed,
+                buffers.next_command,
+                n,
+                num_frames,
+                first,
+                commands.stride(0),
+                buffers.horizon,
+                columns,
+                self._dt,
+                self._fps,
+                float(ramp.frames) if ramp.frames > 0 else 1.0,
+                W=self.layout.width,
+                ROOT=self.layout.root_pos,
+                RAMP=ramp.frames > 0,
+                APPEND=append,
+                BLOCK_T=block_t,
+                BLOCK_N=block_n,
+                num_warps=4,
+            )
+
+    def _bodies(
+        self,
+        frames: torch.Tensor,
+        head: torch.Tensor,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        first: int,
+        append_to: Optional[WindowBuffers],
+    ) -> torch.Tensor:
+        """Write motions and bodies into ``frames`` [horizon, columns, W]; returns the root's heights [T * n], m.
+
+        Args:
+            append_to: the window, where the motions are its new frames; ``ids`` is not read then.
+        """
+        num_frames, n, width = motions.shape
+        heights, tables = self._heights(num_frames * n), self._tables
+        groups, steps = tables.ints.shape[:2]
+        unused = (heights, heights)
+        newest, current = (append_to.newest_motion, append_to.current) if append_to else unused
+        with torch.cuda.device_of(motions):  # Triton launches on the current device
+            kernels.write_bodies[(triton.cdiv(num_frames * n, LANES), groups + 1)](
+                motions,
+                ids,
+                head,
+                frames,
+                heights,
+                tables.floats,
+                tables.ints,
+                tables.soles,
+                newest,
+                current,
+                self._next_head,
+                n,
+                num_frames * n,
+                first,
+                motions.stride(0),
+                frames.shape[0],
+                frames.shape[1],
+                D=width,
+                W=self.layout.width,
+                GROUPS=groups,
+                STEPS=steps,
+                APPEND=append_to is not None,
+                BLOCK=LANES,
+                num_warps=1,
+            )
+        return heights[: num_frames * n]
+
+    def _heights(self, count: int) -> torch.Tensor:
+        """Scratch memory. What a captured graph uses is kept when it has to grow."""
+        if len(self._scratch[-1]) < count:
+            self._scratch.append(torch.empty(count, dtype=torch.float32, device=self._device))
+        return self._scratch[-1]

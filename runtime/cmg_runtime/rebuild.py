@@ -1,0 +1,133 @@
+"""Making the windows of some environments anew, from their current frames."""
+
+from __future__ import annotations
+
+from typing import List, Sequence, Tuple
+
+import torch
+
+from cmg_runtime.capture import Piece
+from cmg_runtime.frame_writer import FrameWriter
+from cmg_runtime.state import EngineState
+from cmg_runtime.window_buffers import WindowBuffers
+
+BATCHES = (16, 64, 256, 1024)
+"""On CUDA a rebuild runs at the next of these sizes, or at ``num_envs``; each is a graph."""
+
+FRAMES_AT_ONCE = 32768
+"""Generated frames, over all environments, that wait in memory for their kinematics (8 MB for a G1)."""
+
+ALIGNMENT = 64
+"""Floats. The network's inputs and outputs begin at multiples of 256 bytes, as TensorRT asks."""
+
+
+def batch_sizes(num_envs: int) -> Tuple[int, ...]:
+    """Sizes at which windows are rebuilt, ascending."""
+    return tuple(size for size in BATCHES if size < num_envs) + (num_envs,)
+
+
+class WindowRebuild:
+    """The rebuild of the windows of as many environments as ``ids`` has entries.
+
+    ``horizon - 1`` network steps for these environments only, in chunks whose frames then go through the
+    kinematics together and are scattered into the ring. No other column is written.
+
+    Args:
+        ids: [n] int64 columns; read whenever a piece runs. The scratch column may occur many times. On a CPU
+            each column of an environment occurs once; on CUDA one that occurs twice is written twice, alike.
+        workspace: at least :meth:`workspace_size` float32, whose contents mean nothing between rebuilds.
+    """
+
+    def __init__(
+        self,
+        buffers: WindowBuffers,
+        state: EngineState,
+        writer: FrameWriter,
+        ids: torch.Tensor,
+        workspace: torch.Tensor,
+    ) -> None:
+        self._buffers = buffers
+        self._state = state
+        self._writer = writer
+        self._ids = ids
+        n = len(ids)
+        motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
+        self._chunk = _chunk(n, buffers.horizon)
+        shapes = _shapes(n, self._chunk, motion_dim, command_dim, state.captures_network)
+        self._motions, self._commands, roots, *self._fixed = _carve(workspace, shapes)
+        self._root = roots[0]
+        self._offsets = torch.arange(buffers.horizon, dtype=torch.float32, device=ids.device).unsqueeze(1)
+
+    @staticmethod
+    def workspace_size(n: int, buffers: WindowBuffers, state: EngineState) -> int:
+        """Floats that a rebuild of ``n`` windows needs."""
+        motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
+        shapes = _shapes(n, _chunk(n, buffers.horizon), motion_dim, command_dim, state.captures_network)
+        return sum(count * _padded(rows * width) for count, rows, width in shapes)
+
+    def pieces(self) -> List[Piece]:
+        """What to run, in order."""
+        pieces = [Piece(self._begin)]
+        last = self._buffers.horizon - 1
+        for first in range(1, last + 1, self._chunk):
+            count = min(self._chunk, last + 1 - first)
+            pieces.append(Piece(lambda first=first, count=count: self._ramp(first, count)))
+            pieces += [Piece(lambda k=k: self._network(k), self._state.captures_network) for k in range(count)]
+            pieces.append(Piece(lambda first=first, count=count: self._write(first, count)))
+        pieces.append(Piece(self._end))
+        return pieces
+
+    def _begin(self) -> None:
+        self._writer.place(self._buffers, self._ids, self._root)
+        torch.index_select(self._buffers.current, 0, self._ids, out=self._motions[0])
+
+    def _ramp(self, first: int, count: int) -> None:
+        self._commands[:count].copy_(self._buffers.ramp.at(self._offsets[first : first + count], self._ids))
+
+    def _network(self, k: int) -> None:
+        if self._state.captures_network:
+            self._state.backend.step(self._motions[k], self._commands[k], self._motions[k + 1])
+            return
+        # It keeps a graph of its own for each set of addresses: give it one.
+        motion, command, following = (block[0] for block in self._fixed)
+        motion.copy_(self._motions[k])
+        command.copy_(self._commands[k])
+        self._state.backend.step(motion, command, following)
+        self._motions[k + 1].copy_(following)
+
+    def _write(self, first: int, count: int) -> None:
+        motions, commands = self._motions[1 : count + 1], self._commands[:count]
+        self._writer.extend(self._buffers, self._ids, motions, commands, self._root, first)
+        self._motions[0].copy_(self._motions[count])
+
+    def _end(self) -> None:
+        buffers, ids = self._buffers, self._ids
+        buffers.newest_motion.index_copy_(0, ids, self._motions[0])
+        buffers.newest_root.index_copy_(0, ids, self._root)
+        buffers.next_command.index_copy_(0, ids, buffers.ramp.at(buffers.horizon, ids))
+
+
+def _chunk(n: int, horizon: int) -> int:
+    return min(horizon - 1, max(FRAMES_AT_ONCE // max(n, 1), 1))
+
+
+def _shapes(n: int, chunk: int, motion_dim: int, command_dim: int, captured: bool) -> List[Tuple[int, int, int]]:
+    """(count, rows, width) of the motions, the commands, the root states, and of the fixed input and output of a
+    network that is not captured."""
+    shapes = [(chunk + 1, n, motion_dim), (chunk, n, command_dim), (1, n, 4)]
+    return shapes if captured else shapes + [(1, n, motion_dim), (1, n, command_dim), (1, n, motion_dim)]
+
+
+def _padded(floats: int) -> int:
+    return -(-floats // ALIGNMENT) * ALIGNMENT
+
+
+def _carve(workspace: torch.Tensor, shapes: Sequence[Tuple[int, int, int]]) -> List[torch.Tensor]:
+    """Views [count, rows, width] of the workspace, one after the other; each [rows, width] contiguous and aligned."""
+    views, first = [], 0
+    for count, rows, width in shapes:
+        pitch = _padded(rows * width)
+        block = workspace[first : first + count * pitch].view(count, pitch)
+        views.append(block[:, : rows * width].unflatten(1, (rows, width)))
+        first += count * pitch
+    return views

@@ -1,0 +1,50 @@
+"""Motions rolled out apart from the engine's environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cmg_runtime.backends import Backend
+from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import as_floats, require_finite
+
+
+def roll_out(backend: Backend, motion: torch.Tensor, commands: torch.Tensor) -> torch.Tensor:
+    """Frames [n, T + 1, motion_dim]: ``motion`` [n, motion_dim], then what ``commands`` [n, T, command_dim] lead to."""
+    n, num_frames = commands.shape[:2]
+    frames = torch.empty(n, num_frames + 1, motion.shape[1], dtype=torch.float32, device=motion.device)
+    frames[:, 0] = motion
+    state, following = motion.clone(memory_format=torch.contiguous_format), torch.empty_like(frames[:, 0])
+    for t in range(num_frames if n else 0):
+        backend.step(state, commands[:, t].contiguous(), following)
+        frames[:, t + 1] = following
+        state, following = following, state
+    return frames
+
+
+def as_commands(values: Any, n: int, width: int, device: torch.device, num_frames: int | None = None) -> torch.Tensor:
+    """``values``, [n, T, width], [n, width] or [width], as [n, T, width] or [n, width], finite. The host waits.
+
+    Args:
+        num_frames: T; None for any.
+    """
+    commands = as_floats(values, [(n, num_frames, width), (n, width), (width,)], "commands", device)
+    require_finite(commands, "commands")
+    return commands.expand(n, width) if commands.dim() == 1 else commands
+
+
+def per_frame(commands: torch.Tensor, num_frames: int | None) -> torch.Tensor:
+    """Commands [n, T, command_dim] from [n, T, command_dim], or from [n, command_dim], held.
+
+    Raises:
+        EngineError: ``num_frames`` is missing, negative, or is not T.
+    """
+    if commands.dim() == 3:
+        if num_frames not in (None, commands.shape[1]):
+            raise EngineError(f"num_frames is {num_frames!r} for commands of {commands.shape[1]} frames; leave it out")
+        return commands
+    if not isinstance(num_frames, int) or num_frames < 0:
+        raise EngineError(f"num_frames is {num_frames!r}; commands that are held need a number of frames")
+    return commands.unsqueeze(1).expand(-1, num_frames, -1)

@@ -1,0 +1,142 @@
+"""The window: the current frame and the next ``horizon - 1`` of every environment, in a ring on the device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Dict, List, Tuple
+
+import torch
+
+from cmg_runtime.capture import GraphRecorder, Piece, Program, run_eagerly
+from cmg_runtime.errors import EngineError
+from cmg_runtime.frame_writer import FrameWriter
+from cmg_runtime.frames import ReferenceFrames
+from cmg_runtime.inputs import EnvSelection, flat_places
+from cmg_runtime.rebuild import WindowRebuild, batch_sizes
+from cmg_runtime.state import EngineState
+from cmg_runtime.window_buffers import WindowBuffers
+
+
+class Window:
+    """Steps, rebuilds and queries. On CUDA, steps and rebuilds are CUDA graphs.
+
+    Args:
+        state: the engine's; its current motion, ramps and next command are this window's.
+        horizon: frames, at least 2, the current one included.
+        writer: root motion and kinematics.
+    """
+
+    def __init__(self, state: EngineState, horizon: int, writer: FrameWriter) -> None:
+        self._state = state
+        self._writer = writer
+        columns, device = state.num_envs + 1, state.device
+        frames = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
+        self.buffers = WindowBuffers(
+            state.num_envs, horizon, frames, state.current, state.next_motion, state.next_command, state.ramp
+        )
+        self._all_ids = torch.arange(state.num_envs, device=device)
+        # Cached because a new one is a copy from the host; bounded because offsets may be the caller's whim.
+        self._offsets = functools.lru_cache(maxsize=64)(self._make_offsets)
+        self._step_pieces = [Piece(self._network, state.captures_network), Piece(self._append)]
+        self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
+        self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
+        if device.type == "cuda":
+            self._record()
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """As it was made: every environment at rest at the world's origin, heading along x, under command 0.
+
+        Undoes warm-ups, and makes a window to keep for environments whose first reset is ignored.
+        """
+        self._state.clear()
+        n, device = self._state.num_envs, self._state.device
+        everywhere = torch.ones(n, dtype=torch.bool, device=device)
+        pose = torch.eye(4, dtype=torch.float32, device=device)[0].expand(n, 4)  # (w, x, y, z)
+        self.put(EnvSelection(n), everywhere, pose[:, 1:], pose)
+        self.rebuild(self._all_ids)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Every environment one frame forward."""
+        self._step_program()
+
+    def put(self, envs: EnvSelection, chosen: torch.Tensor, root_pos: torch.Tensor, root_rot: torch.Tensor) -> None:
+        """Say where the roots of reset environments stand; the next rebuild makes their current frames.
+
+        Args:
+            chosen: [envs.num_rows] bool; of the others nothing changes.
+            root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world.
+            root_rot: [envs.num_rows, 4], (w, x, y, z), of any length.
+        """
+        buffers, first = self.buffers, slice(0, self.buffers.num_envs)
+        ground, placement, fresh = buffers.ground[first], buffers.placement[first], buffers.fresh[first]
+        longest = root_rot.abs().amax(dim=1, keepdim=True).clamp(min=1e-37)  # so that no square over- or underflows
+        w, x, y, z = (root_rot / longest).unbind(dim=1)
+        yaw = torch.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
+        wanted = torch.cat([root_pos, yaw.unsqueeze(1)], dim=1)
+        envs.write(placement, torch.where(chosen.unsqueeze(1), wanted, envs.read(placement)))
+        envs.write(ground, torch.where(chosen, root_pos[:, 2], envs.read(ground)))
+        envs.write(fresh, chosen)
+
+    def rebuild(self, ids: torch.Tensor) -> None:
+        """Make the windows of ``ids`` [n] int64 anew from their current frames; the others keep their bits."""
+        n = len(ids)
+        if n == 0:
+            return
+        if not self._programs:
+            workspace = torch.empty(WindowRebuild.workspace_size(n, self.buffers, self._state), dtype=torch.float32)
+            run_eagerly(WindowRebuild(self.buffers, self._state, self._writer, ids, workspace).pieces())
+            return
+        static_ids, program = self._programs[next(size for size in self._programs if size >= n)]
+        static_ids[n:].fill_(self._state.num_envs)
+        static_ids[:n].copy_(ids)
+        program()
+
+    def future(self, offsets: Tuple[int, ...]) -> ReferenceFrames:
+        """The frames at ``offsets`` of every environment, [num_envs, K, ...].
+
+        Raises:
+            EngineError: an offset is outside 0..horizon-1.
+        """
+        buffers = self.buffers
+        slots = (buffers.head + self._offsets(offsets)).remainder(buffers.horizon)
+        rows = buffers.frames.index_select(0, slots)
+        return self._writer.layout.split(rows[:, : buffers.num_envs].transpose(0, 1))
+
+    def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
+        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
+        buffers = self.buffers
+        slots = (buffers.head + offsets).remainder(buffers.horizon)
+        places = flat_places(slots, env_ids, buffers.frames.shape, buffers.num_envs)
+        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
+
+    def _make_offsets(self, offsets: Tuple[int, ...]) -> torch.Tensor:
+        last = self.buffers.horizon - 1
+        outside = [offset for offset in offsets if not 0 <= offset <= last]
+        if outside:
+            raise EngineError(
+                f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
+            )
+        return torch.tensor(offsets, dtype=torch.int64).to(self._state.device, non_blocking=True)
+
+    def _network(self) -> None:
+        buffers, n = self.buffers, self.buffers.num_envs
+        self._state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
+
+    def _append(self) -> None:
+        self._writer.append(self.buffers)
+
+    def _record(self) -> None:
+        """Capture the rebuild of every size, the largest first, and the step."""
+        device, sizes = self._state.device, batch_sizes(self._state.num_envs)
+        floats = max(WindowRebuild.workspace_size(size, self.buffers, self._state) for size in sizes)
+        workspace = torch.empty(floats, dtype=torch.float32, device=device)
+        recorder = GraphRecorder(device)
+        recorded: List[Tuple[int, torch.Tensor, Program]] = []
+        for size in reversed(sizes):
+            ids = torch.arange(size, device=device)
+            rebuild = WindowRebuild(self.buffers, self._state, self._writer, ids, workspace)
+            recorded.append((size, ids, recorder.record(rebuild.pieces())))
+        self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
+        self._step_program = recorder.record(self._step_pieces)

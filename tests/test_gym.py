@@ -1,0 +1,160 @@
+"""The parts of the training package that need no environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mjlab.tasks.registry import list_tasks, load_env_cfg
+
+from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
+from cmg_gym.controller import read_card
+from cmg_gym.evaluation import Episodes, moving_average, summarise
+from cmg_gym.reference_sources import PregeneratedSource
+from cmg_gym.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
+from cmg_gym.start_states import SETTLE_FRAMES, StartStates
+from cmg_gym.tasks import TASK
+from cmg_gym.train import Options, train_config
+from cmg_runtime import EngineError, load_engine
+from cmg_runtime.command_sampler import STRATEGIES
+from gym_case import make_g1_engine
+
+ROOT = Path(__file__).resolve().parents[1]
+LOW, HIGH = (-0.7, -0.5, -0.8), (1.4, 0.5, 0.8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine")
+    make_g1_engine(path)
+    return path
+
+
+def test_entry_point_registers_the_task() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    match = re.search(r'\[project\.entry-points\."mjlab\.tasks"\]\n(\w+) = "([\w.]+)"', text)
+    assert match is not None
+    importlib.metadata.EntryPoint(match[1], match[2], "mjlab.tasks").load()
+    assert TASK in list_tasks()
+    assert load_env_cfg(TASK, play=True).curriculum == {}
+
+
+def test_installed_package_is_found_by_mjlab() -> None:
+    found = importlib.metadata.entry_points(group="mjlab.tasks")
+    if "cmg_gym" not in {entry.name for entry in found}:
+        pytest.skip("the project is not installed here")
+    done = subprocess.run(
+        [sys.executable, "-c", "import mjlab; from mjlab.tasks.registry import list_tasks; print(list_tasks())"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert TASK in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_stays_within_the_command_range(strategy: str, seed: int) -> None:
+    bounds = torch.tensor(LOW), torch.tensor(HIGH)
+    commands = StagedCommands([CommandStage(0, strategy)], bounds, 0.25, seed).draw(2000)
+    assert bool((commands >= bounds[0]).all() and (commands <= bounds[1]).all())
+    standing = (commands == 0).all(dim=1).float().mean()
+    assert abs(float(standing) - 0.25) < 0.06
+    # Spread over what is left of the strategy's ranges, not heaped up at the bounds of the checkpoint.
+    assert float((commands[:, 0] == HIGH[0]).float().mean()) < 0.01
+
+
+def test_stages_follow_each_other() -> None:
+    assert stage_at(TRAINING_STAGES, 0) is TRAINING_STAGES[0]
+    for before, after in zip(TRAINING_STAGES, TRAINING_STAGES[1:], strict=False):
+        assert stage_at(TRAINING_STAGES, after.iteration - 0.1) is before
+        assert stage_at(TRAINING_STAGES, after.iteration) is after
+        for (a, b), (c, d) in zip(stage_ranges(before, LOW, HIGH), stage_ranges(after, LOW, HIGH), strict=True):
+            assert c <= a and b <= d
+    assert stage_ranges(TRAINING_STAGES[0], LOW, HIGH)[0] == (0.4, 0.8)
+    with pytest.raises(EngineError, match="leaves nothing"):
+        stage_ranges(CommandStage(0, vx=(2.0, 3.0)), LOW, HIGH)
+
+
+def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> None:
+    engine = load_engine(folder, 3)
+    states = StartStates(engine, num_trajectories=5, num_frames=20, ahead=4, seed=seed)
+    offsets = (0, 1, 4)
+    source = PregeneratedSource(states, 3, offsets, engine.device)
+    starts = states.draw(states.commands[[4, 2, 3]])
+    assert starts.trajectory_ids.tolist() == [4, 2, 3]
+    assert int(starts.frame_ids.min()) >= SETTLE_FRAMES
+    everyone = torch.arange(3)
+    source.start(everyone, starts, states.commands[:3], torch.zeros(3, 3), torch.zeros(3, 4))
+    torch.testing.assert_close(source.command, states.commands[[4, 2, 3]])
+    frame_ids = starts.frame_ids
+    last = states.pool.num_frames - 1 - offsets[-1]
+    for _ in range(40):  # past the end of every trajectory
+        for place, offset in enumerate(offsets):
+            expected = states.pool.frames(starts.trajectory_ids, frame_ids + offset)
+            assert torch.equal(source.frames().key_body_pos[:, place], expected.key_body_pos)
+        source.step()
+        frame_ids = torch.where(frame_ids >= last, SETTLE_FRAMES, frame_ids + 1)
+    assert states.pool.lookups_clamped() == 0
+
+
+def test_moving_average_is_a_convolution(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(40, 3))
+    got = moving_average(torch.from_numpy(values), 7)
+    for column in range(3):
+        full = np.convolve(values[:, column], np.ones(7) / 7, mode="valid")
+        np.testing.assert_allclose(got[6:, column], full, atol=1e-6)
+    np.testing.assert_allclose(got[2], values[:3].mean(axis=0), atol=1e-6)
+
+
+def test_summary_counts_falls_and_ignores_what_follows() -> None:
+    steps, command = 200, torch.tensor([[0.5, 0.0, 0.0]]).repeat(4, 1)
+    velocity = command.repeat(steps, 1, 1)
+    velocity[:, :2, 0] += 0.1
+    alive = torch.ones(steps, 4, dtype=torch.bool)
+    alive[150:, 1] = False
+    velocity[150:, 1] = 99.0
+    ones = torch.ones(steps, 4)
+    (first, second) = summarise(
+        Episodes(command, velocity, 0.2 * ones, ones, 50 * ones, alive, 0.02), torch.tensor([[0.5, 0.0, 0.0]] * 2)
+    )
+    assert (first.survival, second.survival) == (0.5, 1.0)
+    assert first.velocity_error == pytest.approx(0.1, abs=1e-5) and second.velocity_error == pytest.approx(0, abs=1e-6)
+    assert first.joint_error == pytest.approx(0.2) and first.power == pytest.approx(50)
+
+
+def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for name in ("2026-01-01", "2026-01-02"):
+        (tmp_path / name).mkdir()
+    for iteration in (0, 99, 100, KEPT_EVERY, KEPT_EVERY + 1, KEPT_EVERY + 2):
+        (tmp_path / "2026-01-01" / f"model_{iteration}.pt").touch()
+    (tmp_path / "2026-01-01" / "model_7.unfinished").touch()
+    stale = {path.name for path in stale_checkpoints(tmp_path / "2026-01-01")}
+    assert stale == {"model_99.pt", "model_100.pt"}
+    found = latest_checkpoint(tmp_path)  # the second run was interrupted before its first checkpoint
+    assert found == tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
+
+
+def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> None:
+    options = Options(
+        num_envs=7, iterations=9, engine=folder, backend="torch", mode="pregenerated", gpus=0, logs=tmp_path
+    )
+    config = train_config(options)
+    command = config.env.commands["reference"]
+    assert (config.env.scene.num_envs, config.agent.max_iterations, config.gpu_ids) == (7, 9, None)
+    assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")  # pyright: ignore
+    with pytest.raises(EngineError, match="no checkpoint below"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
+    with pytest.raises(EngineError):
+        train_config(Options(engine=tmp_path, gpus=0))
+    with pytest.raises(EngineError, match="torch sees"):
+        train_config(Options(engine=folder, gpus=99))
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no exported policy"):
+        read_card(tmp_path)

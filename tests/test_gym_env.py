@@ -1,0 +1,279 @@
+"""The training task in mjlab, on the CPU: the reference in it, zero action, start states, training, deployment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.rl import RslRlVecEnvWrapper
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensordict import TensorDict
+
+from cmg_export.parity import Truth
+from cmg_gym.command_stages import TRAINING_STAGES
+from cmg_gym.controller import Controller, Proprioception
+from cmg_gym.evaluation import run_episodes, summarise
+from cmg_gym.export import export_policy
+from cmg_gym.observations import reference
+from cmg_gym.policies import load_policy
+from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.residual_action import ResidualJointAction
+from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
+from cmg_gym.runner import ResidualRunner, checkpoints
+from CMG_Ref.robot_g1 import mirror_map
+from gym_case import make_env, make_g1_engine
+
+# In one process: each that opens an environment spends seconds, and without a kernel cache minutes, on compiling.
+pytestmark = pytest.mark.xdist_group("gym")
+
+RAMP_FRAMES = 25
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
+    folder = tmp_path_factory.mktemp("engine")
+    return folder, make_g1_engine(folder)
+
+
+@pytest.fixture(scope="module")
+def floating(engine: tuple[Path, Truth], seed: int) -> ManagerBasedRlEnv:
+    """Four robots in the air, where nothing disturbs them."""
+    return make_env(engine[0], 4, seed, play=True, gravity=False)
+
+
+@pytest.fixture(scope="module")
+def training(engine: tuple[Path, Truth], seed: int) -> RslRlVecEnvWrapper:
+    """Sixteen robots on the ground, as in training."""
+    return RslRlVecEnvWrapper(make_env(engine[0], 16, seed, play=False))
+
+
+def zero(env: ManagerBasedRlEnv) -> torch.Tensor:
+    return torch.zeros(env.num_envs, 29)
+
+
+def short_cfg() -> dict[str, Any]:
+    """PPO as it is, with half as many steps an iteration; a new one each time, since runners change theirs."""
+    return asdict(make_rl_cfg()) | {"num_steps_per_env": STEPS_PER_ITERATION // 2}
+
+
+def current_motion(term: ReferenceCommand) -> torch.Tensor:
+    """[N, 58]"""
+    return torch.cat([term.frames.dof_pos[:, 0], term.frames.dof_vel[:, 0]], dim=1).clone()
+
+
+def random_commands(term: ReferenceCommand, n: int, generator: torch.Generator) -> torch.Tensor:
+    low, high = term.engine.command_range
+    return low + (high - low) * torch.rand(n, 3, generator=generator)
+
+
+def test_reference_is_a_plain_rollout(
+    floating: ManagerBasedRlEnv, engine: tuple[Path, Truth], generator: torch.Generator
+) -> None:
+    term, truth = reference(floating, "reference"), engine[1]
+    first, second = (random_commands(term, 4, generator) for _ in range(2))
+    term.hold(first)
+    floating.reset()
+    state = current_motion(term)
+    window = term.frames.dof_pos[:, term.places((2, 10))].clone()
+    expected = state.double()
+    for frame in range(1, 31):
+        expected = truth.step(expected, first)
+        floating.step(zero(floating))
+        torch.testing.assert_close(current_motion(term).double(), expected, atol=2e-3, rtol=2e-3)
+        if frame in (2, 10):
+            torch.testing.assert_close(window[:, (2, 10).index(frame)], term.frames.dof_pos[:, 0], atol=1e-4, rtol=1e-4)
+    term.hold(second)
+    floating.step(zero(floating))
+    expected = truth.step(expected, first)  # the new command's ramp begins at the frame that this step leads to
+    for frame in range(1, 31):
+        in_force = torch.lerp(first, second, min(frame / RAMP_FRAMES, 1.0))
+        expected = truth.step(expected, in_force)
+        floating.step(zero(floating))
+        torch.testing.assert_close(term.command, in_force, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(current_motion(term).double(), expected, atol=5e-3, rtol=5e-3)
+
+
+def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv) -> None:
+    term = reference(floating, "reference")
+    action = floating.action_manager.get_term("joint_pos")
+    assert isinstance(action, ResidualJointAction)
+
+    def error() -> float:
+        term.hold((0.8, 0.0, 0.0))
+        floating.reset()
+        errors = []
+        for _ in range(50):
+            floating.step(zero(floating))
+            errors.append((term.robot.data.joint_pos - term.frames.dof_pos[:, 0]).square().mean())
+        return float(torch.stack(errors).mean().sqrt())
+
+    lead = action.lead_s.clone()
+    torch.testing.assert_close(lead, torch.full((29,), 4 / (20 * 3.1415926535)), atol=1e-5, rtol=1e-5)
+    with_lead = error()
+    action.lead_s = 0 * lead
+    try:
+        without = error()
+    finally:
+        action.lead_s = lead
+    assert with_lead < 0.08  # rad, root mean square over joints and a second
+    assert with_lead < 0.85 * without
+
+
+def test_target_is_reference_and_residual_within_limits(
+    floating: ManagerBasedRlEnv, generator: torch.Generator
+) -> None:
+    term = reference(floating, "reference")
+    action = floating.action_manager.get_term("joint_pos")
+    assert isinstance(action, ResidualJointAction)
+    floating.reset()
+    raw = 3 * torch.randn(4, 29, generator=generator)
+    target = term.target
+    wanted = target.dof_pos + action.lead_s * target.dof_vel + raw * action.scale
+    low, high = term.robot.data.joint_pos_limits.unbind(dim=-1)
+    action.process_actions(raw)
+    torch.testing.assert_close(action._processed_actions, torch.minimum(torch.maximum(wanted, low), high))
+    assert bool((wanted != action._processed_actions).any())
+
+
+def test_mirrored_commands_give_mirrored_references(floating: ManagerBasedRlEnv, generator: torch.Generator) -> None:
+    term = reference(floating, "reference")
+    index, sign = mirror_map(tuple(term.engine.joint_names))
+    both, signs = index + [29 + i for i in index], torch.tensor(sign * 2)
+    commands = torch.tensor([[0.8, 0.0, 0.4], [0.6, 0.3, 0.0]])
+    term.hold(torch.cat([commands, commands * torch.tensor([1.0, -1.0, -1.0])]))
+    floating.reset()
+    state = current_motion(term)[:2]
+    term.engine.reset(motion=torch.cat([state, signs * state[:, both]]), command=term.engine.command)
+    difference, movement = [], []
+    for _ in range(25):
+        floating.step(zero(floating))
+        left, right = current_motion(term)[:, :29].split(2)
+        mirrored = torch.tensor(sign) * right[:, index]
+        difference.append((left - mirrored).square().mean())
+        movement.append((left - right).square().mean())
+    # The generator was trained alike on both sides but for a fifth of what they drifted apart.
+    assert sum(difference) < 0.05 * sum(movement)
+
+
+def test_episodes_start_on_the_reference_and_leave_others_alone(floating: ManagerBasedRlEnv) -> None:
+    term, data = reference(floating, "reference"), reference(floating, "reference").robot.data
+    term.hold((0.8, 0.0, 0.0))
+    floating.reset()
+    floating.step(zero(floating))
+    others, before = [0, 1, 3], current_motion(term)
+    floating.reset(env_ids=torch.tensor([2]))
+    torch.testing.assert_close(current_motion(term)[others], before[others], atol=0, rtol=0)
+    assert not torch.equal(current_motion(term)[2], before[2])
+    torch.testing.assert_close(data.joint_pos[2], term.frames.dof_pos[2, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(data.joint_vel[2], term.frames.dof_vel[2, 0], atol=1e-5, rtol=0)
+    root = term.frames.root_pos[2, 0] + torch.tensor([0.0, 0.0, term.cfg.start_height])
+    torch.testing.assert_close(data.root_link_pos_w[2], root, atol=1e-4, rtol=0)
+    torch.testing.assert_close(data.root_link_quat_w[2].abs(), term.frames.root_rot[2, 0].abs(), atol=1e-4, rtol=0)
+    speed = data.root_link_lin_vel_w[2, :2].norm()
+    assert abs(float(speed) - 0.8) < 0.4  # that of the nearest of a few trajectories
+
+
+def test_critic_sees_twenty_frames_and_the_actor_no_root(training: RslRlVecEnvWrapper) -> None:
+    world = training.unwrapped
+    assert world.observation_manager.group_obs_dim["actor"] == (29 * 7 + 3 * 3,)
+    cfg = world.observation_manager.get_term_cfg("critic", "future_dof_pos")
+    assert len(cfg.params["offsets"]) == 20
+    assert not {"base_lin_vel", "base_height"} & set(world.observation_manager.active_terms["actor"])
+
+
+def test_curriculum_enters_the_stage_of_the_counter(training: RslRlVecEnvWrapper) -> None:
+    world = training.unwrapped
+    term, counter = reference(world, "reference"), world.common_step_counter
+    try:
+        for stage in TRAINING_STAGES:
+            world.common_step_counter = stage.iteration * STEPS_PER_ITERATION
+            training.reset()
+            assert term.sampler.stage is stage
+            push = world.event_manager.get_term_cfg("push_robot").params["velocity_range"]
+            assert push["x"] == (-0.5 * stage.push, 0.5 * stage.push)
+    finally:
+        world.common_step_counter = counter
+        training.reset()
+
+
+def test_training_runs_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:
+    logs = tmp_path / "run"
+    runner = ResidualRunner(training, short_cfg(), str(logs), "cpu")
+    runner.learn(2)
+    assert [path.name for path in checkpoints(logs)] == ["model_0.pt", "model_1.pt"]
+    events = EventAccumulator(str(logs)).Reload()
+    losses = [tag for tag in events.Tags()["scalars"] if tag.startswith("Loss/")]
+    assert {"Loss/value", "Loss/surrogate"} <= set(losses)
+    for tag in losses:
+        values = [event.value for event in events.Scalars(tag)]
+        assert len(values) == 2 and all(math.isfinite(value) for value in values), tag
+
+    counter = training.unwrapped.common_step_counter
+    resumed = ResidualRunner(training, short_cfg(), str(logs), "cpu")
+    training.unwrapped.common_step_counter = 0
+    resumed.load(str(logs / "model_1.pt"))
+    assert resumed.current_learning_iteration == 2
+    assert resumed.alg.learning_rate == runner.alg.learning_rate
+    assert training.unwrapped.common_step_counter == counter
+    for ours, theirs in zip(resumed.alg.actor.parameters(), runner.alg.actor.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    resumed.learn(3)
+    assert checkpoints(logs)[-1].name == "model_2.pt"
+    assert (logs / "policy" / "policy.onnx").is_file()
+
+
+def test_deployment_reproduces_the_environment(
+    floating: ManagerBasedRlEnv, engine: tuple[Path, Truth], generator: torch.Generator, tmp_path: Path
+) -> None:
+    env = RslRlVecEnvWrapper(floating)
+    runner = ResidualRunner(env, asdict(make_rl_cfg()), None, "cpu")
+    with torch.no_grad():  # an untrained policy does next to nothing
+        for parameter in runner.alg.actor.parameters():
+            parameter.mul_(1.5)
+    seen = env.get_observations()["actor"]
+    spread = seen[:1] + 0.5 * torch.randn(256, seen.shape[1], generator=generator)
+    runner.alg.actor.update_normalization(TensorDict({"actor": spread}, batch_size=[256]))
+    export_policy(runner, tmp_path)
+    policy = load_policy(tmp_path, env)
+    controller = Controller(tmp_path, engine[0])
+
+    term, data = reference(floating, "reference"), reference(floating, "reference").robot.data
+    action = floating.action_manager.get_term("joint_pos")
+    assert isinstance(action, ResidualJointAction)
+    command = (0.7, 0.0, 0.3)
+    term.hold(command)
+    observations, _ = env.reset()
+    controller.reset(term.frames.dof_pos[0, 0], term.frames.dof_vel[0, 0], command)
+    for step in range(60):
+        robot = Proprioception(
+            floating.scene["robot/imu_ang_vel"].data[0].numpy(),
+            data.projected_gravity_b[0].numpy(),
+            data.joint_pos_biased[0].numpy(),
+            data.joint_vel[0].numpy(),
+        )
+        targets = controller.step(command, robot)
+        actions = policy(observations)
+        assert float(actions.abs().max()) > 0.01
+        np.testing.assert_allclose(controller.action, actions[0].numpy(), atol=2e-3)
+        if step == 20:
+            command = (1.0, 0.1, -0.2)
+            term.hold(command)
+        observations, _, _, _ = env.step(actions)
+        np.testing.assert_allclose(targets, action._processed_actions[0].numpy(), atol=2e-3)
+
+
+def test_evaluation_measures_each_command(training: RslRlVecEnvWrapper) -> None:
+    grid = torch.tensor([[0.5, 0.0, 0.0], [0.8, 0.0, 0.4]])
+    commands = grid.repeat_interleave(8, dim=0)
+    episodes = run_episodes(training, lambda _: torch.zeros(16, 29), commands, num_steps=60)
+    results = summarise(episodes, grid)
+    assert [result.command for result in results] == [(0.5, 0.0, 0.0), (0.8, 0.0, 0.4)]
+    # Nothing keeps a robot up without a policy: most have fallen after 1.2 s, and none comes to life again.
+    assert all(result.survival < 0.5 and result.joint_error < 0.3 for result in results)
+    assert bool((episodes.alive[1:] <= episodes.alive[:-1]).all())
