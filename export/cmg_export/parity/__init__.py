@@ -6,7 +6,16 @@ What is measured, and why it is measured so, is told in ``docs/parity.md``.
 """
 
 from cmg_export.parity.report import ParityReport, format_table, read_report
-from cmg_export.parity.run import TOLERANCES, run_parity, with_results
+from cmg_export.parity.run import TOLERANCES, run_parity, run_reference, with_results
 from cmg_export.parity.truth import Truth
 
-__all__ = ["TOLERANCES", "ParityReport", "Truth", "format_table", "read_report", "run_parity", "with_results"]
+__all__ = [
+    "TOLERANCES",
+    "ParityReport",
+    "Truth",
+    "format_table",
+    "read_report",
+    "run_parity",
+    "run_reference",
+    "with_results",
+]

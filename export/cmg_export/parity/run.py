@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cmg_export.errors import ParityError
@@ -20,7 +21,7 @@ from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.bank import load_bank
 from cmg_runtime.errors import BackendUnavailable
 from cmg_runtime.first_load import ONE_STEP_ALLOWED, needs_proof
-from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.manifest import Artifact, CommandRange, Manifest
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ TOLERANCES = {name: Tolerance(ONE_STEP_ALLOWED[name], _ROLLOUT_ALLOWED[name]) fo
 _LIBRARIES = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 
 
+def run_reference(truth: Truth, bank: np.ndarray, command_range: CommandRange, seed: int = 0) -> Inputs:
+    """States and commands, and what the reference makes of them, computed on all cores; see ``make_inputs``."""
+    count = torch.get_num_threads()
+    with workers(count) as pool, truth.spread_over(pool, count):
+        return make_inputs(truth, bank, command_range, seed)
+
+
 def run_parity(
     folder: Path,
     manifest: Manifest,
@@ -45,6 +53,7 @@ def run_parity(
     device: str | torch.device = "cpu",
     seed: int = 0,
     with_joints: bool = False,
+    inputs: Inputs | None = None,
 ) -> ParityReport:
     """Compare artifacts of an engine folder with the reference.
 
@@ -57,6 +66,7 @@ def run_parity(
             runs on the CPU.
         seed: of states and commands.
         with_joints: also report the errors of each joint.
+        inputs: what :func:`run_reference` gave for this engine's bank, command range and seed, if it ran already.
 
     Raises:
         ParityError: the manifest is for another network than the reference, or there is nothing to measure.
@@ -73,15 +83,14 @@ def run_parity(
             f"engine {manifest.name!r} has no artifacts to measure; expected at least one, build it again"
         )
     target = _resolve_device(device)
-    bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
-    count = torch.get_num_threads()
-    with workers(count) as pool:
-        with truth.spread_over(pool, count):
-            inputs = make_inputs(truth, bank, manifest.command_range, seed)
+    if inputs is None:
+        bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
+        inputs = run_reference(truth, bank, manifest.command_range, seed)
 
-        def judge(artifact: Artifact) -> ArtifactParity:
-            return _judge(folder, manifest, artifact, truth, inputs, _device_of(artifact, target), with_joints)
+    def judge(artifact: Artifact) -> ArtifactParity:
+        return _judge(folder, manifest, artifact, truth, inputs, _device_of(artifact, target), with_joints)
 
+    with workers(torch.get_num_threads()) as pool:
         on_gpu = [artifact for artifact in chosen if _device_of(artifact, target).type == "cuda"]
         on_cpu = [artifact for artifact in chosen if artifact not in on_gpu]
         from_cpu = pool.map(judge, on_cpu)  # side by side; a GPU is shared in turns
