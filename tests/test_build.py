@@ -231,7 +231,8 @@ def test_an_artifact_that_fails_parity_is_withheld(
     export = cmg_export.artifacts.export_onnx
 
     def broken(weights: dict[str, np.ndarray], *rest: Any) -> None:
-        export({**weights, "layers.1.weight": weights["layers.1.weight"] * np.float32(1.01)}, *rest)
+        precision, about, path, _ = rest
+        export({**weights, "layers.1.weight": weights["layers.1.weight"] * np.float32(1.01)}, precision, about, path)
 
     monkeypatch.setattr(cmg_export.artifacts, "export_onnx", broken)
     args = [str(made.path), "--precision", "fp32", "--out", str(tmp_path / "engine")]

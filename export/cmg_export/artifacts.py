@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmg_export.onnx_graph import export_onnx
+from cmg_export.onnx_graph import export_onnx, trace
 from cmg_export.progress import stage
 from cmg_export.provenance import tool_versions
 from cmg_export.tensorrt_plan import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan
@@ -62,10 +62,12 @@ def compile_artifacts(
             export_torchscript(weights, precision, folder / name)
             note(_size(folder / name))
         artifacts.append(_artifact(folder, name, "torchscript", precision, ("torch",)))
+    with stage("graph"):
+        traced = trace(weights)
     for precision in precisions:
         name = f"cmg_{precision}.onnx"
         with stage(f"onnx {precision}") as note:
-            export_onnx(weights, precision, about, folder / name)
+            export_onnx(weights, precision, about, folder / name, traced)
             note(_size(folder / name))
         artifacts.append(_artifact(folder, name, "onnx", precision, ("torch", "onnx", "onnxscript")))
     return artifacts + _plans(folder, precisions, plans)

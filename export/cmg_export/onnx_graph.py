@@ -1,14 +1,16 @@
 """Checkpoint -> ONNX, in a form that old runtimes read and that says by itself what it is.
 
 Of the seconds that an export takes, most are torch's own: importing torch.export (2 CPU seconds, once) and filling
-torch.onnx's table of operators (about one, every time). The optimiser is cheap and is needed: without it every ELU is
-five nodes and every shape a concatenation of constants.
+torch.onnx's table of operators (about one, every time). So it is run once, and the graph in half precision is the
+one in float32 with casts. The optimiser is cheap and is needed: without it every ELU is five nodes and every shape a
+concatenation of constants.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import importlib
 import json
 import logging
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from cmg_runtime.manifest import Manifest
 from cmg_runtime.network import OneProductNetwork
@@ -54,7 +57,9 @@ def _preload() -> None:
             importlib.import_module(name)
 
 
-def export_onnx(weights: dict[str, np.ndarray], precision: str, about: Manifest, path: Path) -> None:
+def export_onnx(
+    weights: dict[str, np.ndarray], precision: str, about: Manifest, path: Path, traced: onnx.ModelProto | None = None
+) -> None:
     """Write the one-product graph as ONNX and check it.
 
     Args:
@@ -62,13 +67,26 @@ def export_onnx(weights: dict[str, np.ndarray], precision: str, about: Manifest,
         precision: "fp32", or "fp16": casts and half-precision products are in the graph, weights in half.
         about: what the metadata is taken from; its artifacts are not looked at.
         path: the file to write; everything is in it.
+        traced: what :func:`trace` gave for these weights, if it ran already.
 
     Raises:
         onnx.checker.ValidationError: the exporter wrote an invalid model.
     """
-    network = OneProductNetwork(weights, precision, half_on_cpu=True).eval()
+    model = onnx.ModelProto()
+    model.CopyFrom(trace(weights) if traced is None else traced)
+    if precision == "fp16":
+        _halve(model)
+    _describe(model, precision, about)
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def trace(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """The network's graph in float32, as ``torch.onnx.export`` writes it, with our names and without its notes."""
+    network = OneProductNetwork(weights, "fp32").eval()
     num_envs = torch.export.Dim("num_envs")
-    example = (torch.zeros(3, about.sizes.motion_dim), torch.zeros(3, about.sizes.command_dim))
+    example = (torch.zeros(3, len(network.motion_mean)), torch.zeros(3, len(network.command_centre)))
     # The exporter says at every export that torchvision is not installed; nothing here needs it.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -87,10 +105,34 @@ def export_onnx(weights: dict[str, np.ndarray], precision: str, about: Manifest,
     model = program.model_proto
     _name_nodes(model)
     _drop_notes(model)
-    _describe(model, precision, about)
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    return model
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """The experts' products in half precision, as in ``OneProductNetwork``: casts around them, weights in half."""
+    graph = model.graph
+    halved = {t.name: t for t in graph.initializer if t.name.startswith("layers.") and t.name.endswith(".weight")}
+    nodes: list[onnx.NodeProto] = []
+    for node in map(copy.deepcopy, graph.node):
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in halved:
+            nodes.append(node)
+            continue
+        scope, (operand, weight, *bias), result = node.name.rpartition("/")[0], node.input, node.output[0]
+        product = f"{result}_product" if bias else result
+        nodes += [
+            helper.make_node("Cast", [operand], [f"{result}_operand"], name=f"{scope}/half", to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", [f"{result}_operand", weight], [f"{result}_half"], name=f"{scope}/product"),
+            helper.make_node("Cast", [f"{result}_half"], [product], name=f"{scope}/single", to=TensorProto.FLOAT),
+        ]
+        if bias:
+            nodes.append(helper.make_node("Add", [product, *bias], [result], name=f"{scope}/biased"))
+    for tensor in halved.values():
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value in [*graph.value_info]:
+        if value.name in halved:
+            graph.value_info.remove(value)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
