@@ -234,8 +234,8 @@ def test_bank_holds_states_that_the_network_reaches(tmp_path: Path, seed: int, r
     weights = one_product_weights(checkpoint)
     commands = CommandRange(stats.command_min, stats.command_max, "stats")
     bank = make_bank(weights, stats, commands)
-    assert bank.shape == (BANK_SIZE, 10)
-    assert bank.dtype == np.float32
+    assert BANK_SIZE // 2 < len(bank) <= BANK_SIZE  # rollouts of a random network that leave the bounds give none
+    assert bank.shape[1] == 10 and bank.dtype == np.float32
     assert len(np.unique(bank, axis=0)) >= 64  # one a rollout, where every rollout settles
     deviations = (bank - np.array(stats.motion_mean, np.float32)) / np.array(stats.motion_std, np.float32)
     assert np.isfinite(bank).all()
