@@ -16,7 +16,7 @@ from mjlab.rl import RslRlVecEnvWrapper
 from cmg_export.command_line import parse
 from cmg_gym.curriculum import push_range
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.policies import Policy, load_policy
+from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import ReferenceCommandCfg
 from cmg_runtime import EngineError
 
@@ -60,6 +60,7 @@ def open_policy(
     options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
 ) -> tuple[RslRlVecEnvWrapper, Policy]:
     """The play environment with episodes of ``seconds``, and the policy in it."""
+    find_policy(options.policy)  # building the environment takes a minute
     env = open_env(options, num_envs, seconds, pushes, render_mode)
     return env, load_policy(options.policy, env)
 

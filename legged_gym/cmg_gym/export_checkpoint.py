@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cmg_gym import command_line
 from cmg_gym.export import export_policy
-from cmg_gym.policies import load_runner
+from cmg_gym.policies import find_checkpoint, load_runner
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
+    checkpoint = find_checkpoint(options.policy)  # building the environment takes a minute
     env = command_line.open_env(options, num_envs=1, seconds=1.0)
-    export_policy(load_runner(options.policy, env), options.out)
+    export_policy(load_runner(checkpoint, env), options.out)
     print(f"policy.onnx and policy.json are in {options.out}")
 
 

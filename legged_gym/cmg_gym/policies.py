@@ -18,6 +18,25 @@ Policy = Callable[[TensorDict], torch.Tensor]
 """Observations of all environments -> actions [num_envs, num_joints]."""
 
 
+def find_policy(path: Path) -> Path:
+    """The file that ``path`` stands for: an exported policy's ``policy.onnx``, else a checkpoint."""
+    exported = path / "policy.onnx"
+    return exported if exported.is_file() else find_checkpoint(path)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint ``model_N.pt``, or the newest in a run's folder.
+
+    Raises:
+        EngineError: it is neither.
+    """
+    if path.is_dir() and checkpoints(path):
+        return checkpoints(path)[-1]
+    if not path.is_file():
+        raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy")
+    return path
+
+
 def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:
     """A policy for ``env``.
 
@@ -28,9 +47,10 @@ def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:
     Raises:
         EngineError: it is none of these.
     """
-    if (path / "policy.onnx").is_file():
-        return _from_onnx(path / "policy.onnx")
-    return load_runner(path, env).get_inference_policy(str(env.device))
+    file = find_policy(path)
+    if file.name == "policy.onnx":
+        return _from_onnx(file)
+    return load_runner(file, env).get_inference_policy(str(env.device))
 
 
 def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
@@ -39,10 +59,7 @@ def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
     Raises:
         EngineError: it is neither.
     """
-    if path.is_dir() and checkpoints(path):
-        path = checkpoints(path)[-1]
-    if not path.is_file():
-        raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy")
+    path = find_checkpoint(path)
     runner = ResidualRunner(env, asdict(make_rl_cfg()), device=str(env.device))
     runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
     return runner
