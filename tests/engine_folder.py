@@ -6,6 +6,8 @@ import functools
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,17 @@ SEED = int(os.environ["CMG_TEST_SEED"])
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 PASSED = {"status": "passed", "reason": "made by a test"}
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Inside, a torch operation that makes the host wait for the GPU raises."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @dataclass

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -12,22 +9,12 @@ import torch
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
 from dropin_case import assert_frames, at_times, g1_case, plain_trajectory
+from engine_folder import no_waiting
 
 pytestmark = pytest.mark.gpu
 
 NUM_ENVS = 300
 OFFSETS = torch.tensor([1, *range(5, 100, 5)])
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Inside, a torch operation that makes the host wait for the GPU raises."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("mode", ["pregenerated", "realtime"])

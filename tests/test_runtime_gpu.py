@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
-from engine_folder import BACKENDS, TOLERANCE, Truth, state
+from engine_folder import BACKENDS, TOLERANCE, Truth, no_waiting, state
 
 pytestmark = pytest.mark.gpu
 
@@ -22,17 +20,6 @@ def load(folder: Path, backend: str, precision: str | None = None, num_envs: int
         return load_engine(folder, num_envs, device="cuda", backend=backend, precision=precision, command_ramp_s=0.0)
     except BackendUnavailable as error:
         pytest.skip(str(error))
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Inside, a torch operation that makes the host wait for the GPU raises."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("num_envs", [1, 63, NUM_ENVS])

@@ -6,8 +6,6 @@ That its numbers are right is tested in test_window.py and test_pool.py, whose t
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ import torch
 
 from cmg_runtime import BackendUnavailable, Engine, load_engine
 from cmg_runtime.rebuild import batch_sizes
-from engine_folder import BACKENDS, TOLERANCE, Truth, state
+from engine_folder import BACKENDS, TOLERANCE, Truth, no_waiting, state
 from plain_rollout import PlainEnvironment
 from test_window import check_frame, one_frame, random_robot_case
 
@@ -30,17 +28,6 @@ def load(backend: str = "torch", precision: str = "fp32", device: str = "cuda") 
         return load_engine(folder, NUM_ENVS, device, backend, precision, horizon=HORIZON), truth
     except BackendUnavailable as error:
         pytest.skip(str(error))
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Inside, a torch operation that makes the host wait for the GPU raises."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def window(engine: Engine) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from cmg_export.errors import CheckpointError
 from cmg_export.layout import read_sizes, read_state_dict
 from cmg_export.safe_load import load_torch_file, load_yaml_file
 from cmg_runtime import typed_json
-from cmg_runtime.manifest import CommandRange, Sizes, Stats, file_sha256
+from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
 
 CARD_FILE = "card.json"
 BANK_FILE = "bank.npz"
@@ -76,6 +76,21 @@ class Checkpoint:
     card: Card
     bank: np.ndarray | None
     sha256: dict[str, str]
+
+
+def load_source(folder: Path, manifest: Manifest, path: Path, data: Path | None) -> Checkpoint:
+    """The checkpoint at ``path``, which the engine in ``folder`` must have been made from.
+
+    Raises:
+        CheckpointError: it cannot be used, or the engine is another one's.
+    """
+    checkpoint = load_checkpoint(path, data)
+    if checkpoint.sha256["checkpoint"] != manifest.source.get("sha256"):
+        raise CheckpointError(
+            f"{folder} was not made from {path} as it is now; "
+            "name the checkpoint that it was made from, or build it again"
+        )
+    return checkpoint
 
 
 def load_checkpoint(path: str | Path, data: str | Path | None = None) -> Checkpoint:

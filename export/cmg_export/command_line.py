@@ -7,10 +7,13 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+
+from cmg_export.errors import ExportError
+from cmg_runtime.errors import EngineError
 
 T = TypeVar("T")
 
@@ -30,6 +33,18 @@ def parse(options: type[T], module: str, args: Sequence[str] | None) -> T:
         if end.code:
             print(f"{module}: {unframed(complaint.getvalue())} (see {prog} --help)", file=sys.stderr)
         raise
+
+
+def exit_status(module: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """What ``work`` returns; 2 after a failure that it foresees, 130 after an interrupt, with one line on stderr."""
+    try:
+        return work()
+    except (ExportError, EngineError) as error:
+        print(f"{module}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{module}: {interrupted}", file=sys.stderr)
+        return 130
 
 
 def unframed(text: str) -> str:

@@ -114,11 +114,11 @@ def _tensors(text: str, num_envs: int) -> list[tuple[str, str, int]]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = command_line.parse(Arguments, MODULE, argv)
-    try:
-        layers, memory = plan_layers(arguments)
-    except ExportError as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 2
+    return command_line.exit_status(MODULE, lambda: _print_layers(arguments))
+
+
+def _print_layers(arguments: Arguments) -> int:
+    layers, memory = plan_layers(arguments)
     for layer in layers:
         print(f"{layer.name[:46]:<46} {layer.mega_bytes:7.1f} MB  {' '.join(layer.reads)} -> {' '.join(layer.writes)}")
     total = sum(layer.mega_bytes for layer in layers)

@@ -12,10 +12,10 @@ import tyro
 
 from cmg_export import command_line
 from cmg_export.bench.timing import interleave
-from cmg_export.checkpoint import load_checkpoint
+from cmg_export.checkpoint import load_source
 from cmg_export.errors import ExportError
 from cmg_export.parity import Truth, format_table, run_parity
-from cmg_runtime import BackendUnavailable, Engine, EngineError, Manifest, load_engine, read_manifest
+from cmg_runtime import BackendUnavailable, Engine, Manifest, load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS
 
 MODULE = "cmg_export.verify"
@@ -61,12 +61,7 @@ def verify(arguments: Arguments) -> bool:
             f"{arguments.engine_folder} has nothing for backend {arguments.backend!r}; "
             "build it on this machine with `make engine` (docs/tensorrt.md says what a plan needs)"
         )
-    checkpoint = load_checkpoint(arguments.checkpoint, arguments.data)
-    if checkpoint.sha256["checkpoint"] != manifest.source.get("sha256"):
-        raise ExportError(
-            f"{arguments.engine_folder} was not made from {arguments.checkpoint} as it is now; "
-            "name the checkpoint that it was made from, or build it again"
-        )
+    checkpoint = load_source(arguments.engine_folder, manifest, arguments.checkpoint, arguments.data)
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -121,14 +116,11 @@ def _latency(engines: dict[str, Engine], arguments: Arguments, device: str) -> s
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = command_line.parse(Arguments, MODULE, argv)
-    try:
-        passed = verify(arguments)
-    except (ExportError, EngineError) as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{MODULE}: interrupted", file=sys.stderr)
-        return 130
+    return command_line.exit_status(MODULE, lambda: _report(arguments))
+
+
+def _report(arguments: Arguments) -> int:
+    passed = verify(arguments)
     if not passed:
         print(f"{MODULE}: {arguments.backend} is not verified on this machine", file=sys.stderr)
     return 0 if passed else 1

@@ -23,16 +23,21 @@ def read_kept(path: Path) -> Optional[bytes]:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Replace the file in one step: a reader sees the old bytes or the new ones."""
+    """Replace the file, or leave it where it cannot be written."""
     try:
-        with tempfile.NamedTemporaryFile(dir=str(path.parent), prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            stream.write(content)
-        try:
-            temporary.chmod(0o644)
-            os.replace(str(temporary), str(path))
-        finally:
-            if temporary.exists():
-                temporary.unlink()
+        replace_file(path, content)
     except OSError as error:
         logger.info("%s is not kept (%s)", path, error)
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file in one step: a reader sees the old bytes or the new ones. Raises ``OSError``."""
+    with tempfile.NamedTemporaryFile(dir=str(path.parent), prefix=f".{path.name}.", delete=False) as stream:
+        temporary = Path(stream.name)
+        stream.write(content)
+    try:
+        temporary.chmod(mode)
+        os.replace(str(temporary), str(path))
+    finally:
+        if temporary.exists():
+            temporary.unlink()

@@ -17,8 +17,6 @@ from cmg_export.bench.report import format_table
 from cmg_export.bench.results import FILE_NAME, BenchError, write_file
 from cmg_export.bench.run import run_bench
 from cmg_export.bench.settings import Settings
-from cmg_export.errors import ExportError
-from cmg_runtime.errors import EngineError
 
 MODULE = "cmg_export.bench"
 GPU_SIZES = (64, 256, 1024, 4096, 16384, 65536)
@@ -98,16 +96,13 @@ def settings(options: Options) -> Settings:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = command_line.parse(Options, MODULE, argv)
-    try:
-        report, samples = run_bench(settings(options))
-        write_file(options.out / FILE_NAME, report.to_json().encode())
-        draw(report, samples, options.out)
-    except (ExportError, EngineError) as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{MODULE}: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return command_line.exit_status(MODULE, lambda: _run(options), "interrupted; nothing was written")
+
+
+def _run(options: Options) -> int:
+    report, samples = run_bench(settings(options))
+    write_file(options.out / FILE_NAME, report.to_json().encode())
+    draw(report, samples, options.out)
     print(format_table(report))
     print(f"\n{FILE_NAME} and pictures are in {options.out}")
     return 0

@@ -16,15 +16,16 @@ from cmg_export.bench.dropin_reference import Network, ReferenceMotionLib, Refer
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_checkpoint
-from cmg_export.command_line import parse
+from cmg_export.command_line import exit_status, parse
 from cmg_export.errors import ExportError
 from cmg_export.provenance import tool_versions
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
-from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
+
+MODULE = "cmg_export.bench.dropin"
 
 OFFSETS = (1, *range(5, 100, 5))
 """Frames that TWIST looks ahead."""
@@ -165,12 +166,12 @@ def _commands(manifest: Manifest, n: int, device: torch.device) -> torch.Tensor:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 2 after bad input."""
-    options = parse(Options, "cmg_export.bench.dropin", args)
-    try:
-        rows = measure(options)
-    except (ExportError, EngineError) as error:
-        print(f"cmg_export.bench.dropin: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    options = parse(Options, MODULE, args)
+    return exit_status(MODULE, lambda: _run(options))
+
+
+def _run(options: Options) -> int:
+    rows = measure(options)
     if options.out is not None:
         content = {"versions": tool_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
         options.out.write_text(json.dumps(content, indent=1) + "\n")

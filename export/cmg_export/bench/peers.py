@@ -10,7 +10,7 @@ from torch import nn
 
 from cmg_export.checkpoint import Checkpoint
 from cmg_export.graph import one_product_weights
-from CMG_Ref.module import CMG
+from cmg_export.parity.truth import reference_model
 from cmg_runtime.network import OneProductNetwork
 
 
@@ -19,16 +19,8 @@ class ReferenceForm(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
-        sizes, stats = checkpoint.sizes, checkpoint.stats
-        self.model = CMG(
-            sizes.motion_dim,
-            sizes.command_dim,
-            sizes.hidden_dim,
-            sizes.num_experts,
-            sizes.num_layers,
-            sizes.gating_hidden_dim,
-        )
-        self.model.load_state_dict(checkpoint.state_dict)
+        stats = checkpoint.stats
+        self.model = reference_model(checkpoint.state_dict, checkpoint.sizes)
         for name in ("motion_mean", "motion_std", "command_min", "command_max"):
             self.register_buffer(name, torch.tensor(getattr(stats, name), dtype=torch.float32))
         self.eval()

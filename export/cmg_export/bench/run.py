@@ -17,7 +17,7 @@ from cmg_export.bench.results import BenchError, BenchReport, Result
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import Samples, interleave
-from cmg_export.checkpoint import load_checkpoint
+from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
@@ -49,12 +49,7 @@ class _Bench:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.manifest = read_manifest(settings.folder)
-        self.checkpoint = load_checkpoint(settings.checkpoint, settings.data)
-        if self.checkpoint.sha256["checkpoint"] != self.manifest.source.get("sha256"):
-            raise BenchError(
-                f"{settings.folder} was not made from {settings.checkpoint} as it is now; "
-                "name the checkpoint that it was made from, or build it again"
-            )
+        self.checkpoint = load_source(settings.folder, self.manifest, settings.checkpoint, settings.data)
         self.inputs = Inputs(settings.folder, self.manifest, self.checkpoint, settings.seed)
         self.plan = engines.Plan(settings.folder, self.manifest, settings.device, settings.horizon, settings.seed)
         self.contenders: list[Contender] = []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +10,12 @@ from typing import Annotated, Literal
 import tyro
 
 from cmg_export import command_line
-from cmg_export.checkpoint import load_checkpoint
-from cmg_export.errors import ExportError, ParityError
+from cmg_export.checkpoint import load_source
+from cmg_export.errors import ParityError
 from cmg_export.parity.report import FILE_NAME, ParityReport, format_table
 from cmg_export.parity.run import run_parity, with_results
 from cmg_export.parity.truth import Truth
-from cmg_runtime.errors import EngineError
+from cmg_runtime.kept_files import replace_file
 from cmg_runtime.manifest import FILE_NAME as MANIFEST_FILE
 from cmg_runtime.manifest import read_manifest
 
@@ -55,12 +53,7 @@ def prove(arguments: Arguments) -> ParityReport:
     if arguments.seed < 0:
         raise ParityError(f"seed is {arguments.seed}; expected 0 or more")
     manifest = read_manifest(arguments.engine_folder)
-    checkpoint = load_checkpoint(arguments.checkpoint, arguments.data)
-    if checkpoint.sha256["checkpoint"] != manifest.source.get("sha256"):
-        raise ParityError(
-            f"{arguments.engine_folder} was not made from {arguments.checkpoint} as it is now; "
-            "name the checkpoint that it was made from, or build it again"
-        )
+    checkpoint = load_source(arguments.engine_folder, manifest, arguments.checkpoint, arguments.data)
     report = run_parity(
         arguments.engine_folder,
         manifest,
@@ -77,14 +70,7 @@ def prove(arguments: Arguments) -> ParityReport:
 def _write(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new, and a failure leaves the old."""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = Path(stream.name)
-            stream.write(text)
-        try:
-            temporary.chmod(path.stat().st_mode if path.exists() else 0o644)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, text.encode(), path.stat().st_mode if path.exists() else 0o644)
     except OSError as error:
         raise ParityError(f"cannot write {path} ({error.strerror}); make its folder writable") from None
 
@@ -92,14 +78,12 @@ def _write(path: Path, text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = command_line.parse(Arguments, MODULE, argv)
-    try:
-        report = prove(arguments)
-    except (ExportError, EngineError) as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{MODULE}: interrupted; the engine folder is as it was", file=sys.stderr)
-        return 130
+    return command_line.exit_status(
+        MODULE, lambda: _verdict(prove(arguments)), "interrupted; the engine folder is as it was"
+    )
+
+
+def _verdict(report: ParityReport) -> int:
     print(format_table(report))
     if report.passed:
         return 0

@@ -34,6 +34,20 @@ _BATCH = 512  # rows at once through the reference: its hidden values then still
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+def reference_model(state_dict: dict[str, torch.Tensor], sizes: Sizes) -> CMG:
+    """The PyTorch model with a checkpoint's weights, in float32."""
+    model = CMG(
+        sizes.motion_dim,
+        sizes.command_dim,
+        sizes.hidden_dim,
+        sizes.num_experts,
+        sizes.num_layers,
+        sizes.gating_hidden_dim,
+    )
+    model.load_state_dict(state_dict, strict=True)
+    return model
+
+
 class Truth:
     """The reference network in float64, on the CPU, with physical units in and out.
 
@@ -46,16 +60,7 @@ class Truth:
     def __init__(self, state_dict: dict[str, torch.Tensor], sizes: Sizes, stats: Stats) -> None:
         self.sizes = sizes
         self.stats = stats
-        model = CMG(
-            sizes.motion_dim,
-            sizes.command_dim,
-            sizes.hidden_dim,
-            sizes.num_experts,
-            sizes.num_layers,
-            sizes.gating_hidden_dim,
-        )
-        model.load_state_dict(state_dict, strict=True)
-        self._model = model.to(torch.float64).eval()
+        self._model = reference_model(state_dict, sizes).to(torch.float64).eval()
         self.motion_mean = torch.tensor(stats.motion_mean, dtype=torch.float64)
         self.motion_std = torch.tensor(stats.motion_std, dtype=torch.float64)
         self._command_min = torch.tensor(stats.command_min, dtype=torch.float64)
