@@ -184,7 +184,7 @@ def _rewards() -> dict[str, RewardTermCfg]:
     return {
         "alive": RewardTermCfg(func=mdp.is_alive, weight=1.0),
         "track_velocity": RewardTermCfg(func=rewards.track_velocity, weight=2.0, params={**COMMAND, "std": 0.35}),
-        "track_yaw_rate": RewardTermCfg(func=rewards.track_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.5}),
+        "track_yaw_rate": RewardTermCfg(func=rewards.track_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.25}),
         "track_joint_pos": RewardTermCfg(func=rewards.track_joint_pos, weight=1.0, params={**COMMAND, "std": 0.25}),
         "track_joint_vel": RewardTermCfg(func=rewards.track_joint_vel, weight=0.5, params={**COMMAND, "std": 2.0}),
         "track_key_bodies": RewardTermCfg(func=rewards.track_key_bodies, weight=1.0, params={**COMMAND, "std": 0.15}),

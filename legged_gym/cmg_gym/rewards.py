@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mjlab.entity import Entity
     from mjlab.envs import ManagerBasedRlEnv
 
+YAW_AVERAGED_S = 1.0
+"""s: about a gait cycle (1.1 s at 0.8 m/s, 0.9 s at 1.2 m/s)."""
+
 SWING_FROM, SWING_AT = 0.03, 0.06
 """m: a reference ankle less than the first above the other one stands; more than the second above it, it swings."""
 
@@ -30,11 +33,27 @@ def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> tor
     return torch.exp(-error / std**2)
 
 
-def track_yaw_rate(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
-    """exp(-(w - c)^2 / std^2): yaw rate of the root against the command in force, rad/s."""
-    command = reference(env, command_name)
-    error = (command.robot.data.root_link_ang_vel_w[:, 2] - command.command[:, 2]).square()
-    return torch.exp(-error / std**2)
+class track_yaw_rate:  # named as mjlab names terms with state
+    """exp(-e^2 / std^2): yaw rate of the root against the command in force, rad/s, over the last second or so.
+
+    A walking root swings by 1 rad/s about the rate at which it turns, so the error w - c of an instant says little: e
+    is its moving average, e <- e + (w - c - e) dt / YAW_AVERAGED_S, from zero at an episode's start.
+    """
+
+    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
+        del cfg
+        self._error = torch.zeros(env.num_envs, device=env.device)
+        self._weight = env.step_dt / YAW_AVERAGED_S
+
+    def __call__(self, env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+        command = reference(env, command_name)
+        error = command.robot.data.root_link_ang_vel_w[:, 2] - command.command[:, 2]
+        self._error += (error - self._error) * self._weight
+        return torch.exp(-self._error.square() / std**2)
+
+    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
+        """Episodes of ``env_ids`` begin."""
+        self._error[slice(None) if env_ids is None else env_ids] = 0.0
 
 
 def track_joint_pos(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
