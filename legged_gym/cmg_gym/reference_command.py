@@ -23,12 +23,15 @@ from mjlab.utils.lab_api.math import (
 from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
 from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
 from cmg_gym.start_states import Starts, StartStates
-from cmg_runtime import EngineError, ReferenceFrames, load_engine
+from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.viewer.debug_visualizer import DebugVisualizer
     from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
+
+COMMANDS_EVERY = 10
+"""Control steps. Commands of mid-episode take effect together: rebuilding many windows costs little more than a few."""
 
 GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
 
@@ -91,6 +94,8 @@ class ReferenceCommand(CommandTerm):
 
     Attributes:
         engine: the generator.
+        source, states: what asks it for frames, and where episodes start.
+        offsets: frames ahead that there are, ascending.
         frames: [num_envs, K, ...] the reference at the offsets of :meth:`places`; replaced at every step.
         command: [num_envs, 3] the command in force at the current frame, m/s, m/s, rad/s, in the heading frame.
     """
@@ -100,31 +105,22 @@ class ReferenceCommand(CommandTerm):
     def __init__(self, cfg: ReferenceCommandCfg, env: ManagerBasedRlEnv) -> None:
         super().__init__(cfg, env)
         self.robot: Entity = env.scene[cfg.entity_name]
-        offsets = tuple(sorted({0, 1, *cfg.offsets}))
+        self.offsets = offsets = tuple(sorted({0, 1, *cfg.offsets}))
         seed = env.cfg.seed or 0
-        self.engine = load_engine(
-            cfg.engine,
-            self.num_envs,
-            self.device,
-            backend=cfg.cmg_backend,
-            precision=cfg.precision,
-            seed=seed,
-            horizon=offsets[-1] + 1,
-            command_ramp_s=cfg.command_ramp_s,
-            key_bodies=cfg.key_bodies,
-        )
+        self.engine = self._load_engine(cfg.cmg_backend)
         self._require_same_robot()
         self.sampler = StagedCommands(cfg.stages, self.engine.command_range, cfg.standing_share, seed)
         num_frames = round(cfg.trajectory_s * self.engine.fps)
-        self._states = StartStates(self.engine, cfg.num_trajectories, num_frames, offsets[-1], seed)
-        self._source: ReferenceSource = (
+        self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, offsets[-1], seed)
+        self.source: ReferenceSource = (
             RealtimeSource(self.engine, offsets)
             if cfg.cmg_mode == "realtime"
-            else PregeneratedSource(self._states, self.num_envs, offsets, self.engine.device)
+            else PregeneratedSource(self.states, self.num_envs, offsets, self.engine.device)
         )
         self._place = {offset: place for place, offset in enumerate(offsets)}
         self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
-        self._changed: list[torch.Tensor] = []
+        self._changed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._until_change = 0
         self._started: list[tuple[torch.Tensor, Starts, torch.Tensor, torch.Tensor]] = []
         self._held = False
         self._ghost: MjModel | None = None
@@ -157,12 +153,33 @@ class ReferenceCommand(CommandTerm):
             torch.as_tensor(command, dtype=torch.float32, device=self.device).expand(self.num_envs, 3).clone()
         )
         self._held = True
-        self._changed = [torch.arange(self.num_envs, device=self.device)]
+        self._changed[:] = True
+        self._until_change = 0
+
+    def use_backend(self, backend: str) -> None:
+        """Generate with another backend from here on; reset the environment next."""
+        self.engine = self._load_engine(backend)
+        self.source = RealtimeSource(self.engine, self.offsets)
+        self._changed[:] = False
+
+    def _load_engine(self, backend: str) -> Engine:
+        cfg = self.cfg
+        return load_engine(
+            cfg.engine,
+            self.num_envs,
+            self.device,
+            backend=backend,
+            precision=cfg.precision,
+            seed=self._env.cfg.seed or 0,
+            horizon=self.offsets[-1] + 1,
+            command_ramp_s=cfg.command_ramp_s,
+            key_bodies=cfg.key_bodies,
+        )
 
     def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
         assert isinstance(env_ids, torch.Tensor)
         extras = super().reset(env_ids)
-        self._changed.clear()  # an engine that is reset gets its command with its motion
+        self._changed[env_ids] = False  # an engine that is reset gets its command with its motion
         self._start(env_ids)
         return extras
 
@@ -172,7 +189,7 @@ class ReferenceCommand(CommandTerm):
         mjlab updates commands of every environment right after a reset; only there, behind the step, is the place for
         a current frame that goes with the robot's state.
         """
-        starts = self._states.draw(self._wanted[env_ids])
+        starts = self.states.draw(self._wanted[env_ids])
         frames, origin = starts.frames, self._env.scene.env_origins[env_ids]
         zero = torch.zeros(len(env_ids), device=self.device)
         heading = quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
@@ -203,19 +220,26 @@ class ReferenceCommand(CommandTerm):
         if self._held:
             return
         self._wanted[env_ids] = self.sampler.draw(len(env_ids))
-        self._changed.append(env_ids)
+        self._changed[env_ids] = True
 
     def _update_command(self, env_ids: torch.Tensor | None) -> None:
         if env_ids is None:
-            self._source.step()
-        for changed in self._changed:
-            self._source.set_command(changed, self._wanted[changed])
+            self.source.step()
+            self._pass_on_changes()
         for started, starts, root_pos, root_rot in self._started:
-            self._source.start(started, starts, self._wanted[started], root_pos, root_rot)
-        self._changed.clear()
+            self.source.start(started, starts, self._wanted[started], root_pos, root_rot)
         self._started.clear()
-        self.frames = self._source.frames()
-        self._command = self._source.command
+        self.frames = self.source.frames()
+        self._command = self.source.command
+
+    def _pass_on_changes(self) -> None:
+        self._until_change -= 1
+        if self._until_change < 0:
+            self._until_change = COMMANDS_EVERY - 1
+            changed = self._changed.nonzero().flatten()
+            if len(changed):
+                self.source.set_command(changed, self._wanted[changed])
+            self._changed[:] = False
 
     def _update_metrics(self) -> None:
         data, target = self.robot.data, self.target

@@ -1,0 +1,208 @@
+"""``python -m cmg_gym.time_share``: the reference's part of an environment's step, per backend. A table, and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.rl import RslRlVecEnvWrapper
+
+from cmg_export.bench.peers import ReferenceForm
+from cmg_export.bench.timing import synchronise
+from cmg_export.checkpoint import load_checkpoint
+from cmg_gym import command_line
+from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
+from cmg_gym.observations import reference
+from cmg_gym.policies import Policy, find_policy, load_policy
+from cmg_gym.reference_command import ReferenceCommand
+from cmg_runtime.errors import EngineError
+
+BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
+
+
+@dataclass(frozen=True)
+class Options(command_line.PolicyOptions):
+    """Time the training environment's steps, and in every other one the reference's part of it."""
+
+    out: Path = Path("build/time_share")
+    """Where time_share.md and time_share.json go."""
+    num_envs: int = 4096
+    backends: tuple[str, ...] = ("fused", "onnx", "torchscript", "torch")
+    """One after the other, in the same environment."""
+    steps: int = 200
+    """Timed, of each backend."""
+    warm_up: int = 30
+    checkpoint: Path = BUNDLED_CHECKPOINT
+    """For the textbook form of the network."""
+    textbook_envs: int = 1024
+    """It needs some 5 MB for each."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A backend's figures, means over steps, ms.
+
+    Attributes:
+        step: of the environment, resets and new commands included.
+        reference: stepping it, starting episodes, new commands and reading its frames, each waited for.
+        resets: episodes that began, per step.
+        left_out: why there are no figures.
+    """
+
+    backend: str
+    step: float = float("nan")
+    reference: float = float("nan")
+    resets: float = float("nan")
+    left_out: str = ""
+
+    @property
+    def share(self) -> float:
+        """Of the step, 0..1."""
+        return self.reference / self.step
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return command_line.run(Options, measure, arguments, "cmg_gym.time_share")
+
+
+def measure(options: Options) -> None:
+    """Time every backend, and the textbook form for contrast."""
+    find_policy(options.policy)  # building the environment takes a minute
+    env = _training_env(options)
+    policy = load_policy(options.policy, env)
+    shares = [_share(env, policy, backend, options) for backend in options.backends]
+    frames = reference(env.unwrapped, COMMAND_NAME).offsets[-1]
+    env.close()
+    frame_ms = _textbook_frame(options)
+    text = f"{table(shares, options)}\n\n{_contrast(frame_ms, frames, options)}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "time_share.md").write_text(text + "\n")
+    rows = [{**asdict(share), "share": share.share} for share in shares if not share.left_out]
+    document = {"num_envs": options.num_envs, "shares": rows, "textbook_frame_ms": frame_ms, "frames_ahead": frames}
+    (options.out / "time_share.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(text)
+
+
+def _training_env(options: Options) -> RslRlVecEnvWrapper:
+    cfg = make_env_cfg()
+    cfg.scene.num_envs, cfg.seed = options.num_envs, options.seed
+    command_line.reference_cfg(cfg).engine = str(options.engine)
+    return RslRlVecEnvWrapper(ManagerBasedRlEnv(cfg, options.device))
+
+
+@torch.inference_mode()
+def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, options: Options) -> Share:
+    world, device = env.unwrapped, torch.device(options.device)
+    term = reference(world, COMMAND_NAME)
+    try:
+        term.use_backend(backend)
+    except EngineError as error:
+        return Share(backend, left_out=str(error))
+    stopwatch = _Stopwatch(device)
+    stopwatch.attach(term)
+    observations, _ = env.reset()
+    # As in the midst of a training: episodes do not end together.
+    world.episode_length_buf.random_(int(world.max_episode_length))
+    whole, parts, resets = [], [], 0
+    for index in range(options.warm_up + 2 * options.steps):
+        actions = policy(observations)
+        stopwatch.running = index % 2 == 1
+        synchronise(device)
+        start = time.perf_counter()
+        observations, _, done, _ = env.step(actions)
+        synchronise(device)
+        took = time.perf_counter() - start
+        if index >= options.warm_up:
+            resets += int(done.sum())
+            (parts.append(stopwatch.seconds) if stopwatch.running else whole.append(took))
+        stopwatch.seconds = 0.0
+    return Share(
+        backend,
+        1e3 * sum(whole) / len(whole),
+        1e3 * sum(parts) / len(parts),
+        resets / (2 * options.steps),
+    )
+
+
+class _Stopwatch:
+    """Adds up, while ``running``, the seconds in which the reference works and is waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.running, self.seconds, self._device = False, 0.0, device
+
+    def attach(self, term: ReferenceCommand) -> None:
+        """Time everything that ``term`` asks of its source and of the start states."""
+        for owner, names in ((term.source, ("start", "set_command", "step", "frames")), (term.states, ("draw",))):
+            for name in names:
+                setattr(owner, name, self._timed(getattr(type(owner), name).__get__(owner)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            if not self.running:
+                return function(*arguments)
+            synchronise(self._device)
+            start = time.perf_counter()
+            result = function(*arguments)
+            synchronise(self._device)
+            self.seconds += time.perf_counter() - start
+            return result
+
+        return timed
+
+
+@torch.inference_mode()
+def _textbook_frame(options: Options) -> float:
+    """Median ms of one frame of ``textbook_envs`` environments in the reference implementation's form."""
+    device = torch.device(options.device)
+    checkpoint = load_checkpoint(options.checkpoint)
+    network = ReferenceForm(checkpoint).to(device)
+    stats, rows = checkpoint.stats, options.textbook_envs
+    motion = torch.tensor(stats.motion_mean, device=device).expand(rows, -1).contiguous()
+    command = torch.zeros(rows, len(stats.command_min), device=device)
+    times = []
+    for _ in range(12):
+        synchronise(device)
+        start = time.perf_counter()
+        network(motion, command)
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return 1e3 * median(times[2:])
+
+
+def table(shares: Sequence[Share], options: Options) -> str:
+    """The shares as Markdown."""
+    head = ("backend", "step ms", "reference ms", "share", "episodes begun per step")
+    rows = [
+        (share.backend, "not run: " + share.left_out, "", "", "")
+        if share.left_out
+        else (
+            share.backend,
+            f"{share.step:.2f}",
+            f"{share.reference:.3f}",
+            f"{100 * share.share:.2f} %",
+            f"{share.resets:.1f}",
+        )
+        for share in shares
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows]]
+    return f"{options.num_envs} environments, {options.steps} steps\n\n" + "\n".join(lines)
+
+
+def _contrast(frame_ms: float, frames: int, options: Options) -> str:
+    return (
+        f"For contrast, the textbook form (a weight matrix per environment), {options.textbook_envs} environments: "
+        f"{frame_ms:.2f} ms a frame, {frame_ms * frames:.0f} ms for the {frames} frames ahead that a step asks for."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
