@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from cmg_export.robot import RobotModel
 from cmg_runtime.frame_writer import FrameWriter
 from cmg_runtime.kernels import frame
+from cmg_runtime.kernels.walk import heading, sin_cos
 from cmg_runtime.kernels.writer import FusedFrameWriter
 from cmg_runtime.manifest import Manifest
 from engine_folder import TOLERANCE
@@ -124,3 +127,42 @@ def test_rows_of_the_window(
     writer.place(seen, ids[:4], seen_root[:4])
     compare(expected, seen, writer.layout)
     torch.testing.assert_close(seen_root, root, atol=1e-6, rtol=1e-6)
+
+    seen_commands = poisoned(commands)
+    expected_writer.commands(expected, ids, 1, commands)
+    writer.commands(seen, ids, 1, seen_commands)
+    of_envs = [0, 1, 3]  # not the scratch column's
+    torch.testing.assert_close(seen_commands[:, of_envs], commands[:, of_envs], atol=1e-6, rtol=1e-6)
+
+    expected_writer.finish(expected, ids[:4], motions[-1, :4], root[:4])
+    writer.finish(seen, ids[:4], motions[-1, :4], root[:4])
+    compare(expected, seen, writer.layout)
+
+
+def test_sines_and_headings(rng: np.random.Generator) -> None:
+    """Against float64, on angles of every quarter; and on angles that are not finite or too large to mean anything."""
+    usual = rng.uniform(-4 * np.pi, 4 * np.pi, 200)
+    quarters = np.arange(-8, 9) * np.pi / 2
+    angles = torch.tensor(np.concatenate([usual, quarters, rng.uniform(-8e3, 8e3, 39)]), dtype=torch.float32)
+    sin, cos, yaw = (torch.empty(256) for _ in range(3))
+    evaluate[(1,)](angles, sin, cos, yaw, BLOCK=256)  # pyright: ignore[reportArgumentType]
+    wide = angles.double()
+    np.testing.assert_allclose(sin, wide.sin(), atol=3e-7)
+    np.testing.assert_allclose(cos, wide.cos(), atol=3e-7)
+    difference = (yaw.double() - 2 * torch.atan2(sin.double(), cos.double())).numpy()
+    np.testing.assert_allclose(difference, 0, atol=1e-6)
+
+    strange = torch.tensor([np.nan, 1e9, -1e30, 0.0] * 64)
+    evaluate[(1,)](strange, sin, cos, yaw, BLOCK=256)  # pyright: ignore[reportArgumentType]
+    assert torch.isnan(sin[0]) and torch.isnan(cos[0])
+    assert (sin[1:3].abs() <= 1).all() and (cos[1:3].abs() <= 1).all()
+    assert (sin[3], cos[3], yaw[3]) == (0, 1, 0)
+
+
+@triton.jit
+def evaluate(angles, sin, cos, yaw, BLOCK: tl.constexpr):  # pyright: ignore[reportGeneralTypeIssues]
+    lanes = tl.arange(0, BLOCK)
+    s, c = sin_cos(tl.load(angles + lanes))
+    tl.store(sin + lanes, s)
+    tl.store(cos + lanes, c)
+    tl.store(yaw + lanes, heading(c, s))

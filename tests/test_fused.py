@@ -203,7 +203,7 @@ def test_rows_of_the_window_on_the_gpu(
     from cmg_export.robot import RobotModel
     from cmg_runtime.frame_writer import FrameWriter, make_frame_writer
     from cmg_runtime.kernels.writer import FusedFrameWriter
-    from fused_case import bare_manifest, compare, on_cuda, random_buffers
+    from fused_case import bare_manifest, compare, on_cuda, poisoned, random_buffers
     from random_robot import random_robot
 
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=12)
@@ -231,3 +231,10 @@ def test_rows_of_the_window_on_the_gpu(
     writer.place(seen, ids.cuda(), seen_root)
     compare(expected, seen, layout)
     torch.testing.assert_close(seen_root.cpu(), root, atol=2e-5, rtol=1e-5)
+    seen_commands = poisoned(commands.cuda())
+    plain.commands(expected, ids, 1, commands)
+    writer.commands(seen, ids.cuda(), 1, seen_commands)
+    torch.testing.assert_close(seen_commands.cpu(), commands, atol=1e-6, rtol=1e-6)
+    plain.finish(expected, ids, motions[-1], root)
+    writer.finish(seen, ids.cuda(), motions[-1].cuda(), root.cuda())
+    compare(expected, seen, layout)

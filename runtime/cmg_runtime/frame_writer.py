@@ -1,8 +1,9 @@
 """Generated motion + command -> rows of the window: root motion, kinematics, and the writing itself.
 
 This is everything that a step does besides the network, in one place, so that one kernel can do it. The class here
-is plain torch, for every device. A faster one subclasses it and overrides :meth:`FrameWriter.append`,
-:meth:`FrameWriter.extend` and :meth:`FrameWriter.place`; :func:`make_frame_writer` chooses.
+is plain torch, for every device. A faster one subclasses it and overrides :meth:`FrameWriter.append`, and of a rebuild
+:meth:`FrameWriter.place`, :meth:`FrameWriter.commands`, :meth:`FrameWriter.extend` and :meth:`FrameWriter.finish`;
+:func:`make_frame_writer` chooses.
 
 Root motion. The root stands at (x, y, z) with heading yaw. Over the frame of ``dt = 1 / fps`` that leads to a new
 frame the command in force ``(vx, vy, w)`` holds in the heading frame, which is an arc, integrated exactly:
@@ -134,6 +135,28 @@ class FrameWriter:
         buffers.flat_frames.index_copy_(0, places, torch.where(fresh, row, before))
         root.copy_(torch.where(fresh, placed, root))
         buffers.fresh.index_fill_(0, ids, False)
+
+    def commands(self, buffers: WindowBuffers, ids: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        """Write the commands in force from ``first`` frames after the current one on: part of a rebuild.
+
+        Args:
+            ids: [n] as in :meth:`extend`.
+            out: [T, n, 3], overwritten; contiguous in n.
+        """
+        offsets = torch.arange(first, first + len(out), dtype=torch.float32, device=ids.device).unsqueeze(1)
+        out.copy_(buffers.ramp.at(offsets, ids))
+
+    def finish(self, buffers: WindowBuffers, ids: torch.Tensor, motion: torch.Tensor, root: torch.Tensor) -> None:
+        """Leave what the next step goes on from, at the end of a rebuild.
+
+        Args:
+            ids: [n] as in :meth:`extend`.
+            motion: [n, D] motion state of the frame at offset ``horizon - 1``, contiguous.
+            root: [n, 4] its root state.
+        """
+        buffers.newest_motion.index_copy_(0, ids, motion)
+        buffers.newest_root.index_copy_(0, ids, root)
+        buffers.next_command.index_copy_(0, ids, buffers.ramp.at(buffers.horizon, ids))
 
     def first_rows(
         self, motion: torch.Tensor, command: torch.Tensor, root: torch.Tensor, ground: torch.Tensor

@@ -1,4 +1,4 @@
-"""A robot's kinematic chain as the tables that ``write_bodies`` walks."""
+"""A robot's kinematic chain as the tables that the kernels walk."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from typing import Dict, List, Sequence, Tuple
 
 import torch
 
-from cmg_runtime.kinematics import KinematicChain, cross_matrix, matrix_from_quat
+from cmg_runtime.kinematics import KinematicChain, matrix_from_quat
+
+STEPS_AT_ONCE = 4
+"""Steps are walked, and their bodies written, so many at a time."""
 
 
 @dataclass(frozen=True)
 class ChainTables:
     """Groups of bodies, each walked by one program; the first has the soles.
 
-    A *step* goes from a body's parent to the body. With its joint at angle q, s = sin q and v = 1 - cos q, the body's
-    orientation in the parent's frame is ``R + s A + v B`` (Rodrigues, with the resting orientation multiplied in) and
-    its origin ``o + s oa + v ob``.
+    Each body has a frame whose origin lies on its joint's axis, which is the frame's z axis. A *step* goes from the
+    frame of a body's parent to the body's: by ``o``, the constant rotation ``C``, and the joint's angle about z. The
+    body's own origin is at ``m`` in its frame. A step without a body, at a group's end, goes nowhere.
 
     Attributes:
-        floats: [groups, steps, 36] float32: R, A, B row by row, o, oa, ob.
-        ints: [groups, steps, 5] int32: the joint; whether a path begins; the first float of the body's place in a row,
-            or -1; first and last + 1 of its soles.
-        soles: [S, 4] float32: centre in the body's frame and radius, m.
+        floats: [groups, steps, 15] float32: C row by row, o, m.
+        marks: [groups, steps, 3] int32: whether a path from the root begins; first and last + 1 of the body's soles.
+        joints: [groups, steps] int32: the step's joint, or -1.
+        targets: [groups, steps] int32: where in a row the body's x, and behind it y and z, belong, or -1.
+        chunks: [groups] int32: how many times :data:`STEPS_AT_ONCE` steps a group has.
+        soles: [S, 4] float32: centre in the frame of its body and radius, m.
     """
 
     floats: torch.Tensor
-    ints: torch.Tensor
+    marks: torch.Tensor
+    joints: torch.Tensor
+    targets: torch.Tensor
+    chunks: torch.Tensor
     soles: torch.Tensor
 
 
@@ -46,50 +54,72 @@ def chain_tables(chain: KinematicChain, key_bodies: Sequence[int], place: int, d
         place: the first float of the first of them in a row.
     """
     order = sorted(range(len(chain.sole_bodies)), key=lambda sole: chain.sole_bodies[sole])
-    by_body: Dict[int, List[int]] = {}
-    for position, sole in enumerate(order):
-        by_body.setdefault(chain.sole_bodies[sole], []).append(position)
     targets = [(body, place + 3 * index) for index, body in enumerate(key_bodies)]
-    sole_group: List[_Step] = []
-    for body in _leaves(chain, list(by_body)):
-        sole_group += _walk(chain, body, targets, by_body)
-    groups = [sole_group]
-    while targets:
-        groups.append(_walk(chain, _leaves(chain, [body for body, _ in targets])[0], targets, by_body))
-    steps = max(len(group) for group in groups)
-    constants = _constants(chain)
-    stay = torch.cat([torch.eye(3, dtype=torch.float64).flatten(), torch.zeros(27, dtype=torch.float64)])
-    floats = stay.repeat(len(groups), steps, 1)
-    ints = torch.tensor([0, 0, -1, 0, 0], dtype=torch.int32).repeat(len(groups), steps, 1)
+    groups = _groups(chain, targets, [chain.sole_bodies[sole] for sole in order])
+    chunks = [-(-len(group) // STEPS_AT_ONCE) for group in groups]
+    shape = (len(groups), STEPS_AT_ONCE * max(chunks))
+    frames = _joint_frames(chain)
+    constants = _constants(chain, frames)
+    nowhere = torch.cat([torch.eye(3, dtype=torch.float64).flatten(), torch.zeros(6, dtype=torch.float64)])
+    floats = nowhere.repeat(*shape, 1)
+    marks = torch.zeros(*shape, 3, dtype=torch.int32)
+    joints = torch.full(shape, -1, dtype=torch.int32)
+    places = torch.full_like(joints, -1)
     for g, group in enumerate(groups):
         for i, step in enumerate(group):
             floats[g, i] = constants[step.body]
-            joint = max(chain.body_joints[step.body], 0)
-            ints[g, i] = torch.tensor([joint, int(step.begins), step.target, *step.soles], dtype=torch.int32)
-    soles = [[*chain.sole_points[sole], chain.sole_radii[sole]] for sole in order]
+            marks[g, i] = torch.tensor([int(step.begins), *step.soles])
+            joints[g, i] = chain.body_joints[step.body] if step.body > 0 else -1
+            places[g, i] = step.target
     return ChainTables(
         floats=floats.to(device, torch.float32),
-        ints=ints.to(device),
-        soles=torch.tensor(soles, dtype=torch.float32, device=device).reshape(-1, 4),
+        marks=marks.to(device),
+        joints=joints.to(device),
+        targets=places.to(device),
+        chunks=torch.tensor(chunks, dtype=torch.int32, device=device),
+        soles=_soles(chain, order, frames).to(device, torch.float32),
     )
 
 
-def _walk(
+def _groups(chain: KinematicChain, targets: List[Tuple[int, int]], sole_bodies: Sequence[int]) -> List[List[_Step]]:
+    """The steps of every group: each walks a few paths from the root, and together they meet all targets and soles.
+
+    The root itself, which never moves, is a step only where something is asked of it.
+    """
+    by_body: Dict[int, List[int]] = {}
+    for position, body in enumerate(sole_bodies):
+        by_body.setdefault(body, []).append(position)
+    at_root = [(body, place) for body, place in targets if body == 0]
+    targets = [(body, place) for body, place in targets if body != 0]
+    first = [_Step(0, True, soles=_span(by_body.pop(0)))] if 0 in by_body else []
+    for body in _leaves(chain, list(by_body)):
+        first += _path(chain, body, targets, by_body)
+    groups = [first]
+    while targets:
+        groups.append(_path(chain, _leaves(chain, [body for body, _ in targets])[0], targets, by_body))
+    min(groups, key=len).extend(_Step(0, True, place) for _, place in at_root)
+    return groups
+
+
+def _path(
     chain: KinematicChain, body: int, targets: List[Tuple[int, int]], by_body: Dict[int, List[int]]
 ) -> List[_Step]:
     """The steps from the root to ``body``. What they write is taken off ``targets``, their soles off ``by_body``."""
     path = [body]
-    while chain.body_parents[path[-1]] >= 0:
+    while chain.body_parents[path[-1]] > 0:
         path.append(chain.body_parents[path[-1]])
     steps = []
     for index, passed in enumerate(reversed(path)):
         found = next((entry for entry in targets if entry[0] == passed), None)
         if found is not None:
             targets.remove(found)
-        soles = by_body.pop(passed, [])
-        span = (soles[0], soles[-1] + 1) if soles else (0, 0)
-        steps.append(_Step(passed, index == 0, -1 if found is None else found[1], span))
+        soles = _span(by_body.pop(passed, []))
+        steps.append(_Step(passed, index == 0, -1 if found is None else found[1], soles))
     return steps
+
+
+def _span(positions: Sequence[int]) -> Tuple[int, int]:
+    return (positions[0], positions[-1] + 1) if positions else (0, 0)
 
 
 def _leaves(chain: KinematicChain, bodies: Sequence[int]) -> List[int]:
@@ -102,18 +132,56 @@ def _leaves(chain: KinematicChain, bodies: Sequence[int]) -> List[int]:
     return sorted({body for body in bodies if body not in passed}, key=lambda body: -len(ancestors(body)))
 
 
-def _constants(chain: KinematicChain) -> torch.Tensor:
-    """[B, 36] float64, a step's floats for each body. The root is at the origin."""
+@dataclass(frozen=True)
+class _JointFrames:
+    """The frame of each body in the body's own, float64: axes as columns [B, 3, 3], origins [B, 3] m."""
 
-    def wide(values: object) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64)
+    axes: torch.Tensor
+    origins: torch.Tensor
 
-    rest = matrix_from_quat(wide(chain.body_quat))
-    cross = cross_matrix(wide(chain.joint_axes))
-    a, b = rest @ cross, rest @ cross @ cross
-    offset, anchor = wide(chain.body_pos), wide(chain.joint_anchors).unsqueeze(-1)
-    # A joint turns about its anchor: the origin moves by (R - R(q)) anchor.
-    moved_a, moved_b = -(a @ anchor).squeeze(-1), -(b @ anchor).squeeze(-1)
-    constants = torch.cat([rest.flatten(1), a.flatten(1), b.flatten(1), offset, moved_a, moved_b], dim=1)
-    constants[0] = torch.cat([torch.eye(3, dtype=torch.float64).flatten(), torch.zeros(27, dtype=torch.float64)])
-    return constants
+
+def _joint_frames(chain: KinematicChain) -> _JointFrames:
+    """A body without a joint, and the root, keep their own frame."""
+    axes, origins = [], []
+    for body, joint in enumerate(chain.body_joints):
+        turns = joint >= 0 and body > 0
+        axes.append(_about(chain.joint_axes[body]) if turns else torch.eye(3, dtype=torch.float64))
+        origins.append(_wide(chain.joint_anchors[body]) if turns else torch.zeros(3, dtype=torch.float64))
+    return _JointFrames(torch.stack(axes), torch.stack(origins))
+
+
+def _about(axis: Sequence[float]) -> torch.Tensor:
+    """A rotation [3, 3] whose last column is the unit vector ``axis``."""
+    z = _wide(axis)
+    least = torch.zeros_like(z)
+    least[z.abs().argmin()] = 1
+    x = torch.linalg.cross(least, z)
+    x = x / x.norm()
+    return torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
+
+
+def _constants(chain: KinematicChain, frames: _JointFrames) -> torch.Tensor:
+    """[B, 15] float64, a step's floats for each body. The root is at the origin."""
+    rest, offset = matrix_from_quat(_wide(chain.body_quat)), _wide(chain.body_pos)
+    parents = torch.tensor(chain.body_parents).clamp(min=0)
+    into_parent = frames.axes[parents].transpose(1, 2)
+    rotation = into_parent @ rest @ frames.axes
+    origin = offset + (rest @ frames.origins.unsqueeze(-1)).squeeze(-1) - frames.origins[parents]
+    origin = (into_parent @ origin.unsqueeze(-1)).squeeze(-1)
+    body = -(frames.axes.transpose(1, 2) @ frames.origins.unsqueeze(-1)).squeeze(-1)
+    rotation[0], origin[0] = torch.eye(3, dtype=torch.float64), 0
+    return torch.cat([rotation.flatten(1), origin, body], dim=1)
+
+
+def _soles(chain: KinematicChain, order: Sequence[int], frames: _JointFrames) -> torch.Tensor:
+    """[S, 4] float64, the soles in ``order``."""
+    rows = [torch.zeros(0, 4, dtype=torch.float64)]
+    for sole in order:
+        body = chain.sole_bodies[sole]
+        centre = frames.axes[body].T @ (_wide(chain.sole_points[sole]) - frames.origins[body])
+        rows.append(torch.cat([centre, _wide([chain.sole_radii[sole]])]).unsqueeze(0))
+    return torch.cat(rows)
+
+
+def _wide(values: object) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)

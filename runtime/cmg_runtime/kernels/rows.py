@@ -3,6 +3,9 @@
 ``write_bodies`` gives one lane to a frame and one program to a *group* of bodies: it walks from the root to them with
 the pose in registers, and what several groups have in common is computed again in each. ``write_roots`` follows with
 what depends on the order of the frames.
+
+A lane's row is far from its neighbour's. So what lanes have computed goes through shared memory into tiles of 16 floats
+a row, and lanes that stand side by side write floats that lie side by side.
 """
 
 # What is inside kernels is Triton's language, whose types Python's checkers do not know.
@@ -14,89 +17,42 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-STEP_FLOATS = tl.constexpr(36)
-STEP_INTS = tl.constexpr(5)
-SOLE_FLOATS = tl.constexpr(4)
-TWO_PI = tl.constexpr(6.283185307179586)
+from cmg_runtime.kernels.walk import TWO_PI, lerp, sin_cos, store_root, turn, walk
 
 
 @triton.jit
-def _turn(x, y, yaw):
-    cos, sin = tl.cos(yaw), tl.sin(yaw)
-    return cos * x - sin * y, sin * x + cos * y
+def copy_motions(source, target, known, source_rows, target_rows, D: tl.constexpr):
+    """Copy D floats from each of ``source_rows`` [N] of ``source`` to one of ``target_rows``, counted in floats."""
+    for start in range(0, D, 32):
+        wide = (start + tl.arange(0, 32))[None, :]
+        mask = known[:, None] & (wide < D)
+        tl.store(target + (target_rows[:, None] + wide), tl.load(source + (source_rows[:, None] + wide), mask), mask)
 
 
 @triton.jit
-def _walk(source, place, there, step_floats, step_ints, soles, STEPS: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the bodies of one group into the rows at ``place``. Returns the lowest point of its soles, m, or inf."""
-    zero = tl.zeros((BLOCK,), tl.float32)
-    one = zero + 1.0
-    xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
-    px, py, pz = zero, zero, zero
-    lowest = zero + float("inf")
-    angle = tl.load(source + tl.load(step_ints), mask=there, other=0.0)
-    for step in range(STEPS):
-        c = step_floats + step * STEP_FLOATS
-        k = step_ints + step * STEP_INTS
-        # The next angle is on its way while this one is worked on: its load waits for another one.
-        following = tl.load(k + tl.where(step < STEPS - 1, STEP_INTS, 0))
-        following = tl.load(source + following, mask=there, other=0.0)
-        s, v = tl.sin(angle), 1 - tl.cos(angle)
-        if tl.load(k + 1) != 0:  # a new path from the root
-            xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
-            px, py, pz = zero, zero, zero
-        # The body's pose in its parent's frame: constants, sin and 1 - cos of the angle.
-        tx = tl.load(c + 27) + s * tl.load(c + 30) + v * tl.load(c + 33)
-        ty = tl.load(c + 28) + s * tl.load(c + 31) + v * tl.load(c + 34)
-        tz = tl.load(c + 29) + s * tl.load(c + 32) + v * tl.load(c + 35)
-        a0 = tl.load(c + 0) + s * tl.load(c + 9) + v * tl.load(c + 18)
-        a1 = tl.load(c + 1) + s * tl.load(c + 10) + v * tl.load(c + 19)
-        a2 = tl.load(c + 2) + s * tl.load(c + 11) + v * tl.load(c + 20)
-        a3 = tl.load(c + 3) + s * tl.load(c + 12) + v * tl.load(c + 21)
-        a4 = tl.load(c + 4) + s * tl.load(c + 13) + v * tl.load(c + 22)
-        a5 = tl.load(c + 5) + s * tl.load(c + 14) + v * tl.load(c + 23)
-        a6 = tl.load(c + 6) + s * tl.load(c + 15) + v * tl.load(c + 24)
-        a7 = tl.load(c + 7) + s * tl.load(c + 16) + v * tl.load(c + 25)
-        a8 = tl.load(c + 8) + s * tl.load(c + 17) + v * tl.load(c + 26)
-        px += xx * tx + xy * ty + xz * tz
-        py += yx * tx + yy * ty + yz * tz
-        pz += zx * tx + zy * ty + zz * tz
-        xx, xy, xz = xx * a0 + xy * a3 + xz * a6, xx * a1 + xy * a4 + xz * a7, xx * a2 + xy * a5 + xz * a8
-        yx, yy, yz = yx * a0 + yy * a3 + yz * a6, yx * a1 + yy * a4 + yz * a7, yx * a2 + yy * a5 + yz * a8
-        zx, zy, zz = zx * a0 + zy * a3 + zz * a6, zx * a1 + zy * a4 + zz * a7, zx * a2 + zy * a5 + zz * a8
-        target = tl.load(k + 2)
-        if target >= 0:
-            tl.store(place + target, px, mask=there)
-            tl.store(place + target + 1, py, mask=there)
-            tl.store(place + target + 2, pz, mask=there)
-        for sole in range(tl.load(k + 3), tl.load(k + 4)):
-            point = soles + sole * SOLE_FLOATS
-            height = pz + zx * tl.load(point) + zy * tl.load(point + 1) + zz * tl.load(point + 2) - tl.load(point + 3)
-            lowest = tl.minimum(lowest, height)
-        angle = following
-    return lowest
+def slot_of(head, offset, horizon):
+    """The ring's slot of the frame at ``offset``, 0 to horizon, from the current one."""
+    slot = tl.load(head).to(tl.int32) + offset
+    return tl.where(slot >= horizon, slot - horizon, slot).to(tl.int64)
 
 
-@triton.jit
-def _copy(source, target, mask):
-    tl.store(target, tl.load(source, mask=mask), mask=mask)
-
-
-@triton.jit(do_not_specialize=["n", "num_rows", "first", "motion_pitch"])
+@triton.jit(do_not_specialize=["n", "first"])
 def write_bodies(
     motions,  # [T, n, D] float32, blocks motion_pitch apart
     ids,  # [n] int64 columns of the window; read unless APPEND
     head,  # [1] int64
     frames,  # [horizon, columns, W] float32
     heights,  # out: [T, n] float32, height of the root above the ground, m
-    step_floats,  # [groups, STEPS, 36] float32, see cmg_runtime.kernels.chain
-    step_ints,  # [groups, STEPS, 5] int32
-    soles,  # [S, 4] float32
+    floats,  # the tables of cmg_runtime.kernels.chain
+    marks,
+    joints,
+    targets,
+    chunks,
+    soles,
     newest_motion,  # out, with APPEND: [columns, D]
     current,  # out, with APPEND: [columns, D]
     next_head,  # out, with APPEND: [1] int64
     n,
-    num_rows,
     first,
     motion_pitch,
     horizon,
@@ -114,29 +70,26 @@ def write_bodies(
     which is the next head.
     """
     group = tl.program_id(1)
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = rows < num_rows
-    frame, env = rows // n, rows % n
-    slot = tl.load(head) + first
-    column = env.to(tl.int64) if APPEND else tl.load(ids + env, mask=there, other=0)
-    place = frames + (((slot + frame) % horizon) * columns + column) * W
-    source = motions + frame.to(tl.int64) * motion_pitch + env * D
+    frame = tl.program_id(2)
+    env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = env < n
+    column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
+    row = frames + slot_of(head, first + frame, horizon) * columns * W
+    motion = motions + frame.to(tl.int64) * motion_pitch
     if group < GROUPS:
-        floats, ints = step_floats + group * STEPS * STEP_FLOATS, step_ints + group * STEPS * STEP_INTS
-        lowest = _walk(source, place, there, floats, ints, soles, STEPS, BLOCK)
+        lowest = walk(
+            motion, env * D, row, column * W, known, group, floats, marks, joints, targets, chunks, soles, STEPS
+        )
         if group == 0:
-            tl.store(heights + rows, -lowest, mask=there)
+            tl.store(heights + frame * n + env, -lowest, mask=known)
     else:
-        for start in range(0, D, 64):
-            wide = (start + tl.arange(0, 64))[None, :]
-            mask = there[:, None] & (wide < D)
-            _copy(source[:, None] + wide, place[:, None] + wide, mask)
-            if APPEND:
-                _copy(source[:, None] + wide, newest_motion + column[:, None] * D + wide, mask)
-                behind = frames + (((slot + 1) % horizon) * columns + column) * W
-                _copy(behind[:, None] + wide, current + column[:, None] * D + wide, mask)
-        if APPEND and tl.program_id(0) == 0:
-            tl.store(next_head, (slot + 1) % horizon)
+        copy_motions(motion, row, known, env * D, column * W, D)
+        if APPEND:
+            copy_motions(motion, newest_motion, known, env * D, column * D, D)
+            behind = slot_of(head, 1, horizon)
+            copy_motions(frames + behind * columns * W, current, known, column * W, column * D, D)
+            if tl.program_id(0) == 0:
+                tl.store(next_head, behind)
 
 
 @triton.jit(do_not_specialize=["n", "num_frames", "first", "command_pitch"])
@@ -175,12 +128,11 @@ def write_roots(
     known = env < n
     there = known & (frame < num_frames)
     if APPEND:
-        column = env.to(tl.int64)
-        new_head = tl.load(next_head)
-        slot = new_head + horizon - 1
+        column = env
+        slot = slot_of(next_head, horizon - 1, horizon)
     else:
-        column = tl.load(ids + env, mask=known, other=0)
-        slot = tl.load(head) + first
+        column = tl.load(ids + env, mask=known, other=0).to(tl.int32)
+        slot = slot_of(head, first + frame, horizon)
     command = commands + frame.to(tl.int64) * command_pitch + env * 3
     vx = tl.load(command, mask=there, other=0.0)
     vy = tl.load(command + 1, mask=there, other=0.0)
@@ -198,28 +150,27 @@ def write_roots(
     yaw = yaw + tl.cumsum(rate * dt, axis=0)
     # sin(half) / half, whose series is exact in float32 for small angles
     small = tl.abs(half) < 1e-3
-    chord = dt * tl.where(small, 1 - half * half / 6, tl.sin(half) / tl.where(small, 1.0, half))
-    dx, dy = _turn(vx * chord, vy * chord, yaw - half)
+    sine, _ = sin_cos(half)
+    chord = dt * tl.where(small, 1 - half * half / 6, sine / tl.where(small, 1.0, half))
+    dx, dy = turn(vx * chord, vy * chord, yaw - half)
     x = x + tl.cumsum(dx, axis=0)
     y = y + tl.cumsum(dy, axis=0)
     yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
-    world_vx, world_vy = _turn(vx, vy, yaw)
-
-    place = frames + (((slot + frame) % horizon) * columns + column) * W + ROOT
-    zero = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-    tl.store(place, x, mask=there)
-    tl.store(place + 1, y, mask=there)
-    tl.store(place + 2, z, mask=there)
-    tl.store(place + 3, tl.cos(yaw / 2), mask=there)
-    tl.store(place + 4, zero, mask=there)
-    tl.store(place + 5, zero, mask=there)
-    tl.store(place + 6, tl.sin(yaw / 2), mask=there)
-    tl.store(place + 7, world_vx, mask=there)
-    tl.store(place + 8, world_vy, mask=there)
-    tl.store(place + 9, vz, mask=there)
-    tl.store(place + 10, zero, mask=there)
-    tl.store(place + 11, zero, mask=there)
-    tl.store(place + 12, rate, mask=there)
+    world_vx, world_vy = turn(vx, vy, yaw)
+    place = frames + (slot * columns + column) * W + ROOT
+    count: tl.constexpr = BLOCK_T * BLOCK_N
+    store_root(
+        tl.reshape(place, (count,)),
+        tl.reshape(there, (count,)),
+        tl.reshape(x, (count,)),
+        tl.reshape(y, (count,)),
+        tl.reshape(z, (count,)),
+        tl.reshape(yaw, (count,)),
+        tl.reshape(world_vx, (count,)),
+        tl.reshape(world_vy, (count,)),
+        tl.reshape(vz, (count,)),
+        tl.reshape(rate, (count,)),
+    )
 
     tl.debug_barrier()  # every thread has read what is now overwritten
     last = known & (frame == num_frames - 1)
@@ -233,11 +184,9 @@ def write_roots(
         tl.debug_barrier()
         tl.store(ramp_elapsed + column, elapsed, mask=known)
         for entry in tl.static_range(3):
-            begin = tl.load(ramp_start + column * 3 + entry, mask=known, other=0.0)
             end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)
-            if RAMP:  # torch.lerp's formula: exactly the target at 1
-                way = end - begin
-                end = tl.where(share < 0.5, begin + share * way, end - way * (1 - share))
+            if RAMP:
+                end = lerp(tl.load(ramp_start + column * 3 + entry, mask=known, other=0.0), end, share)
             tl.store(next_command + column * 3 + entry, end, mask=known)
         if tl.program_id(0) == 0:
-            tl.store(head, new_head)
+            tl.store(head, tl.load(next_head))

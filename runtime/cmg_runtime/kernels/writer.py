@@ -1,23 +1,24 @@
-"""The frame writer of CUDA devices: two kernels for new frames instead of some two hundred."""
+"""The frame writer of CUDA devices: few kernels for what takes some two hundred in torch."""
 
 # A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
-# pyright: reportCallIssue=false
+# pyright: reportCallIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import triton
 
 from cmg_runtime.frame_writer import FrameWriter
+from cmg_runtime.kernels import rebuilt
 from cmg_runtime.kernels import rows as kernels
 from cmg_runtime.kernels.chain import chain_tables
 from cmg_runtime.manifest import Manifest
+from cmg_runtime.ramp import CommandRamp
 from cmg_runtime.window_buffers import WindowBuffers
 
 LANES = 32
-ROOT_LANES = 128
 
 
 class FusedFrameWriter(FrameWriter):
@@ -30,7 +31,10 @@ class FusedFrameWriter(FrameWriter):
         super().__init__(manifest, key_bodies, device)
         if manifest.robot is None:
             raise ValueError("this frame writer needs a robot")
-        self._tables = chain_tables(manifest.robot, key_bodies, self.layout.key_body_pos, device)
+        tables = chain_tables(manifest.robot, key_bodies, self.layout.key_body_pos, device)
+        self._chain = (tables.floats, tables.marks, tables.joints, tables.targets, tables.chunks, tables.soles)
+        self._groups, steps = tables.joints.shape
+        self._walk: Dict[str, Any] = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
         self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
         self._device = device
         self._scratch = [torch.empty(0, dtype=torch.float32, device=device)]
@@ -51,6 +55,82 @@ class FusedFrameWriter(FrameWriter):
         first: int,
     ) -> None:
         self._write(buffers, ids, motions, commands, root, first, False)
+
+    def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
+        n, width, ramp = len(ids), self.layout.motion_dim, buffers.ramp
+        heights, columns, blocks = self._heights(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
+        with torch.cuda.device_of(ids):
+            rebuilt.place_bodies[(blocks, self._groups + 1)](
+                ids,
+                buffers.fresh,
+                buffers.current,
+                buffers.head,
+                buffers.frames,
+                heights,
+                *self._chain,
+                n,
+                columns,
+                D=width,
+                W=self.layout.width,
+                **self._walk,
+            )
+            rebuilt.place_roots[(blocks,)](
+                ids,
+                buffers.fresh,
+                buffers.head,
+                buffers.frames,
+                heights,
+                buffers.ground,
+                buffers.placement,
+                *_ramp(ramp),
+                root,
+                n,
+                columns,
+                _ramp_frames(ramp),
+                W=self.layout.width,
+                ROOT=self.layout.root_pos,
+                RAMP=ramp.frames > 0,
+                BLOCK=LANES,
+                num_warps=1,
+            )
+        # Last, so that an environment that is among ``ids`` twice is placed alike by both of its lanes.
+        buffers.fresh.index_fill_(0, ids, False)
+
+    def commands(self, buffers: WindowBuffers, ids: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        num_frames, n, _ = out.shape
+        with torch.cuda.device_of(out):
+            rebuilt.write_commands[(triton.cdiv(num_frames * n, 128),)](
+                ids,
+                *_ramp(buffers.ramp),
+                out,
+                n,
+                num_frames * n,
+                first,
+                out.stride(0),
+                _ramp_frames(buffers.ramp),
+                RAMP=buffers.ramp.frames > 0,
+                BLOCK=128,
+            )
+
+    def finish(self, buffers: WindowBuffers, ids: torch.Tensor, motion: torch.Tensor, root: torch.Tensor) -> None:
+        n = len(ids)
+        with torch.cuda.device_of(ids):
+            rebuilt.finish[(triton.cdiv(n, LANES),)](
+                ids,
+                motion,
+                root,
+                *_ramp(buffers.ramp),
+                buffers.newest_motion,
+                buffers.newest_root,
+                buffers.next_command,
+                n,
+                buffers.horizon,
+                _ramp_frames(buffers.ramp),
+                D=self.layout.motion_dim,
+                RAMP=buffers.ramp.frames > 0,
+                BLOCK=LANES,
+                num_warps=1,
+            )
 
     def first_rows(
         self, motion: torch.Tensor, command: torch.Tensor, root: torch.Tensor, ground: torch.Tensor
@@ -76,10 +156,10 @@ class FusedFrameWriter(FrameWriter):
     ) -> None:
         """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
         num_frames, n, _ = motions.shape
-        ramp, columns = buffers.ramp, buffers.frames.shape[1]
+        columns = buffers.frames.shape[1]
         heights = self._bodies(buffers.frames, buffers.head, ids, motions, first, buffers if append else None)
         block_t = triton.next_power_of_2(num_frames)
-        block_n = max(1, ROOT_LANES // block_t)
+        block_n = max(1, LANES // block_t)
         with torch.cuda.device_of(motions):  # Triton launches on the current device
             kernels.write_roots[(triton.cdiv(n, block_n),)](
                 commands,
@@ -90,9 +170,7 @@ class FusedFrameWriter(FrameWriter):
                 heights,
                 buffers.ground,
                 root,
-                ramp.start,
-                ramp.target,
-                ramp.elapsed,
+                *_ramp(buffers.ramp),
                 buffers.next_command,
                 n,
                 num_frames,
@@ -102,14 +180,14 @@ class FusedFrameWriter(FrameWriter):
                 columns,
                 self._dt,
                 self._fps,
-                float(ramp.frames) if ramp.frames > 0 else 1.0,
+                _ramp_frames(buffers.ramp),
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                RAMP=ramp.frames > 0,
+                RAMP=buffers.ramp.frames > 0,
                 APPEND=append,
                 BLOCK_T=block_t,
                 BLOCK_N=block_n,
-                num_warps=4,
+                num_warps=min(4, max(1, block_t // LANES)),
             )
 
     def _bodies(
@@ -127,36 +205,29 @@ class FusedFrameWriter(FrameWriter):
             append_to: the window, where the motions are its new frames; ``ids`` is not read then.
         """
         num_frames, n, width = motions.shape
-        heights, tables = self._heights(num_frames * n), self._tables
-        groups, steps = tables.ints.shape[:2]
+        heights = self._heights(num_frames * n)
         unused = (heights, heights)
         newest, current = (append_to.newest_motion, append_to.current) if append_to else unused
         with torch.cuda.device_of(motions):  # Triton launches on the current device
-            kernels.write_bodies[(triton.cdiv(num_frames * n, LANES), groups + 1)](
+            kernels.write_bodies[(triton.cdiv(n, LANES), self._groups + 1, num_frames)](
                 motions,
                 ids,
                 head,
                 frames,
                 heights,
-                tables.floats,
-                tables.ints,
-                tables.soles,
+                *self._chain,
                 newest,
                 current,
                 self._next_head,
                 n,
-                num_frames * n,
                 first,
                 motions.stride(0),
                 frames.shape[0],
                 frames.shape[1],
                 D=width,
                 W=self.layout.width,
-                GROUPS=groups,
-                STEPS=steps,
                 APPEND=append_to is not None,
-                BLOCK=LANES,
-                num_warps=1,
+                **self._walk,
             )
         return heights[: num_frames * n]
 
@@ -165,3 +236,11 @@ class FusedFrameWriter(FrameWriter):
         if len(self._scratch[-1]) < count:
             self._scratch.append(torch.empty(count, dtype=torch.float32, device=self._device))
         return self._scratch[-1]
+
+
+def _ramp(ramp: CommandRamp) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return ramp.start, ramp.target, ramp.elapsed
+
+
+def _ramp_frames(ramp: CommandRamp) -> float:
+    return float(ramp.frames) if ramp.frames > 0 else 1.0  # never divided by, where there is no ramp
