@@ -127,6 +127,38 @@ def test_a_wrong_frame_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "the peers: not asked for" in report["left_out"]
 
 
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_contender_that_fails_is_a_line_and_the_others_go_on(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error that no one foresaw; in the middle of being timed, too."""
+    honest, calls = TorchBackend.step, 0
+
+    def breaks(self: TorchBackend, *tensors: torch.Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        if when == "at once" or calls > 60:
+            raise ValueError("a cable\nwas pulled")
+        honest(self, *tensors)
+
+    monkeypatch.setattr(TorchBackend, "step", breaks)
+    report = run(tmp_path, "--backends", "torch", "onnx", "--quick")
+    lines = [line for line in report["left_out"] if "ValueError: a cable" in line]
+    assert (
+        len(lines) >= 2 and any("torch_fp32" in line for line in lines) and any("torch_fp16" in line for line in lines)
+    )
+    complete = {result["name"] for result in report["results"] if set(result["rebuild"]) == {"16"}}
+    assert complete == {"onnx_fp32", "onnx_fp16"}
+
+
+def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
+    report = run(tmp_path, "--backends", "torch", "--quick", "--minutes", "1e-9")
+    late = [line for line in report["left_out"] if "minutes were over" in line]
+    assert len(late) == 1 + 1 + len(SIZES) - 1
+    assert {tuple(result["frame"]) for result in report["results"]} == {(str(NUM_ENVS),)}
+    assert not any(result["step"] for result in report["results"])
+
+
 def test_pictures(out: Path) -> None:
     for name in ("latency.png", "distribution.png"):
         with Image.open(out / name) as picture:
@@ -139,6 +171,7 @@ WRONG = {
     "backend": (["--backends", "torch", "tensorflow"], f"'tensorflow'; expected one of {', '.join(BACKENDS)}"),
     "size": (["--sizes", "4", "0"], "--sizes is 0; expected at least 1"),
     "seed": (["--seed", "-1"], "--seed is -1"),
+    "minutes": (["--minutes", "0"], "--minutes is 0; expected more than 0"),
     "engine": (["--engine", "nowhere"], "manifest.json"),
     "checkpoint": (["--checkpoint", "CMG_Ref/runs/g1_neutral/cmg_final.pt"], "was not made from"),
     "option": (["--no-such-option"], "no-such-option"),

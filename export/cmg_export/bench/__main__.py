@@ -53,6 +53,8 @@ class Options:
     """Calls of step() by each clock; 10000 on a GPU, 200 on a CPU."""
     horizon: int = 96
     """Frames of the window."""
+    minutes: float = 6.5
+    """What has not been begun by then is left out, the sweep first. On an H200 the whole takes less."""
     seed: int = 0
     """Of states, commands and choices of environments."""
 
@@ -75,6 +77,8 @@ def settings(options: Options) -> Settings:
     for name, value in numbers.items():
         if value < 1:
             raise BenchError(f"--{name} is {value}; expected at least 1")
+    if options.minutes <= 0:
+        raise BenchError(f"--minutes is {options.minutes:g}; expected more than 0")
     if options.seed < 0:
         raise BenchError(f"--seed is {options.seed}; expected 0 or more")
     return Settings(
@@ -88,6 +92,7 @@ def settings(options: Options) -> Settings:
         sizes=sizes,
         steps=-(-steps // 10) if options.quick else steps,
         horizon=options.horizon,
+        minutes=options.minutes,
         seconds=2.0 if on_gpu else 1.0,
         seed=options.seed,
     )

@@ -12,9 +12,10 @@ import torch
 from cmg_export.bench import peers
 from cmg_export.bench.results import BenchError
 from cmg_export.checkpoint import Checkpoint
+from cmg_export.errors import ExportError
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.capture import WARM_UPS, GraphRecorder, Piece
-from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.errors import EngineError, first_line
 from cmg_runtime.manifest import Artifact, Manifest
 
 CPU_MEMORY = 2 * 2**30
@@ -81,6 +82,12 @@ class Frame:
     out: torch.Tensor
 
 
+def reason(error: Exception) -> str:
+    """Why a contender is left out, in a line. Errors that were not raised on purpose are named."""
+    known = isinstance(error, (ExportError, EngineError, torch.cuda.OutOfMemoryError))
+    return first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+
+
 def check_backends(names: Sequence[str]) -> None:
     """Refuse a backend that does not exist.
 
@@ -105,8 +112,8 @@ def backend_contenders(
             if not artifact.usable:
                 raise EngineError(f"parity {artifact.parity_status}")
             contender.load(num_envs)
-        except (BackendUnavailable, EngineError) as error:
-            left_out.append(f"{artifact.name}: {first_line(error)}")
+        except Exception as error:  # any library's: the others are timed without it
+            left_out.append(f"{artifact.name}: {reason(error)}")
             continue
         contenders.append(contender)
     return contenders

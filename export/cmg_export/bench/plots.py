@@ -56,7 +56,7 @@ def _latency(report: BenchReport) -> bytes:
 
 def _distribution(report: BenchReport, samples: Mapping[str, Samples]) -> bytes:
     titles = {"gpu": "by the GPU's clock: what it costs", "wall": "by the wall clock: what a caller waits"}
-    clocks = [clock for clock in titles if any(getattr(single, clock) for single in samples.values())]
+    clocks = [clock for clock in titles if any(getattr(single, clock) for single in samples.values())] or ["wall"]
     figure, axes = _figure(len(clocks))
     styles = _styles(report)
     for axis, clock in zip(axes, clocks, strict=True):
@@ -66,7 +66,8 @@ def _distribution(report: BenchReport, samples: Mapping[str, Samples]) -> bytes:
             axis.plot(times, share, label=name, **{**styles[name], "marker": ""})
         axis.set(xscale="log", yscale="log", xlabel="us", ylabel="share of calls that take longer", title=titles[clock])
         axis.grid(True, which="both", linewidth=0.3)
-        axis.legend(fontsize=7)
+        if samples:
+            axis.legend(fontsize=7)
     what = f"{report.num_envs} environments: step() of each backend, one frame of the network of each peer"
     return _png(figure, report, what)
 

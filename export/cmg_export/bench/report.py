@@ -87,9 +87,10 @@ def _rebuilds(report: BenchReport) -> list[str]:
     ]
     for result in report.results:
         if result.rebuild:
-            timings = [result.rebuild[str(count)] for count in windows]
-            pairs = [clock and f"{clock.p50 / 1000:.3f}" for timing in timings for clock in (timing.gpu, timing.wall)]
-            lines.append(result.name.ljust(size) + _row([cell or "-" for cell in pairs]))
+            timings = [result.rebuild.get(str(count)) for count in windows]
+            clocks = [clock for timing in timings for clock in ((timing.gpu, timing.wall) if timing else (None, None))]
+            cells = ["-" if clock is None else f"{clock.p50 / 1000:.3f}" for clock in clocks]
+            lines.append(result.name.ljust(size) + _row(cells))
     return lines
 
 

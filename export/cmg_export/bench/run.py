@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import torch
-
 from cmg_export.bench import engines, machine
-from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders
+from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders, reason
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.memory import measure_engine, settle, with_peak
 from cmg_export.bench.results import BenchError, BenchReport, Result
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
-from cmg_export.bench.timing import Samples, interleave
+from cmg_export.bench.timing import Failed, Samples, interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
 from cmg_runtime import load_engine, read_manifest
-from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.errors import BackendUnavailable
 
 
 def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
@@ -35,11 +33,18 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     began = time.perf_counter()
     bench = _Bench(settings)
     bench.find_contenders()
-    for num_envs in [settings.num_envs, *sorted(set(settings.sizes) - {settings.num_envs})]:
-        bench.time_frames(num_envs)
+    bench.time_frames(settings.num_envs)
     bench.measure_memory()
-    for num_envs in sorted({settings.num_envs, max(settings.sizes)}):
-        bench.time_engines(num_envs)
+    # What the bars are about first, the sweep last: that is what is left out where time runs out.
+    others = sorted(set(settings.sizes) - {settings.num_envs})
+    stages = [("step()", bench.time_engines, settings.num_envs)]
+    stages += [("step()", bench.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
+    stages += [("a frame", bench.time_frames, num_envs) for num_envs in others]
+    for what, measure, num_envs in stages:
+        if time.perf_counter() - began > 60 * settings.minutes:
+            bench.left_out.append(f"{what} at {num_envs}: {settings.minutes:g} minutes were over; --minutes gives more")
+        else:
+            measure(num_envs)
     return bench.report(began), bench.samples
 
 
@@ -102,7 +107,8 @@ class _Bench:
                         self.results[name] = Result(name, *about, error, {}, {}, {}, frame_memory_mib=peak)
                     frames[name] = frame
             runs = {name: frame.run for name, frame in frames.items()}
-            timed = interleave(runs, settings.device, settings.steps // 5, settings.seconds)
+            failed = self._leave_out(f"a frame at {num_envs}")
+            timed = interleave(runs, settings.device, settings.steps // 5, settings.seconds, failed=failed)
             for name, samples in timed.items():
                 self.results[name].frame[str(num_envs)] = samples.timing()
                 if table and self.results[name].kind == "peer":
@@ -130,7 +136,8 @@ class _Bench:
             steps = {name: engine.step for name, engine in started.items()}
             table = num_envs == settings.num_envs
             count, seconds = (settings.steps, 5.0) if table else (settings.steps // 20, 1.0)
-            for name, samples in interleave(steps, device, count, seconds * settings.seconds).items():
+            failed = self._leave_out(f"step() at {num_envs}")
+            for name, samples in interleave(steps, device, count, seconds * settings.seconds, failed=failed).items():
                 self.results[name].step[str(num_envs)] = samples.timing()
                 if table:
                     self.samples[name] = samples
@@ -140,7 +147,8 @@ class _Bench:
         with stage("rebuild"):
             for windows in [w for w in engines.REBUILT if w <= num_envs]:
                 runs = {name: engines.rebuild(engine, windows, settings.seed) for name, engine in started.items()}
-                timed = interleave(runs, device, max(10, settings.steps // 100), settings.seconds, block=10)
+                failed = self._leave_out(f"rebuild of {windows} windows")
+                timed = interleave(runs, device, max(10, settings.steps // 100), settings.seconds, 10, failed)
                 for name, samples in timed.items():
                     self.results[name].rebuild[str(windows)] = samples.timing()
 
@@ -185,5 +193,9 @@ class _Bench:
         """What does not fit or cannot run at some size is left out, and the report says so."""
         try:
             yield
-        except (torch.cuda.OutOfMemoryError, EngineError, BenchError) as error:
-            self.left_out.append(f"{what}: {first_line(error)}")
+        except Exception as error:  # any library's: one contender's failure is a line, not the end
+            self.left_out.append(f"{what}: {reason(error)}")
+
+    def _leave_out(self, what: str) -> Failed:
+        """The same for what fails while it is timed."""
+        return lambda name, error: self.left_out.append(f"{what} of {name}: {reason(error)}")

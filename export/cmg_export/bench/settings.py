@@ -19,6 +19,7 @@ class Settings:
         sizes: numbers of environments of the sweep; ``num_envs`` is always one.
         steps: calls of ``step()`` by each clock.
         horizon: frames of the engines' window.
+        minutes: what is not begun by then is left out.
         seconds: how long one contender may take by one clock at one size; ``step()`` may take five times as long.
     """
 
@@ -32,5 +33,6 @@ class Settings:
     sizes: tuple[int, ...]
     steps: int
     horizon: int
+    minutes: float
     seconds: float
     seed: int

@@ -19,6 +19,7 @@ import torch
 from cmg_export.bench.results import Quantiles, Timing
 
 Run = Callable[[], object]
+Failed = Callable[[str, Exception], None]
 
 WARM_UP = 5
 """Calls before each block that are not timed: clocks, caches and allocators are then those of this contender."""
@@ -44,23 +45,42 @@ class Samples:
 
 
 def interleave(
-    runs: Mapping[str, Run], device: torch.device, count: int, seconds: float, block: int = BLOCK
+    runs: Mapping[str, Run],
+    device: torch.device,
+    count: int,
+    seconds: float,
+    block: int = BLOCK,
+    failed: Failed | None = None,
 ) -> dict[str, Samples]:
-    """Time every one of ``runs``, in turns of ``block`` calls.
+    """Time every one of ``runs``, in turns of ``block`` calls. The samples of those that got through it.
 
     Args:
         runs: name -> what is called. The calls of each must be alike.
         count: calls of each that are wanted, by each clock.
         seconds: how long one of ``runs`` may take by one clock; a slow one gets fewer calls, at least 3.
+        failed: called with the name of one that raises, and its error, and the others go on without it. None: it is
+            raised here.
     """
     samples = {name: Samples() for name in runs}
-    counts = {name: _affordable(run, device, count, seconds) for name, run in runs.items()}
+    counts: dict[str, int] = {}
+
+    def attempt(name: str, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except Exception as error:  # any library's
+            if failed is None:
+                raise
+            del samples[name]
+            failed(name, error)
+
+    for name, run in runs.items():
+        attempt(name, lambda name=name, run=run: counts.update({name: _affordable(run, device, count, seconds)}))
     turns = max(1, -(-max(counts.values(), default=0) // block))
     for turn in range(turns):
-        for name, run in runs.items():
+        for name in list(samples):
             size = counts[name] * (turn + 1) // turns - counts[name] * turn // turns
             if size:
-                time_block(run, device, size, samples[name])
+                attempt(name, lambda name=name, size=size: time_block(runs[name], device, size, samples[name]))
     return samples
 
 
