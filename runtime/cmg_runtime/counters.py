@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
+
+from cmg_runtime.manifest import CommandRange
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,11 @@ class Report:
             outside the engine's command range.
         entries_clamped: single entries of commands outside the range.
         commands_ignored: commands on the GPU that were not finite; their environments kept the old one.
-        motions_ignored: motion states or root poses on the GPU that were not finite; their environments kept the
-            old frame.
+        motions_ignored: motion states or root poses on the GPU that were not finite, or motions beyond the guard's
+            limits; their environments kept the old frame.
         lookups_clamped: offsets of :meth:`Engine.frames` outside the window; they gave its first or last frame.
+        frames_replaced: generated frames that were not finite or beyond the limits; a state of the bank stands in
+            their place (:mod:`cmg_runtime.guard`). A frame that is made again, in a rebuild, counts again.
     """
 
     commands_clamped: int
@@ -28,24 +32,33 @@ class Report:
     commands_ignored: int
     motions_ignored: int
     lookups_clamped: int
+    frames_replaced: int
 
 
 class Counters:
     """The numbers of a :class:`Report` on a device. Counting never makes the host wait.
 
     Args:
-        command_range: (min, max), [command_dim] each: what commands are clamped to.
+        command_range: what commands are clamped to.
+
+    Attributes:
+        command_range: (min, max), [command_dim] float32 each, on the device.
+        replaced: [] int64, a view: the guard adds to it.
     """
 
-    def __init__(self, command_range: Tuple[torch.Tensor, torch.Tensor]) -> None:
-        self._range = command_range
+    def __init__(self, command_range: CommandRange, device: torch.device) -> None:
+        low, high = (
+            torch.tensor(bound, dtype=torch.float32, device=device) for bound in (command_range.min, command_range.max)
+        )
+        self.command_range = (low, high)
         self._warned = False
-        self._counts = torch.zeros(5, dtype=torch.int64, device=command_range[0].device)
-        self._commands, self._entries, self._ignored_commands, self._ignored_motions, self._lookups = self._counts
+        self._counts = torch.zeros(6, dtype=torch.int64, device=device)
+        self._commands, self._entries, self._ignored_commands, self._ignored_motions, self._lookups = self._counts[:5]
+        self.replaced = self._counts[5]
 
     def clamp_commands(self, commands: torch.Tensor, counted: Optional[torch.Tensor] = None) -> torch.Tensor:
         """``commands`` [.., command_dim] within the range; those that ``counted`` [..] names are counted, or all."""
-        clamped = torch.minimum(torch.maximum(commands, self._range[0]), self._range[1])
+        clamped = torch.minimum(torch.maximum(commands, self.command_range[0]), self.command_range[1])
         outside = clamped != commands
         if counted is not None:
             outside = outside & counted.unsqueeze(-1)
@@ -73,11 +86,12 @@ class Counters:
         report = Report(*counts)
         if any(counts) and not self._warned:
             self._warned = True
-            low, high = ([round(value, 3) for value in bound.tolist()] for bound in self._range)
+            low, high = ([round(value, 3) for value in bound.tolist()] for bound in self.command_range)
             warnings.warn(
                 f"{owner}: {report.commands_clamped} commands were clamped to {low} .. {high}; "
-                f"{report.commands_ignored} commands and {report.motions_ignored} motions were not finite and ignored; "
-                f"{report.lookups_clamped} lookups were outside the window",
+                f"{report.commands_ignored} commands and {report.motions_ignored} motions were not finite, or beyond "
+                f"the limits, and ignored; {report.lookups_clamped} lookups were outside the window; "
+                f"{report.frames_replaced} generated frames were bad and replaced",
                 RuntimeWarning,
                 stacklevel=3,
             )

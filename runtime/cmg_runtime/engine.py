@@ -12,11 +12,13 @@ from cmg_runtime.counters import Counters, Report
 from cmg_runtime.errors import EngineError
 from cmg_runtime.frame_writer import FrameWriter, require_root_motion
 from cmg_runtime.frames import ReferenceFrames
-from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, require_count, require_finite, select_envs
+from cmg_runtime.guard import Guard, GuardWatch, limits
+from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, require_count, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
+from cmg_runtime.readiness import Readiness
 from cmg_runtime.rollouts import as_commands, per_frame, roll_out
-from cmg_runtime.state import EngineState, FirstResets, SingleFrame
+from cmg_runtime.state import EngineState, SingleFrame
 from cmg_runtime.window import Window
 
 
@@ -75,15 +77,14 @@ class Engine:
         command_ramp_s: float,
         writer: FrameWriter | None,
     ) -> None:
-        bounds = (manifest.command_range.min, manifest.command_range.max)
-        low, high = (torch.tensor(bound, dtype=torch.float32, device=device) for bound in bounds)
         self.num_envs = num_envs
         self.device = device
         self.joint_names = manifest.joint_names
         self.fps = manifest.fps
         self.horizon = horizon
         self.key_body_names = () if writer is None else writer.key_body_names
-        self.command_range = (low, high)
+        self._counters = Counters(manifest.command_range, device)
+        self.command_range = self._counters.command_range
         self.bank = bank
         self.backend_name = artifact.backend
         self.precision = artifact.precision
@@ -91,7 +92,8 @@ class Engine:
         self.manifest = manifest
         self._backend = backend
         self._writer = writer
-        self._state = EngineState(manifest, num_envs, device, command_ramp_s * manifest.fps, backend)
+        self._guard = Guard(*limits(manifest, bank), bank, num_envs, self._counters.replaced)
+        self._state = EngineState(manifest, num_envs, device, command_ramp_s * manifest.fps, backend, self._guard)
         self._motion = self._state.current[:num_envs]
         self.command = self._state.ramp.target[:num_envs]
         self.dof_pos = self._motion[:, : manifest.sizes.num_joints]
@@ -99,11 +101,11 @@ class Engine:
         self._window = None if horizon == 1 else Window(self._state, horizon, require_root_motion(writer))
         self._stepper = self._window or SingleFrame(self._state)
         self._stepper.clear()
+        self._guard.clear()
         self._upright = torch.eye(4, dtype=torch.float32, device=device)[0]  # w, x, y, z; the zeros are an origin too
-        self._everyone = torch.arange(num_envs, device=device)
         self._generator = torch.Generator(device=device).manual_seed(seed)
-        self._counters = Counters(self.command_range)
-        self._resets = FirstResets(num_envs)
+        self._watch = GuardWatch(self._counters.replaced, repr(self))
+        self._ready = Readiness(num_envs)
 
     def __repr__(self) -> str:
         return (
@@ -145,17 +147,18 @@ class Engine:
         positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
         rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
         motions = self._motions(motion, envs)
-        finite = torch.isfinite(torch.cat([motions, positions, rotations], dim=1)).all(dim=1)
-        self._counters.ignore_motions(envs.chosen(~finite))
-        envs.write(self._motion, torch.where(finite.unsqueeze(1), motions, envs.read(self._motion)))
-        if self._window is not None:
-            self._window.put(envs, finite, positions, rotations)
-        if commands is not None:
-            self._write_command(envs, commands)
-        if command_at_once:
-            self._state.ramp.finish(envs)
-        self._stepper.rebuild(envs.columns(self._everyone))
-        self._resets.note(envs)
+        with self._ready:
+            usable = torch.isfinite(torch.cat([positions, rotations], dim=1)).all(dim=1) & self._guard.within(motions)
+            self._counters.ignore_motions(envs.chosen(~usable))
+            envs.write(self._motion, torch.where(usable.unsqueeze(1), motions, envs.read(self._motion)))
+            if self._window is not None:
+                self._window.put(envs, usable, positions, rotations)
+            if commands is not None:
+                self._write_command(envs, commands)
+            if command_at_once:
+                self._state.ramp.finish(envs)
+            self._stepper.rebuild(envs.columns(self._guard.columns))
+            self._ready.note(envs)
 
     @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:
@@ -169,8 +172,10 @@ class Engine:
             env_ids: which; see the class.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        self._write_command(envs, self._rows(command, envs, self.command.shape[1], "command"))
-        self._stepper.rebuild(envs.columns(self._everyone))
+        commands = self._rows(command, envs, self.command.shape[1], "command")
+        with self._ready:
+            self._write_command(envs, commands)
+            self._stepper.rebuild(envs.columns(self._guard.columns))
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Move every environment one frame forward.
@@ -179,10 +184,12 @@ class Engine:
             :attr:`dof_pos` and :attr:`dof_vel`, the new current frame: after a reset, the first generated one.
 
         Raises:
-            EngineError: some environment was never reset.
+            EngineError: some environment was never reset, or the engine has failed.
         """
-        self._resets.require("step()")
-        self._stepper.step()
+        self._ready.require("step()")
+        with self._ready:
+            self._stepper.step()
+        self._watch.step()
         return self.dof_pos, self.dof_vel
 
     @torch.no_grad()
@@ -199,7 +206,7 @@ class Engine:
             EngineError: an offset is outside the window, the engine has none, or some environment was never reset.
         """
         window = self._require_window("future()")
-        self._resets.require("future()")
+        self._ready.require("future()")
         try:
             wanted = tuple(operator.index(offset) for offset in offsets)
         except TypeError:
@@ -221,7 +228,7 @@ class Engine:
             EngineError: not integers, unequal lengths, an environment out of range (on the host), no window, no reset.
         """
         window = self._require_window("frames()")
-        self._resets.require("frames()")
+        self._ready.require("frames()")
         ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
         return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
@@ -240,10 +247,11 @@ class Engine:
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
+        self._ready.require_sound()
         state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
-        require_finite(state, "motion")
+        self._guard.require_within(state, "motion")
         given = as_commands(commands, len(state), self.command.shape[1], self.device)
-        return roll_out(self._backend, state, self._counters.clamp_commands(per_frame(given, num_frames)))
+        return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(per_frame(given, num_frames)))
 
     @torch.no_grad()
     def make_pool(self, num_trajectories: int, num_frames: int, commands: Any, motion: Any = None) -> TrajectoryPool:
@@ -260,21 +268,22 @@ class Engine:
         Raises:
             EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
         """
+        self._ready.require_sound()
         n = require_count(num_trajectories, "num_trajectories")
         require_count(num_frames, "num_frames")
         writer = require_root_motion(self._writer)
         given = as_commands(commands, n, 3, self.device, num_frames - 1)
         start = self._motions(motion, EnvSelection(n))
-        require_finite(start, "motion")
+        self._guard.require_within(start, "motion")
         in_force = commands_in_force(self._counters.clamp_commands(given), num_frames, self._state.ramp.frames)
-        return generate(self._backend, writer, start.contiguous(), in_force, self.fps)
+        return generate(self._backend, writer, self._guard, start.contiguous(), in_force, self.fps)
 
     def report(self) -> Report:
         """Read the counters from the device (the host waits). The first time that one is not zero, warn."""
         return self._counters.report(repr(self))
 
-    def _rows(self, values: Any, envs: EnvSelection, width: int, name: str) -> torch.Tensor:
-        rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask)
+    def _rows(self, values: Any, envs: EnvSelection, width: int, name: str, check: Any = None) -> torch.Tensor:
+        rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask, check)
         return rows.expand(envs.num_rows, width)
 
     def _pose_rows(self, values: Any, default: torch.Tensor, envs: EnvSelection, name: str) -> torch.Tensor:
@@ -284,7 +293,7 @@ class Engine:
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
         if values is not None:
-            return self._rows(values, envs, self._motion.shape[1], "motion")
+            return self._rows(values, envs, self._motion.shape[1], "motion", self._guard.require_within)
         return self.bank[torch.randint(len(self.bank), (envs.num_rows,), generator=self._generator, device=self.device)]
 
     def _write_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:

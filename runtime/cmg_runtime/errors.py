@@ -9,6 +9,6 @@ class BackendUnavailable(EngineError):
     """A backend cannot run here: its library, its device or its artifact is missing."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library said, cut to one line to be quoted in a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

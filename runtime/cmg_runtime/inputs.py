@@ -7,7 +7,7 @@ checked for shape, type and device only: looking at their values would make the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
@@ -108,6 +108,7 @@ def as_floats(
     name: str,
     device: torch.device,
     mask: torch.Tensor | None = None,
+    check: Callable[[torch.Tensor, str], None] | None = None,
 ) -> torch.Tensor:
     """``values`` as a float32 tensor on ``device``, without gradient.
 
@@ -115,9 +116,10 @@ def as_floats(
         shapes: the shapes that are right; None stands for any length.
         name: what to call it in messages.
         mask: [n] bool, of data with a row for each entry: only the rows that it chooses are used. None: all of them.
+        check: what raises for values on the host that are used and are wrong. None: :func:`require_finite`.
 
     Raises:
-        EngineError: of another shape, type or device; on the host also: not finite in a row that is used. Which rows
+        EngineError: of another shape, type or device; on the host also what ``check`` finds. Which rows
             these are, a mask on a GPU does not tell the host, and nothing is refused.
     """
     tensor = _tensor(values, name, device)
@@ -129,9 +131,9 @@ def as_floats(
     tensor = tensor.float()
     if tensor.device.type == "cpu":
         if mask is None or tensor.dim() == 1:
-            require_finite(tensor, name)
+            (check or require_finite)(tensor, name)
         elif mask.device.type == "cpu":
-            require_finite(tensor[mask], name)
+            (check or require_finite)(tensor[mask], name)
     return _to(tensor, device)
 
 

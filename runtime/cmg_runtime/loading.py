@@ -77,7 +77,9 @@ def load_engine(
     folder = Path(path)
     manifest = read_manifest(folder)
     bodies = key_body_indices(manifest, key_bodies)
-    with torch.inference_mode(False):  # state made under the caller's inference mode could not be updated outside it
+    # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
+    # the caller's default device is another.
+    with torch.inference_mode(False), torch.device("cpu"):
         candidates = _candidates(manifest, backend, precision, target)
         artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, target)
         bank = load_bank(folder, manifest, target)

@@ -9,6 +9,7 @@ import torch
 from cmg_runtime.backends import Backend
 from cmg_runtime.frame_writer import FrameWriter
 from cmg_runtime.frames import FrameLayout, ReferenceFrames
+from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import as_integers, flat_places
 from cmg_runtime.ramp import CommandRamp
 
@@ -87,24 +88,32 @@ def commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: floa
 
 
 def generate(
-    backend: Backend, writer: FrameWriter, motion: torch.Tensor, commands: torch.Tensor, fps: float
+    backend: Backend, writer: FrameWriter, guard: Guard, motion: torch.Tensor, commands: torch.Tensor, fps: float
 ) -> TrajectoryPool:
     """A pool of new trajectories. Memory beyond it stays bounded, whatever the numbers.
 
     Args:
+        guard: of the engine.
         motion: [P, motion_dim] float32, rad and rad/s: frame 0.
         commands: [F, P, 3] float32: the command in force at each frame, which is the one that led to it.
     """
     num_frames, num_trajectories = commands.shape[:2]
     rows = torch.empty(num_frames, num_trajectories, writer.layout.width, dtype=torch.float32, device=motion.device)
+    apart = guard.apart(num_trajectories)
     for first in range(0, num_trajectories, TRAJECTORIES_AT_ONCE):
         part = slice(first, first + TRAJECTORIES_AT_ONCE)
-        _generate_part(backend, writer, motion[part], commands[:, part], rows[:, part])
+        _generate_part(backend, writer, apart, apart.columns[part], motion[part], commands[:, part], rows[:, part])
     return TrajectoryPool(rows, writer.layout, writer.key_body_names, fps)
 
 
 def _generate_part(
-    backend: Backend, writer: FrameWriter, motion: torch.Tensor, commands: torch.Tensor, rows: torch.Tensor
+    backend: Backend,
+    writer: FrameWriter,
+    guard: Guard,
+    columns: torch.Tensor,
+    motion: torch.Tensor,
+    commands: torch.Tensor,
+    rows: torch.Tensor,
 ) -> None:
     n = len(motion)
     chunk = min(max(FRAMES_AT_ONCE // n, 1), len(rows))
@@ -117,5 +126,6 @@ def _generate_part(
         in_force = commands[first : first + count].contiguous()
         for k in range(count):
             backend.step(motions[k], in_force[k], motions[k + 1])
+            guard.apply(motions[k + 1], columns, first + k)
         rows[first : first + count] = writer.rows(motions[1 : count + 1], in_force, root, ground)
         motions[0].copy_(motions[count])

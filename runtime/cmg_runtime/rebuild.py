@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import List, Sequence, Tuple
 
 import torch
@@ -56,7 +57,6 @@ class WindowRebuild:
         shapes = _shapes(n, self._chunk, motion_dim, command_dim, state.captures_network)
         self._motions, self._commands, roots, *self._fixed = _carve(workspace, shapes)
         self._root = roots[0]
-        self._offsets = torch.arange(buffers.horizon, dtype=torch.float32, device=ids.device).unsqueeze(1)
 
     @staticmethod
     def workspace_size(n: int, buffers: WindowBuffers, state: EngineState) -> int:
@@ -72,7 +72,9 @@ class WindowRebuild:
         for first in range(1, last + 1, self._chunk):
             count = min(self._chunk, last + 1 - first)
             pieces.append(Piece(lambda first=first, count=count: self._ramp(first, count)))
-            pieces += [Piece(lambda k=k: self._network(k), self._state.captures_network) for k in range(count)]
+            for k in range(count):
+                network = functools.partial(self._network, k, first + k)
+                pieces.append(Piece(network, self._state.captures_network))
             pieces.append(Piece(lambda first=first, count=count: self._write(first, count)))
         pieces.append(Piece(self._end))
         return pieces
@@ -82,18 +84,19 @@ class WindowRebuild:
         torch.index_select(self._buffers.current, 0, self._ids, out=self._motions[0])
 
     def _ramp(self, first: int, count: int) -> None:
-        self._commands[:count].copy_(self._buffers.ramp.at(self._offsets[first : first + count], self._ids))
+        self._writer.commands(self._buffers, self._ids, first, self._commands[:count])
 
-    def _network(self, k: int) -> None:
+    def _network(self, k: int, ahead: int) -> None:
+        motion, command, following = self._motions[k], self._commands[k], self._motions[k + 1]
         if self._state.captures_network:
-            self._state.backend.step(self._motions[k], self._commands[k], self._motions[k + 1])
-            return
-        # It keeps a graph of its own for each set of addresses: give it one.
-        motion, command, following = (block[0] for block in self._fixed)
-        motion.copy_(self._motions[k])
-        command.copy_(self._commands[k])
-        self._state.backend.step(motion, command, following)
-        self._motions[k + 1].copy_(following)
+            self._state.backend.step(motion, command, following)
+        else:
+            # It keeps a graph of its own for each set of addresses: give it one.
+            for fixed, given in zip(self._fixed, (motion, command)):
+                fixed[0].copy_(given)
+            self._state.backend.step(*(fixed[0] for fixed in self._fixed))
+            following.copy_(self._fixed[2][0])
+        self._state.guard.apply(following, self._ids, ahead)
 
     def _write(self, first: int, count: int) -> None:
         motions, commands = self._motions[1 : count + 1], self._commands[:count]
@@ -101,10 +104,7 @@ class WindowRebuild:
         self._motions[0].copy_(self._motions[count])
 
     def _end(self) -> None:
-        buffers, ids = self._buffers, self._ids
-        buffers.newest_motion.index_copy_(0, ids, self._motions[0])
-        buffers.newest_root.index_copy_(0, ids, self._root)
-        buffers.next_command.index_copy_(0, ids, buffers.ramp.at(buffers.horizon, ids))
+        self._writer.finish(self._buffers, self._ids, self._motions[0], self._root)
 
 
 def _chunk(n: int, horizon: int) -> int:

@@ -8,17 +8,20 @@ import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.errors import EngineError
+from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import as_floats, require_finite
 
 
-def roll_out(backend: Backend, motion: torch.Tensor, commands: torch.Tensor) -> torch.Tensor:
+def roll_out(backend: Backend, guard: Guard, motion: torch.Tensor, commands: torch.Tensor) -> torch.Tensor:
     """Frames [n, T + 1, motion_dim]: ``motion`` [n, motion_dim], then what ``commands`` [n, T, command_dim] lead to."""
     n, num_frames = commands.shape[:2]
     frames = torch.empty(n, num_frames + 1, motion.shape[1], dtype=torch.float32, device=motion.device)
     frames[:, 0] = motion
+    apart = guard.apart(n)
     state, following = motion.clone(memory_format=torch.contiguous_format), torch.empty_like(frames[:, 0])
     for t in range(num_frames if n else 0):
         backend.step(state, commands[:, t].contiguous(), following)
+        apart.apply(following, apart.columns, t + 1)
         frames[:, t + 1] = following
         state, following = following, state
     return frames

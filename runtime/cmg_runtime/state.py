@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.capture import GraphRecorder, Piece, can_be_captured, run_eagerly
-from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.guard import Guard
 from cmg_runtime.manifest import Manifest
 from cmg_runtime.ramp import CommandRamp
 
@@ -26,16 +25,24 @@ class EngineState:
         next_command: [num_envs + 1, command_dim], the command in force that the network's next step is given.
         ramp: the ramps of the commands.
         backend: the network.
+        guard: to be applied to every frame that the network makes, before anything reads it.
         captures_network: whether the network's step is part of CUDA graphs. If not, it is called beside them, and
             always with the same few addresses, for which it may keep graphs of its own. True on a CPU.
     """
 
     def __init__(
-        self, manifest: Manifest, num_envs: int, device: torch.device, ramp_frames: float, backend: Backend
+        self,
+        manifest: Manifest,
+        num_envs: int,
+        device: torch.device,
+        ramp_frames: float,
+        backend: Backend,
+        guard: Guard,
     ) -> None:
         self.num_envs = num_envs
         self.device = device
         self.backend = backend
+        self.guard = guard
         self._rest = torch.tensor(manifest.stats.motion_mean, dtype=torch.float32, device=device)
         self.current = self._rest.repeat(num_envs + 1, 1)
         self.next_motion = torch.empty_like(self.current)
@@ -49,6 +56,7 @@ class EngineState:
         """As it was made: undoes the steps of warm-ups. A window is not valid then until its rebuild."""
         self.current.copy_(self._rest.expand_as(self.current))
         self.next_command.zero_()
+        self.guard.clear()
         for tensor in (self.ramp.start, self.ramp.target, self.ramp.elapsed):
             tensor.zero_()
 
@@ -83,33 +91,7 @@ class SingleFrame:
 
     def _advance(self) -> None:
         state = self._state
+        state.guard.apply(state.next_motion[: state.num_envs], state.guard.columns, 1, advance=True)
         state.current[: state.num_envs].copy_(state.next_motion[: state.num_envs])
         state.ramp.elapsed.add_(1)
         state.next_command.copy_(state.ramp.at(1))
-
-
-class FirstResets:
-    """Which environments were never reset."""
-
-    def __init__(self, num_envs: int) -> None:
-        self._never: Optional[torch.Tensor] = torch.ones(num_envs, dtype=torch.bool)  # None once all were
-
-    def note(self, envs: EnvSelection) -> None:
-        """Cross ``envs`` off. Until all were, ids and masks on a GPU are copied to the host, which waits for them."""
-        never = self._never
-        if never is None:
-            return
-        if envs.ids is not None:
-            never[envs.ids.cpu()] = False
-        elif envs.mask is not None:
-            never &= ~envs.mask.cpu()
-        else:
-            never[:] = False
-        if not bool(never.any()):
-            self._never = None
-
-    def require(self, name: str) -> None:
-        """Raise :class:`EngineError` where an environment was never reset and ``name`` is called."""
-        if self._never is not None:
-            count, num_envs = int(self._never.sum()), len(self._never)
-            raise EngineError(f"{count} of {num_envs} environments were never reset; call reset() before {name}")

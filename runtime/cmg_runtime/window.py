@@ -85,7 +85,8 @@ class Window:
         if n == 0:
             return
         if not self._programs:
-            workspace = torch.empty(WindowRebuild.workspace_size(n, self.buffers, self._state), dtype=torch.float32)
+            floats = WindowRebuild.workspace_size(n, self.buffers, self._state)
+            workspace = torch.empty(floats, dtype=torch.float32, device=ids.device)
             run_eagerly(WindowRebuild(self.buffers, self._state, self._writer, ids, workspace).pieces())
             return
         static_ids, program = self._programs[next(size for size in self._programs if size >= n)]
@@ -125,7 +126,9 @@ class Window:
         self._state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
 
     def _append(self) -> None:
-        self._writer.append(self.buffers)
+        buffers, guard = self.buffers, self._state.guard
+        guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
+        self._writer.append(buffers)
 
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""

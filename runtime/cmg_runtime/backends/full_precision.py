@@ -74,11 +74,18 @@ def _switch_legacy() -> Callable[[], None]:
     return lambda: torch.set_float32_matmul_precision(before)
 
 
+def _has_flag(flags: Any) -> bool:
+    try:
+        return hasattr(flags, "fp32_precision")
+    except AssertionError:  # what torch before 2.3 raises for a flag that it does not know
+        return False
+
+
 def _make_products() -> dict[str, _IeeeProducts]:
     """One guard a device type where each has a flag of its own, else one for both."""
     cuda: Any = torch.backends.cuda.matmul
     cpu: Any = getattr(torch.backends.mkldnn, "matmul", None)
-    if hasattr(cuda, "fp32_precision") and hasattr(cpu, "fp32_precision"):
+    if _has_flag(cuda) and _has_flag(cpu):
         return {
             "cuda": _IeeeProducts(lambda: _switch_flag(cuda)),
             "cpu": _IeeeProducts(lambda: _switch_flag(cpu)),

@@ -1,0 +1,86 @@
+"""The numerical guard as one kernel: see :mod:`cmg_runtime.guard`."""
+
+# A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from cmg_runtime.guard import STRIDE, Guard
+
+ROWS = 16
+
+
+def replace_bad_rows(
+    guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool, num_envs: int
+) -> None:
+    """See :meth:`cmg_runtime.guard.Guard.apply`; ``num_envs`` is the scratch column."""
+    n, width = motion.shape
+    if n == 0:
+        return
+    with torch.cuda.device_of(motion):
+        _replace_bad_rows[(triton.cdiv(n, ROWS),)](
+            motion,
+            columns,
+            guard.frame,
+            guard.low,
+            guard.high,
+            guard.bank,
+            guard.replaced,
+            n,
+            motion.stride(0),
+            ahead,
+            len(guard.bank),
+            num_envs,
+            ADVANCE=advance,
+            STRIDE=STRIDE,
+            D=width,
+            WIDTH=triton.next_power_of_2(width),
+            ROWS=ROWS,
+            num_warps=4,
+        )
+
+
+@triton.jit(do_not_specialize=["ahead", "num_states", "num_envs"])
+def _replace_bad_rows(
+    motion,
+    columns,
+    frame,
+    low,
+    high,
+    bank,
+    replaced,
+    n,
+    stride,
+    ahead,
+    num_states,
+    num_envs,
+    ADVANCE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    lanes = tl.arange(0, WIDTH)
+    there, used = rows < n, lanes < D
+    column = tl.load(columns + rows, mask=there, other=num_envs)
+    number = tl.load(frame + column, mask=there, other=0)
+    places = motion + rows.to(tl.int64)[:, None] * stride + lanes[None, :]
+    inside = there[:, None] & used[None, :]
+    value = tl.load(places, mask=inside, other=0.0)
+    least = tl.load(low + lanes, mask=used, other=0.0)
+    most = tl.load(high + lanes, mask=used, other=0.0)
+    good = (value >= least[None, :]) & (value <= most[None, :])  # NaN is neither
+    outside = tl.sum((inside & (good == 0)).to(tl.int32), axis=1)
+    bad = there & (outside > 0)
+    state = (number + ahead + STRIDE * column) % num_states
+    replace = bad[:, None] & used[None, :]
+    tl.store(places, tl.load(bank + state[:, None] * D + lanes[None, :], mask=replace, other=0.0), mask=replace)
+    count = tl.sum((bad & (column < num_envs)).to(tl.int64), axis=0)
+    tl.atomic_add(replaced, count, mask=count > 0)
+    if ADVANCE:
+        tl.store(frame + column, number + 1, mask=there)
