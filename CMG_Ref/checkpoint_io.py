@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,44 @@ def read_pt(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}); expected a torch.save file") from None
     try:
+        _check_archive(path)
         with torch.serialization.safe_globals(_NUMPY_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old pickle protocols; the user cannot act on it
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_tensors(content)
+        return content
     except Exception as error:  # a damaged or hostile pickle can fail in any way; none of them may pass as a bug
         raise ValueError(_why_not_loaded(path, str(error))) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that holds more than its size: ``torch.save`` compresses nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its size")
+
+
+def _check_tensors(content: Any) -> None:
+    """Refuse tensors with more values than are stored: a few bytes can claim to be any number of them."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            left.extend(value)
+        elif isinstance(value, torch.Tensor) and _claims_more(value):
+            raise ValueError("a tensor has more values than are stored")
+
+
+def _claims_more(tensor: torch.Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _why_not_loaded(path: Path, message: str) -> str:

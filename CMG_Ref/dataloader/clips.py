@@ -11,6 +11,8 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
+from cmg_runtime.npz import load_arrays
+
 FPS = 50.0
 
 
@@ -112,14 +114,15 @@ def resample(clip: Clip, fps: float = FPS) -> Clip:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     """The fields of :class:`Clip` but its name."""
-    with np.load(path, allow_pickle=False) as data:
-        return {
-            "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
-            "joint_names": tuple(str(name) for name in data["dof_names"]),
-            "dof_pos": np.asarray(data["dof_positions"], dtype=np.float64),
-            "root_pos": np.asarray(data["body_positions"][:, 0], dtype=np.float64),
-            "root_quat": np.asarray(data["body_rotations"][:, 0], dtype=np.float64),
-        }
+    with open(path, "rb") as stream:
+        data = load_arrays(stream)
+    return {
+        "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
+        "joint_names": tuple(str(name) for name in data["dof_names"]),
+        "dof_pos": np.asarray(data["dof_positions"], dtype=np.float64),
+        "root_pos": np.asarray(data["body_positions"][:, 0], dtype=np.float64),
+        "root_quat": np.asarray(data["body_rotations"][:, 0], dtype=np.float64),
+    }
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cmg_export.layout import read_sizes, read_state_dict
 from cmg_export.safe_load import load_torch_file, load_yaml_file
 from cmg_runtime import typed_json
 from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
+from cmg_runtime.npz import load_arrays
 
 CARD_FILE = "card.json"
 BANK_FILE = "bank.npz"
@@ -157,9 +158,9 @@ def _read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
     if not isinstance(stats, dict):
         raise CheckpointError(f"{where}: stats are a {type(stats).__name__}; expected a mapping with motion_mean, ...")
     for key in ("num_joints", "motion_dim", "command_dim"):
-        if key in stats and (np.ndim(stats[key]) or stats[key] != getattr(sizes, key)):
+        if key in stats and not _is_number(stats[key], getattr(sizes, key)):
             raise CheckpointError(
-                f"{where}: stats are for {key} {stats[key]}, the network has {getattr(sizes, key)}; "
+                f"{where}: stats are for {key} {typed_json.short(stats[key])}, the network has {getattr(sizes, key)}; "
                 "expected the stats that the checkpoint was trained with"
             )
     mean = _vector(stats, "motion_mean", sizes.motion_dim, where)
@@ -175,13 +176,21 @@ def _read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
     return Stats(mean, std, low, high)
 
 
+def _is_number(value: Any, expected: int) -> bool:
+    """Lists are not looked into: shared ones can stand for more values than any memory holds."""
+    return not isinstance(value, (list, tuple, dict)) and np.ndim(value) == 0 and bool(value == expected)
+
+
 def _vector(values: dict[str, Any], key: str, length: int, where: Path) -> tuple[float, ...]:
     """A float32 vector of a mapping, as Python floats (which hold every float32 exactly)."""
     if key not in values:
         raise CheckpointError(f"{where}: {key} is missing; expected {length} numbers")
+    given = values[key]
+    if isinstance(given, (list, tuple)) and any(isinstance(value, (list, tuple, dict)) for value in given):
+        raise CheckpointError(f"{where}: {key} has lists inside; expected {length} numbers")
     try:
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            vector = np.asarray(values[key], dtype=np.float32)
+            vector = np.asarray(given, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{where}: {key} is not a list of numbers; expected {length}") from None
     if vector.shape != (length,):
@@ -211,7 +220,7 @@ def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
     texts = {key: content.get(key) for key in ("name", "license", "attribution")}
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
-            raise CheckpointError(f"{path}: {key} is {text!r}; expected a text")
+            raise CheckpointError(f"{path}: {key} is {typed_json.short(text)}; expected a text")
     names = content.get("joint_names")
     if names is not None:
         if not isinstance(names, list) or len(names) != sizes.num_joints or len(set(map(str, names))) != len(names):
@@ -232,7 +241,9 @@ def _card_range(content: dict[str, Any], stats: Stats, path: Path) -> CommandRan
     if given is None:
         return None
     if not isinstance(given, dict):
-        raise CheckpointError(f"{path}: command_range is {given!r}; expected an object with min and max")
+        raise CheckpointError(
+            f"{path}: command_range is {typed_json.short(given)}; expected an object with min and max"
+        )
     low = _vector(given, "min", len(stats.command_min), path)
     high = _vector(given, "max", len(stats.command_max), path)
     _check_range(low, high, "command_range.min", "command_range.max", path)
@@ -249,11 +260,11 @@ def _card_range(content: dict[str, Any], stats: Stats, path: Path) -> CommandRan
 def _read_bank(path: Path, stats: Stats) -> np.ndarray:
     width = len(stats.motion_mean)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            motion = arrays["motion"]
+        with open(path, "rb") as stream:
+            motion = load_arrays(stream)["motion"]
     except KeyError:
         raise CheckpointError(f"{path} has no array called motion; expected [K, {width}] float32") from None
-    except Exception:  # a damaged zip fails in many ways; every one of them means the same to the user
+    except (OSError, ValueError):
         raise CheckpointError(f"{path} is damaged or holds no plain arrays; expected what np.savez writes") from None
     if motion.ndim != 2 or motion.shape[1] != width or len(motion) == 0 or motion.dtype.kind != "f":
         raise CheckpointError(

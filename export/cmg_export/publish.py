@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmg_export.errors import ExportError
+from cmg_runtime import typed_json
 from cmg_runtime.manifest import FILE_NAME
 
 _AT_FDCWD = -100
@@ -46,7 +46,7 @@ def check_out(out: Path, inputs: list[Path]) -> None:
 
 def _holds_engine(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        manifest = typed_json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and {"schema_version", "artifacts"} <= manifest.keys()
@@ -85,8 +85,12 @@ def publish(folder: Path, out: Path) -> None:
     the moment between two renames.
     """
     if not out.exists():
-        folder.rename(out)
-        return
+        try:
+            folder.rename(out)
+            return
+        except OSError:
+            if not out.exists():  # otherwise another build has just published there
+                raise
     if _exchange(folder, out):
         return  # the old engine is now where the new one was built, and goes with it
     old = folder.with_name(folder.name + ".old")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.events import AliasEvent
 
 from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint_io import read_pt
@@ -35,10 +36,20 @@ def load_yaml_file(path: Path) -> Any:
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            return yaml.safe_load(stream)
+            return yaml.load(stream, _PlainLoader)
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror}); expected a YAML file") from None
     except RecursionError:
         raise CheckpointError(f"{path} is nested too deeply; expected a mapping with motion_mean, ...") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not plain YAML ({' '.join(str(error).split())})") from None
+    except Exception as error:  # values that do not fit their tags fail in many ways inside the library
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{path} is not plain YAML ({reason})") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases: a few lines of them stand for more values than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(AliasEvent):
+            raise yaml.YAMLError("it has aliases (*name); write the values out")
+        return super().compose_node(parent, index)

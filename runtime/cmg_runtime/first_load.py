@@ -18,6 +18,7 @@ from typing import Any, Dict
 
 import torch
 
+from cmg_runtime import typed_json
 from cmg_runtime.backends import Backend
 from cmg_runtime.backends.trt_plan import driver_version
 from cmg_runtime.bank import load_bank
@@ -88,7 +89,7 @@ def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
 
 def _read(folder: Path) -> Dict[str, Any]:
     try:
-        records = json.loads(read_kept(Path(folder) / FILE_NAME) or b"{}")
+        records = typed_json.loads((read_kept(Path(folder) / FILE_NAME) or b"{}").decode())
     except ValueError:
         return {}
     sound = isinstance(records, dict) and all(isinstance(record, dict) for record in records.values())

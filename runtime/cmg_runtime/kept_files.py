@@ -32,10 +32,11 @@ def keep(path: Path, content: bytes) -> None:
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file in one step: a reader sees the old bytes or the new ones. Raises ``OSError``."""
-    with tempfile.NamedTemporaryFile(dir=str(path.parent), prefix=f".{path.name}.", delete=False) as stream:
-        temporary = Path(stream.name)
-        stream.write(content)
+    number, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
+        with open(number, "wb") as stream:
+            stream.write(content)
         temporary.chmod(mode)
         os.replace(str(temporary), str(path))
     finally:

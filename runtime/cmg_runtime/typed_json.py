@@ -10,15 +10,21 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def loads(text: str) -> Any:
-    """``json.loads``, but NaN, infinities and bottomless nesting raise ``ValueError`` like other faults."""
+    """``json.loads``, but NaN, infinities, repeated keys and bottomless nesting raise ``ValueError`` as well."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"it holds {text}; expected finite numbers")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    items = dict(pairs)
+    require(len(items) == len(pairs), "it has the same key twice")
+    return items
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:

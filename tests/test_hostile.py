@@ -1,0 +1,169 @@
+"""Files made to harm: refused in one line, before memory is taken for what they claim, and without running code."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import resource
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cmg_export.checkpoint import load_checkpoint
+from cmg_export.errors import CheckpointError
+from cmg_runtime import typed_json
+from cmg_runtime.errors import EngineError
+from cmg_runtime.manifest import Manifest
+from cmg_runtime.npz import load_arrays
+from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.dataloader.clips import load_clip
+from engine_folder import shared_engine_folder
+from make_checkpoint import make_checkpoint
+
+ALLOWED_MORE = 512 << 20
+"""Bytes of address space that reading a hostile file may take."""
+
+
+def with_little_memory(task: Callable[[], Any]) -> int:
+    """The exit status of a child that runs the task with little more memory than it has."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWED_MORE,) * 2)
+            task()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error))
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def refuses(read: Callable[[], Any], kind: type[Exception]) -> None:
+    def task() -> None:
+        with pytest.raises(kind) as caught:
+            read()
+        assert type(caught.value) is kind
+        assert "\n" not in str(caught.value)
+
+    assert with_little_memory(task) == 0
+
+
+def npy(shape: str, content: bytes = b"", dtype: str = "<f4") -> bytes:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+def archive(members: dict[str, bytes], packing: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", packing) as target:
+        for name, content in members.items():
+            target.writestr(name, content)
+    return stream.getvalue()
+
+
+ARCHIVES = {
+    "absurd shape": archive({"motion.npy": npy("(1099511627776,)")}),
+    "negative shape": archive({"motion.npy": npy("(-1, 4)")}),
+    "endless empty strings": archive({"motion.npy": npy("(1099511627776,)", dtype="<U0")}),
+    "bomb": archive({"motion.npy": npy("(75000000,)", bytes(300_000_000))}, zipfile.ZIP_DEFLATED),
+    "objects": archive({"motion.npy": npy("(1,)", pickle.dumps([1])[:8].ljust(8), "|O")}),
+    "nested": archive({"motion.npy": archive({"motion.npy": npy("(0,)")})}),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_npz_archives(tmp_path: Path, case: str) -> None:
+    refuses(lambda: load_arrays(io.BytesIO(ARCHIVES[case])), ValueError)
+    clip = tmp_path / "clip.npz"
+    clip.write_bytes(ARCHIVES[case])
+    refuses(lambda: load_clip(clip), ValueError)
+
+
+@pytest.mark.parametrize("name", ["../outside.npy", "/tmp/cmg_outside.npy"])
+def test_names_of_members_are_no_paths(tmp_path: Path, name: str) -> None:
+    assert list(load_arrays(io.BytesIO(archive({name: npy("(1,)", bytes(4))})))) == [name[:-4]]
+    assert os.listdir(tmp_path) == []
+    assert not Path("/tmp/cmg_outside.npy").exists()
+
+
+def test_tensors_that_claim_more_than_is_stored(tmp_path: Path, seed: int) -> None:
+    path = make_checkpoint(tmp_path, num_joints=2, hidden_dim=8, seed=seed).path
+    content = read_pt(path)
+    content["model_state_dict"]["layers.0.expert_weights.0"] = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save(content, path)
+    refuses(lambda: load_checkpoint(path), CheckpointError)
+
+
+def test_packed_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(100_000_000, dtype=torch.uint8)}, path)
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    path.write_bytes(archive(members, zipfile.ZIP_DEFLATED))
+    refuses(lambda: read_pt(path), ValueError)
+
+
+def shared_lists(depth: int) -> list[Any]:
+    """A list of 10 ** depth values in a few objects."""
+    values: list[Any] = [0.0] * 10
+    for _ in range(depth - 1):
+        values = [values] * 10
+    return values
+
+
+@pytest.mark.parametrize("key", ["motion_mean", "num_joints"])
+def test_shared_lists_in_a_checkpoint(tmp_path: Path, seed: int, key: str) -> None:
+    path = make_checkpoint(tmp_path, num_joints=2, hidden_dim=8, seed=seed).path
+    content = read_pt(path)
+    content["stats"][key] = shared_lists(12)
+    torch.save(content, path)
+    refuses(lambda: load_checkpoint(path), CheckpointError)
+
+
+LAUGHS = "a0: &a0 [1,1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [LAUGHS, "a: !!bool x", "a: !!timestamp x", "!!python/object/apply:os.mkdir [x]", "? [a]\n: b", "\0", "- *a"],
+)
+def test_yaml(tmp_path: Path, seed: int, text: str) -> None:
+    made = make_checkpoint(tmp_path, "bare+yaml", num_joints=2, hidden_dim=8, seed=seed)
+    assert made.data is not None
+    made.data.write_text(text)
+    refuses(lambda: load_checkpoint(made.path, made.data), CheckpointError)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', "[NaN]", "[-Infinity]", "[" * 200_000, "{", "[" + "9" * 9999 + "]"]
+)
+def test_json(text: str) -> None:
+    refuses(lambda: typed_json.loads(text), ValueError)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_never_fail_in_another_way(tmp_path: Path, data: st.DataObject) -> None:
+    folder = shared_engine_folder()[0]
+    name = data.draw(st.sampled_from(["manifest.json", "bank.npz"]))
+    content = bytearray((folder / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    try:
+        if name == "bank.npz":
+            load_arrays(io.BytesIO(bytes(content)))
+        else:
+            Manifest.from_json(bytes(content).decode(errors="replace"))
+    except (EngineError, ValueError) as error:
+        assert type(error) in (EngineError, ValueError)
+        assert "\n" not in str(error)
