@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +17,9 @@ import torch
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.kinematics import KinematicChain
 from cmg_runtime.manifest import Manifest, read_manifest
-from engine_folder import SEED, Truth, made_before, make_engine_folder
+from engine_folder import CAN_EXPORT, SEED, Truth, made_before, make_engine_folder
 
-if sys.version_info >= (3, 10):
+if CAN_EXPORT:
     from cmg_export.robot import RobotModel, g1_model
 
 NO_WRISTS = tuple(name for name in JOINT_NAMES if "wrist" not in name)
@@ -44,7 +43,7 @@ class Case(NamedTuple):
 @functools.lru_cache(maxsize=None)
 def g1_case(num_joints: int = 29) -> Case:
     """A small random network on a Unitree G1 with 29 joints, or with 23; made once for the whole run."""
-    if sys.version_info < (3, 10):
+    if not CAN_EXPORT:
         folder, truth = made_before(f"g1_{num_joints}")
         return Case(folder, truth, read_manifest(folder))
     _kept.append(tempfile.TemporaryDirectory())

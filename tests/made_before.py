@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 os.environ.setdefault("CMG_TEST_SEED", "0")
+os.environ.pop("CMG_TEST_FOLDERS", None)  # they are made here
 
 from dropin_case import g1_case  # they read the seed when imported
 from engine_folder import Truth, shared_engine_folder

@@ -6,7 +6,6 @@ cd "$(dirname "$0")/.."
 exporter=$PWD/$1
 shift
 venv=.venv-py38
-tests=(tests/test_{command_sampler,isaac_gym,motion_generator,motion_lib,motion_lib_parts,runtime_api,runtime_loading,runtime_steps}.py)
 
 find_python() {
     local candidate
@@ -31,27 +30,4 @@ if ! cmp -s requirements/py38.txt $venv/installed.txt; then
     cp requirements/py38.txt $venv/installed.txt
 fi
 
-pip=($venv/bin/pip --disable-pip-version-check)
-"${pip[@]}" uninstall --quiet --yes cmg-runtime 2>/dev/null
-before=$("${pip[@]}" list --format freeze)
-rm -rf runtime/build # of an earlier build; and it is in nobody's way afterwards
-"${pip[@]}" install --quiet ./runtime
-rm -rf runtime/build
-after=$("${pip[@]}" list --format freeze | grep -v '^cmg-runtime==')
-if [ "$before" != "$after" ]; then
-    echo "error: installing the runtime changed other packages:" >&2
-    diff <(echo "$before") <(echo "$after") >&2 || true
-    exit 1
-fi
-
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-(cd "$scratch" && "$OLDPWD/$venv/bin/python" -c '
-from CMG_Ref.utils.cmg_motion_generator import CMGMotionGenerator, CommandSmoother
-from CMG_Ref.utils.command_sampler import CommandSampler
-from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
-')
-
-export CMG_TEST_SEED=${CMG_TEST_SEED:-$RANDOM} CMG_TEST_FOLDERS=$scratch/engines OMP_NUM_THREADS=1
-PYTHONPATH=.:export:runtime:tests "$exporter" tests/made_before.py "$CMG_TEST_FOLDERS"
-$venv/bin/python -m pytest -p no:cacheprovider -o 'pythonpath=. tests' "${tests[@]}" "$@"
+exec tests/runtime_in.sh $venv "$exporter" "$@"
