@@ -40,8 +40,8 @@ TRAINING_STAGES = (
     CommandStage(850, vx=(-0.3, 1.2), vy=(-0.2, 0.2), yaw=(-0.6, 0.6), push=1.0),
     CommandStage(1500, push=1.0),
 )
-"""Outward from an easy walk. The first 550 iterations are nine minutes on one H200; full pushes begin early, because what
-is learned slowest is to step out of the reference's way after one."""
+"""Outward from an easy walk. The first 550 iterations are nine minutes on one H200; full pushes begin early, because
+what is learned slowest is to step out of the reference's way after one."""
 
 FULL_RANGE = (CommandStage(0, push=1.0),)
 """Every command of the checkpoint."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
 
 COMMANDS_EVERY = 10
-"""Control steps. Commands of mid-episode take effect together: rebuilding many windows costs little more than a few."""
+"""Control steps. New commands take effect together: rebuilding many windows costs little more than a few."""
 
 GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
 
@@ -89,8 +89,9 @@ class ReferenceCommand(CommandTerm):
     1) is where the robot should be at the end of the control step that is about to begin. So the reward, which mjlab
     computes before commands advance, compares the robot with the target, and zero action aims at it.
 
-    An episode begins in the current frame of a settled gait, with the robot in that state. A new command in
-    mid-episode is approached in a ramp.
+    An episode begins in the current frame of a settled gait, with the robot in that state, under the command of that
+    gait, which is near to the episode's own. Its own, and every new one in mid-episode, is approached in a ramp; a
+    command that is held (:meth:`hold`) is there from the start.
 
     Attributes:
         engine: the generator.
@@ -113,7 +114,7 @@ class ReferenceCommand(CommandTerm):
         num_frames = round(cfg.trajectory_s * self.engine.fps)
         self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, offsets[-1], seed)
         self.source: ReferenceSource = (
-            RealtimeSource(self.engine, offsets)
+            RealtimeSource(self.engine, self.states, offsets)
             if cfg.cmg_mode == "realtime"
             else PregeneratedSource(self.states, self.num_envs, offsets, self.engine.device)
         )
@@ -159,7 +160,7 @@ class ReferenceCommand(CommandTerm):
     def use_backend(self, backend: str) -> None:
         """Generate with another backend from here on; reset the environment next."""
         self.engine = self._load_engine(backend)
-        self.source = RealtimeSource(self.engine, self.offsets)
+        self.source = RealtimeSource(self.engine, self.states, self.offsets)
         self._changed[:] = False
 
     def _load_engine(self, backend: str) -> Engine:
@@ -179,7 +180,7 @@ class ReferenceCommand(CommandTerm):
     def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
         assert isinstance(env_ids, torch.Tensor)
         extras = super().reset(env_ids)
-        self._changed[env_ids] = False  # an engine that is reset gets its command with its motion
+        self._changed[env_ids] = not self._held  # an episode starts under the command of its trajectory
         self._start(env_ids)
         return extras
 
@@ -225,10 +226,12 @@ class ReferenceCommand(CommandTerm):
     def _update_command(self, env_ids: torch.Tensor | None) -> None:
         if env_ids is None:
             self.source.step()
-            self._pass_on_changes()
         for started, starts, root_pos, root_rot in self._started:
-            self.source.start(started, starts, self._wanted[started], root_pos, root_rot)
+            commands = self._wanted[started] if self._held else None
+            self.source.start(started, starts, root_pos, root_rot, commands)
         self._started.clear()
+        if env_ids is None:
+            self._pass_on_changes()
         self.frames = self.source.frames()
         self._command = self.source.command
 

@@ -23,11 +23,14 @@ class ReferenceSource(Protocol):
         self,
         env_ids: torch.Tensor,
         starts: Starts,
-        commands: torch.Tensor,
         root_pos: torch.Tensor,
         root_rot: torch.Tensor,
+        commands: torch.Tensor | None = None,
     ) -> None:
-        """Begin anew from ``starts``, on the ground at ``root_pos`` [n, 3], with the heading of ``root_rot`` [n, 4]."""
+        """Begin anew from ``starts``, on the ground at ``root_pos`` [n, 3], with the heading of ``root_rot`` [n, 4].
+
+        The command is that of the start's trajectory, or of ``commands`` [n, 3] where they are given.
+        """
         ...
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
@@ -46,8 +49,9 @@ class ReferenceSource(Protocol):
 class RealtimeSource:
     """Frames generated as they are needed; commands change at any time and are approached in a ramp."""
 
-    def __init__(self, engine: Engine, offsets: Sequence[int]) -> None:
+    def __init__(self, engine: Engine, states: StartStates, offsets: Sequence[int]) -> None:
         self._engine = engine
+        self._pool = states.pool
         self._offsets = tuple(offsets)
 
     @property
@@ -58,10 +62,13 @@ class RealtimeSource:
         self,
         env_ids: torch.Tensor,
         starts: Starts,
-        commands: torch.Tensor,
         root_pos: torch.Tensor,
         root_rot: torch.Tensor,
+        commands: torch.Tensor | None = None,
     ) -> None:
+        if commands is None:  # what follows is in the pool; nothing has to be generated
+            self._engine.start(self._pool, starts.trajectory_ids, starts.frame_ids, env_ids, root_pos, root_rot)
+            return
         motion = torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
         self._engine.reset(env_ids, motion, commands, root_pos, root_rot, command_at_once=True)
 
@@ -78,7 +85,7 @@ class RealtimeSource:
 class PregeneratedSource:
     """Frames looked up in the start states' own trajectories: no network runs while stepping.
 
-    A trajectory has one command, that of its episode: it is the nearest to the one asked for, and does not change
+    A trajectory has one command, that of its episode: it is the nearest to the one asked for, and nothing changes it
     before the next start. Root positions are those of the trajectory's own world. After the last frame of a
     trajectory comes its first settled one.
     """
@@ -98,9 +105,9 @@ class PregeneratedSource:
         self,
         env_ids: torch.Tensor,
         starts: Starts,
-        commands: torch.Tensor,
         root_pos: torch.Tensor,
         root_rot: torch.Tensor,
+        commands: torch.Tensor | None = None,
     ) -> None:
         self._trajectory_ids[env_ids] = starts.trajectory_ids
         self._frame_ids[env_ids] = starts.frame_ids

@@ -43,7 +43,8 @@ class Counters:
 
     Attributes:
         command_range: (min, max), [command_dim] float32 each, on the device.
-        replaced: [] int64, a view: the guard adds to it.
+        counts: [6] int64, the numbers in :class:`Report`'s order.
+        replaced: [] int64, a view of the last: the guard adds to it.
     """
 
     def __init__(self, command_range: CommandRange, device: torch.device) -> None:
@@ -52,9 +53,9 @@ class Counters:
         )
         self.command_range = (low, high)
         self._warned = False
-        self._counts = torch.zeros(6, dtype=torch.int64, device=device)
-        self._commands, self._entries, self._ignored_commands, self._ignored_motions, self._lookups = self._counts[:5]
-        self.replaced = self._counts[5]
+        self.counts = torch.zeros(6, dtype=torch.int64, device=device)
+        self._commands, self._entries, self._ignored_commands, self._ignored_motions, self._lookups = self.counts[:5]
+        self.replaced = self.counts[5]
 
     def clamp_commands(self, commands: torch.Tensor, counted: Optional[torch.Tensor] = None) -> torch.Tensor:
         """``commands`` [.., command_dim] within the range; those that ``counted`` [..] names are counted, or all."""
@@ -82,7 +83,7 @@ class Counters:
 
     def report(self, owner: str) -> Report:
         """The numbers. The host waits. The first time that one is not zero, warn in the name of ``owner``."""
-        counts = [int(count) for count in self._counts.tolist()]
+        counts = [int(count) for count in self.counts.tolist()]
         report = Report(*counts)
         if any(counts) and not self._warned:
             self._warned = True

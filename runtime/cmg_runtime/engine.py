@@ -8,6 +8,7 @@ from typing import Any, Sequence
 import torch
 
 from cmg_runtime.backends import Backend
+from cmg_runtime.changes import make_changes
 from cmg_runtime.counters import Counters, Report
 from cmg_runtime.errors import EngineError
 from cmg_runtime.frame_writer import FrameWriter, require_root_motion
@@ -16,6 +17,7 @@ from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, require_count, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
+from cmg_runtime.pool_starts import make_pool_starts
 from cmg_runtime.readiness import Readiness
 from cmg_runtime.rollouts import as_commands, per_frame, roll_out
 from cmg_runtime.state import EngineState, SingleFrame
@@ -102,6 +104,11 @@ class Engine:
         self._stepper = self._window or SingleFrame(self._state)
         self._stepper.clear()
         self._guard.clear()
+        buffers = None if self._window is None else self._window.buffers
+        self._changes = make_changes(self._state, self._counters, buffers)
+        self._pool_starts = (
+            None if buffers is None else make_pool_starts(buffers, self._counters, require_root_motion(writer))
+        )
         self._upright = torch.eye(4, dtype=torch.float32, device=device)[0]  # w, x, y, z; the zeros are an origin too
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
@@ -148,16 +155,45 @@ class Engine:
         rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
         motions = self._motions(motion, envs)
         with self._ready:
-            usable = torch.isfinite(torch.cat([positions, rotations], dim=1)).all(dim=1) & self._guard.within(motions)
-            self._counters.ignore_motions(envs.chosen(~usable))
-            envs.write(self._motion, torch.where(usable.unsqueeze(1), motions, envs.read(self._motion)))
-            if self._window is not None:
-                self._window.put(envs, usable, positions, rotations)
-            if commands is not None:
-                self._write_command(envs, commands)
-            if command_at_once:
-                self._state.ramp.finish(envs)
+            self._changes.reset(envs, motions, positions, rotations, commands, command_at_once)
             self._stepper.rebuild(envs.columns(self._guard.columns))
+            self._ready.note(envs)
+
+    @torch.no_grad()
+    def start(
+        self,
+        pool: TrajectoryPool,
+        trajectory_ids: Any,
+        frame_ids: Any,
+        env_ids: Any = None,
+        root_pos: Any = None,
+        root_rot: Any = None,
+    ) -> None:
+        """Let environments go on from the middle of a pool's trajectories. As good as a reset, at the cost of a copy.
+
+        The window is the frame and those that follow it in the pool, moved to the new place; from there on the engine
+        generates. The command is the trajectory's, in force as it was there.
+
+        Args:
+            pool: made by :meth:`make_pool` of an engine like this one, with commands [num_trajectories, 3].
+            trajectory_ids: [n] integers, or [num_envs] with a mask.
+            frame_ids: [n] integers in 0..num_frames-horizon; others give the nearest and are counted by the pool.
+            env_ids: which; see the class.
+            root_pos, root_rot: as in :meth:`reset`.
+
+        Raises:
+            EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
+        """
+        self._require_window("start()")
+        starts = self._pool_starts
+        assert starts is not None
+        starts.require_fit(pool)
+        envs = select_envs(env_ids, self.num_envs, self.device)
+        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows)
+        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
+        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        with self._ready:
+            starts.start(pool, envs, trajectories, frames, positions, rotations)
             self._ready.note(envs)
 
     @torch.no_grad()
@@ -174,7 +210,7 @@ class Engine:
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = self._rows(command, envs, self.command.shape[1], "command")
         with self._ready:
-            self._write_command(envs, commands)
+            self._changes.set_command(envs, commands)
             self._stepper.rebuild(envs.columns(self._guard.columns))
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -275,8 +311,11 @@ class Engine:
         given = as_commands(commands, n, 3, self.device, num_frames - 1)
         start = self._motions(motion, EnvSelection(n))
         self._guard.require_within(start, "motion")
-        in_force = commands_in_force(self._counters.clamp_commands(given), num_frames, self._state.ramp.frames)
-        return generate(self._backend, writer, self._guard, start.contiguous(), in_force, self.fps)
+        clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
+        in_force = commands_in_force(clamped, num_frames, ramp_frames)
+        rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
+        held = clamped.clone() if clamped.dim() == 2 else None
+        return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 
     def report(self) -> Report:
         """Read the counters from the device (the host waits). The first time that one is not zero, warn."""
@@ -295,12 +334,6 @@ class Engine:
         if values is not None:
             return self._rows(values, envs, self._motion.shape[1], "motion", self._guard.require_within)
         return self.bank[torch.randint(len(self.bank), (envs.num_rows,), generator=self._generator, device=self.device)]
-
-    def _write_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
-        finite = torch.isfinite(commands).all(dim=1)
-        self._counters.ignore_commands(envs.chosen(~finite))
-        clamped = self._counters.clamp_commands(commands, envs.chosen(finite))
-        self._state.ramp.retarget(envs, clamped, finite)
 
     def _require_window(self, name: str) -> Window:
         if self._window is None:

@@ -34,8 +34,8 @@ POSITION_DEVIATIONS = 8.0
 be of another variant of the robot. The bundled checkpoint's frames reach 5."""
 
 DEVIATIONS = 50.0
-"""Standard deviations of the data: half the width of limits that the robot does not set. The bundled checkpoint's frames
-reach 10."""
+"""Standard deviations of the data: half the width of limits that the robot does not set. The bundled checkpoint's
+frames reach 10."""
 
 LOWEST_VELOCITY_LIMIT = 50.0
 """rad/s. No velocity limit is tighter than this: humanoids' joints turn at 20 to 40 at the most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 
@@ -29,16 +29,30 @@ class TrajectoryPool:
         num_trajectories, num_frames: how many; frame 0 is the initial state.
         key_body_names: one per key body of the frames.
         fps: frames a second.
+        commands: [num_trajectories, 3] held from the start on, or None where they change from frame to frame.
+        ramp_frames: the commands that are held are approached from 0 in so many frames.
+        rows, layout: [num_frames, num_trajectories, W] the frames, and what their floats are.
+        clamped: [] int64, what :meth:`lookups_clamped` tells.
     """
 
-    def __init__(self, rows: torch.Tensor, layout: FrameLayout, key_body_names: Tuple[str, ...], fps: float) -> None:
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        layout: FrameLayout,
+        key_body_names: Tuple[str, ...],
+        fps: float,
+        commands: Optional[torch.Tensor],
+        ramp_frames: float,
+    ) -> None:
         self.num_frames, self.num_trajectories = rows.shape[:2]
         self.key_body_names = key_body_names
         self.fps = fps
-        self._rows = rows
-        self._layout = layout
+        self.commands = commands
+        self.ramp_frames = ramp_frames
+        self.rows = rows
+        self.layout = layout
         with torch.inference_mode(False):  # so that it can be counted up outside of the caller's inference mode
-            self._clamped = torch.zeros((), dtype=torch.int64, device=rows.device)
+            self.clamped = torch.zeros((), dtype=torch.int64, device=rows.device)
 
     @torch.no_grad()
     def frames(self, trajectory_ids: Any, frame_ids: Any) -> ReferenceFrames:
@@ -58,16 +72,25 @@ class TrajectoryPool:
             EngineError: not integers, of unequal length, or on another device; on the host also a trajectory out of
                 range.
         """
-        ids = as_integers(trajectory_ids, None, "trajectory_ids", self._rows.device, self.num_trajectories)
-        wanted = as_integers(frame_ids, len(ids), "frame_ids", self._rows.device)
-        clamped = wanted.clamp(0, self.num_frames - 1)
-        self._clamped += (clamped != wanted).sum()
-        places = flat_places(clamped, ids, self._rows.shape, self.num_trajectories)
-        return self._layout.split(self._rows.flatten(0, 1).index_select(0, places))
+        ids, wanted = self.checked(trajectory_ids, frame_ids, None)
+        everything = torch.ones_like(wanted, dtype=torch.bool)
+        places = flat_places(self.clamp(wanted, everything, 1), ids, self.rows.shape, self.num_trajectories)
+        return self.layout.split(self.rows.flatten(0, 1).index_select(0, places))
+
+    def checked(self, trajectory_ids: Any, frame_ids: Any, length: Optional[int]) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Both as int64 tensors [length] on the pool's device; see :func:`cmg_runtime.inputs.as_integers`."""
+        ids = as_integers(trajectory_ids, length, "trajectory_ids", self.rows.device, self.num_trajectories)
+        return ids, as_integers(frame_ids, len(ids), "frame_ids", self.rows.device)
+
+    def clamp(self, frame_ids: torch.Tensor, counted: torch.Tensor, count: int) -> torch.Tensor:
+        """``frame_ids`` [M] so that ``count`` frames from each on exist; those changed and ``counted`` are counted."""
+        clamped = frame_ids.clamp(0, self.num_frames - count)
+        self.clamped += ((clamped != frame_ids) & counted).sum()
+        return clamped
 
     def lookups_clamped(self) -> int:
         """Frame ids so far that were outside the trajectories. The host waits."""
-        return int(self._clamped)
+        return int(self.clamped)
 
 
 def commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: float) -> torch.Tensor:
@@ -88,9 +111,9 @@ def commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: floa
 
 
 def generate(
-    backend: Backend, writer: FrameWriter, guard: Guard, motion: torch.Tensor, commands: torch.Tensor, fps: float
-) -> TrajectoryPool:
-    """A pool of new trajectories. Memory beyond it stays bounded, whatever the numbers.
+    backend: Backend, writer: FrameWriter, guard: Guard, motion: torch.Tensor, commands: torch.Tensor
+) -> torch.Tensor:
+    """The rows [F, P, W] of a pool. Memory beyond them stays bounded, whatever the numbers.
 
     Args:
         guard: of the engine.
@@ -103,7 +126,7 @@ def generate(
     for first in range(0, num_trajectories, TRAJECTORIES_AT_ONCE):
         part = slice(first, first + TRAJECTORIES_AT_ONCE)
         _generate_part(backend, writer, apart, apart.columns[part], motion[part], commands[:, part], rows[:, part])
-    return TrajectoryPool(rows, writer.layout, writer.key_body_names, fps)
+    return rows
 
 
 def _generate_part(

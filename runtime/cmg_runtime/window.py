@@ -11,7 +11,7 @@ from cmg_runtime.capture import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
 from cmg_runtime.frame_writer import FrameWriter
 from cmg_runtime.frames import ReferenceFrames
-from cmg_runtime.inputs import EnvSelection, flat_places
+from cmg_runtime.inputs import flat_places
 from cmg_runtime.rebuild import WindowRebuild, batch_sizes
 from cmg_runtime.state import EngineState
 from cmg_runtime.window_buffers import WindowBuffers
@@ -50,34 +50,15 @@ class Window:
         Undoes warm-ups, and makes a window to keep for environments whose first reset is ignored.
         """
         self._state.clear()
-        n, device = self._state.num_envs, self._state.device
-        everywhere = torch.ones(n, dtype=torch.bool, device=device)
-        pose = torch.eye(4, dtype=torch.float32, device=device)[0].expand(n, 4)  # (w, x, y, z)
-        self.put(EnvSelection(n), everywhere, pose[:, 1:], pose)
+        self.buffers.ground.zero_()
+        self.buffers.placement.zero_()
+        self.buffers.fresh.fill_(True)
         self.rebuild(self._all_ids)
 
     @torch.no_grad()
     def step(self) -> None:
         """Every environment one frame forward."""
         self._step_program()
-
-    def put(self, envs: EnvSelection, chosen: torch.Tensor, root_pos: torch.Tensor, root_rot: torch.Tensor) -> None:
-        """Say where the roots of reset environments stand; the next rebuild makes their current frames.
-
-        Args:
-            chosen: [envs.num_rows] bool; of the others nothing changes.
-            root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world.
-            root_rot: [envs.num_rows, 4], (w, x, y, z), of any length.
-        """
-        buffers, first = self.buffers, slice(0, self.buffers.num_envs)
-        ground, placement, fresh = buffers.ground[first], buffers.placement[first], buffers.fresh[first]
-        longest = root_rot.abs().amax(dim=1, keepdim=True).clamp(min=1e-37)  # so that no square over- or underflows
-        w, x, y, z = (root_rot / longest).unbind(dim=1)
-        yaw = torch.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
-        wanted = torch.cat([root_pos, yaw.unsqueeze(1)], dim=1)
-        envs.write(placement, torch.where(chosen.unsqueeze(1), wanted, envs.read(placement)))
-        envs.write(ground, torch.where(chosen, root_pos[:, 2], envs.read(ground)))
-        envs.write(fresh, chosen)
 
     def rebuild(self, ids: torch.Tensor) -> None:
         """Make the windows of ``ids`` [n] int64 anew from their current frames; the others keep their bits."""

@@ -1,7 +1,7 @@
 """The numerical guard as one kernel: see :mod:`cmg_runtime.guard`."""
 
 # A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
-# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

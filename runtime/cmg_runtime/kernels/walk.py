@@ -39,19 +39,25 @@ def sin_cos(angle):
 
 @triton.jit
 def heading(w, z):
-    """``2 atan2(z, w)``: the yaw of the quaternion (w, 0, 0, z), to 3e-7 rad. Cephes' polynomial."""
-    y, x = tl.abs(z), tl.abs(w)
-    swap = y > x
-    longer = tl.where(swap, y, x)
-    t = tl.where(swap, x, y) / tl.where(longer == 0, 1.0, longer)  # 0 to 1
+    """``2 atan2(z, w)``: the yaw of the quaternion (w, 0, 0, z), to 3e-7 rad."""
+    return 2 * arctan2(z, w)
+
+
+@triton.jit
+def arctan2(y, x):
+    """The angle of the vector (x, y), -pi..pi rad, to 2e-7; 0 where both are. Cephes' polynomial."""
+    rise, run = tl.abs(y), tl.abs(x)
+    swap = rise > run
+    longer = tl.where(swap, rise, run)
+    t = tl.where(swap, run, rise) / tl.where(longer == 0, 1.0, longer)  # 0 to 1
     far = t > 0.4142135623730950
     t = tl.where(far, (t - 1) / (t + 1), t)
     q = t * t
     angle = t + t * q * (-3.33329491539e-1 + q * (1.99777106478e-1 + q * (-1.38776856032e-1 + q * 8.05374449538e-2)))
     angle += tl.where(far, HALF_PI / 2, 0.0)
     angle = tl.where(swap, HALF_PI - angle, angle)
-    angle = tl.where(w < 0, 2 * HALF_PI - angle, angle)
-    return 2 * tl.where(z < 0, -angle, angle)
+    angle = tl.where(x < 0, 2 * HALF_PI - angle, angle)
+    return tl.where(y < 0, -angle, angle)
 
 
 @triton.jit
