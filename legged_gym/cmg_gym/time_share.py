@@ -140,10 +140,9 @@ class _Stopwatch:
         self.running, self.seconds, self._device = False, 0.0, device
 
     def attach(self, term: ReferenceCommand) -> None:
-        """Time everything that ``term`` asks of its source and of the start states."""
-        for owner, names in ((term.source, ("start", "set_command", "step", "frames")), (term.states, ("draw",))):
-            for name in names:
-                setattr(owner, name, self._timed(getattr(type(owner), name).__get__(owner)))
+        """Time the step, the new commands and the frames of ``term``, and the drawing of its start states."""
+        for owner, name in ((term, "_update_command"), (term.states, "draw")):
+            setattr(owner, name, self._timed(getattr(type(owner), name).__get__(owner)))
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

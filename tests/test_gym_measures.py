@@ -1,0 +1,73 @@
+"""The reference's share of a step, and learning curves: what is computed and drawn from what was measured."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from cmg_gym import curves, time_share
+from cmg_gym.time_share import Share
+from cmg_runtime import EngineError
+
+
+def test_shares_as_a_table() -> None:
+    shares = [Share("fused", 25.0, 0.4, 11.5), Share("onnx", left_out="no CUDA provider")]
+    assert math.isclose(shares[0].share, 0.016)
+    text = time_share.table(shares, time_share.Options(num_envs=64, steps=7))
+    assert "64 environments, 7 steps" in text
+    assert "| fused | 25.00 | 0.400 | 1.60 % | 11.5 |" in text
+    assert "| onnx | not run: no CUDA provider |" in text
+
+
+def test_the_stopwatch_times_what_it_is_attached_to_while_it_runs() -> None:
+    import torch
+
+    class States:
+        def draw(self, n: int) -> int:
+            return n + 1
+
+    class Term:
+        def __init__(self) -> None:
+            self.states = States()
+
+        def _update_command(self, env_ids: None) -> str:
+            return "done"
+
+    term, watch = Term(), time_share._Stopwatch(torch.device("cpu"))
+    watch.attach(term)  # pyright: ignore[reportArgumentType]
+    assert (term.states.draw(3), term._update_command(None), watch.seconds) == (4, "done", 0.0)
+    watch.running = True
+    assert term.states.draw(3) == 4
+    drawn = watch.seconds
+    assert drawn > 0 and term._update_command(None) == "done" and watch.seconds > drawn
+
+
+def written(folder: Path, first: int, values: np.ndarray) -> None:
+    with SummaryWriter(str(folder)) as writer:
+        for step, value in enumerate(values):
+            for tag in curves.CURVES:
+                writer.add_scalar(tag, value, first + step)
+
+
+def test_curves_of_a_run_that_was_interrupted(tmp_path: Path, rng: np.random.Generator) -> None:
+    before, after = rng.normal(size=12), rng.normal(size=9)
+    written(tmp_path / "run" / "2026-01-01", 0, before)
+    written(tmp_path / "run" / "2026-01-02", 8, after)  # resumed at iteration 8
+    steps, values = curves.read_curve(tmp_path / "run", "Train/mean_reward")
+    assert steps == list(range(17))
+    np.testing.assert_allclose(values, [*before[:8], *after], rtol=1e-6)
+    out = tmp_path / "curves.png"
+    assert curves.main([f"ours={tmp_path / 'run'}", "--out", str(out)]) == 0
+    assert out.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_curves_refuse_what_they_cannot_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EngineError, match="no TensorBoard file"):
+        curves.read_curve(tmp_path, "Train/mean_reward")
+    assert curves.main(["nothing"]) != 0
+    assert re.search("LABEL=FOLDER", capsys.readouterr().err)
