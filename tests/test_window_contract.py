@@ -360,7 +360,7 @@ def test_ids_that_the_host_does_not_check_are_out_of_range_on_the_device() -> No
         flat = inputs.flat_places(one, torch.tensor([places[0]]), (6, 5), places[1])
         assert flat.tolist() == [30]
     assert inputs.flat_places(one, torch.tensor([4]), (6, 5), 5).tolist() == [9]
-    assert torch.equal(pool.frames([4], [1]).dof_pos, pool._rows[1, 4:, :5])
+    assert torch.equal(pool.frames([4], [1]).dof_pos, pool.rows[1, 4:, :5])
 
 
 @pytest.mark.parametrize("length", [3e19, 1e-23, 1e30, 1e-30])

@@ -52,13 +52,19 @@ class StartStates:
         self.commands[: round(STANDING_SHARE * num_trajectories)] = 0.0
         # Normalised, so that no component of the distance to a command outweighs the others.
         self._width = high - low
+        self._normalised = self.commands / self._width
         self.pool = engine.make_pool(num_trajectories, SETTLE_FRAMES + num_frames + ahead, self.commands)
 
     def draw(self, commands: torch.Tensor) -> Starts:
         """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it."""
-        distance = torch.cdist(commands / self._width, self.commands / self._width)
+        # By differences: by products it would be many small kernels, and one command not at distance 0 of itself.
+        distance = torch.cdist(commands / self._width, self._normalised, compute_mode="donot_use_mm_for_euclid_dist")
         trajectory_ids = distance.argmin(dim=1)
-        frame_ids = SETTLE_FRAMES + torch.randint(
-            self._num_frames, (len(commands),), generator=self._generator, device=commands.device
+        frame_ids = torch.randint(
+            SETTLE_FRAMES,
+            SETTLE_FRAMES + self._num_frames,
+            (len(commands),),
+            generator=self._generator,
+            device=commands.device,
         )
-        return Starts(trajectory_ids, frame_ids, self.pool.frames(trajectory_ids, frame_ids))
+        return Starts(trajectory_ids, frame_ids, self.pool.layout.split(self.pool.rows[frame_ids, trajectory_ids]))

@@ -123,7 +123,7 @@ class Engine:
     @property
     def command_in_force(self) -> torch.Tensor:
         """The commands [num_envs, command_dim] at the current frame, on their way to :attr:`command`. A new tensor."""
-        return self._state.ramp.at(0)[: self.num_envs].clone()
+        return self._state.ramp.now()[: self.num_envs]
 
     @torch.no_grad()
     def reset(

@@ -48,6 +48,12 @@ class CommandRamp:
         share = (elapsed / self.frames).clamp(max=1).unsqueeze(-1)
         return torch.lerp(start, target, share)  # exactly the target at 1
 
+    def now(self) -> torch.Tensor:
+        """[columns, command_dim]: the command in force at the current frame; a new tensor."""
+        if self.frames <= 0:
+            return self.target.clone()
+        return torch.lerp(self.start, self.target, (self.elapsed / self.frames).clamp_(max=1).unsqueeze(-1))
+
     def retarget(self, envs: EnvSelection, targets: torch.Tensor, finite: torch.Tensor) -> None:
         """Start ramps from the commands in force to ``targets``.
 
@@ -63,7 +69,7 @@ class CommandRamp:
         start, target, elapsed = (envs.read(state[first]) for state in (self.start, self.target, self.elapsed))
         restart = finite & (targets != target).any(dim=1)
         rows = restart.unsqueeze(1)
-        in_force = envs.read(self.at(0)[first])
+        in_force = envs.read(self.now()[first])
         envs.write(self.start[first], torch.where(rows, in_force, start))
         envs.write(self.target[first], torch.where(rows, targets, target))
         envs.write(self.elapsed[first], torch.where(restart, torch.zeros_like(elapsed), elapsed))
