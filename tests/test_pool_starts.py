@@ -156,3 +156,32 @@ def test_a_start_counts_as_the_first_reset() -> None:
     engine.start(pool, [2, 0], [5, 1])
     engine.step()
     torch.testing.assert_close(engine.dof_pos, pool.frames([2, 0], [6, 2]).dof_pos)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_view_is_the_future_at_each_refresh(device: str, generator: torch.Generator) -> None:
+    engine, truth = load(device, 5), random_robot_case()[1]
+    with torch.inference_mode():
+        view = engine.future_view([0, 4, HORIZON - 1])
+    addresses = [field.data_ptr() for field in view.frames]
+    with pytest.raises(EngineError, match="never reset"):
+        view.refresh()
+    pool = engine.make_pool(3, 30, truth.commands(3, generator))
+    engine.reset(command=truth.commands(5, generator))
+    for change in (
+        engine.step,
+        lambda: engine.set_command(truth.commands(2, generator), [1, 3]),
+        lambda: engine.start(pool, [2, 0], [20, 3], [4, 0]),
+        engine.step,
+    ):
+        change()
+        view.refresh()
+        for seen, expected in zip(view.frames, engine.future([0, 4, HORIZON - 1]), strict=True):
+            assert torch.equal(seen, expected)
+        assert torch.equal(view.command, engine.command_in_force)
+        kept = view.frames.dof_pos.clone()
+        engine.step()
+        assert torch.equal(view.frames.dof_pos, kept)  # until the next refresh
+    assert addresses == [field.data_ptr() for field in view.frames]
+    with pytest.raises(EngineError, match="outside the window"):
+        engine.future_view([HORIZON])

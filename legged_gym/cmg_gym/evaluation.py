@@ -83,7 +83,7 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in range(num_steps):
-        target = term.target.dof_pos
+        target = term.target.dof_pos.clone()  # the step overwrites it
         observations, _, _, _ = env.step(policy(observations))
         alive = alive & ~world.reset_terminated
         data = robot.data

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mjlab.viewer.debug_visualizer import DebugVisualizer
     from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
 
-COMMANDS_EVERY = 10
+COMMANDS_EVERY = 20
 """Control steps. New commands take effect together: rebuilding many windows costs little more than a few."""
 
 GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
@@ -97,7 +97,7 @@ class ReferenceCommand(CommandTerm):
         engine: the generator.
         source, states: what asks it for frames, and where episodes start.
         offsets: frames ahead that there are, ascending.
-        frames: [num_envs, K, ...] the reference at the offsets of :meth:`places`; replaced at every step.
+        frames: [num_envs, K, ...] the reference at the offsets of :meth:`places`; overwritten at every step.
         command: [num_envs, 3] the command in force at the current frame, m/s, m/s, rad/s, in the heading frame.
     """
 

@@ -16,7 +16,7 @@ class ReferenceSource(Protocol):
 
     @property
     def command(self) -> torch.Tensor:
-        """[num_envs, 3]: the commands in force at the current frame."""
+        """[num_envs, 3]: the commands in force at the current frame of the last :meth:`frames`."""
         ...
 
     def start(
@@ -42,7 +42,7 @@ class ReferenceSource(Protocol):
         ...
 
     def frames(self) -> ReferenceFrames:
-        """[num_envs, K, ...]: the frames at the K offsets."""
+        """[num_envs, K, ...]: the frames at the K offsets; the next call may overwrite them."""
         ...
 
 
@@ -52,11 +52,11 @@ class RealtimeSource:
     def __init__(self, engine: Engine, states: StartStates, offsets: Sequence[int]) -> None:
         self._engine = engine
         self._pool = states.pool
-        self._offsets = tuple(offsets)
+        self._view = engine.future_view(offsets)
 
     @property
     def command(self) -> torch.Tensor:
-        return self._engine.command_in_force
+        return self._view.command
 
     def start(
         self,
@@ -79,7 +79,8 @@ class RealtimeSource:
         self._engine.step()
 
     def frames(self) -> ReferenceFrames:
-        return self._engine.future(self._offsets)
+        self._view.refresh()
+        return self._view.frames
 
 
 class PregeneratedSource:

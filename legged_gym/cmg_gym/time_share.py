@@ -53,6 +53,7 @@ class Share:
     Attributes:
         step: of the environment, resets and new commands included.
         reference: stepping it, starting episodes, new commands and reading its frames, each waited for.
+        queued: the same without waiting: from when the device reaches it to when the device has done it.
         resets: episodes that began, per step.
         left_out: why there are no figures.
     """
@@ -60,6 +61,7 @@ class Share:
     backend: str
     step: float = float("nan")
     reference: float = float("nan")
+    queued: float = float("nan")
     resets: float = float("nan")
     left_out: str = ""
 
@@ -112,48 +114,69 @@ def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, options: Optio
     observations, _ = env.reset()
     # As in the midst of a training: episodes do not end together.
     world.episode_length_buf.random_(int(world.max_episode_length))
-    whole, parts, resets = [], [], 0
+    whole, waited, queued, resets = [], [], [], 0
     for index in range(options.warm_up + 2 * options.steps):
         actions = policy(observations)
-        stopwatch.running = index % 2 == 1
+        stopwatch.waits = index % 2 == 1
         synchronise(device)
         start = time.perf_counter()
         observations, _, done, _ = env.step(actions)
         synchronise(device)
         took = time.perf_counter() - start
+        part = stopwatch.read()
         if index >= options.warm_up:
             resets += int(done.sum())
-            (parts.append(stopwatch.seconds) if stopwatch.running else whole.append(took))
-        stopwatch.seconds = 0.0
-    return Share(
-        backend,
-        1e3 * sum(whole) / len(whole),
-        1e3 * sum(parts) / len(parts),
-        resets / (2 * options.steps),
-    )
+            if stopwatch.waits:
+                waited.append(part)
+            else:
+                whole.append(took)
+                queued.append(part)
+    mean_ms = [1e3 * sum(seconds) / len(seconds) for seconds in (whole, waited, queued)]
+    return Share(backend, *mean_ms, resets=resets / (2 * options.steps))
 
 
 class _Stopwatch:
-    """Adds up, while ``running``, the seconds in which the reference works and is waited for."""
+    """Adds up the seconds that the reference takes: of the host and waited for, or on the device's own clock.
+
+    Attributes:
+        waits: which. On a CPU both are the same.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.running, self.seconds, self._device = False, 0.0, device
+        self.waits, self._seconds, self._device = False, 0.0, device
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def attach(self, term: ReferenceCommand) -> None:
         """Time the step, the new commands and the frames of ``term``, and the drawing of its start states."""
         for owner, name in ((term, "_update_command"), (term.states, "draw")):
             setattr(owner, name, self._timed(getattr(type(owner), name).__get__(owner)))
 
+    def read(self) -> float:
+        """Seconds since the last call. The device must have done all."""
+        seconds = self._seconds + sum(1e-3 * start.elapsed_time(end) for start, end in self._events)
+        self._seconds, self._events = 0.0, []
+        return seconds
+
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
-            if not self.running:
-                return function(*arguments)
+        def waited_for(*arguments: Any) -> Any:
             synchronise(self._device)
             start = time.perf_counter()
             result = function(*arguments)
             synchronise(self._device)
-            self.seconds += time.perf_counter() - start
+            self._seconds += time.perf_counter() - start
             return result
+
+        def queued(*arguments: Any) -> Any:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            result = function(*arguments)
+            end.record()
+            self._events.append((start, end))
+            return result
+
+        def timed(*arguments: Any) -> Any:
+            wait = self.waits or self._device.type == "cpu"
+            return (waited_for if wait else queued)(*arguments)
 
         return timed
 
@@ -179,15 +202,16 @@ def _textbook_frame(options: Options) -> float:
 
 def table(shares: Sequence[Share], options: Options) -> str:
     """The shares as Markdown."""
-    head = ("backend", "step ms", "reference ms", "share", "episodes begun per step")
+    head = ("backend", "step ms", "reference ms", "share", "without waiting ms", "episodes begun per step")
     rows = [
-        (share.backend, "not run: " + share.left_out, "", "", "")
+        (share.backend, "not run: " + share.left_out, "", "", "", "")
         if share.left_out
         else (
             share.backend,
             f"{share.step:.2f}",
             f"{share.reference:.3f}",
             f"{100 * share.share:.2f} %",
+            f"{share.queued:.3f}",
             f"{share.resets:.1f}",
         )
         for share in shares

@@ -10,6 +10,7 @@ from cmg_runtime.counters import Report
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.frames import ReferenceFrames
+from cmg_runtime.future_view import FutureView
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.pool import TrajectoryPool
@@ -18,6 +19,7 @@ __all__ = [
     "BackendUnavailable",
     "Engine",
     "EngineError",
+    "FutureView",
     "Manifest",
     "ReferenceFrames",
     "Report",

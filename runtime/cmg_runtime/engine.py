@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Sequence
 
 import torch
@@ -13,8 +12,9 @@ from cmg_runtime.counters import Counters, Report
 from cmg_runtime.errors import EngineError
 from cmg_runtime.frame_writer import FrameWriter, require_root_motion
 from cmg_runtime.frames import ReferenceFrames
+from cmg_runtime.future_view import FutureView
 from cmg_runtime.guard import Guard, GuardWatch, limits
-from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, require_count, select_envs
+from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, as_offsets, require_count, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.pool_starts import make_pool_starts
@@ -243,11 +243,19 @@ class Engine:
         """
         window = self._require_window("future()")
         self._ready.require("future()")
-        try:
-            wanted = tuple(operator.index(offset) for offset in offsets)
-        except TypeError:
-            raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
-        return window.future(wanted)
+        return window.future(as_offsets(offsets))
+
+    @torch.no_grad()
+    def future_view(self, offsets: Sequence[int]) -> FutureView:
+        """As :meth:`future`, and the command in force, in memory of their own that each refresh overwrites.
+
+        Args:
+            offsets: as of :meth:`future`.
+
+        Raises:
+            EngineError: an offset is outside the window, or the engine has none.
+        """
+        return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready.require)
 
     @torch.no_grad()
     def frames(self, env_ids: Any, offsets: Any) -> ReferenceFrames:

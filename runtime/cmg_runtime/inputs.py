@@ -6,8 +6,9 @@ checked for shape, type and device only: looking at their values would make the 
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -154,6 +155,14 @@ def as_integers(
     if limit is not None and tensor.device.type == "cpu":
         _require_in_range(tensor, limit, name)
     return _to(tensor, device)
+
+
+def as_offsets(offsets: Any) -> Tuple[int, ...]:
+    """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers."""
+    try:
+        return tuple(operator.index(offset) for offset in offsets)
+    except TypeError:
+        raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
 
 
 def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:

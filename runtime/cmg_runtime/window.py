@@ -81,10 +81,15 @@ class Window:
         Raises:
             EngineError: an offset is outside 0..horizon-1.
         """
-        buffers = self.buffers
-        slots = (buffers.head + self._offsets(offsets)).remainder(buffers.horizon)
-        rows = buffers.frames.index_select(0, slots)
-        return self._writer.layout.split(rows[:, : buffers.num_envs].transpose(0, 1))
+        return self.split(self.buffers.frames.index_select(0, self.slots(offsets)))
+
+    def slots(self, offsets: Tuple[int, ...]) -> torch.Tensor:
+        """Where the frames at ``offsets`` are in the ring: [K] int64. Raises as :meth:`future` does."""
+        return (self.buffers.head + self._offsets(offsets)).remainder(self.buffers.horizon)
+
+    def split(self, rows: torch.Tensor) -> ReferenceFrames:
+        """``rows`` [K, columns, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows[:, : self.buffers.num_envs].transpose(0, 1))
 
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
         """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""

@@ -1,0 +1,50 @@
+"""The frames at fixed offsets and the command in force, in memory that stays the same: for what is read every step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Tuple
+
+import torch
+
+from cmg_runtime.capture import GraphRecorder, Piece, run_eagerly
+from cmg_runtime.window import Window
+
+
+class FutureView:
+    """Made by :meth:`cmg_runtime.Engine.future_view`. On CUDA a refresh is one graph, and nothing is allocated.
+
+    Attributes:
+        frames: [num_envs, K, ...] as of :meth:`cmg_runtime.Engine.future`, at the last refresh. Not contiguous.
+        command: [num_envs, 3] float32, the command in force at the current frame, at the last refresh.
+    """
+
+    def __init__(self, window: Window, offsets: Tuple[int, ...], require_ready: Callable[[str], None]) -> None:
+        buffers = window.buffers
+        self._window = window
+        self._offsets = offsets
+        self._require_ready = require_ready
+        window.slots(offsets)  # raises where one is outside
+        with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
+            self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
+            self.command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
+            self.frames = window.split(self._rows)
+            pieces = [Piece(self._read)]
+            self._program: Any = functools.partial(run_eagerly, pieces)
+            if self._rows.device.type == "cuda":
+                self._program = GraphRecorder(self._rows.device).record(pieces)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring both up to date, in place. The host does not wait.
+
+        Raises:
+            EngineError: some environment was never reset, or the engine has failed.
+        """
+        self._require_ready("refresh()")
+        self._program()
+
+    def _read(self) -> None:
+        buffers = self._window.buffers
+        torch.index_select(buffers.frames, 0, self._window.slots(self._offsets), out=self._rows)
+        self.command.copy_(buffers.ramp.now()[: buffers.num_envs])
