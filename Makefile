@@ -23,6 +23,10 @@ SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_in
 # Threads that wait without spinning: where other work shares the cores, spinning makes parity ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# glibc's malloc keeps what is freed: parity makes and frees the same large arrays thousands of times.
+engine parity: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
+engine parity: export MALLOC_TRIM_THRESHOLD_ ?= 1000000000
+
 .DEFAULT_GOAL := help
 .PHONY: help engine parity verify train play evaluate test test-py38 lint demo bench clean
 .DELETE_ON_ERROR:

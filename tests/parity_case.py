@@ -19,6 +19,7 @@ from cmg_export.checkpoint import load_checkpoint
 from cmg_export.parity import ParityReport, Truth, run_parity
 from cmg_export.parity import run as parity_run
 from cmg_export.parity.states import Inputs, make_inputs
+from cmg_export.parity.truth import draw_course
 from cmg_runtime.manifest import Manifest, file_sha256, read_manifest
 from engine_folder import SEED, make_engine_folder
 from engine_folder import Truth as IndependentTruth
@@ -53,7 +54,8 @@ def shared_case() -> Case:
     manifest = read_manifest(folder)
     truth = Truth.from_checkpoint(load_checkpoint(checkpoint))
     bank = np.load(folder / "bank.npz")["motion"]
-    inputs = make_inputs(truth, bank, manifest.command_range, SEED)
+    rng = np.random.default_rng(SEED)
+    inputs = make_inputs(truth, draw_course(bank, manifest.command_range, rng), manifest.command_range, rng)
     return Case(folder, checkpoint, manifest, truth, independent, inputs)
 
 
@@ -88,6 +90,12 @@ def exact(case: Case) -> Step:
         out.copy_(case.independent.step(motion, command))
 
     return step
+
+
+def use_inputs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run of parity gets the inputs of ``case``, whatever its seed, and computes no reference."""
+    monkeypatch.setattr(parity_run, "draw_course", lambda *_: case.inputs.rollouts.course)
+    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
 
 
 def run_with(case: Case, monkeypatch: pytest.MonkeyPatch, step: Step) -> ParityReport:

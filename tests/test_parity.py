@@ -49,29 +49,29 @@ def test_states_are_visited_and_random_under_commands_over_the_whole_range(case:
     torch.testing.assert_close(states.next_motion, expected, rtol=1e-12, atol=1e-12)
 
     rollouts = case.inputs.rollouts
-    frames = torch.cat([rollouts.start[None].double(), rollouts.short]).flatten(0, 1)
+    frames = torch.cat([rollouts.course.start[None].double(), rollouts.short]).flatten(0, 1)
     visited = {row.numpy().tobytes() for row in torch.cat([frames, rollouts.long.flatten(0, 1)]).float()}
     assert all(row.numpy().tobytes() in visited for row in states.motion[:4096])
     normalised = case.truth.normalise(states.motion[4096:])
     assert abs(float(normalised.mean())) < 0.05 and 1.5 < float(normalised.std()) < 2.0  # 1, and 3 for a quarter
 
     low, high = (torch.tensor(side) for side in (case.manifest.command_range.min, case.manifest.command_range.max))
-    for command in (states.command[:4096], states.command[4096:], rollouts.commands.flatten(0, 1)):
+    for command in (states.command[:4096], states.command[4096:], rollouts.course.commands.flatten(0, 1)):
         corner = ((command == low) | (command == high)).all(1)
         assert ((command >= low) & (command <= high)).all()
         assert 0.1 < float(corner.float().mean()) < 0.5
         assert len({tuple(row) for row in command[corner].tolist()}) == 2 ** len(low)
         assert torch.histc(command[~corner][:, 0], 10).min() > 0
-    changes = (rollouts.commands[1:100] != rollouts.commands[:99]).any(2).sum(0)
+    changes = (rollouts.course.commands[1:100] != rollouts.course.commands[:99]).any(2).sum(0)
     assert set(changes.tolist()) == {0, 1} and 100 < int(changes.sum()) <= 128
 
 
 def test_rollouts_are_the_reference_fed_with_its_own_output(case: Case) -> None:
     rollouts = case.inputs.rollouts
     env = SEED % 64
-    state = rollouts.start[env : env + 1]
+    state = rollouts.course.start[env : env + 1]
     for t in range(500):
-        state = case.independent.step(state, rollouts.commands[t, env : env + 1])
+        state = case.independent.step(state, rollouts.course.commands[t, env : env + 1])
         torch.testing.assert_close(rollouts.long[t, env : env + 1], state, rtol=1e-9, atol=1e-9)
         if t < 100:
             assert torch.equal(rollouts.short[t, env], rollouts.long[t, env])
@@ -87,7 +87,7 @@ def test_figures_are_those_of_an_error_put_in_on_purpose(case: Case) -> None:
         plain(motion, command, out)
         out += offset
 
-    errors = measure(backend_of(step), CPU, case.truth, case.inputs)
+    errors = measure(backend_of(step), CPU, case.inputs.rollouts.course, lambda: case.inputs)
     names = tuple("abcde")
     figures = one_step(errors, case.truth, case.inputs, names)
     std = np.asarray(case.manifest.stats.motion_std)
@@ -99,9 +99,9 @@ def test_figures_are_those_of_an_error_put_in_on_purpose(case: Case) -> None:
     assert (figures.max_rad_joint, figures.max_rad_s_joint) == ("d", "b")
 
     rollouts = case.inputs.rollouts
-    state, frames = rollouts.start, []
+    state, frames = rollouts.course.start, []
     for t in range(100):
-        state = (case.independent.step(state, rollouts.commands[t]).float() + offset).float()
+        state = (case.independent.step(state, rollouts.course.commands[t]).float() + offset).float()
         frames.append(np.abs(state.double().numpy() - rollouts.short[t].numpy())[:, :JOINTS])
     error = np.stack(frames)
     short, long = rollout_errors(errors, names)

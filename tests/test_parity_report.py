@@ -12,12 +12,11 @@ import torch
 
 from cmg_export.errors import ParityError
 from cmg_export.parity import format_table, read_report, run_parity
-from cmg_export.parity import run as parity_run
 from cmg_export.parity.__main__ import main
 from cmg_export.parity.report import round_up
 from cmg_runtime.manifest import file_sha256, read_manifest
 from engine_folder import SEED
-from parity_case import JOINTS, Case, shared_case
+from parity_case import JOINTS, Case, shared_case, use_inputs
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def copy(case: Case, tmp_path: Path) -> Path:
 
 
 def test_table_and_json(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
+    use_inputs(case, monkeypatch)
     withheld = dataclasses.replace(case.manifest.artifacts[0], name="gone_fp32", file=None, sha256=None)
     chosen = [*case.manifest.artifacts, withheld]
     report = run_parity(case.folder, case.manifest, case.truth, chosen, seed=SEED, with_joints=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,5 +37,6 @@ def _run(args: Sequence[str] | None) -> int:
 
 
 if __name__ == "__main__":
+    gc.disable()  # looking for garbage in the millions of objects that exporters make takes a second and finds little
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed build, too, leaves nothing behind
     sys.exit(main())

@@ -17,8 +17,15 @@ from cmg_export.checkpoint import Checkpoint, load_checkpoint
 from cmg_export.errors import ExportError
 from cmg_export.graph import one_product_weights
 from cmg_export.joints import resolve_joints
-from cmg_export.onnx_graph import preloaded
-from cmg_export.parity import ParityReport, Truth, format_table, read_report, run_parity, run_reference, with_results
+from cmg_export.parity import (
+    ParityReport,
+    Truth,
+    format_table,
+    read_report,
+    reference_beside,
+    run_parity,
+    with_results,
+)
 from cmg_export.parity.report import FILE_NAME as PARITY_FILE
 from cmg_export.progress import stage
 from cmg_export.provenance import source_record
@@ -181,16 +188,14 @@ def _build(
         np.savez(folder / BANK_FILE, motion=bank)
         note(f"{len(bank)} states {'made by rollouts' if checkpoint.bank is None else 'from the checkpoint'}")
     truth = Truth.from_checkpoint(checkpoint)
-    with stage("reference") as note, preloaded():
-        inputs = run_reference(truth, np.asarray(bank, dtype=np.float32), about.command_range)
-        note(f"{inputs.states.num_visited} states visited in float64")
     precisions = ("fp32", "fp16") if precision == "all" else (precision,)
-    artifacts = compile_artifacts(folder, weights, about, precisions, plans)
-    bank_entry = FileEntry(BANK_FILE, file_sha256(folder / BANK_FILE))
-    manifest = dataclasses.replace(about, bank=bank_entry, artifacts=tuple(artifacts))
-    with stage("parity") as note:
-        report = run_parity(folder, manifest, truth, inputs=inputs)
-        note(_verdicts(report))
+    with reference_beside(truth, np.asarray(bank, dtype=np.float32), about.command_range) as reference:
+        artifacts = compile_artifacts(folder, weights, about, precisions, plans)
+        bank_entry = FileEntry(BANK_FILE, file_sha256(folder / BANK_FILE))
+        manifest = dataclasses.replace(about, bank=bank_entry, artifacts=tuple(artifacts))
+        with stage("parity") as note:
+            report = run_parity(folder, manifest, truth, reference=reference)
+            note(f"{report.num_visited} states visited in float64, {_verdicts(report)}")
     manifest = _withhold_failed(folder, with_results(manifest, report))
     (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     (folder / PARITY_FILE).write_text(report.to_json(), encoding="utf-8")

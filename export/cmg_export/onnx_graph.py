@@ -9,14 +9,10 @@ concatenation of constants.
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
-import importlib
 import json
 import logging
-import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +34,6 @@ _DOC = (
     "one frame later; feed it back as motion. Inputs and outputs are physical units in float32: normalisation is in "
     "the graph."
 )
-
-
-@contextlib.contextmanager
-def preloaded() -> Iterator[None]:
-    """Import what the exporter needs beside the work of the ``with`` block: half of the time of a first export."""
-    loading = threading.Thread(target=_preload, daemon=True)
-    loading.start()
-    try:
-        yield
-    finally:
-        loading.join()
-
-
-def _preload() -> None:
-    for name in ("torch._dynamo", "onnxscript.rewriter"):
-        with contextlib.suppress(ImportError):  # without it the export itself imports what it wants
-            importlib.import_module(name)
 
 
 def export_onnx(

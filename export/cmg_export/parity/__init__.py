@@ -6,7 +6,7 @@ What is measured, and why it is measured so, is told in ``docs/parity.md``.
 """
 
 from cmg_export.parity.report import ParityReport, format_table, read_report
-from cmg_export.parity.run import TOLERANCES, run_parity, run_reference, with_results
+from cmg_export.parity.run import TOLERANCES, reference_beside, run_parity, with_results
 from cmg_export.parity.truth import Truth
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Truth",
     "format_table",
     "read_report",
+    "reference_beside",
     "run_parity",
-    "run_reference",
     "with_results",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from cmg_export.errors import ParityError
 from cmg_export.parity.report import JointErrors, OneStep, RolloutError
 from cmg_export.parity.states import Inputs
-from cmg_export.parity.truth import Truth, free_run
+from cmg_export.parity.truth import Course, Truth, free_run
 from cmg_runtime.backends import Backend
 from cmg_runtime.errors import first_line
 
@@ -38,19 +38,24 @@ class Errors:
     long: torch.Tensor
 
 
-def measure(backend: Backend, device: torch.device, truth: Truth, inputs: Inputs) -> Errors:
-    """Run the artifact that ``backend`` has loaded: one step from every state, then the rollouts.
+def measure(backend: Backend, device: torch.device, course: Course, reference: Callable[[], Inputs]) -> Errors:
+    """Run the artifact that ``backend`` has loaded: the rollouts, then one step from every state.
+
+    Args:
+        course: of the rollouts.
+        reference: gives the inputs, whose course is the same; it may wait for them, and is called after the rollouts.
 
     Raises:
         ArtifactFault: it raised, or its output has the wrong shape, was not written or is not finite.
     """
-    runner, states = _Runner(backend, device), inputs.states
+    runner = _Runner(backend, device)
+    short, long = free_run(runner, course.start, course.commands)
+    inputs = reference()
+    states, rollouts = inputs.states, inputs.rollouts
     output = runner(states.motion, states.command)
     bad = int((~torch.isfinite(output)).any(1).sum())
     if bad:
         raise ArtifactFault(f"one step: {bad} of {len(output)} outputs are not finite or not written")
-    rollouts = inputs.rollouts
-    short, long = free_run(runner, rollouts.start, rollouts.commands)
     return Errors(
         step=output.to(torch.float64) - states.next_motion,
         short=_position_error(short, rollouts.short, rollouts.short_kept, inputs.stability.stable),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cmg_export.beside import beside
 from cmg_export.errors import ParityError
 from cmg_export.parity.measure import BATCH, ArtifactFault, measure, one_step, per_joint, rollout_errors
 from cmg_export.parity.report import ArtifactParity, Gate, OneStep, ParityReport, RolloutError
 from cmg_export.parity.states import Inputs, make_inputs
-from cmg_export.parity.truth import SHORT_FRAMES, Truth
+from cmg_export.parity.truth import SHORT_FRAMES, Course, Truth, draw_course
 from cmg_export.parity.workers import workers
 from cmg_export.provenance import tool_versions
 from cmg_runtime.backends import BACKENDS, backend_class
@@ -38,11 +40,33 @@ TOLERANCES = {name: Tolerance(ONE_STEP_ALLOWED[name], _ROLLOUT_ALLOWED[name]) fo
 _LIBRARIES = ("torch", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 
 
-def run_reference(truth: Truth, bank: np.ndarray, command_range: CommandRange, seed: int = 0) -> Inputs:
-    """States and commands, and what the reference makes of them, computed on all cores; see ``make_inputs``."""
-    count = torch.get_num_threads()
-    with workers(count) as pool, truth.spread_over(pool, count):
-        return make_inputs(truth, bank, command_range, seed)
+@dataclass(frozen=True)
+class Reference:
+    """What artifacts are compared with.
+
+    Attributes:
+        course: of the rollouts, known from the beginning.
+        inputs: waits until the reference is computed, and gives it.
+    """
+
+    course: Course
+    inputs: Callable[[], Inputs]
+
+
+@contextlib.contextmanager
+def reference_beside(truth: Truth, bank: np.ndarray, command_range: CommandRange, seed: int = 0) -> Iterator[Reference]:
+    """Compute the reference while the ``with`` block runs, see ``beside``.
+
+    Args:
+        truth: the reference.
+        bank: [K, motion_dim] float32 motion states that rollouts start from, physical units.
+        command_range: commands are drawn from it, its corners among them.
+        seed: the same seed gives the same states and commands.
+    """
+    rng = np.random.default_rng(seed)
+    course = draw_course(bank, command_range, rng)
+    with beside(lambda: make_inputs(truth, course, command_range, rng)) as inputs:
+        yield Reference(course, inputs)
 
 
 def run_parity(
@@ -53,7 +77,7 @@ def run_parity(
     device: str | torch.device = "cpu",
     seed: int = 0,
     with_joints: bool = False,
-    inputs: Inputs | None = None,
+    reference: Reference | None = None,
 ) -> ParityReport:
     """Compare artifacts of an engine folder with the reference.
 
@@ -66,7 +90,7 @@ def run_parity(
             runs on the CPU.
         seed: of states and commands.
         with_joints: also report the errors of each joint.
-        inputs: what :func:`run_reference` gave for this engine's bank, command range and seed, if it ran already.
+        reference: what :func:`reference_beside` gives for this engine's bank, command range and seed; None to run it.
 
     Raises:
         ParityError: the manifest is for another network than the reference, or there is nothing to measure.
@@ -83,12 +107,13 @@ def run_parity(
             f"engine {manifest.name!r} has no artifacts to measure; expected at least one, build it again"
         )
     target = _resolve_device(device)
-    if inputs is None:
+    if reference is None:
         bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
-        inputs = run_reference(truth, bank, manifest.command_range, seed)
+        with reference_beside(truth, bank, manifest.command_range, seed) as reference:
+            return run_parity(folder, manifest, truth, chosen, target, seed, with_joints, reference)
 
     def judge(artifact: Artifact) -> ArtifactParity:
-        return _judge(folder, manifest, artifact, truth, inputs, _device_of(artifact, target), with_joints)
+        return _judge(folder, manifest, artifact, truth, reference, _device_of(artifact, target), with_joints)
 
     with workers(torch.get_num_threads()) as pool:
         on_gpu = [artifact for artifact in chosen if _device_of(artifact, target).type == "cuda"]
@@ -96,6 +121,7 @@ def run_parity(
         from_cpu = pool.map(judge, on_cpu)  # side by side; a GPU is shared in turns
         results = {artifact.name: judge(artifact) for artifact in on_gpu}
         results.update((result.name, result) for result in from_cpu)
+    inputs = reference.inputs()
     return ParityReport(
         engine=manifest.name,
         source_sha256=str(manifest.source.get("sha256", "")),
@@ -153,7 +179,7 @@ def _judge(
     manifest: Manifest,
     artifact: Artifact,
     truth: Truth,
-    inputs: Inputs,
+    reference: Reference,
     device: torch.device,
     with_joints: bool,
 ) -> ArtifactParity:
@@ -167,11 +193,12 @@ def _judge(
         return ArtifactParity(name, precision, "not_run", "built, not run: torch sees no CUDA device here")
     try:
         backend = backend_class(artifact.backend).load(folder, artifact, manifest, BATCH, device)
-        errors = measure(backend, device, truth, inputs)
+        errors = measure(backend, device, reference.course, reference.inputs)
     except BackendUnavailable as error:
         return ArtifactParity(name, precision, "not_run", str(error))
     except ArtifactFault as fault:
         return ArtifactParity(name, precision, "failed", str(fault))
+    inputs = reference.inputs()
     step = one_step(errors, truth, inputs, joints)
     rollouts = rollout_errors(errors, joints)
     gates = _gates(precision, step, rollouts, inputs.stability.stable)

@@ -10,6 +10,7 @@ import torch
 from cmg_export.errors import ParityError
 from cmg_export.parity.truth import (
     GROWTH_BOUND,
+    Course,
     Rollouts,
     Truth,
     bounded,
@@ -68,20 +69,19 @@ class Inputs:
     stability: Stability
 
 
-def make_inputs(truth: Truth, bank: np.ndarray, command_range: CommandRange, seed: int) -> Inputs:
-    """Draw states and commands, and run the reference on them.
+def make_inputs(truth: Truth, course: Course, command_range: CommandRange, rng: np.random.Generator) -> Inputs:
+    """Run the reference along ``course``, draw states and commands, and run it on them.
 
     Args:
         truth: the reference.
-        bank: [K, motion_dim] float32 motion states, physical units.
+        course: of the rollouts.
         command_range: commands are drawn from it, its corners among them.
-        seed: the same seed gives the same inputs.
+        rng: in the same state it gives the same inputs.
 
     Raises:
         ParityError: the states do not pass :func:`check_states`.
     """
-    rng = np.random.default_rng(seed)
-    rollouts = make_rollouts(truth, bank, command_range, rng)
+    rollouts = make_rollouts(truth, course, rng)
     stability = judge_stability(rollouts.nudge_growth, rollouts.short_kept)
     return Inputs(make_states(truth, rollouts, command_range, rng), rollouts, stability)
 
@@ -143,13 +143,14 @@ def check_states(states: States, command_range: CommandRange) -> None:
 
 def _visited(truth: Truth, rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     """Every different bounded state of the rollouts, float32, with the command in force there, oldest first."""
-    long_start = rollouts.start[None, : rollouts.long.shape[1]].to(torch.float64)
-    before_short = torch.cat([rollouts.start[None].to(torch.float64), rollouts.short[:-1]])
+    start, commands_of = rollouts.course.start, rollouts.course.commands
+    long_start = start[None, : rollouts.long.shape[1]].to(torch.float64)
+    before_short = torch.cat([start[None].to(torch.float64), rollouts.short[:-1]])
     before_long = torch.cat([long_start, rollouts.long[:-1]])
     extra = slice(len(rollouts.short), None)  # the long rollouts' first frames are among the short ones'
     states = [before_short.flatten(0, 1), before_long[extra].flatten(0, 1)]
-    long_commands = rollouts.commands[extra, : rollouts.long.shape[1]]
-    commands = [rollouts.commands[: len(rollouts.short)].flatten(0, 1), long_commands.flatten(0, 1)]
+    long_commands = commands_of[extra, : rollouts.long.shape[1]]
+    commands = [commands_of[: len(rollouts.short)].flatten(0, 1), long_commands.flatten(0, 1)]
     motion, command = torch.cat(states), torch.cat(commands)
     kept = bounded(truth, motion)
     motion, command = motion[kept].to(torch.float32).numpy(), command[kept].numpy()

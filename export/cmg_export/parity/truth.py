@@ -6,9 +6,7 @@ artifacts are made from, nor with the manifest: weights and stats come from the 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,12 +59,12 @@ class Truth:
         self.sizes = sizes
         self.stats = stats
         self._model = reference_model(state_dict, sizes).to(torch.float64).eval()
+        for parameter in self._model.parameters():  # the same matrices, by columns: products of few rows are faster
+            parameter.data = parameter.data.t().contiguous().t() if parameter.dim() == 2 else parameter.data
         self.motion_mean = torch.tensor(stats.motion_mean, dtype=torch.float64)
         self.motion_std = torch.tensor(stats.motion_std, dtype=torch.float64)
         self._command_min = torch.tensor(stats.command_min, dtype=torch.float64)
         self._command_max = torch.tensor(stats.command_max, dtype=torch.float64)
-        self._map: Callable[..., Iterator[torch.Tensor]] = map
-        self._shares = 1
 
     @staticmethod
     def from_checkpoint(checkpoint: Checkpoint) -> Truth:
@@ -77,19 +75,10 @@ class Truth:
         """Motion states [..., motion_dim] in physical units -> float64 normalised units."""
         return (motion.to(torch.float64) - self.motion_mean) / self.motion_std
 
-    @contextlib.contextmanager
-    def spread_over(self, pool: Executor, count: int) -> Iterator[None]:
-        """Inside, :meth:`step` shares its rows among ``count`` workers of ``pool``."""
-        self._map, self._shares = pool.map, count
-        try:
-            yield
-        finally:
-            self._map, self._shares = map, 1
-
     def step(self, motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
         """One frame: motion [N, motion_dim] and command [N, command_dim] -> next motion, float64, physical units."""
-        rows = min(_BATCH, max(1, -(-len(motion) // self._shares)))
-        return torch.cat(list(self._map(self._step_rows, motion.split(rows), command.split(rows))))
+        parts = zip(motion.split(_BATCH), command.split(_BATCH), strict=True)
+        return torch.cat([self._step_rows(*part) for part in parts])
 
     @torch.inference_mode()
     def _step_rows(self, motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
@@ -99,12 +88,24 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """Free-running rollouts of the reference.
+class Course:
+    """Where rollouts start and what they are told, the same for the reference and for every artifact.
 
     Attributes:
         start: [256, motion_dim] float32, physical units.
         commands: [500, 256, command_dim] float32; row t is in force while frame t + 1 is computed.
+    """
+
+    start: torch.Tensor
+    commands: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Free-running rollouts of the reference.
+
+    Attributes:
+        course: of all rollouts.
         short: [100, 256, motion_dim] float64, frames 1..100.
         long: [500, 64, motion_dim] float64, frames 1..500 of the first 64 environments.
         short_kept, long_kept: [256] and [64] bool, the environments that did not diverge.
@@ -113,8 +114,7 @@ class Rollouts:
             their distance at the start; normalised units. Infinite where that rollout diverged.
     """
 
-    start: torch.Tensor
-    commands: torch.Tensor
+    course: Course
     short: torch.Tensor
     long: torch.Tensor
     short_kept: torch.Tensor
@@ -122,16 +122,20 @@ class Rollouts:
     nudge_growth: torch.Tensor
 
 
-def make_rollouts(truth: Truth, bank: np.ndarray, command_range: CommandRange, rng: np.random.Generator) -> Rollouts:
-    """Run the reference from bank states, half of the environments under a command that changes on the way.
+def draw_course(bank: np.ndarray, command_range: CommandRange, rng: np.random.Generator) -> Course:
+    """Start from bank states, half of the environments under a command that changes on the way.
 
     Args:
         bank: [K, motion_dim] float32 motion states, physical units.
         command_range: commands are drawn from it.
     """
     rows = rng.choice(len(bank), SHORT_ENVS, replace=len(bank) < SHORT_ENVS)
-    start = torch.from_numpy(bank[rows])
-    commands = torch.from_numpy(_command_schedule(command_range, rng))
+    return Course(torch.from_numpy(bank[rows]), torch.from_numpy(_command_schedule(command_range, rng)))
+
+
+def make_rollouts(truth: Truth, course: Course, rng: np.random.Generator) -> Rollouts:
+    """Run the reference along ``course``, and from nudged start states beside it."""
+    start, commands = course.start, course.commands
     nudge = NUDGE * torch.from_numpy(rng.standard_normal((LONG_ENVS, start.shape[1])))
     # The nudged rollouts run along in the same batch: that costs the least.
     nudged_start = start[:LONG_ENVS].to(torch.float64) + nudge * truth.motion_std
@@ -144,9 +148,7 @@ def make_rollouts(truth: Truth, bank: np.ndarray, command_range: CommandRange, r
     short_kept = bounded(truth, short).all(0)
     apart = (truth.normalise(nudged) - truth.normalise(short[:, :LONG_ENVS])).norm(dim=-1).amax(0)
     growth = (apart / nudge.norm(dim=-1)).nan_to_num(nan=float("inf"))
-    return Rollouts(
-        start, commands, short, long, short_kept, bounded(truth, long).all(0), growth[short_kept[:LONG_ENVS]]
-    )
+    return Rollouts(course, short, long, short_kept, bounded(truth, long).all(0), growth[short_kept[:LONG_ENVS]])
 
 
 def free_run(step: Step, start: torch.Tensor, commands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
