@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -19,12 +18,12 @@ from hypothesis import strategies as st
 
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import CheckpointError
+from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.dataloader.clips import load_clip
 from cmg_runtime import typed_json
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import Manifest
 from cmg_runtime.npz import load_arrays
-from CMG_Ref.checkpoint_io import read_pt
-from CMG_Ref.dataloader.clips import load_clip
 from engine_folder import shared_engine_folder
 from make_checkpoint import make_checkpoint
 
@@ -38,7 +37,7 @@ def with_little_memory(task: Callable[[], Any]) -> int:
     if pid == 0:
         try:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWED_MORE,) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWED_MORE, used + ALLOWED_MORE))
             task()
             os._exit(0)
         except BaseException as error:
@@ -150,7 +149,7 @@ def test_json(text: str) -> None:
     refuses(lambda: typed_json.loads(text), ValueError)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_never_fail_in_another_way(tmp_path: Path, data: st.DataObject) -> None:
     folder = shared_engine_folder()[0]
