@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from cmg_export.errors import ExportError
 from cmg_export.publish import check_out, staging
+from cmg_gym.runner import ResidualRunner, iteration_of, latest_checkpoint
 from CMG_Ref.checkpoint_io import read_pt, write_pt
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.errors import EngineError
@@ -31,6 +37,66 @@ def test_a_checkpoint_killed_while_it_is_written(tmp_path: Path, operation: int)
     write_pt(path, {"epoch": 3})
     assert read_pt(path)["epoch"] == 3
     assert os.listdir(tmp_path) == ["cmg.pt"]
+
+
+def bare_runner(value: int) -> ResidualRunner:
+    """A runner without an environment, which saves a state of a megabyte that consists of one number."""
+    runner = object.__new__(ResidualRunner)
+    runner.env = SimpleNamespace(unwrapped=SimpleNamespace(common_step_counter=value))  # pyright: ignore
+    runner.alg = SimpleNamespace(save=lambda: {"weights": torch.full((1 << 18,), value)})  # pyright: ignore
+    runner.cfg, runner.current_learning_iteration = {"upload_model": False}, value
+    return runner
+
+
+def save_on(folder: Path) -> None:
+    """What a training run does, without training: goes on behind the newest checkpoint, and saves every iteration."""
+    newest = latest_checkpoint(folder.parent)
+    iteration = iteration_of(newest) + 1 if newest else 0
+    while True:
+        bare_runner(iteration).save(str(folder / f"model_{iteration}.pt"))
+        iteration += 1
+
+
+def newest_is_whole(experiment: Path) -> int:
+    """The newest checkpoint's iteration; it has to be complete."""
+    newest = latest_checkpoint(experiment)
+    assert newest is not None
+    saved = torch.load(newest, weights_only=True)
+    assert saved["iter"] == iteration_of(newest)
+    assert torch.equal(saved["weights"], torch.full((1 << 18,), saved["iter"]))
+    return saved["iter"]
+
+
+def test_training_killed_at_random_moments_resumes(tmp_path: Path, rng: np.random.Generator) -> None:
+    run = tmp_path / "experiment" / "run"
+    run.mkdir(parents=True)
+    reached = [-1]
+    for _ in range(12):
+        child = in_child(lambda: save_on(run))
+        deadline = time.monotonic() + 60
+        while not (newest := latest_checkpoint(run.parent)) or iteration_of(newest) <= reached[-1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        assert ended(child) == -signal.SIGKILL
+        reached.append(newest_is_whole(run.parent))
+    assert reached == sorted(set(reached))
+
+
+def test_a_training_checkpoint_killed_at_every_file_operation(tmp_path: Path) -> None:
+    run = tmp_path / "experiment" / "run"
+    operation, killed = 0, True
+    while killed:
+        shutil.rmtree(run.parent, ignore_errors=True)
+        run.mkdir(parents=True)
+        for iteration in range(3):
+            bare_runner(iteration).save(str(run / f"model_{iteration}.pt"))
+        killed = killed_at(operation, tmp_path, lambda: bare_runner(3).save(str(run / "model_3.pt")))
+        assert newest_is_whole(run.parent) in ((2, 3) if killed else (3,))
+        operation += 1
+    assert operation > 3
+    assert len(list(run.iterdir())) == 3  # the newest two, and the first, which is kept
 
 
 @pytest.mark.parametrize("write", ["kept file", "checkpoint"])
