@@ -117,7 +117,7 @@ $(VENV)/.engine: requirements/engine.txt requirements/tensorrt-rtx.txt requireme
 ifeq ($(HASHES),0)
 	@$(PIP) --constraint requirements/engine.txt torch
 else
-	@$(INSTALL)/torch.txt
+	@$(INSTALL)/torch.txt --no-index >/dev/null 2>&1 || $(INSTALL)/torch.txt  # one that lies on disk, first
 	@if $(PY) -c '$(NEEDS_CUDA)'; then $(INSTALL)/cuda.txt; fi
 endif
 	@echo "Installing $$(grep -c '^[a-z]' requirements/engine.txt) pinned packages (about half a minute)"

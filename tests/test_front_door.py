@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = ("engine.txt", "test.txt", "train.txt")
-OPTIONAL = {"tensorrt", "tensorrt_rtx", "triton", "isaacgym"}
+OPTIONAL = {"tensorrt", "tensorrt_rtx", "triton", "isaacgym", "atheris"}
 """Modules that are imported only where they happen to be installed, or for types only."""
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -136,16 +136,18 @@ def test_syntax_is_python_38(folder: str) -> None:
 
 
 def test_runtime_installs_and_imports_alone(tmp_path: Path) -> None:
-    source = tmp_path / "runtime"
+    source = tmp_path / "source" / "runtime"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     shutil.copytree(ROOT / "runtime", source, ignore=ignored)
+    shutil.copytree(ROOT / "CMG_Ref" / "utils", source.parent / "CMG_Ref" / "utils", ignore=ignored)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(tmp_path / "site"), str(source)], check=True, timeout=300)
 
     def files(folder: Path) -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob("*.py")}
 
-    assert files(tmp_path / "site") == files(ROOT / "runtime") - {Path("setup.py")}
+    utils = {Path("CMG_Ref") / "utils" / path for path in files(ROOT / "CMG_Ref" / "utils")}
+    assert files(tmp_path / "site") == files(ROOT / "runtime") - {Path("setup.py")} | utils
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
         [sys.executable, "-c", "import cmg_runtime; print(cmg_runtime.__file__)"],
