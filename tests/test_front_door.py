@@ -265,7 +265,7 @@ def test_hashes_can_be_left_out(checkout: Path) -> None:
     assert "hashes" not in done
     (checkout / ".venv" / ".engine").unlink()
     done = make(checkout, "engine").stdout
-    for name in ("torch", "cuda", "engine"):
+    for name in ("cuda", "engine"):
         assert f"[--no-deps][--require-hashes][-r][requirements/hashed/{name}.txt]" in done
 
 
