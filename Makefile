@@ -15,6 +15,14 @@ PYTHON ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --no-warn-script-location
+# Each file that pip fetches must have one of the hashes in requirements/hashed (requirements/hash.sh writes them).
+# HASHES=0 takes any file of the pinned version, for another index's builds of torch.
+HASHES ?= 1
+LISTS := requirements$(if $(filter-out 0,$(HASHES)),/hashed)
+INSTALL := $(PIP) --no-deps $(if $(filter-out 0,$(HASHES)),--require-hashes) -r $(LISTS)
+# Whether torch is a build that computes with the CUDA libraries from the index.
+NEEDS_CUDA := import importlib.metadata as m, sys; sys.exit("nvidia" not in str(m.requires("torch")))
+
 CHECKED := CMG_Ref export legged_gym runtime tests
 
 # The versions that mjlab's robot models and the pinned wheels exist for.
@@ -28,11 +36,11 @@ engine parity: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
 engine parity: export MALLOC_TRIM_THRESHOLD_ ?= 1000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity verify train play evaluate test test-py38 lint demo bench clean
+.PHONY: help engine parity verify train play evaluate test test-py38 test-matrix lint fuzz demo bench clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Options: CKPT=checkpoint.pt DATA=stats.yaml OUT=folder NUM_ENVS=4096 PRECISION=fp32|fp16|all ROBOT=robot.xml"
 	@echo "         JOBS=2 (test processes), ARGS='-k name' (passed on), PYTHON=python3.12 (makes .venv)"
@@ -75,6 +83,14 @@ lint: $(VENV)/.train  ## ruff and pyright over the whole repository
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/pyright
 
+fuzz: $(VENV)/.test  ## fuzz every reader of files for SECONDS= (300) in all; needs Python 3.11 to 3.13 on Linux
+	@test -d $(VENV)/fuzz || $(INSTALL)/fuzz.txt --quiet --target $(VENV)/fuzz
+	@PYTHONPATH=.:export:runtime:tests:$(VENV)/fuzz OMP_NUM_THREADS=1 nice $(PY) tests/fuzz.py \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+test-matrix: $(VENV)/.test  ## run the runtime's tests on other Pythons and torches: UV=uv, gigabytes to fetch
+	@$(PY) tests/matrix.py $(if $(UV),--uv '$(UV)') $(ARGS)
+
 demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait.gif and gait.png
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
 	@$(PY) -m cmg_export.demo --engine '$(OUT)' $(ARGS)
@@ -100,25 +116,30 @@ $(VENV)/.created:
 	echo "error: $(or $(PYTHON),python3) is not Python 3.10 to 3.13 with venv; install one (Debian: python3-venv) or give PYTHON=/path/to/python" >&2; \
 	exit 1
 
-$(VENV)/.engine: requirements/engine.txt requirements/tensorrt-rtx.txt pyproject.toml runtime/pyproject.toml | $(VENV)/.created
+$(VENV)/.engine: requirements/engine.txt requirements/tensorrt-rtx.txt requirements/hashed/engine.txt pyproject.toml runtime/pyproject.toml | $(VENV)/.created
 	@echo "Installing torch into $(VENV) (a minute or two)"
+ifeq ($(HASHES),0)
 	@$(PIP) --constraint requirements/engine.txt torch
+else
+	@$(INSTALL)/torch.txt --no-index >/dev/null 2>&1 || $(INSTALL)/torch.txt  # one that lies on disk, first
+	@if $(PY) -c '$(NEEDS_CUDA)'; then $(INSTALL)/cuda.txt; fi
+endif
 	@echo "Installing $$(grep -c '^[a-z]' requirements/engine.txt) pinned packages (about half a minute)"
-	@$(PIP) --quiet --no-deps -r requirements/engine.txt
+	@$(INSTALL)/engine.txt --quiet
 	@$(PIP) --quiet --no-deps --no-build-isolation -e . -e ./runtime
 	@echo "Installing TensorRT for RTX (optional)"
-	@$(PIP) --no-deps --no-build-isolation -r requirements/tensorrt-rtx.txt >$(VENV)/tensorrt-rtx.log 2>&1 || \
+	@$(INSTALL)/tensorrt-rtx.txt --no-build-isolation >$(VENV)/tensorrt-rtx.log 2>&1 || \
 		echo "note: TensorRT for RTX does not install here (see $(VENV)/tensorrt-rtx.log); engines get no TensorRT plan"
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt requirements/triton.txt $(VENV)/.engine
+$(VENV)/.test: requirements/test.txt requirements/triton.txt requirements/hashed/test.txt $(VENV)/.engine
 	@echo "Installing $$(grep -c '^[a-z]' requirements/test.txt) packages for tests and pictures (about half a minute)"
-	@$(PIP) --quiet --no-deps -r requirements/test.txt
-	@$(PY) -c 'import triton' 2>/dev/null || $(PIP) --quiet --no-deps -r requirements/triton.txt || \
+	@$(INSTALL)/test.txt --quiet
+	@$(PY) -c 'import triton' 2>/dev/null || $(INSTALL)/triton.txt --quiet || \
 		echo "note: Triton does not install here; the tests of its kernels are skipped"
 	@touch $@
 
-$(VENV)/.train: requirements/train.txt $(VENV)/.test
+$(VENV)/.train: requirements/train.txt requirements/hashed/train.txt $(VENV)/.test
 	@echo "Installing $$(grep -c '^[a-z]' requirements/train.txt) packages for training (about a minute)"
-	@$(PIP) --quiet --no-deps -r requirements/train.txt
+	@$(INSTALL)/train.txt --quiet
 	@touch $@

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import pickletools
 import re
 import warnings
 import zipfile
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from CMG_Ref.module import CMG
+from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,20 @@ class Stats:
         return (command - self.command_min) / (self.command_max - self.command_min) * 2 - 1
 
 
-_MULTIARRAY: Any = getattr(np, "_core", None) or np.core  # numpy 2 renamed the package, and pickles name it
-_NUMPY_TYPES: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
-    *[
-        (getattr(_MULTIARRAY.multiarray, function), f"numpy.{package}.multiarray.{function}")
-        for package in ("core", "_core")
-        for function in ("_reconstruct", "scalar")
-    ],
-]
-"""What a numpy array of numbers needs to be unpickled, under the names of numpy 1 and of numpy 2."""
+_NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
+_NUMPY_TYPES += [PlainArray, PlainDtype]
+
+_PERMITTED = re.compile(
+    r"collections\.OrderedDict|torch\.[A-Z][A-Za-z0-9]*(?<!Untyped)(?<!Typed)Storage"
+    r"|torch\._utils\._rebuild_(tensor_v2|parameter|sparse_tensor|meta_tensor_no_storage)"
+    r"|torch\.serialization\._get_layout|torch\.(Size|device|u?int\d+|b?float\d+|complex\d+|bool)"
+    r"|_codecs\.encode|builtins\.(set|complex)|" + "|".join(re.escape(".".join(name)) for name in STAND_INS)
+)
+"""Names that a pickle may have. torch's own list is longer: with some of it, such as ``bytearray`` and
+``torch.Tensor``, a few bytes take any amount of memory."""
+
+_MOST_PICKLES = 5
+"""In a file of torch's older format, before the values of its tensors."""
 
 
 def read_pt(path: Path) -> Any:
@@ -77,11 +82,25 @@ def read_pt(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that holds more than its size: ``torch.save`` compresses nothing."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise ValueError("it unpacks to more than its size")
+    """Refuse an archive that holds more than its size (``torch.save`` compresses nothing), and names not permitted."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as stream:
+            for _ in range(_MOST_PICKLES):
+                _check_names(stream)
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it unpacks to more than its size")
+        for member in archive.infolist():
+            if member.filename.endswith(".pkl"):
+                _check_names(io.BytesIO(archive.read(member)))
+
+
+def _check_names(stream: IO[bytes]) -> None:
+    """Read one pickle without building anything of it."""
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "GLOBAL" and not _PERMITTED.fullmatch(".".join(str(argument).split(" ", 1))):
+            raise ValueError(f"GLOBAL {'.'.join(str(argument).split(' ', 1))}")
 
 
 def _check_tensors(content: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,14 @@ def shared_engine_folder() -> tuple[Path, Truth]:
         return made_before("shared")
     folder = _kept_folder()
     return folder, make_engine_folder(folder, SEED, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3)
+
+
+def renamed_copy(folder: Path, name: str) -> Path:
+    """A copy of the shared engine in ``folder``, under another name."""
+    shutil.copytree(shared_engine_folder()[0], folder, ignore=shutil.ignore_patterns("checkpoint"))
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"test_engine"', f'"{name}"'))
+    return folder
 
 
 @functools.lru_cache(maxsize=None)

@@ -20,7 +20,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 
 CELLS = (
-    "3.8 torch==2.1.0 numpy==1.21.6 onnxruntime==1.16.3",
+    "3.8 torch==2.1.0 numpy==1.21.6 onnxruntime==1.18.1",
     "3.8 torch==2.4.1 numpy==1.24.4 onnxruntime==1.19.2",
     "3.9 torch==2.8.0 numpy==2.0.2 onnxruntime==1.19.2",
     "3.10 torch==2.2.2 numpy==1.26.4 onnxruntime==1.23.2",
@@ -43,13 +43,22 @@ class Options:
     """The uv to use."""
 
 
+def find_python(version: str) -> str:
+    """A Python that runs, from the PATH or among pyenv's; else the version, for uv to say what it lacks."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for candidate in (f"python{version}", *sorted(map(str, pyenv.glob(f"versions/{version}.*/bin/python")))):
+        if shutil.which(candidate) and not subprocess.run([candidate, "-c", ""], stderr=subprocess.DEVNULL).returncode:
+            return candidate
+    return version
+
+
 def run_cell(cell: str, uv: str, environment: dict[str, str], scratch: Path) -> str:
     """Install and test one cell; pytest's summary, or why there is none."""
     python, *requirements = cell.split()
     venv = scratch / "venv"
     try:
         for command in (
-            [uv, "venv", "--quiet", "--seed", "--no-python-downloads", "--python", python, str(venv)],
+            [uv, "venv", "--quiet", "--seed", "--no-python-downloads", "--python", find_python(python), str(venv)],
             [uv, "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), *requirements, "pytest"],
         ):
             done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)

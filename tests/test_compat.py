@@ -135,7 +135,7 @@ def load_and_step(backend: str, queue: Any) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_worker_process_loads_its_own_engine(backend: str, method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
     worker = context.Process(target=load_and_step, args=(backend, queue))
     worker.start()

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = ("engine.txt", "test.txt", "train.txt")
-OPTIONAL = {"tensorrt", "tensorrt_rtx", "triton", "isaacgym"}
+OPTIONAL = {"tensorrt", "tensorrt_rtx", "triton", "isaacgym", "atheris"}
 """Modules that are imported only where they happen to be installed, or for types only."""
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -136,16 +136,18 @@ def test_syntax_is_python_38(folder: str) -> None:
 
 
 def test_runtime_installs_and_imports_alone(tmp_path: Path) -> None:
-    source = tmp_path / "runtime"
+    source = tmp_path / "source" / "runtime"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     shutil.copytree(ROOT / "runtime", source, ignore=ignored)
+    shutil.copytree(ROOT / "CMG_Ref" / "utils", source.parent / "CMG_Ref" / "utils", ignore=ignored)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(tmp_path / "site"), str(source)], check=True, timeout=300)
 
     def files(folder: Path) -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob("*.py")}
 
-    assert files(tmp_path / "site") == files(ROOT / "runtime") - {Path("setup.py")}
+    utils = {Path("CMG_Ref") / "utils" / path for path in files(ROOT / "CMG_Ref" / "utils")}
+    assert files(tmp_path / "site") == files(ROOT / "runtime") - {Path("setup.py")} | utils
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
         [sys.executable, "-c", "import cmg_runtime; print(cmg_runtime.__file__)"],
@@ -227,7 +229,20 @@ def test_training_passes_its_variables_on(checkout: Path) -> None:
 def test_help_is_the_default_and_names_every_target(checkout: Path) -> None:
     done = make(checkout)
     assert done.returncode == 0
-    targets = ("engine", "test", "test-py38", "parity", "demo", "bench", "train", "play", "evaluate", "lint", "clean")
+    targets = (
+        "engine",
+        "test",
+        "test-py38",
+        "parity",
+        "demo",
+        "bench",
+        "train",
+        "play",
+        "evaluate",
+        "lint",
+        "fuzz",
+        "clean",
+    )
     for target in targets:
         assert f"make {target}" in done.stdout
 
@@ -238,8 +253,44 @@ def test_changed_list_installs_again(checkout: Path) -> None:
     later = (checkout / ".venv" / ".engine").stat().st_mtime + 10
     os.utime(checkout / "requirements" / "test.txt", (later, later))
     done = make(checkout, "test")
-    assert "[-m][pip][install]" in done.stdout and "[requirements/test.txt]" in done.stdout
-    assert "[requirements/engine.txt]" not in done.stdout
+    assert "[--require-hashes]" in done.stdout and "[requirements/hashed/test.txt]" in done.stdout
+    assert "[requirements/hashed/engine.txt]" not in done.stdout
+
+
+@needs_make
+def test_hashes_can_be_left_out(checkout: Path) -> None:
+    (checkout / ".venv" / ".engine").unlink()
+    done = make(checkout, "engine", "HASHES=0").stdout
+    assert "[--constraint][requirements/engine.txt][torch]" in done and "[-r][requirements/engine.txt]" in done
+    assert "hashes" not in done
+    (checkout / ".venv" / ".engine").unlink()
+    done = make(checkout, "engine").stdout
+    for name in ("cuda", "engine"):
+        assert f"[--no-deps][--require-hashes][-r][requirements/hashed/{name}.txt]" in done
+
+
+@pytest.mark.parametrize("file", [*LISTS, "tensorrt-rtx.txt", "triton.txt", "fuzz.txt"])
+def test_hashed_lists_are_the_lists(file: str) -> None:
+    """requirements/hash.sh has to be run again after a change."""
+    hashed = (ROOT / "requirements" / "hashed" / file).read_text()
+    if file == "engine.txt":
+        hashed += (ROOT / "requirements" / "hashed" / "torch.txt").read_text()
+    found = {}
+    for entry in re.split(r"\n(?=[a-z])", re.sub(r"^#.*\n", "", hashed, flags=re.MULTILINE).strip()):
+        first, *hashes = entry.split(" \\\n")
+        assert hashes and all(re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
+        requirement = Requirement(first)
+        found[canonicalize_name(requirement.name), str(requirement.specifier)] = requirement
+    lines = [line for line in (ROOT / "requirements" / file).read_text().splitlines() if re.match("[a-z]", line)]
+    listed = {(canonicalize_name(r.name), str(r.specifier)): r for r in map(Requirement, lines)}
+    assert found.keys() == listed.keys()
+    for python in ("3.10", "3.11", "3.13"):
+        for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")):
+            here = {"python_version": python, "python_full_version": python + ".1"}
+            here |= {"sys_platform": system, "platform_machine": machine}
+            for key, requirement in listed.items():
+                counts = [r.marker is None or r.marker.evaluate(here) for r in (requirement, found[key])]
+                assert counts[0] == counts[1], (key, here)
 
 
 @needs_make

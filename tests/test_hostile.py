@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import CheckpointError
-from cmg_runtime import typed_json
-from cmg_runtime.errors import EngineError
-from cmg_runtime.manifest import Manifest
-from cmg_runtime.npz import load_arrays
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.clips import load_clip
-from engine_folder import shared_engine_folder
+from cmg_runtime import load_engine, typed_json
+from cmg_runtime.errors import EngineError
+from cmg_runtime.manifest import Manifest, file_sha256
+from cmg_runtime.npz import load_arrays
+from engine_folder import renamed_copy, shared_engine_folder
 from make_checkpoint import make_checkpoint
 
 ALLOWED_MORE = 512 << 20
@@ -38,7 +38,7 @@ def with_little_memory(task: Callable[[], Any]) -> int:
     if pid == 0:
         try:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWED_MORE,) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (used + ALLOWED_MORE, used + ALLOWED_MORE))
             task()
             os._exit(0)
         except BaseException as error:
@@ -112,6 +112,107 @@ def test_packed_checkpoints(tmp_path: Path) -> None:
     refuses(lambda: read_pt(path), ValueError)
 
 
+def memo(number: int) -> bytes:
+    return pickle.LONG_BINPUT + number.to_bytes(4, "little")
+
+
+class Call:
+    """Pickled as the call of something."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+BILLIONS = 1 << 36
+RECONSTRUCT: Any = np.zeros(0).__reduce__()[0]
+CALLS = {
+    "array of objects": Call(RECONSTRUCT, np.ndarray, (BILLIONS,), "O"),
+    "ndarray itself": Call(np.ndarray, (BILLIONS,), "O"),
+    "bytearray": Call(bytearray, BILLIONS),
+    "tensor": Call(torch.Tensor, BILLIONS),
+    "storage": Call(torch.UntypedStorage, BILLIONS),
+    "wide type": Call(np.dtype, f"V{1 << 30}", False, True),
+    "command": Call(os.system, "touch /tmp/cmg_outside"),
+    "evaluated": Call(eval, "open('/tmp/cmg_outside', 'w')"),
+    "imported": Call(__import__, "antigravity"),
+    "module's own": Call(pickle.loads, pickle.dumps(Call(os.mkdir, "/tmp/cmg_outside"))),
+    "attribute of a permitted module": Call(torch.hub.load, "a/b", "c"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+@pytest.mark.parametrize("older", [False, True])
+def test_checkpoints_that_call(tmp_path: Path, case: str, older: bool) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(1), "b": CALLS[case]}, path, _use_new_zipfile_serialization=not older)
+    refuses(lambda: read_pt(path), ValueError)
+    assert not Path("/tmp/cmg_outside").exists()
+
+
+@pytest.mark.parametrize("case", CALLS)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_clips_that_call(tmp_path: Path, case: str, protocol: int) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"fps": CALLS[case]}, protocol))
+    refuses(lambda: load_clip(path), ValueError)
+    assert not Path("/tmp/cmg_outside").exists()
+
+
+@pytest.mark.parametrize("content", [b"N" + memo(2**32 - 1) + b".", b"\x96" + b"\xff" * 5 + bytes(3) + b"."])
+def test_pickles_that_claim_more_than_they_hold(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+    refuses(lambda: load_clip(path), ValueError)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "<f4", ">f8", "i1", "<u8", "?"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_in_pickles_are_read_as_they_were(
+    tmp_path: Path, rng: np.random.Generator, dtype: str, protocol: int
+) -> None:
+    written = (10 * rng.standard_normal((4, 3))).astype(dtype)
+    clip = {
+        "fps": np.float64(50),
+        "root_pos": np.asfortranarray(written),
+        "root_rot": np.ones((4, 4)),
+        "dof_pos": written,
+    }
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(clip, protocol))
+    read = load_clip(tmp_path / "x.pkl")
+    assert np.array_equal(read.dof_pos, written) and np.array_equal(read.root_pos, written) and read.fps == 50
+    torch.save({"a": written, "b": written[0, 0], "c": np.asfortranarray(written)}, tmp_path / "x.pt")
+    for _ in range(2):  # and saved again, it is an ordinary array
+        content = read_pt(tmp_path / "x.pt")
+        for key in ("a", "c"):
+            assert content[key].dtype == written.dtype.newbyteorder("=") and np.array_equal(content[key], written)
+        assert content["b"] == written[0, 0]
+        torch.save(content, tmp_path / "x.pt")
+        assert b"PlainArray" not in (tmp_path / "x.pt").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["lost", "narrower", "integers", "one more"])
+def test_weights_of_another_network(tmp_path: Path, change: str) -> None:
+    """With hashes that fit: kernels would read beyond such arrays."""
+    folder = renamed_copy(tmp_path / "engine", "engine")
+    weights, manifest = folder / "weights.npz", folder / "manifest.json"
+    old = file_sha256(weights)
+    with open(weights, "rb") as stream:
+        arrays = load_arrays(stream)
+    bias = arrays.pop("layers.1.bias")
+    if change == "one more":
+        arrays.update({"layers.1.bias": bias, "layers.9.bias": bias})
+    elif change != "lost":
+        arrays["layers.1.bias"] = bias[:, :-1] if change == "narrower" else bias.astype(np.int32)
+    np.savez(weights, **arrays)  # pyright: ignore[reportArgumentType]
+    manifest.write_text(manifest.read_text().replace(old, file_sha256(weights)))
+    with pytest.raises(EngineError, match="other weights than this network's") as caught:
+        load_engine(folder, 2, backend="torch")
+    assert "\n" not in str(caught.value)
+
+
 def shared_lists(depth: int) -> list[Any]:
     """A list of 10 ** depth values in a few objects."""
     values: list[Any] = [0.0] * 10
@@ -150,7 +251,7 @@ def test_json(text: str) -> None:
     refuses(lambda: typed_json.loads(text), ValueError)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_never_fail_in_another_way(tmp_path: Path, data: st.DataObject) -> None:
     folder = shared_engine_folder()[0]

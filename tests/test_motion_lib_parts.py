@@ -72,12 +72,13 @@ def test_a_checkpoint_with_23_joints_gives_23() -> None:
 
 def test_a_turn_goes_the_short_way_through_half_a_circle(case: Case) -> None:
     high = case.truth.high.float()
-    lib = make(case, num_motions=1, motion_length=240, horizon=2, commands=high[None])
-    times = torch.arange(0, 480) / 97.3
+    frames = max(240, math.ceil(1.1 * math.pi / float(high[2]) * 50))  # so that any turn passes half a circle
+    lib = make(case, num_motions=1, motion_length=frames, horizon=2, commands=high[None])
+    times = torch.arange(0, 480) / 480 * (frames / 48.7)
     rot = lib.calc_motion_frame(torch.zeros(480, dtype=torch.long), times)[1].double()
     yaw = 2 * torch.atan2(rot[:, 2], rot[:, 3])
     error = torch.remainder(yaw - times * float(high[2]) + math.pi, 2 * math.pi) - math.pi
-    assert float(high[2]) * 4.9 > math.pi, "the turn has to pass half a circle"
+    assert float(high[2] * times[-1]) > math.pi
     assert error.abs().max() < 1e-3
     assert torch.allclose(rot.norm(dim=1), torch.ones(480, dtype=torch.float64), atol=1e-6)
 

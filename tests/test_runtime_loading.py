@@ -225,11 +225,16 @@ def test_not_an_engine_folder(folder: Path, path: str) -> None:
 # full_precision
 
 
+needs_flags = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9), reason="torch older than 2.9 has no such flags"
+)
+
+
 def flags() -> list[Any]:
     return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]  # pyright: ignore
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch older than 2.9")
+@needs_flags
 @pytest.mark.parametrize("how", ["legacy high", "legacy medium", "new", "new for all"])
 @pytest.mark.parametrize("device, place", [("cuda", 0), ("cpu", 1)])
 def test_the_process_wide_precision_is_put_aside_and_put_back(how: str, device: str, place: int) -> None:
@@ -275,7 +280,7 @@ def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch older than 2.9")
+@needs_flags
 def test_the_flag_is_put_back_when_the_last_thread_has_left() -> None:
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore
     entered, leave = threading.Event(), threading.Event()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
+from CMG_Ref.plain_arrays import STAND_INS
+from cmg_runtime.errors import first_line
 from cmg_runtime.npz import load_arrays
 
 FPS = 50.0
@@ -77,7 +81,7 @@ def load_clip(path: Path, joint_names: tuple[str, ...] = ()) -> Clip:
     try:
         fields = readers[path.suffix](path)
     except Exception as error:  # a damaged file can fail in any way; every one of them means the same to the user
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ValueError(f"{path}: not a readable motion clip ({reason}); see load_clip for the layouts") from None
     clip = Clip(path.stem, **fields)
     return select_joints(clip, joint_names) if joint_names else clip
@@ -127,8 +131,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     """The fields of :class:`Clip` but its name."""
-    with open(path, "rb") as stream:
-        data = _ArrayUnpickler(stream).load()
+    content = path.read_bytes()
+    _check_sizes(content)
+    data = _ArrayUnpickler(io.BytesIO(content)).load()
     return {
         "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
         "joint_names": (),
@@ -138,20 +143,24 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     }
 
 
+def _check_sizes(content: bytes) -> None:
+    """Refuse a pickle that claims more than it holds, without building anything of it."""
+    for opcode, argument, _ in pickletools.genops(content):  # reads every text and every run of bytes
+        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(content):
+            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds containers, numbers, strings and numpy arrays; refuses every other class or function."""
 
-    _ALLOWED = {
-        (module, name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{package}.multiarray", "_reconstruct"),
-            (f"{package}.multiarray", "scalar"),
-            (f"{package}.numeric", "_frombuffer"),
-        )
-    } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, only numpy arrays are read")
-        return super().find_class(module, name)
+        return STAND_INS[module, name]
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """How old pickles hold bytes. The codec is always latin-1; some others take ages."""
+    return text.encode("latin-1")

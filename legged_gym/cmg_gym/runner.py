@@ -35,8 +35,11 @@ class ResidualRunner(MjlabOnPolicyRunner):
         """Write a checkpoint beside ``path``, move it there, and remove older ones."""
         target = Path(path)
         unfinished = target.with_suffix(".unfinished")
-        super().save(str(unfinished), infos)
-        os.replace(unfinished, target)
+        try:
+            super().save(str(unfinished), infos)
+            os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
         for old in stale_checkpoints(target.parent):
             old.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from cmg_runtime.errors import BackendUnavailable
 from cmg_runtime.kept_files import keep, read_kept
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.network import OneProductNetwork
-from cmg_runtime.npz import read_npz
+from cmg_runtime.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _one_step_error(backend: Backend, folder: Path, manifest: Manifest, num_envs
     weights = [a for a in manifest.artifacts if a.backend == "torch" and a.usable]
     if not weights:
         raise BackendUnavailable("the engine folder has no weights.npz to prove this artifact with; rebuild it")
-    reference = OneProductNetwork(read_npz(folder, weights[0]), "fp32").double()
+    reference = OneProductNetwork(read_weights(folder, weights[0], manifest), "fp32").double()
     motion, command = _states(folder, manifest)
     with torch.no_grad():
         truth = reference(motion.double(), command.double())

@@ -211,7 +211,7 @@ def _tensor(values: Any, name: str, device: torch.device) -> torch.Tensor:
             raise EngineError(f"{name} is on {values.device}; expected {device}, where the engine is, or the host")
         return values.detach()
     try:
-        return torch.as_tensor(np.array(values))
+        return torch.as_tensor(np.array(values), device="cpu")  # whatever the caller's default device is
     except (TypeError, ValueError, RuntimeError) as error:
         raise EngineError(f"{name} is not an array of numbers ({first_line(error)})") from None
 

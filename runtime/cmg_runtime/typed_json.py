@@ -15,6 +15,8 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _no_constant(text: str) -> float:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.errors import BackendUnavailable, first_line
 from cmg_runtime.kernels import why_not
 from cmg_runtime.manifest import Artifact, Manifest
-from cmg_runtime.npz import read_npz
+from cmg_runtime.weights import read_weights
 
 if TYPE_CHECKING:
     from cmg_runtime.kernels.frame import FrameNetwork
@@ -45,14 +45,9 @@ class FusedBackend:
         from cmg_runtime.kernels.frame import OPERANDS, FrameNetwork
         from cmg_runtime.kernels.packing import pack
 
-        weights = read_npz(folder, artifact)
+        weights = read_weights(folder, artifact, manifest)
         try:
             packed = pack(weights, OPERANDS[artifact.precision][0], device)
-        except KeyError as error:
-            raise EngineError(
-                f"{artifact.file} holds other weights than this network's ({first_line(error)}); "
-                "rebuild the engine folder"
-            ) from None
         except ValueError as error:
             raise BackendUnavailable(f"{first_line(error)}; use backend='torch'") from None
         return cls(FrameNetwork(packed, artifact.precision, num_envs, device), device)

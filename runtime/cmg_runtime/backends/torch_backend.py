@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from cmg_runtime.backends.full_precision import full_precision
-from cmg_runtime.errors import EngineError, first_line
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.network import OneProductNetwork
-from cmg_runtime.npz import read_npz
+from cmg_runtime.weights import read_weights
 
 CPU_ROWS = 512
 """Environments that go through the network together on a CPU: the widest tensor, [rows, num_experts * hidden_dim], then
@@ -30,14 +29,7 @@ class TorchBackend:
     def load(
         cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: torch.device
     ) -> TorchBackend:
-        weights = read_npz(folder, artifact)
-        try:
-            network = OneProductNetwork(weights, artifact.precision)
-        except (ValueError, KeyError) as error:
-            raise EngineError(
-                f"{artifact.file} holds other weights than this network's ({first_line(error)}); "
-                "rebuild the engine folder"
-            ) from None
+        network = OneProductNetwork(read_weights(folder, artifact, manifest), artifact.precision)
         return cls(network.to(device).eval(), device)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
