@@ -24,7 +24,7 @@ class PlainDtype:
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1].decode("ascii", "replace") if isinstance(state[1], bytes) else str(state[1])
+        order: Any = state[1].decode("ascii", "replace") if isinstance(state[1], bytes) else str(state[1])
         self.value = self.value.newbyteorder(order)
 
 

@@ -12,6 +12,7 @@ The input is kept in ``build/fuzz``; ``python tests/fuzz.py --target NAME --repr
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import resource
@@ -122,9 +123,11 @@ class Watch:
 def fuzz(options: Options) -> None:
     """Run one target in this process; does not return, unless to reproduce."""
     assert options.target is not None
-    import atheris  # pyright: ignore[reportMissingImports]  # only where `make fuzz` has installed it
-    import numpy.lib._format_impl as npy
     from torch._weights_only_unpickler import Unpickler
+
+    # Only `make fuzz` installs the one, and numpy declares nothing of the other: types for them there are none.
+    atheris: Any = importlib.import_module("atheris")
+    npy: Any = importlib.import_module("numpy.lib._format_impl")
 
     Unpickler.load = atheris.instrument_func(Unpickler.load)
     npy._read_array_header = atheris.instrument_func(npy._read_array_header)

@@ -232,8 +232,8 @@ def _engine(scratch: Path) -> Target:
         if member:
             kept = {name: old for name, old in arrays[file].items() if name != member}
             changed = _archived({**kept, member: changed} if changed else kept)
-        hashes = [hashlib.sha256(data).hexdigest() for data in (originals[file], changed)]
-        write("manifest.json", manifest.replace(*hashes).encode())
+        original_hash, changed_hash = (hashlib.sha256(data).hexdigest() for data in (originals[file], changed))
+        write("manifest.json", manifest.replace(original_hash, changed_hash).encode())
         write(file, changed)
         try:
             backend = "onnx" if file.endswith(".onnx") else "torch"

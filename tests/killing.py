@@ -23,9 +23,10 @@ def concerns(event: str, args: tuple[Any, ...], under: Path) -> bool:
     """Whether an audit event is an operation on a file below a folder."""
     if event not in FILE_EVENTS:
         return False
-    relative = bool(args) and isinstance(args[0], str) and not os.path.isabs(args[0])
-    opened_before = isinstance(args[0], int) or (relative and len(args) > 1 and args[1] != -1)
-    return event == "ctypes.dlsym" or opened_before or str(args[0]).startswith(str(under))
+    target, *rest = args  # a path, or the number of a file that was opened before
+    relative = isinstance(target, str) and not os.path.isabs(target)
+    opened_before = isinstance(target, int) or (relative and bool(rest) and rest[0] != -1)
+    return event == "ctypes.dlsym" or opened_before or str(target).startswith(str(under))
 
 
 def in_child(task: Callable[[], Any]) -> int:

@@ -146,7 +146,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 def _check_sizes(content: bytes) -> None:
     """Refuse a pickle that claims more than it holds, without building anything of it."""
     for opcode, argument, _ in pickletools.genops(content):  # reads every text and every run of bytes
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise pickle.UnpicklingError("it numbers more objects than it has bytes")
 
 
