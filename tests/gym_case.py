@@ -50,16 +50,17 @@ def make_g1_engine(folder: Path) -> Truth:
 
 
 def make_env(
-    engine: Path, num_envs: int, seed: int, play: bool, gravity: bool = True, **reference: Any
+    engine: Path, num_envs: int, seed: int, play: bool, gravity: bool = True, delay_steps: int = 0, **reference: Any
 ) -> ManagerBasedRlEnv:
     """The task's environment on the CPU.
 
     Args:
         play: without noise, randomisation and curriculum, and without terminations.
         gravity: False lets the robots float half a metre above the ground.
+        delay_steps: of joint targets, at most.
         reference: changes to the reference command's configuration.
     """
-    cfg = make_env_cfg(play)
+    cfg = make_env_cfg(play, delay_steps)
     cfg.scene.num_envs, cfg.seed = num_envs, seed % 2**31
     command = reference_cfg(cfg)
     command.engine, command.num_trajectories = str(engine), 32

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
+from mjlab.envs import ManagerBasedRlEnvCfg
 from mjlab.tasks.registry import list_tasks, load_env_cfg
+from mjlab.utils.os import get_checkpoint_path
 
 from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
 from cmg_gym.controller import read_card
@@ -77,6 +81,8 @@ def test_stages_follow_each_other() -> None:
     assert stage_ranges(TRAINING_STAGES[0], LOW, HIGH)[0] == (0.4, 0.8)
     with pytest.raises(EngineError, match="leaves nothing"):
         stage_ranges(CommandStage(0, vx=(2.0, 3.0)), LOW, HIGH)
+    with pytest.raises(EngineError, match="unknown strategy 'sideways'.*strafe_left"):
+        StagedCommands([CommandStage(0), CommandStage(900, "sideways")], (torch.tensor(LOW), torch.tensor(HIGH)), 0, 0)
 
 
 def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> None:
@@ -141,9 +147,11 @@ def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
 
 def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> None:
     options = Options(
-        num_envs=7, iterations=9, engine=folder, backend="torch", mode="pregenerated", gpus=0, logs=tmp_path
-    )
+        num_envs=7, iterations=9, engine=folder, backend="torch", mode="pregenerated", gpus=0, logs=tmp_path,
+        delay_steps=2,
+    )  # fmt: skip
     config = train_config(options)
+    assert (lags(config.env), lags(load_env_cfg(TASK))) == ({2}, {0})
     command = config.env.commands["reference"]
     assert (config.env.scene.num_envs, config.agent.max_iterations, config.gpu_ids) == (7, 9, None)
     assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")  # pyright: ignore
@@ -153,6 +161,47 @@ def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> 
         train_config(Options(engine=tmp_path, gpus=0))
     with pytest.raises(EngineError, match="torch sees"):
         train_config(Options(engine=folder, gpus=99))
+
+
+def lags(env: ManagerBasedRlEnvCfg) -> set[int]:
+    articulation = env.scene.entities["robot"].articulation
+    assert articulation is not None
+    return {actuator.delay_max_lag for actuator in articulation.actuators}
+
+
+def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_path: Path) -> None:
+    experiment = tmp_path / "cmg_residual_g1"
+    for run, iteration in (
+        ("2026-01-01_00-00-00_a+b", 12),
+        ("2026-01-01_00-00-00_a+b", 3),
+        ("2026-01-01_00-00-00", 99),
+    ):
+        (experiment / run).mkdir(parents=True, exist_ok=True)
+        (experiment / run / f"model_{iteration}.pt").touch()
+    agent = train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).agent
+    found = get_checkpoint_path(experiment, agent.load_run, agent.load_checkpoint)
+    assert agent.resume and found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"
+
+
+def test_workers_of_several_gpus_are_given_the_whole_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mjlab's launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = train_config(Options(num_envs=5, engine=folder, gpus=2))
+    assert config.gpu_ids == [0, 1]
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
+    received = (
+        "import sys, cloudpickle; from mjlab.tasks.registry import load_runner_cls;"
+        "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
+        "reference = config.env.commands['reference'];"
+        "print(load_runner_cls(task).__name__, config.env.scene.num_envs, reference.engine)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", received, str(tmp_path / "sent")],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == [f"ResidualRunner 5 {folder.resolve()}"], done.stderr
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:

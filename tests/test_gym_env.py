@@ -17,15 +17,17 @@ from tensordict import TensorDict
 
 from cmg_export.parity import Truth
 from cmg_gym.command_stages import TRAINING_STAGES
-from cmg_gym.controller import Controller, Proprioception
+from cmg_gym.controller import Controller, Proprioception, read_card
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.export import export_policy
 from cmg_gym.observations import reference
 from cmg_gym.policies import load_policy
 from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.reference_sources import PregeneratedSource
 from cmg_gym.residual_action import ResidualJointAction
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
+from cmg_gym.start_states import SETTLE_FRAMES
 from CMG_Ref.robot_g1 import mirror_map
 from gym_case import make_env, make_g1_engine
 
@@ -51,6 +53,12 @@ def floating(engine: tuple[Path, Truth], seed: int) -> ManagerBasedRlEnv:
 def training(engine: tuple[Path, Truth], seed: int) -> RslRlVecEnvWrapper:
     """Sixteen robots on the ground, as in training."""
     return RslRlVecEnvWrapper(make_env(engine[0], 16, seed, play=False))
+
+
+@pytest.fixture(scope="module")
+def late(engine: tuple[Path, Truth], seed: int) -> ManagerBasedRlEnv:
+    """Four robots in the air whose reference is looked up, and whose targets come up to three steps of physics late."""
+    return make_env(engine[0], 4, seed, play=True, gravity=False, delay_steps=3, cmg_mode="pregenerated")
 
 
 def zero(env: ManagerBasedRlEnv) -> torch.Tensor:
@@ -97,6 +105,47 @@ def test_reference_is_a_plain_rollout(
         floating.step(zero(floating))
         torch.testing.assert_close(term.command, in_force, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(current_motion(term).double(), expected, atol=5e-3, rtol=5e-3)
+
+
+def test_a_pregenerated_reference_is_a_plain_rollout_too(late: ManagerBasedRlEnv, engine: tuple[Path, Truth]) -> None:
+    term, truth = reference(late, "reference"), engine[1]
+    late.reset()
+    assert isinstance(term.source, PregeneratedSource)
+    low, high = term.engine.command_range
+    assert bool((term.command >= low).all() and (term.command <= high).all())
+    assert len(term.command.unique(dim=0)) > 1
+    term.source._frame_ids[:] = SETTLE_FRAMES  # so that none comes to its end, where it begins again
+    late.step(zero(late))
+    expected, command = current_motion(term).double(), term.command.clone()
+    for _ in range(30):
+        expected = truth.step(expected, command)
+        late.step(zero(late))
+        torch.testing.assert_close(current_motion(term).double(), expected, atol=2e-3, rtol=2e-3)
+        assert torch.equal(term.command, command)
+
+
+def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each control step is four of physics; at its last one a delay of up to three has let the new target through."""
+    controls: list[torch.Tensor] = []
+    step = late.sim.step
+    monkeypatch.setattr(late.sim, "step", lambda: (controls.append(late.sim.data.ctrl.clone()), step()))
+    late.reset()
+    late.step(zero(late))
+    action = late.action_manager.get_term("joint_pos")
+    assert isinstance(action, ResidualJointAction)
+    old_shares = []
+    for index in range(20):
+        before = controls[-1]
+        late.step(torch.full((4, 29), (-1.0) ** index))
+        *early, last = controls[-4:]
+        for got, wanted in zip(last, action._processed_actions, strict=True):  # actuators have an order of their own
+            torch.testing.assert_close(got.sort().values, wanted.sort().values, atol=1e-5, rtol=0)
+        new, old = (torch.stack([(control - whole).abs() < 1e-6 for control in early]) for whole in (last, before))
+        assert bool((new | old).all())
+        old_shares.append(old.float().mean(dim=(1, 2)))
+    first, second, third = torch.stack(old_shares).mean(dim=0).tolist()
+    # Of the four delays, 0 to 3, three leave the old target in force at the first step of physics, then two, then one.
+    assert (first, second, third) == pytest.approx((0.75, 0.5, 0.25), abs=0.2)
 
 
 def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv) -> None:
@@ -226,6 +275,32 @@ def test_training_runs_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path)
     resumed.learn(3)
     assert checkpoints(logs)[-1].name == "model_2.pt"
     assert (logs / "policy" / "policy.onnx").is_file()
+
+
+class Interrupted(Exception):
+    """In place of the signal that ends a process."""
+
+
+class InterruptedRunner(ResidualRunner):
+    """Is stopped right after its second checkpoint."""
+
+    def save(self, path: str, infos: dict | None = None) -> None:
+        super().save(path, infos)
+        if path.endswith("model_1.pt"):
+            raise Interrupted
+
+
+def test_an_interrupted_run_has_the_curve_of_its_checkpoints(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:
+    runner = InterruptedRunner(training, short_cfg(), str(tmp_path), "cpu")
+    with pytest.raises(Interrupted):
+        runner.learn(9)
+    events = EventAccumulator(str(tmp_path)).Reload()  # what is on the disk, while the writer is still open
+    assert [event.step for event in events.Scalars("Loss/value")] == [0, 1]
+    resumed = ResidualRunner(training, short_cfg(), str(tmp_path / "resumed"), "cpu")
+    resumed.load(str(checkpoints(tmp_path)[-1]))
+    resumed.learn(2)  # it has these already; what the interruption took is the export
+    assert checkpoints(tmp_path / "resumed") == []
+    assert read_card(tmp_path / "resumed" / "policy").iterations == 2
 
 
 def test_deployment_reproduces_the_environment(

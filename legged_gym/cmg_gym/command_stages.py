@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cmg_runtime.command_sampler import PRESETS, STAGES, CommandSampler, Ranges
+from cmg_runtime.command_sampler import PRESETS, STAGES, STRATEGIES, CommandSampler, Ranges
 from cmg_runtime.errors import EngineError
 
 
@@ -56,8 +56,10 @@ def stage_ranges(stage: CommandStage, low: Sequence[float], high: Sequence[float
     """What a stage draws from, within the checkpoint's command range ``low`` .. ``high`` [3].
 
     Raises:
-        EngineError: a range of the stage lies outside the checkpoint's.
+        EngineError: no such strategy, or a range of the stage lies outside the checkpoint's.
     """
+    if stage.strategy not in STRATEGIES:  # told now, not when the stage begins
+        raise EngineError(f"unknown strategy {stage.strategy!r}; expected one of {', '.join(STRATEGIES)}")
     own = [stage.vx, stage.vy, stage.yaw]
     given = {**STAGES, **PRESETS}.get(stage.strategy) or [
         pair or bounds for pair, bounds in zip(own, zip(low, high, strict=True), strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from mjlab.rl import MjlabOnPolicyRunner
+from torch.utils.tensorboard import SummaryWriter
 
 from cmg_gym.export import export_policy
 
@@ -23,16 +24,21 @@ class ResidualRunner(MjlabOnPolicyRunner):
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
         remaining = num_learning_iterations - self.current_learning_iteration
-        if remaining <= 0:
-            print(f"Nothing to do: the checkpoint has {self.current_learning_iteration} iterations already")
-            return
-        super().learn(remaining, init_at_random_ep_len)
-        self.current_learning_iteration += 1  # rsl_rl leaves the last one's index; from here on it is their number
+        if remaining > 0:
+            super().learn(remaining, init_at_random_ep_len)
+            self.current_learning_iteration += 1  # rsl_rl leaves the last one's index; from here on it is their number
+        else:
+            print(f"Only exported: the checkpoint has {self.current_learning_iteration} iterations already")
         if self.logger.log_dir is not None and not self.logger.disable_logs:
             export_policy(self, Path(self.logger.log_dir) / "policy")
 
     def save(self, path: str, infos: dict | None = None) -> None:
-        """Write a checkpoint beside ``path``, move it there, and remove older ones."""
+        """Write a checkpoint beside ``path``, move it there, and remove older ones.
+
+        What TensorBoard is to read goes to the disk before: a run that is killed has the curve of all its checkpoints.
+        """
+        if isinstance(self.logger.writer, SummaryWriter):
+            self.logger.writer.flush()
         target = Path(path)
         unfinished = target.with_suffix(".unfinished")
         try:

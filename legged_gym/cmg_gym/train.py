@@ -13,7 +13,8 @@ import torch
 from mjlab.scripts.train import TrainConfig, launch_training
 
 from cmg_gym import command_line
-from cmg_gym.env_cfg import DEFAULT_ENGINE
+from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
+from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import latest_checkpoint
 from cmg_gym.tasks import TASK
 from cmg_runtime import EngineError, read_manifest
@@ -33,6 +34,8 @@ class Options:
     """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
     mode: Literal["realtime", "pregenerated"] = "realtime"
     """Whether reference motion is generated as it is needed, or looked up in trajectories made at the start."""
+    delay_steps: int = 0
+    """Joint targets reach the actuators up to so many steps of physics (5 ms) late, at random."""
     gpus: int = 1 if torch.cuda.is_available() else 0
     """0 trains on the CPU."""
     resume: bool = False
@@ -63,15 +66,14 @@ def train_config(options: Options) -> TrainConfig:
     read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
-    config = TrainConfig.from_task(TASK)
-    reference = command_line.reference_cfg(config.env)
+    env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
+    reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())
     reference.cmg_backend = options.backend
     reference.cmg_mode = options.mode
     if options.mode == "pregenerated":
-        reference.trajectory_s = config.env.episode_length_s
-    config.env.scene.num_envs = options.num_envs
-    agent = config.agent
+        reference.trajectory_s = env.episode_length_s
+    env.scene.num_envs = options.num_envs
     agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
     if options.resume:
         checkpoint = latest_checkpoint(options.logs / agent.experiment_name)
@@ -83,7 +85,7 @@ def train_config(options: Options) -> TrainConfig:
         agent.load_run = f"^{re.escape(checkpoint.parent.name)}$"
         agent.load_checkpoint = f"^{re.escape(checkpoint.name)}$"
     gpu_ids = list(range(options.gpus)) or None
-    return TrainConfig(env=config.env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
+    return TrainConfig(env=env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
 
 
 if __name__ == "__main__":
