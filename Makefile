@@ -36,7 +36,7 @@ engine parity: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
 engine parity: export MALLOC_TRIM_THRESHOLD_ ?= 1000000000
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity verify train play evaluate test test-py38 test-matrix lint fuzz demo bench clean
+.PHONY: help engine parity verify train play evaluate test test-py38 test-matrix lint fuzz demo bench soak clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
@@ -98,6 +98,12 @@ demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait
 bench: $(VENV)/.test  ## time the engine in OUT and its peers: table, and JSON and pictures in build/bench
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
 	@$(PY) -m cmg_export.bench --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+soak: $(VENV)/.engine  ## step the engine in OUT for STEPS= with random resets and commands, and check it: build/soak
+	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	@$(PY) -m cmg_export.soak --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') \
+		$(if $(STEPS),--steps $(STEPS)) $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(if $(BACKEND),--backend $(BACKEND)) \
+		$(if $(filter-out all,$(PRECISION)),--precision $(PRECISION)) $(ARGS)
 
 clean:  ## remove built engines, caches and build leftovers (.venv stays)
 	@find engines -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

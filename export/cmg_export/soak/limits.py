@@ -1,0 +1,90 @@
+"""What counts as a failure: one line for each."""
+
+from __future__ import annotations
+
+from cmg_export.soak.changes import Expected
+from cmg_export.soak.compare import Deviation
+from cmg_export.soak.watch import Latency, Memory
+from cmg_runtime.counters import Report
+
+ALLOWED = {
+    "fp32": {"one step": 1e-5, "one row": 1e-4, "rollout median": 1e-3, "rollout 99 %": 5e-3},
+    "fp16": {"one step": 2e-3, "one row": 2e-2, "rollout median": 2e-2},
+}
+"""Of each kind of deviation that depends on the precision. One step and medians are what parity allows
+(docs/parity.md); half precision lets a few environments slip in phase: the rest of its rollouts is only reported."""
+
+ALLOWED_ALWAYS = {"current": 0.0, "place": 1e-4, "heading": 3e-5, "velocity": 1e-4, "bodies": 5e-5, "climb": 5e-3}
+"""Of copies, and of what is computed in float32 whatever the network's precision. Vertical velocity is a difference of
+heights times 50."""
+
+GROWTH = {"rss": 32.0, "allocated": 0.0, "reserved": 64.0, "device": 64.0, "tensors": 0, "objects": 500}
+"""From the end of the warm-up to the end of the run: MiB, and counts. Allocators and interpreters round and cache."""
+
+UNITS = {"rss": " MiB", "allocated": " MiB", "reserved": " MiB", "device": " MiB", "tensors": "", "objects": ""}
+
+NAMES = {
+    "rss": "the process's memory",
+    "allocated": "what torch has allocated on the GPU",
+    "reserved": "what torch has reserved on the GPU",
+    "device": "what is taken of the GPU",
+    "tensors": "the number of live tensors",
+    "objects": "the number of Python's objects",
+}
+
+
+def drifted(found: dict[str, Deviation], precision: str, step: int) -> list[str]:
+    """The deviations that are too large."""
+    failures = []
+    for kind, allowed in {**ALLOWED_ALWAYS, **ALLOWED[precision]}.items():
+        deviation = found[kind]
+        if not deviation.value <= allowed:  # NaN is not
+            where = "" if deviation.env is None else f" in environment {deviation.env}, frame {deviation.frame}"
+            failures.append(
+                f"after {step} steps the window is off the plain rollout{where}: {kind} {deviation.value:.2g}; "
+                f"expected at most {allowed:g}"
+            )
+    return failures
+
+
+def grown(before: Memory, after: Memory, steps: int) -> list[str]:
+    """What grew by more than :data:`GROWTH` in so many steps."""
+    failures = []
+    for name, allowed in GROWTH.items():
+        first, last = getattr(before, name), getattr(after, name)
+        if first is not None and last - first > allowed:
+            unit, number = UNITS[name], ".0f" if isinstance(first, int) else ".1f"
+            failures.append(
+                f"{NAMES[name]} grew from {first:{number}} to {last:{number}}{unit} in {steps} steps; "
+                f"expected a growth of at most {allowed:g}{unit}"
+            )
+    return failures
+
+
+def slowed(first: Latency, last: Latency, slowdown: float) -> list[str]:
+    """Times that became longer by more than the factor ``slowdown``; of the slowest steps, twice that.
+
+    On a CPU only what the processor was busy with is held to it: the rest is what else runs there.
+    """
+    if first.busy is not None and last.busy is not None:
+        pairs = [("the processor is busy with half of the steps for", first.busy, last.busy, slowdown)]
+    else:
+        pairs = [("half of the steps take", first.p50, last.p50, slowdown)]
+        pairs.append(("one step in a hundred takes", first.p99, last.p99, 2 * slowdown))
+    return [
+        f"{what} more than {after:.0f} us at the end, and {before:.0f} us at the beginning; "
+        f"expected at most {factor:g} times as long"
+        for what, before, after, factor in pairs
+        if not after <= factor * before
+    ]
+
+
+def miscounted(found: Report, expected: Expected, step: int) -> list[str]:
+    """Counters that do not say what was done."""
+    wanted = Report(expected.commands, expected.entries, 0, 0, expected.lookups, 0)
+    return [
+        f"after {step} steps the engine has counted {name} {getattr(found, name)}; expected {getattr(wanted, name)}"
+        for name in ("frames_replaced", "commands_clamped", "entries_clamped", "lookups_clamped")
+        + ("commands_ignored", "motions_ignored")
+        if getattr(found, name) != getattr(wanted, name)
+    ]

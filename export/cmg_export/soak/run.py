@@ -1,0 +1,238 @@
+"""One soak: warm up, then step, change and check until it is over or something fails."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmg_export.bench.machine import read_clocks
+from cmg_export.checkpoint import load_checkpoint
+from cmg_export.errors import ExportError
+from cmg_export.provenance import tool_versions
+from cmg_export.soak.changes import Change, Expected, Told, draw_changes, first_reset
+from cmg_export.soak.compare import Deviation, compare
+from cmg_export.soak.limits import drifted, grown, miscounted, slowed
+from cmg_export.soak.reference import Reference
+from cmg_export.soak.report import Check, SoakReport
+from cmg_export.soak.watch import BURST, StepTimes, read_memory
+from cmg_runtime import load_engine
+from cmg_runtime.counters import Report
+from cmg_runtime.manifest import read_manifest
+
+_PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
+
+RAMP_S = 0.5
+"""In which a new command is reached."""
+
+
+class SoakError(ExportError):
+    """A soak cannot be run as asked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run.
+
+    Attributes:
+        steps: after the warm-up.
+        checks: looks at the engine, evenly spread.
+        sampled: environments that a check compares, others each time until all had their turn.
+        change_every: steps from one change to the next, on average.
+        slowdown: how many times as long a step may take at the end as at the beginning.
+        minutes: what is not done by then is left out.
+    """
+
+    folder: Path
+    checkpoint: Path
+    data: Path | None
+    device: torch.device
+    backend: str
+    precision: str | None
+    num_envs: int
+    horizon: int
+    steps: int
+    checks: int
+    sampled: int
+    change_every: int
+    slowdown: float
+    minutes: float
+    seed: int
+
+
+def run_soak(settings: Settings) -> SoakReport:
+    """Do it, with a line for each check.
+
+    Raises:
+        SoakError: the checkpoint is not the engine's, or the engine has no robot.
+        EngineError: the engine cannot be loaded, or failed on the way.
+    """
+    began = time.perf_counter()
+    soak = _Soak(settings)
+    clocks = [read_clocks(settings.device)]
+    soak.warm_up()
+    print(f"warmed up: {soak.step} steps, {time.perf_counter() - began:.0f} s; {soak.engine.selection}", flush=True)
+    failures: list[str] = []
+    for number in range(settings.checks):
+        until = soak.warm_up_steps + settings.steps * (number + 1) // settings.checks
+        soak.advance(until - soak.step)
+        failures = soak.check()
+        if failures or time.perf_counter() - began > 60 * settings.minutes:
+            break
+    failures += soak.over_time()
+    clocks.append(read_clocks(settings.device))
+    engine, cuda = soak.engine, settings.device.type == "cuda"
+    return SoakReport(
+        engine=engine.manifest.name,
+        backend=engine.backend_name,
+        precision=engine.precision,
+        selection=engine.selection,
+        device=torch.cuda.get_device_name(settings.device) if cuda else "cpu",
+        clocks=tuple(clocks) if cuda else (),
+        versions=dict(tool_versions(_PACKAGES)),
+        num_envs=settings.num_envs,
+        horizon=settings.horizon,
+        seed=settings.seed,
+        steps=soak.step - soak.warm_up_steps,
+        asked=settings.steps,
+        warm_up=soak.warm_up_steps,
+        seconds=time.perf_counter() - began,
+        checking=soak.checking,
+        changes=soak.changes_made,
+        environments=int(soak.compared.sum()),
+        latency=soak.times.first_and_last(),
+        worst=soak.worst,
+        baseline=soak.baseline,
+        checks=tuple(soak.checks),
+        counters=soak.counters(),
+        failures=tuple(failures),
+    )
+
+
+class _Soak:
+    """An engine, what it was told, and what was seen of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        manifest = read_manifest(settings.folder)
+        checkpoint = load_checkpoint(settings.checkpoint, settings.data)
+        if manifest.source.get("sha256") != checkpoint.sha256["checkpoint"]:
+            raise SoakError(
+                f"{settings.folder} was not made from {settings.checkpoint}; give its own with --checkpoint"
+            )
+        if manifest.robot is None:
+            raise SoakError(f"{settings.folder} has no robot, so there are no bodies to check; build it with one")
+        self.settings = settings
+        self.engine = load_engine(
+            settings.folder,
+            settings.num_envs,
+            device=settings.device,
+            backend=settings.backend,
+            precision=settings.precision,
+            seed=settings.seed,
+            horizon=settings.horizon,
+            command_ramp_s=RAMP_S,
+        )
+        generator = torch.Generator().manual_seed(settings.seed)
+        self._random = random.Random(settings.seed)
+        self._first = first_reset(self.engine, generator)
+        self._changes = draw_changes(self.engine, generator)
+        self._order = itertools.cycle(torch.randperm(settings.num_envs, generator=generator).tolist())
+        self._reference = Reference(checkpoint, manifest.robot, settings.device)
+        self._told = Told(settings.num_envs, self.engine.command_range, RAMP_S * manifest.fps)
+        self._expected = Expected()
+        self._next_change = 0
+        self._median = 0.0
+        self.times = StepTimes(settings.device)
+        self.step = self.warm_up_steps = 0
+        self.changes_made = {"resets": 0, "command changes": 0}
+        self.compared = torch.zeros(settings.num_envs, dtype=torch.bool)
+        self.worst: dict[str, Deviation] = {}
+        self.checks: list[Check] = []
+        self.checking = 0.0
+        self.baseline = read_memory(settings.device)
+
+    def warm_up(self) -> None:
+        """Every change and a few checks once, and a twentieth of the steps: whatever is made on first use is made."""
+        self._change(self._first)
+        for change in self._changes:
+            self._change(change)
+            self.engine.step()
+            self.step += 1
+        self._plan_change()
+        for _ in range(2):
+            self.advance(max(self.settings.steps // 40, 2 * self.settings.horizon))
+            self._compare()
+        self.times.forget()
+        self.warm_up_steps = self.step
+        self.baseline = read_memory(self.settings.device)
+
+    def advance(self, count: int) -> None:
+        """So many steps with the changes that fall due; the last of them are timed."""
+        engine, untimed = self.engine, count - BURST
+        for i in range(count):
+            if self.step >= self._next_change:
+                self._change(self._random.choice(self._changes))
+                self._plan_change()
+            if i < untimed:
+                engine.step()
+            else:
+                self.times.run(engine.step)
+            self.step += 1
+
+    def check(self) -> list[str]:
+        """Wait for the engine and look at it; what is wrong."""
+        began = time.perf_counter()
+        deviations = self._compare()
+        memory = read_memory(self.settings.device)
+        for kind, deviation in deviations.items():
+            if kind not in self.worst or not deviation.value <= self.worst[kind].value:
+                self.worst[kind] = deviation
+        self.checks.append(Check(self.step, {kind: found.value for kind, found in deviations.items()}, memory))
+        failures = drifted(deviations, self.engine.precision, self.step)
+        failures += miscounted(self.counters(), self._expected, self.step)
+        self.checking += time.perf_counter() - began
+        held = f"{memory.rss or 0:.0f} MiB" if memory.allocated is None else f"{memory.allocated:.1f} MiB on the GPU"
+        one_step, rollout = deviations["one step"].value, deviations["rollout median"].value
+        off = f"one step {one_step:.1e}  rollout {rollout:.1e} rad"
+        print(f"  step {self.step:8d}  {self._median:8.1f} us  {off}  {held}", flush=True)
+        return failures
+
+    def over_time(self) -> list[str]:
+        """What is wrong from the end of the warm-up to now."""
+        failures = []
+        if self.checks:
+            steps = self.checks[-1].step - self.warm_up_steps
+            failures += grown(self.baseline, self.checks[-1].memory, steps)
+        latency = self.times.first_and_last()
+        if latency is not None:
+            failures += slowed(*latency, self.settings.slowdown)
+        return failures
+
+    def counters(self) -> Report:
+        """The engine's. It warns of what is not zero, and here much is not on purpose."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return self.engine.report()
+
+    def _compare(self) -> dict[str, Deviation]:
+        count = min(self.settings.sampled, self.settings.num_envs)
+        envs = torch.tensor(sorted(set(itertools.islice(self._order, count))))
+        if self.settings.device.type == "cuda":
+            torch.cuda.synchronize(self.settings.device)
+        self._median = self.times.end()
+        self.compared[envs] = True
+        return compare(self.engine, self._reference, self._told, self.step, envs.to(self.settings.device))
+
+    def _change(self, change: Change) -> None:
+        change.apply(self.engine)
+        self._told.note(change, self.step)
+        self._expected += change.expected
+        self.changes_made["resets" if change.resets else "command changes"] += 1
+
+    def _plan_change(self) -> None:
+        self._next_change = self.step + self._random.randint(1, max(1, 2 * self.settings.change_every - 1))
