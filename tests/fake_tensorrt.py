@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import types
+import weakref
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class FakeCuda:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
         self.capturing = False
+        self.device: Any = None  # the current one, where somebody made it so
         self.capability, self.name = (8, 9), "NVIDIA GeForce RTX 4090"
         self.streams = 0
         cuda = self
@@ -55,12 +57,14 @@ class FakeCuda:
                 self.stream = stream
 
             def __enter__(self) -> None:
-                self.before = cuda.current
+                self.before = cuda.current, cuda.device
                 if isinstance(self.stream, Stream):
                     cuda.current = self.stream
+                else:
+                    cuda.device = self.stream
 
             def __exit__(self, *_: object) -> None:
-                cuda.current = self.before
+                cuda.current, cuda.device = self.before
 
         self.Stream = Stream
         self.current: Any = Stream(handle=0)
@@ -115,11 +119,17 @@ class FakeTensorRT(types.ModuleType):
         self.loads = 0
         self.capturable = True
         self.refuse: set[str] = set()
-        self.Runtime = lambda logger: Runtime(self, logger)
+        self.Runtime = self._make_runtime
         if name == "tensorrt_rtx":
             self.IRuntimeCache = RuntimeCache
             self.CudaGraphStrategy = CudaGraphStrategy
             self.DynamicShapesKernelSpecializationStrategy = Specialization
+
+    def _make_runtime(self, logger: Any) -> Runtime:
+        if "runtime" in self.refuse:
+            logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return Runtime(self, logger)
 
     def calls(self) -> list[str]:
         """Names of the calls since the last time."""
@@ -128,10 +138,12 @@ class FakeTensorRT(types.ModuleType):
 
 
 class RuntimeCache:
-    def __init__(self) -> None:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
         self._content = b""
 
     def deserialize(self, blob: bytes) -> bool:
+        assert self._cuda.device is not None, "it would be compared with whichever GPU is the current one"
         if not blob.startswith(b"compiled"):
             return False
         self._content = blob
@@ -142,13 +154,14 @@ class RuntimeCache:
 
 
 class RuntimeConfig:
-    def __init__(self) -> None:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self._cuda = cuda
         self.cuda_graph_strategy = CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
         self.strategy, self.cache = Strategy.STATIC, None
 
     def create_runtime_cache(self) -> RuntimeCache:
-        return RuntimeCache()
+        return RuntimeCache(self._cuda)
 
     def set_runtime_cache(self, cache: RuntimeCache) -> None:
         self.cache = cache
@@ -169,6 +182,9 @@ class Runtime:
         except ValueError:
             self._logger.log(Severity.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1:\n magicTag mismatch")
             return None
+        if plan.get("host_code") and not self.engine_host_code_allowed:
+            self._logger.log(Severity.ERROR, "engine host code is not allowed")
+            return None
         return (RtxEngine if self._trt.__name__ == "tensorrt_rtx" else Engine)(self._trt, plan, self._logger)
 
 
@@ -177,6 +193,7 @@ class Engine:
         self._trt, self._plan, self._logger = trt, plan, logger
         weights = dict(np.load(plan["weights"]))
         self._network = OneProductNetwork(weights, plan["precision"]).eval()
+        self._scales: dict[str, float] = plan.get("scales", {})  # by profile: what is wrong with its kernels
         self._scale = plan.get("scale", 1.0)
         self._widths = {
             "motion": len(weights["motion_mean"]),
@@ -217,7 +234,7 @@ class Engine:
 
 class RtxEngine(Engine):
     def create_runtime_config(self) -> RuntimeConfig:
-        return RuntimeConfig()
+        return RuntimeConfig(self._trt._cuda)
 
     def create_execution_context(self, runtime_config: RuntimeConfig) -> Any:  # type: ignore[override]
         config = runtime_config
@@ -225,7 +242,7 @@ class RtxEngine(Engine):
         assert config.dynamic_shapes_kernel_specialization_strategy is Specialization.EAGER
         context = self._context(config.strategy, RtxContext)
         if context is not None:
-            context._cache = config.cache
+            context._cache_reference = weakref.ref(config.cache)
         return context
 
 
@@ -238,7 +255,15 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._memory: tuple[int, int] = (0, 0)
-        self._cache: RuntimeCache | None = None
+        self._cache_reference: Any = None
+
+    @property
+    def _cache(self) -> RuntimeCache | None:
+        return self._cache_reference and self._cache_reference()
+
+    def __del__(self) -> None:
+        if self._cache_reference is not None and self._cache is None:
+            self._trt.log.append("cache gone before its context")
 
     def _refused(self, why: str) -> bool:
         self._logger.log(Severity.ERROR, f"IExecutionContext: Error Code 3:\n API Usage Error ({why})")
@@ -262,6 +287,9 @@ class Context:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if "shapes" in self._trt.refuse:
+            self._refused("shapes cannot be inferred")
+            raise RuntimeError("infer_shapes failed")
         return [name for name in ("motion", "command") if name not in self._shapes]
 
     def update_device_memory_size_for_shapes(self) -> int:
@@ -296,12 +324,13 @@ class Context:
         rows = self._shapes["motion"][0]
         if self._shapes["command"][0] != rows or self._memory[1] < self._needed() or not self._memory[0]:
             return self._refused("shapes disagree or memory is too small")
-        if self._cache is not None and not self._cache._content:
-            self._cache._content = b"compiled here"
+        cache, size = self._cache, str(rows).encode()
+        if cache is not None and size not in cache._content.split():
+            cache._content = b" ".join([cache._content or b"compiled", size])
         motion, command, out = (self._at(name, rows) for name in self._engine._widths)
         with torch.no_grad():
             result = self._engine._network(torch.from_numpy(motion), torch.from_numpy(command)).numpy()
-        out[:] = self._engine._scale * result
+        out[:] = self._engine._scales.get(str(self._profile), self._engine._scale) * result
         return True
 
     def _at(self, name: str, rows: int) -> np.ndarray:
@@ -313,4 +342,5 @@ class Context:
 class RtxContext(Context):
     def is_stream_capturable(self, stream: int) -> bool:
         assert stream != 0
+        assert not self._trt._cuda.capturing, "it is asked before a capture"
         return self._trt.capturable

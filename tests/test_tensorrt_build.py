@@ -96,6 +96,22 @@ def test_a_limit_of_the_workspace_is_kept(tmp_path: Path, seed: int, rtx: Flavou
     assert not (tmp_path / "y.plan").exists()
 
 
+def test_a_library_that_does_not_start_is_one_line(tmp_path: Path, rtx: Flavour) -> None:
+    """What the bindings do where the CUDA driver is too old for the library."""
+
+    class Library:
+        ILogger = rtx.trt.ILogger
+
+        @staticmethod
+        def Builder(logger: Any) -> Any:
+            logger.log(rtx.trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(PlanError, match=r"cannot build x.onnx \(it does not start: CUDA init.* error: 35\)") as caught:
+        build_plan(replace(rtx, trt=Library), tmp_path / "x.onnx", 1, tmp_path / "x.plan")
+    assert "\n" not in str(caught.value)
+
+
 def test_no_graph_is_one_line(tmp_path: Path, rtx: Flavour) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(PlanError, match="cannot build x.onnx") as caught:

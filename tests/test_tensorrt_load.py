@@ -200,7 +200,7 @@ def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorR
     assert {path.name for path in folder.iterdir()} - {"checkpoint"} == {
         *files,
         FILE_NAME,
-        "cmg_fp32.rtx.plan.sm89.cache",
+        "cmg_fp32.rtx.plan.NVIDIA-GeForce-RTX-4090.cache",
     }
 
 
@@ -221,17 +221,38 @@ def test_the_gate_is_run_once_for_a_kind_of_gpu(
         load_engine(folder, 1024)
         return len(steps)
 
-    warm_up = 3
-    assert count() == warm_up + 1
+    warm_up, gate = 3, 1024 // 64 + 1024 // 1024
+    assert count() == warm_up + gate
     assert count() == warm_up
     cuda.name = "NVIDIA GeForce RTX 5090"
-    assert count() == warm_up + 1
+    assert count() == warm_up + gate
     (folder / FILE_NAME).write_text("torn {")
-    assert count() == warm_up + 1
+    assert count() == warm_up + gate
     assert count() == warm_up
-    records = json.loads((folder / FILE_NAME).read_text())
-    (folder / FILE_NAME).write_text(json.dumps({"trt_fp32": {**records["trt_fp32"], "sha256": "1" * 64}}))
-    assert count() == warm_up + 1
+    record = json.loads((folder / FILE_NAME).read_text())["trt_fp32"]
+    for change in ({"sha256": "1" * 64}, {"one_step_relative": "none"}, {"batches": None}, {"batches": ["64", 1024]}):
+        (folder / FILE_NAME).write_text(json.dumps({"trt_fp32": {**record, **change}}))
+        assert count() == warm_up + gate, change
+        assert count() == warm_up
+
+
+def test_each_batch_is_proved(folder: Path, trt: FakeTensorRT) -> None:
+    """The plan has other kernels for each of its profiles: 8; 1 to 4; 5 to 64."""
+    for num_envs, batches in ((8, [8]), (3, [3, 8]), (70, [3, 8, 64, 70])):
+        assert load_engine(folder, num_envs).backend_name == "trt"
+        assert json.loads((folder / FILE_NAME).read_text())["trt_fp32"]["batches"] == batches
+
+
+@pytest.mark.parametrize("profile, num_envs", [("0", 8), ("1", 3), ("2", 64), ("2", 65)])
+def test_a_profile_that_computes_something_else_is_refused(
+    folder: Path, trt: FakeTensorRT, profile: str, num_envs: int
+) -> None:
+    add_plan(folder, make_plan(folder, scales={profile: 1.001}))
+    other = {"0": 3, "1": 8, "2": 8}[profile]
+    assert load_engine(folder, other).backend_name == "trt"
+    engine = load_engine(folder, num_envs)
+    assert engine.backend_name == "torch"
+    assert "trt_fp32 failed parity on this GPU" in engine.selection
 
 
 def test_one_engine_serves_all_loads(folder: Path, trt: FakeTensorRT) -> None:
@@ -257,6 +278,28 @@ def test_a_plan_that_computes_something_else_is_refused(folder: Path, trt: FakeT
     with pytest.raises(BackendUnavailable, match="failed parity on this GPU .*rebuild it") as caught:
         load_engine(folder, 8, backend="trt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_version_compatible_plan_may_carry_code(folder: Path, trt: FakeTensorRT) -> None:
+    content = make_plan(folder, host_code=True)
+    add_plan(folder, content)
+    assert load_engine(folder, 8).backend_name == "torch"
+    add_plan(folder, content, version_compatible=True)
+    assert load_engine(folder, 8).backend_name == "trt"
+
+
+def test_a_library_that_does_not_start_is_passed_over(folder: Path, trt: FakeTensorRT) -> None:
+    trt.refuse = {"runtime"}
+    engine = load_engine(folder, 8)
+    assert engine.backend_name == "torch"
+    assert "tensorrt_rtx 1.7.1.116 does not start (CUDA initialization failure" in engine.selection
+
+
+def test_each_kind_of_gpu_keeps_what_it_compiled(folder: Path, trt: FakeTensorRT, cuda: FakeCuda) -> None:
+    for cuda.name in ("NVIDIA GeForce RTX 4090", "NVIDIA L4"):
+        load_engine(folder, 8)
+    caches = {path.name for path in folder.glob("*.cache")}
+    assert caches == {f"cmg_fp32.rtx.plan.{name}.cache" for name in ("NVIDIA-GeForce-RTX-4090", "NVIDIA-L4")}
 
 
 def test_without_weights_nothing_is_proved(folder: Path, trt: FakeTensorRT) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cmg_runtime.backends.trt_backend import MAX_OWN, TrtBackend
 from cmg_runtime.backends.trt_context import SharedPlan
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from engine_folder import shared_engine_folder
-from fake_tensorrt import FakeCuda, FakeTensorRT, Severity, make_plan
+from fake_tensorrt import Context, FakeCuda, FakeTensorRT, Severity, make_plan
 
 CPU = torch.device("cpu")
 WIDTHS = {"motion": 10, "command": 3, "next_motion": 10}
@@ -220,9 +222,15 @@ def test_what_the_library_refuses_is_one_line(trt: FakeTensorRT, cuda: FakeCuda,
         wrong: dict[str, Any] = {key: value}
         with pytest.raises(EngineError, match="expected float32 motion .* rebuild"):
             make_backend(trt, **wrong)
-    trt.refuse = {"context"}
-    with pytest.raises(BackendUnavailable, match=r"no execution context \(out of memory\)"):
-        make_backend(trt)
+    for refused, message in (
+        ("runtime", r"does not start \(CUDA initialization failure with error: 35\); install one for"),
+        ("context", r"no execution context \(out of memory\)"),
+        ("shapes", r"did not infer the shapes of a batch of 8 \(.*shapes cannot be inferred\)\)"),
+    ):
+        trt.refuse = {refused}
+        with pytest.raises(BackendUnavailable, match=message) as caught:
+            make_backend(trt)
+        assert "\n" not in str(caught.value)
     trt.refuse = set()
     backend = make_backend(trt)
     trt.refuse = {"execute"}
@@ -236,25 +244,71 @@ def test_what_the_library_refuses_is_one_line(trt: FakeTensorRT, cuda: FakeCuda,
 def test_the_runtime_cache_is_kept_and_used_again(cuda: FakeCuda, tmp_path: Path) -> None:
     trt = FakeTensorRT("tensorrt_rtx", cuda)
     path = tmp_path / "plan.cache"
-    make_backend(trt, cache=path)
-    assert path.read_bytes() == b"compiled here"
+    backend = make_backend(trt, cache=path)
+    assert path.read_bytes() == b"compiled 8"
+    for n in (3, 3, 20):  # what is compiled for other sizes is kept as well
+        Call(n, 0)(backend)
+    assert path.read_bytes() == b"compiled 8 3 20"
     assert [file.name for file in tmp_path.iterdir()] == ["plan.cache"]
-    path.write_bytes(b"compiled before")
     before = path.stat().st_mtime_ns
-    make_backend(trt, cache=path)
-    assert trt.contexts[-1]._cache._content == b"compiled before"
-    assert path.stat().st_mtime_ns == before
+    backend = make_backend(trt, cache=path)
+    Call(20, 0)(backend)
+    assert path.read_bytes() == b"compiled 8 3 20" and path.stat().st_mtime_ns == before
     path.write_bytes(b"of another driver")
     make_backend(trt, cache=path)
-    assert path.read_bytes() == b"compiled here"
+    assert path.read_bytes() == b"compiled 8"
     make_backend(trt, cache=tmp_path / "not" / "there")  # cannot be written, and is not needed
     other = FakeTensorRT("tensorrt", cuda, "11.4.0.106")
     make_backend(other, cache=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
+def test_the_cache_outlives_its_contexts(cuda: FakeCuda) -> None:
+    """As the library asks; with the last of them it goes too."""
+    trt = FakeTensorRT("tensorrt_rtx", cuda)
+    backend = make_backend(trt)
+    Call(3, 0)(backend)
+    alive = weakref.ref(backend._runtime_cache)
+    trt.contexts.clear()
+    trt.calls()
+    context = backend._own[3]
+    del backend
+    gc.collect()
+    assert alive() is not None
+    del context
+    gc.collect()
+    assert alive() is None
+    assert trt.calls() == []
+
+
+def test_an_older_error_is_not_given_as_the_reason(trt: FakeTensorRT) -> None:
+    plan = SharedPlan(trt, make_plan(shared_engine_folder()[0]), "plan", WIDTHS)
+    plan.logger.log(Severity.ERROR, "long ago")
+    assert plan.logger.said() == "long ago"
+    trt.refuse = {"context"}
+    with pytest.raises(BackendUnavailable, match=r"\(out of memory\)"):
+        TrtBackend(plan, 8, CPU)
+
+
+def test_code_for_the_cpu_is_taken_only_where_it_is_expected(trt: FakeTensorRT) -> None:
+    content = make_plan(shared_engine_folder()[0], host_code=True)
+    with pytest.raises(BackendUnavailable, match="host code is not allowed"):
+        SharedPlan(trt, content, "x.plan", WIDTHS)
+    SharedPlan(trt, content, "x.plan", WIDTHS, host_code=True)
+
+
+def test_a_plan_that_needs_no_scratch_memory_is_given_some(
+    trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """One that needs some for another batch is refused without any."""
+    monkeypatch.setattr(Context, "_needed", lambda _: 0)
+    call = Call(8, seed)
+    call(make_backend(trt))
+    assert call.right and trt.contexts[-1]._memory[1] > 0
+
+
 def test_warnings_do_not_count_as_errors(trt: FakeTensorRT) -> None:
     plan = SharedPlan(trt, make_plan(shared_engine_folder()[0]), "plan", WIDTHS)
     plan.logger.log(Severity.WARNING, "something is slow")
-    assert plan.said() == "without saying why"
+    assert plan.logger.said() == "without saying why"
     assert json.loads(make_plan(Path("x")))["profiles"]

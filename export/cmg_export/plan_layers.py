@@ -64,7 +64,9 @@ def plan_layers(arguments: Arguments) -> tuple[list[Layer], float]:
             log.append(msg)
 
     logger = Log()
-    builder = trt.Builder(logger)
+    builder = trt_library.make(trt.Builder, logger)
+    if builder is None:
+        raise ExportError(f"{flavour.library} {flavour.version} does not start; expected a CUDA driver that it can use")
     network = builder.create_network(trt_library.network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not arguments.graph.is_file() or not parser.parse(arguments.graph.read_bytes()):

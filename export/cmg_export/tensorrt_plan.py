@@ -145,19 +145,20 @@ def build_plan(
     """
     trt = flavour.trt
     logger = trt_library.make_logger(trt)
-    builder = trt.Builder(logger)
+    builder = trt_library.make(trt.Builder, logger)
+    if builder is None:
+        raise _plan_error(flavour, onnx_path, f"it does not start: {logger.said()}")
     network = builder.create_network(trt_library.network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_path.read_bytes()):
-        said = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise _plan_error(flavour, onnx_path, said + logger.errors)
+        raise _plan_error(flavour, onnx_path, parser.get_error(0).desc() if parser.num_errors else logger.said())
     config = builder.create_builder_config()
     try:
         trt_library.configure_build(
             trt, config, flavour.compute_capability, options.version_compatible, options.hardware_compatibility
         )
     except ValueError as error:
-        raise _plan_error(flavour, onnx_path, [first_line(error)]) from None
+        raise _plan_error(flavour, onnx_path, first_line(error)) from None
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
     batches = profile_batches(num_envs)
@@ -167,14 +168,15 @@ def build_plan(
             tensor = network.get_input(index)
             width = tensor.shape[1]
             profile.set_shape(tensor.name, (smallest, width), (usual, width), (largest, width))
-        config.add_optimization_profile(profile)
+        if config.add_optimization_profile(profile) < 0:
+            raise _plan_error(flavour, onnx_path, logger.said())
     cache = _attach_timing_cache(flavour, config, path.with_name(TIMING_CACHE))
     monitor = make_monitor(trt)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     monitor.finish()
     if plan is None:
-        raise _plan_error(flavour, onnx_path, logger.errors)
+        raise _plan_error(flavour, onnx_path, logger.said())
     path.write_bytes(bytes(plan))
     if cache is not None:
         path.with_name(TIMING_CACHE).write_bytes(bytes(config.get_timing_cache().serialize()))
@@ -206,12 +208,12 @@ def _attach_timing_cache(flavour: Flavour, config: Any, path: Path) -> Any:
         return None
     saved = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(saved)
-    if not config.set_timing_cache(cache, False):  # of another GPU or version
+    if cache is None or not config.set_timing_cache(cache, False):  # torn, or of another GPU or version
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache  # it has to live as long as the build
 
 
-def _plan_error(flavour: Flavour, onnx_path: Path, messages: list[str]) -> PlanError:
-    said = " ".join(messages[0].split())[:300] if messages else "without saying why"
+def _plan_error(flavour: Flavour, onnx_path: Path, said: str) -> PlanError:
+    said = " ".join(said.split())[:300]
     return PlanError(f"{flavour.library} {flavour.version} cannot build {onnx_path.name} ({said})")

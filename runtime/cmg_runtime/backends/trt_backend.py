@@ -7,6 +7,7 @@ context of its own, with scratch memory of its own at an address that never chan
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Dict, Optional
 
@@ -59,18 +60,15 @@ class TrtBackend:
         self._stream = torch.cuda.Stream(device)
         self._profiles = plan.profiles
         self._largest = max(largest for _, largest in self._profiles)
-        saved = None if runtime_cache is None else read_kept(runtime_cache)
-        self._runtime_cache = trt_library.create_runtime_cache(plan.trt, plan.engine, saved)
         self._own: Dict[int, Context] = {}  # batch -> the context that runs only this batch
         self._shared: Dict[int, Context] = {}  # profile -> the context that runs all other batches of its range
+        self._cache_file = runtime_cache
+        self._saved = None if runtime_cache is None else read_kept(runtime_cache)
         with torch.cuda.device(device):
+            self._runtime_cache = trt_library.create_runtime_cache(plan.trt, plan.engine, self._saved)
             home = min(num_envs, self._largest)
             self._own[home] = self._make_context(self._profile_of(home), home)
             self.capturable = self._try_out(self._own[home], home)
-        if runtime_cache is not None and self._runtime_cache is not None:
-            content = bytes(self._runtime_cache.serialize())
-            if content != saved:
-                keep(runtime_cache, content)
 
     @classmethod
     def load(
@@ -84,8 +82,8 @@ class TrtBackend:
         widths = {"motion": manifest.sizes.motion_dim, "command": manifest.sizes.command_dim}
         widths[OUTPUT] = manifest.sizes.motion_dim
         plan = shared_plan(trt, content, str(artifact.sha256), target, device, widths)
-        capability = "".join(map(str, torch.cuda.get_device_capability(device)))
-        return cls(plan, num_envs, device, Path(folder) / f"{target.file}.sm{capability}.cache")
+        gpu = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device))
+        return cls(plan, num_envs, device, Path(folder) / f"{target.file}.{gpu}.cache")
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         for name, tensor in ((INPUTS[0], motion), (INPUTS[1], command), (OUTPUT, out)):
@@ -107,18 +105,29 @@ class TrtBackend:
                 caller.wait_stream(stream)
 
     def _enqueue(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor, stream: int) -> None:
-        context = self._context_for(len(motion), stream)
+        context = self._context_for(len(motion))
         motion, command = aligned(motion), aligned(command)
         result = out if is_aligned(out) else aligned_like(out)
         context.bind({INPUTS[0]: motion.data_ptr(), INPUTS[1]: command.data_ptr(), OUTPUT: result.data_ptr()})
         context.execute(stream)
+        if not context.has_run:
+            self._note_first_run(context, stream)
         if result is not out:
             out.copy_(result)
 
-    def _context_for(self, batch: int, stream: int) -> Context:
+    def _note_first_run(self, context: Context, stream: int) -> None:
+        """Ask what is known only now: whether a capture is worth trying, and what was compiled, which is kept."""
+        context.has_run = True
+        context.capturable = trt_library.is_capturable(context.context, stream)
+        content = trt_library.saved_runtime_cache(self._runtime_cache)
+        if self._cache_file is not None and content is not None and content != self._saved:
+            keep(self._cache_file, content)
+            self._saved = content
+
+    def _context_for(self, batch: int) -> Context:
         capturing = torch.cuda.is_current_stream_capturing()
         context = self._own.get(batch)
-        if context is None and capturing:
+        if capturing and (context is None or not context.has_run):
             raise EngineError(
                 f"a batch of {batch} cannot be captured: call step with it once before, among the first {MAX_OWN} sizes"
             )
@@ -130,7 +139,7 @@ class TrtBackend:
                 self._shared[profile] = self._make_context(profile, None)
             context = self._shared[profile]
             context.set_batch(batch)
-        if capturing and not trt_library.is_capturable(context.context, stream):
+        if capturing and not context.capturable:
             raise EngineError("this TensorRT plan cannot be captured in a CUDA graph here; use plain launches")
         return context
 
@@ -157,4 +166,5 @@ class TrtBackend:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         context.execute(self._stream.cuda_stream)
         self._stream.synchronize()
-        return trt_library.is_capturable(context.context, self._stream.cuda_stream)
+        self._note_first_run(context, self._stream.cuda_stream)
+        return context.capturable

@@ -24,22 +24,29 @@ class SharedPlan:
         widths: name -> width of each input and output.
         profiles: (smallest, largest) batch of each optimisation profile.
 
+    Args:
+        host_code: whether the plan may carry code for the CPU, as version-compatible ones do.
+
     Raises:
         BackendUnavailable: the library does not load it on this machine.
         EngineError: it is a plan of something else.
     """
 
-    def __init__(self, trt: Any, content: bytes, file: str, widths: Dict[str, int]) -> None:
+    def __init__(self, trt: Any, content: bytes, file: str, widths: Dict[str, int], host_code: bool = False) -> None:
         self.trt = trt
         self.widths = widths
         self.logger = trt_library.make_logger(trt)
-        self._runtime = trt.Runtime(self.logger)
-        # A plan that newer versions load carries code for them. Its bytes were checked against the manifest.
-        self._runtime.engine_host_code_allowed = True
+        self._runtime = trt_library.make(trt.Runtime, self.logger)
+        if self._runtime is None:
+            raise BackendUnavailable(
+                f"{trt.__name__} {trt.__version__} does not start ({self.logger.said()}); "
+                "install one for this machine's CUDA driver, or choose another backend"
+            )
+        self._runtime.engine_host_code_allowed = host_code
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise BackendUnavailable(
-                f"{trt.__name__} {trt.__version__} does not load {file} ({self.said()}); "
+                f"{trt.__name__} {trt.__version__} does not load {file} ({self.logger.said()}); "
                 "rebuild it on this machine, or choose another backend"
             )
         self._check_borders(file)
@@ -47,10 +54,6 @@ class SharedPlan:
         for index in range(self.engine.num_optimization_profiles):
             smallest, _, largest = self.engine.get_tensor_profile_shape(INPUTS[0], index)
             self.profiles.append((smallest[0], largest[0]))
-
-    def said(self) -> str:
-        """The first error that the library reported, cut short."""
-        return self.logger.errors[0][:300] if self.logger.errors else "without saying why"
 
     def _check_borders(self, file: str) -> None:
         engine = self.engine
@@ -78,7 +81,7 @@ def shared_plan(
     plan = _plans.get(key)
     if plan is None:
         with torch.cuda.device(device):
-            plan = SharedPlan(trt, content, target.file, widths)
+            plan = SharedPlan(trt, content, target.file, widths, target.version_compatible)
         _plans[key] = plan
     return plan
 
@@ -88,6 +91,10 @@ class Context:
 
     Args:
         batch: the only one that it will run, with just the memory for it; None for any of the profile.
+
+    Attributes:
+        has_run: whether it was executed, outside of any capture.
+        capturable: whether a capture is worth trying; known once it has run.
     """
 
     def __init__(
@@ -99,12 +106,17 @@ class Context:
         device: torch.device,
         batch: Optional[int],
     ) -> None:
-        self._batch = 0
-        self._plan = plan
-        self._addresses: Dict[str, int] = {}
         self.context = trt_library.create_context(plan.trt, plan.engine, runtime_cache)
         if self.context is None:
-            raise BackendUnavailable(f"TensorRT makes no execution context ({plan.said()}); choose another backend")
+            raise BackendUnavailable(
+                f"TensorRT makes no execution context ({plan.logger.said()}); choose another backend"
+            )
+        # Attributes are let go in the order in which they were set: what the context uses goes after it.
+        self._runtime_cache = runtime_cache
+        self._plan = plan
+        self._batch = 0
+        self._addresses: Dict[str, int] = {}
+        self.has_run = self.capturable = False
         self._require(self.context.set_optimization_profile_async(profile, stream.cuda_stream), "set the profile")
         stream.synchronize()
         if batch is None:
@@ -112,6 +124,7 @@ class Context:
         else:
             self.set_batch(batch)
             size = self.context.update_device_memory_size_for_shapes()
+        size = max(size, ALIGNMENT)  # no memory at all is refused where another batch would need some
         self._memory = aligned_bytes(size, device)
         self.context.set_device_memory(self._memory.data_ptr(), size)
 
@@ -122,8 +135,14 @@ class Context:
         for name in INPUTS:
             done = self.context.set_input_shape(name, (batch, self._plan.widths[name]))
             self._require(done, f"take a batch of {batch} as {name}")
-        self._require(not self.context.infer_shapes(), f"infer the shapes of a batch of {batch}")
+        self._require(self._shapes_are_known(), f"infer the shapes of a batch of {batch}")
         self._batch = batch
+
+    def _shapes_are_known(self) -> bool:
+        try:
+            return not self.context.infer_shapes()
+        except RuntimeError:  # how this one call refuses
+            return False
 
     def bind(self, addresses: Dict[str, int]) -> None:
         for name, address in addresses.items():
@@ -136,7 +155,7 @@ class Context:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise BackendUnavailable(f"TensorRT did not {what} ({self._plan.said()}); choose another backend")
+            raise BackendUnavailable(f"TensorRT did not {what} ({self._plan.logger.said()}); choose another backend")
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:

@@ -70,7 +70,7 @@ def import_library(name: str, version: str = "") -> Any:
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger with ``errors``, a list of what went wrong; warnings go to Python's logging."""
+    """A TensorRT logger that keeps errors until ``said()`` asks for them; warnings go to Python's logging."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -84,7 +84,21 @@ def make_logger(trt: Any) -> Any:
             elif severity == levels.WARNING:
                 logger.info("%s: %s", trt.__name__, " ".join(msg.split()))
 
+        def said(self) -> str:
+            """The first error since the last call, which is the cause of those after it; cut short."""
+            first = self.errors[0][:300] if self.errors else "without saying why"
+            del self.errors[:]
+            return first
+
     return Logger()
+
+
+def make(kind: Any, its_logger: Any) -> Any:
+    """A ``trt.Builder`` or a ``trt.Runtime``; None where the library finds no CUDA driver that is new enough for it."""
+    try:
+        return kind(its_logger)
+    except TypeError:  # what the bindings make of a null pointer
+        return None
 
 
 # Building
@@ -122,7 +136,8 @@ def configure_build(trt: Any, config: Any, targets: Sequence[str], version_compa
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             capability = _member(trt.ComputeCapability, "SM" + target.replace(".", ""), f"target {target}")
-            config.set_compute_capability(capability, index)
+            if not config.set_compute_capability(capability, index):
+                raise ValueError(f"target {target} is refused by this version; choose other targets")
     if version_compatible:
         config.set_flag(flags.VERSION_COMPATIBLE)
     if hardware != "none":
@@ -165,7 +180,10 @@ def create_context(trt: Any, engine: Any, runtime_cache: Any) -> Any:
 
 def create_runtime_cache(trt: Any, engine: Any, content: Optional[bytes]) -> Any:
     """RTX: where just-in-time kernels are kept, filled from ``content`` if that was saved on a machine like this one.
-    None for ``tensorrt``, which compiles nothing at load."""
+    None for ``tensorrt``, which compiles nothing at load.
+
+    The library compares ``content`` with the current CUDA device. The cache has to outlive its contexts.
+    """
     if not hasattr(trt, "IRuntimeCache"):
         return None
     cache = engine.create_runtime_config().create_runtime_cache()
@@ -174,8 +192,15 @@ def create_runtime_cache(trt: Any, engine: Any, content: Optional[bytes]) -> Any
     return cache
 
 
+def saved_runtime_cache(cache: Any) -> Optional[bytes]:
+    """What is in the cache by now, to be kept; None where there is no cache, or nothing to be had of it."""
+    content = None if cache is None else cache.serialize()
+    return None if content is None else bytes(content)
+
+
 def is_capturable(context: Any, stream: int) -> bool:
-    """Whether the next enqueue can be part of a CUDA graph: RTX knows; with ``tensorrt`` the capture itself tells."""
+    """Whether an enqueue can be part of a CUDA graph, asked outside of any capture: RTX knows; with ``tensorrt`` the
+    capture itself tells."""
     return bool(context.is_stream_capturable(stream)) if hasattr(context, "is_stream_capturable") else True
 
 
