@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from pathlib import Path
-from typing import Sequence
+from typing import Any, ContextManager, Sequence
 
 import torch
 
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.bank import load_bank
 from cmg_runtime.engine import Engine
-from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.first_load import needs_proof, prove_here
 from cmg_runtime.frame_writer import key_body_indices, make_frame_writer
 from cmg_runtime.inputs import require_count
@@ -31,6 +32,8 @@ has not been timed (docs/tensorrt.md)."""
 
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "bad allocation", "bad_alloc")
 
 
 def load_engine(
@@ -63,7 +66,8 @@ def load_engine(
 
     Raises:
         BackendUnavailable: the backend, or under "auto" every backend, cannot run here or has no artifact.
-        EngineError: not an engine folder, a file that differs from the manifest, or a wrong argument.
+        EngineError: not an engine folder, a file that differs from the manifest, a wrong argument, or memory is short;
+            what had been allocated is free again then.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
@@ -77,19 +81,68 @@ def load_engine(
     folder = Path(path)
     manifest = read_manifest(folder)
     bodies = key_body_indices(manifest, key_bodies)
+    engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another.
-    with torch.inference_mode(False), torch.device("cpu"):
-        candidates = _candidates(manifest, backend, precision, target)
-        artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, target)
-        bank = load_bank(folder, manifest, target)
-        writer = make_frame_writer(manifest, bodies, target)
-        _warm_up(loaded, manifest, num_envs, target)
-        engine = Engine(
-            loaded, artifact, manifest, bank, num_envs, target, selection, seed, horizon, command_ramp_s, writer
+    with torch.inference_mode(False), torch.device("cpu"), _callers_stream(target):
+        try:
+            engine = _start(
+                folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies
+            )
+        except (RuntimeError, MemoryError) as error:
+            short = _short_of_memory(error)
+            if not short:
+                raise
+    if engine is None:  # raised here: in the handler the other error would be its context, and all that hangs on that
+        raise EngineError(
+            f"engine {manifest.name!r} with {num_envs} environments and a horizon of {horizon} does not fit into the "
+            f"memory of {target} ({short}); take fewer environments or a shorter horizon, or free memory"
         )
-    logger.info("engine %r: %s", manifest.name, selection)
+    logger.info("engine %r: %s", manifest.name, engine.selection)
     return engine
+
+
+def _start(
+    folder: Path,
+    manifest: Manifest,
+    backend: str,
+    precision: str | None,
+    num_envs: int,
+    device: torch.device,
+    seed: int,
+    horizon: int,
+    command_ramp_s: float,
+    bodies: Sequence[int],
+) -> Engine:
+    """The engine itself: see :func:`load_engine`."""
+    candidates = _candidates(manifest, backend, precision, device)
+    artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, device)
+    bank = load_bank(folder, manifest, device)
+    writer = make_frame_writer(manifest, bodies, device)
+    _warm_up(loaded, manifest, num_envs, device)
+    return Engine(loaded, artifact, manifest, bank, num_envs, device, selection, seed, horizon, command_ramp_s, writer)
+
+
+def _callers_stream(device: torch.device) -> ContextManager[Any]:
+    """Afterwards the caller's stream is the current one again: torch stays on the stream of a capture that fails."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.current_stream(device))
+
+
+def _short_of_memory(error: BaseException) -> str:
+    """What was said by the one that found no memory, or an empty string where another thing is wrong.
+
+    Torch has an error class for its own allocator on CUDA only; libraries and CPUs say it in words, and the end of a
+    CUDA graph's capture says something else altogether.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, EngineError):
+        said = str(seen).lower()
+        if isinstance(seen, (MemoryError, torch.cuda.OutOfMemoryError)) or any(words in said for words in _NO_MEMORY):
+            return first_line(seen)
+        seen = seen.__context__
+    return ""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
