@@ -107,7 +107,7 @@ class Specialization(Enum):
 class FakeTensorRT(types.ModuleType):
     """``tensorrt`` or, with what only that one has, ``tensorrt_rtx``."""
 
-    def __init__(self, name: str, cuda: FakeCuda, version: str = "1.7.1.116") -> None:
+    def __init__(self, name: str, cuda: Any, version: str = "1.7.1.116") -> None:
         super().__init__(name)
         self.__version__ = version
         self.ILogger = ILogger
@@ -327,6 +327,9 @@ class Context:
         cache, size = self._cache, str(rows).encode()
         if cache is not None and size not in cache._content.split():
             cache._content = b" ".join([cache._content or b"compiled", size])
+        return self._compute(stream_handle, rows)
+
+    def _compute(self, stream_handle: int, rows: int) -> bool:
         motion, command, out = (self._at(name, rows) for name in self._engine._widths)
         with torch.no_grad():
             result = self._engine._network(torch.from_numpy(motion), torch.from_numpy(command)).numpy()

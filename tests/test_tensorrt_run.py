@@ -13,6 +13,7 @@ import torch
 
 from cmg_runtime.backends.trt_backend import MAX_OWN, TrtBackend
 from cmg_runtime.backends.trt_context import SharedPlan
+from cmg_runtime.capture import can_be_captured
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from engine_folder import shared_engine_folder
 from fake_tensorrt import Context, FakeCuda, FakeTensorRT, Severity, make_plan
@@ -200,6 +201,43 @@ def test_a_capture_that_is_refused(trt: FakeTensorRT, cuda: FakeCuda, seed: int)
     call.out.fill_(0)
     call(backend)  # plain launches go on
     assert call.right
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_after_a_capture_that_cuda_breaks_off(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """torch then leaves the thread on the captured stream, and (before 2.12) its allocator in the capture."""
+
+    class Graph:
+        def __init__(self, graph: object, pool: object, stream: Any, capture_error_mode: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            cuda.current, cuda.capturing = self.stream, True
+
+        def __exit__(self, *_: object) -> None:
+            cuda.capturing = False
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    ended: list[object] = []
+
+    def end(*given: object) -> None:
+        ended.append(given)
+        if known:
+            raise RuntimeError("not currently recording to the pool")
+
+    def step() -> None:
+        if cuda.capturing:
+            raise EngineError("TensorRT did not run the plan")
+
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    caller = cuda.current = cuda.Stream()
+    assert not can_be_captured(step, torch.device("cuda", 1))
+    assert cuda.current is caller
+    assert ended == [(1, (0, 7))]
 
 
 def test_memory_that_would_be_misread_is_refused(trt: FakeTensorRT) -> None:

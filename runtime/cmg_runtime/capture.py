@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from typing import Callable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
 
 import torch
 
@@ -74,7 +74,8 @@ class GraphRecorder:
     @torch.no_grad()
     def record(self, pieces: Sequence[Piece]) -> Program:
         """Run the pieces :data:`WARM_UPS` times, then capture them. What the runs did to the buffers stays done."""
-        with torch.cuda.device(self._device):
+        # The stream too: torch leaves the thread on the stream of a capture that fails.
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
             torch.cuda.synchronize(self._device)
             with torch.cuda.stream(self._warm_up_stream):
                 for _ in range(WARM_UPS):
@@ -90,11 +91,15 @@ class GraphRecorder:
 
     def _capture(self, pieces: Sequence[Piece]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads (a data loader, another library's own capture) may go on allocating.
-        with _no_garbage_collection(), torch.cuda.graph(
-            graph, pool=self._pool, stream=self._capture_stream, capture_error_mode="thread_local"
-        ):
-            run_eagerly(pieces)
+        try:
+            # thread_local: other threads (a data loader, another library's own capture) may go on allocating.
+            with _no_garbage_collection(), torch.cuda.graph(
+                graph, pool=self._pool, stream=self._capture_stream, capture_error_mode="thread_local"
+            ):
+                run_eagerly(pieces)
+        except BaseException:
+            _end_capture_in_allocator(self._device, self._pool)
+            raise
         return graph
 
 
@@ -109,6 +114,17 @@ def can_be_captured(step: Callable[[], None], device: torch.device) -> bool:
         logger.info("the network runs outside of the engine's CUDA graphs: %s", first_line(error))
         return False
     return True
+
+
+def _end_capture_in_allocator(device: torch.device, pool: Any) -> None:
+    """After a capture that CUDA broke off, torch's allocator (before torch 2.12) takes it to be going on for ever, and
+    every later capture fails. There is no public way to tell it."""
+    for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):  # new and old torch
+        end = getattr(torch._C, name, None)
+        if end is not None:
+            with contextlib.suppress(RuntimeError, TypeError):  # it knows already; a torch of before 2.2
+                end(device.index, pool)
+            return
 
 
 def _groups(pieces: Sequence[Piece]) -> List[List[Piece]]:
