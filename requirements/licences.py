@@ -65,7 +65,7 @@ Versions are exact, and files must have the hashes in `requirements/hashed` (`re
 covered by hashes: this project's own two packages, which are installed from the working tree; what pip and setuptools
 fetch to build a package that has no wheel for a machine; and `make test-py38`, whose list has versions only.
 `HASHES=0` takes any file of the pinned version, such as a build of torch from another index. At run time nothing is
-fetched: a test runs an engine's life with all sockets refused.
+fetched: a test runs an engine's life without a network, and no socket is opened.
 """
 
 
