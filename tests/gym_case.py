@@ -50,13 +50,21 @@ def make_g1_engine(folder: Path) -> Truth:
 
 
 def make_env(
-    engine: Path, num_envs: int, seed: int, play: bool, gravity: bool = True, delay_steps: int = 0, **reference: Any
+    engine: Path,
+    num_envs: int,
+    seed: int,
+    play: bool,
+    gravity: bool = True,
+    falls: bool = False,
+    delay_steps: int = 0,
+    **reference: Any,
 ) -> ManagerBasedRlEnv:
     """The task's environment on the CPU.
 
     Args:
-        play: without noise, randomisation and curriculum, and without terminations.
+        play: without noise, randomisation and curriculum.
         gravity: False lets the robots float half a metre above the ground.
+        falls: end an episode of ``play`` too.
         delay_steps: of joint targets, at most.
         reference: changes to the reference command's configuration.
     """
@@ -67,7 +75,7 @@ def make_env(
     for name, value in reference.items():
         assert hasattr(command, name)
         setattr(command, name, value)
-    if play:
+    if play and not falls:
         cfg.terminations = {}
     if not gravity:
         cfg.sim.mujoco.gravity = (0.0, 0.0, 0.0)

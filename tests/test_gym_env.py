@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,31 @@ def test_critic_sees_twenty_frames_and_the_actor_no_root(training: RslRlVecEnvWr
     cfg = world.observation_manager.get_term_cfg("critic", "future_dof_pos")
     assert len(cfg.params["offsets"]) == 20
     assert not {"base_lin_vel", "base_height"} & set(world.observation_manager.active_terms["actor"])
+
+
+def test_robots_differ_and_the_critic_is_told_how(training: RslRlVecEnvWrapper) -> None:
+    world = training.unwrapped
+
+    def told(name: str) -> torch.Tensor:
+        cfg = world.observation_manager.get_term_cfg("critic", name)
+        return cfg.func(world, **cfg.params)
+
+    widths = {"friction": (0.3, 1.2), "mass_ratio": (0.9, 1.15), "motor_strength": (0.9, 1.1)}
+    widths |= {"centre_of_mass": (-0.03, 0.03), "encoder_bias": (-0.015, 0.015)}
+    before = {name: told(name).clone() for name in widths}
+    for name, (low, high) in widths.items():
+        values = before[name]
+        assert float(values.min()) >= low - 1e-5 and float(values.max()) <= high + 1e-5, name
+        assert float(values[:, 0].max() - values[:, 0].min()) > 0.3 * (high - low), name
+        assert len(values[:, 0].unique()) == 16, name
+    # One friction for all of a robot's soles.
+    model, mj_model = world.sim.model, world.sim.mj_model
+    soles = [i for i in range(mj_model.ngeom) if re.search(r"foot\d_collision$", mj_model.geom(i).name)]
+    assert len(soles) == 14
+    torch.testing.assert_close(model.geom_friction[:, soles, 0], before["friction"].expand(-1, 14))
+    training.reset()  # a new episode is the same robot's
+    for name, values in before.items():
+        assert torch.equal(told(name), values), name
 
 
 def test_curriculum_enters_the_stage_of_the_counter(training: RslRlVecEnvWrapper) -> None:

@@ -191,10 +191,3 @@ class Controller:
         raise EngineError(
             f"the policy observes {term.name!r}, which is not known here; use the version that exported it"
         )
-
-
-def standing(card: PolicyCard) -> Proprioception:
-    """What a robot feels that stands upright and still in the default pose."""
-    pose = np.asarray(card.default_dof_pos, dtype=np.float32)
-    gravity = np.array([0.0, 0.0, -1.0], dtype=np.float32)
-    return Proprioception(np.zeros(3, dtype=np.float32), gravity, pose, np.zeros_like(pose))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from mjlab.rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
+from cmg_gym.controller import PolicyCard, read_card
+from cmg_gym.export import describe
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
@@ -45,12 +49,38 @@ def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:
             which runs in ONNX Runtime on the CPU.
 
     Raises:
-        EngineError: it is none of these.
+        EngineError: it is none of these, or an exported policy of another generator, robot or task.
     """
     file = find_policy(path)
     if file.name == "policy.onnx":
+        require_same(read_card(file.parent), describe(env.unwrapped, iterations=0))
         return _from_onnx(file)
     return load_runner(file, env).get_inference_policy(str(env.device))
+
+
+def require_same(card: PolicyCard, here: PolicyCard) -> None:
+    """Refuse a policy where anything that it depends on differs from what is ``here``, but for rounding.
+
+    Raises:
+        EngineError: names what differs.
+    """
+    differ = [
+        field.name
+        for field in fields(PolicyCard)
+        if field.name not in ("iterations", "engine")
+        and not _alike(getattr(card, field.name), getattr(here, field.name))
+    ]
+    if differ:
+        raise EngineError(
+            f"the policy was trained with another {', '.join(differ)} than there is here; "
+            f"expected engine {card.engine!r}, checkpoint {card.engine_sha256[:12]}"
+        )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and one and isinstance(one[0], float):
+        return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=1e-6)
+    return one == other
 
 
 def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
