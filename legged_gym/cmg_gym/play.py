@@ -15,6 +15,8 @@ from cmg_runtime import EngineError
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
 
+CAPTION = (230, 230, 230)
+
 
 @dataclass(frozen=True)
 class Options(command_line.PolicyOptions):
@@ -57,7 +59,9 @@ def watch(options: Options) -> None:
 
 def draw(options: Options) -> None:
     """The robot under one command after the other."""
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
+
+    from cmg_export.demo import save_gif
 
     if os.environ["MUJOCO_GL"] == "disable":
         raise EngineError("MuJoCo cannot draw here; install OSMesa (Debian, Ubuntu: apt-get install libosmesa6)")
@@ -65,7 +69,7 @@ def draw(options: Options) -> None:
     world = env.unwrapped
     term = reference(world, "reference")
     steps = round(options.seconds / world.step_dt)
-    pictures = []
+    pictures, font = [], ImageFont.load_default(16)
     term.hold(options.commands[0])
     observations, _ = env.reset()
     for command in options.commands:
@@ -76,12 +80,20 @@ def draw(options: Options) -> None:
                 picture = world.render()
                 assert picture is not None
                 pictures.append(Image.fromarray(picture))
+                ImageDraw.Draw(pictures[-1]).text((12, 8), caption(command), CAPTION, font)
     env.close()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # GIF counts in hundredths of a second.
-    duration = 10 * round(100 * world.step_dt * options.frames_per_picture)
-    pictures[0].save(options.out, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    save_gif(pictures, options.out, fps=100 / round(100 * world.step_dt * options.frames_per_picture))
     print(f"{len(pictures)} pictures in {options.out}")
+
+
+def caption(command: Sequence[float]) -> str:
+    """What is asked for, in words."""
+    vx, vy, yaw = command
+    sideways = f", {vy:+.1f} m/s sideways" if vy else ""
+    turn = f", turning {yaw:+.1f} rad/s" if yaw else ""
+    return f"{vx:.1f} m/s{sideways}{turn}" if any(command) else "stand"
 
 
 if __name__ == "__main__":
