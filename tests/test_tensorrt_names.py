@@ -14,6 +14,9 @@ import importlib.util
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +168,70 @@ def test_the_record_is_what_the_binaries_say() -> None:
         absent = [name for name, there in search(path.read_bytes()).items() if not there]
         assert absent == record.get(version, absent), version
         assert set(absent) - ONLY_NEWER <= set(trt_library.MISSING["tensorrt"]), version
+
+
+ENTRIES = ("createInferBuilder", "createInferRefitter", "createInferRuntime", "createNvOnnxParser")
+STAND_IN = (
+    "".join(f"void *{name}_INTERNAL(void *a, void *b, int c) {{ return 0; }}\n" for name in ENTRIES)
+    + """
+void *createNvOnnxParserRefitter_INTERNAL(void *a, void *b, int c) { return 0; }
+void *getBuilderPluginRegistry(int a) { return 0; }
+void *getPluginRegistry(void) { return 0; }
+int getNvOnnxParserVersion(void) { return 0; }
+int initLibNvInferPlugins(void *a, const char *b) { return 1; }
+"""
+)
+"""In C: the libraries that the bindings are linked with, which make nothing."""
+
+PROBE = """
+import importlib.util, json, sys
+both = importlib.util.find_spec("tensorrt_rtx") is not None
+if both:
+    import tensorrt_rtx
+spec = importlib.util.spec_from_file_location("tensorrt", sys.argv[1])
+trt = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(trt)
+from cmg_export.plan_progress import make_monitor
+from cmg_runtime.backends import trt_library
+from test_tensorrt_names import USED, find
+for library in [trt] + [tensorrt_rtx] * both:
+    make_monitor(library), trt_library.make_logger(library)
+assert trt_library.make(trt.Runtime, trt_library.make_logger(trt)) is None
+assert trt_library.make(trt.Builder, trt_library.make_logger(trt)) is None
+absent = set()
+for owner, members in USED.items():
+    try:
+        kind = find(trt, owner)
+    except AttributeError:
+        absent |= {owner, *(f"{owner}.{name}" for name in members)}
+        continue
+    absent |= {f"{owner}.{name}" for name in members if not hasattr(kind, name)}
+print(json.dumps(sorted(absent)))
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_each_class_of_the_bindings_has_its_names(tmp_path: Path) -> None:
+    """With stand-ins for the libraries that they are linked with, the bindings are imported, beside tensorrt_rtx where
+    that is here, and asked class by class. A Runtime that cannot be made is told as such, not raised."""
+    found = bindings()
+    if not found:
+        pytest.skip(f"tensorrt's bindings are not installed, and {VARIABLE} names none")
+    (tmp_path / "stand_in.c").write_text(STAND_IN)
+    for version, path in found.items():
+        major = version.split(".")[0]
+        for library in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
+            name = f"lib{library}.so.{major}"
+            options = ["-w", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name)]
+            subprocess.run(["cc", *options, str(tmp_path / "stand_in.c")], check=True)
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": ":".join(filter(None, sys.path))}
+        command = [sys.executable, "-c", PROBE, str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (version, done.stderr[-2000:])
+        # Of a class that is absent, what others have under the same name.
+        absent = set(json.loads(done.stdout.splitlines()[-1])) - {"IRuntimeCache.serialize"}
+        lacking = {name.rpartition(".")[2] for name in absent} - (ONLY_NEWER if major == "10" else set())
+        assert lacking == set(trt_library.MISSING["tensorrt"]), version
 
 
 MODULES = (trt_library, trt_context, trt_backend, cmg_export.tensorrt_plan, cmg_export.plan_progress)
