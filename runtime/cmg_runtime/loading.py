@@ -6,11 +6,12 @@ import contextlib
 import logging
 import math
 from pathlib import Path
-from typing import Any, ContextManager, Sequence
+from typing import Any, ContextManager, Iterator, Sequence
 
 import torch
 
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
+from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.bank import load_bank
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
@@ -83,8 +84,8 @@ def load_engine(
     bodies = key_body_indices(manifest, key_bodies)
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
-    # the caller's default device is another.
-    with torch.inference_mode(False), torch.device("cpu"), _callers_stream(target):
+    # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
+    with torch.inference_mode(False), torch.device("cpu"), _callers_stream(target), _full_precision(target):
         try:
             engine = _start(
                 folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies
@@ -121,6 +122,12 @@ def _start(
     writer = make_frame_writer(manifest, bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
     return Engine(loaded, artifact, manifest, bank, num_envs, device, selection, seed, horizon, command_ramp_s, writer)
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    with full_precision(torch.device("cpu")), full_precision(device):
+        yield
 
 
 def _callers_stream(device: torch.device) -> ContextManager[Any]:

@@ -105,7 +105,8 @@ class Window:
             raise EngineError(
                 f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
             )
-        return torch.tensor(offsets, dtype=torch.int64).to(self._state.device, non_blocking=True)
+        on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
+        return on_host.to(self._state.device, non_blocking=True)
 
     def _network(self) -> None:
         buffers, n = self.buffers, self.buffers.num_envs
