@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,6 +268,24 @@ def test_layers_of_a_plan(tmp_path: Path, seed: int, rtx: Flavour, capsys: pytes
     ):
         assert plan_layers.main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_layers_are_what_the_manual_says(tmp_path: Path, seed: int, rtx: Flavour) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "tensorrt.md").read_text()
+    if f"`tensorrt_rtx` {rtx.version.rpartition('.')[0]}, 4096 environments" not in text:
+        pytest.skip(f"the manual's table is of another version than {rtx.version}")
+    said = re.findall(
+        r"^\| ([\w./]+) \| (\d+\.\d) \| .*(?:product|softmax|normalisation|coefficients)", text, re.MULTILINE
+    )
+    made = make_checkpoint(tmp_path, seed=seed, num_joints=29, hidden_dim=512, num_experts=4, num_layers=3)
+    for precision, megabytes in (("fp16", [mb for _, mb in said]), ("fp32", None)):
+        layers, scratch = plan_layers.plan_layers(plan_layers.Arguments(graph(tmp_path, made, precision)))
+        assert len(layers) == len(said) == 9
+        if megabytes:
+            assert [f"{layer.mega_bytes:.1f}" for layer in layers] == megabytes
+            assert all(layer.name.startswith(name.rstrip(".")) for layer, (name, _) in zip(layers, said, strict=True))
+        total = sum(layer.mega_bytes for layer in layers)
+        assert f"{total:.0f} MB, {scratch:.0f} MB of scratch memory" in " ".join(text.split())
 
 
 def test_verify_refuses_what_it_cannot_use(
