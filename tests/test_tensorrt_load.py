@@ -156,6 +156,10 @@ def test_targets_that_describe_no_plan() -> None:
             PlanTarget.of(replace(artifact(), target=target))
     with pytest.raises(EngineError, match="library 'tensorflow'; expected tensorrt or tensorrt_rtx"):
         PlanTarget.of(artifact(library="tensorflow"))
+    changes: list[dict[str, Any]] = [{"version": 11}, {"version": "new"}, {"compute_capability": [8.9]}]
+    for change in [*changes, {"version": "10.x", "version_compatible": True}, {"hardware_compatibility": None}]:
+        with pytest.raises(EngineError, match="does not describe a plan; rebuild"):
+            PlanTarget.of(artifact(**change))
 
 
 @pytest.mark.parametrize("library, package", [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])

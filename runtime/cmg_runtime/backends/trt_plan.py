@@ -63,6 +63,9 @@ class PlanTarget:
             ) from None
         if plan.library not in LIBRARIES:
             raise EngineError(f"{artifact.name} is for the library {plan.library!r}; expected {' or '.join(LIBRARIES)}")
+        words = (plan.version, plan.hardware_compatibility, *plan.compute_capability)
+        if not all(isinstance(word, str) for word in words) or not re.match(r"\d+\.\d+(\.|$)", plan.version):
+            raise EngineError(f"{artifact.name} has a target that does not describe a plan; rebuild the engine folder")
         return plan
 
     def check_device(self, device: torch.device) -> None:
