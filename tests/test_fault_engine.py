@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
+from cmg_runtime import BackendUnavailable, Engine, EngineError, capture, load_engine
 from cmg_runtime.backends import backend_class
 from engine_folder import BACKENDS, Truth, renamed_copy, state
 from test_window import random_robot_case
@@ -88,6 +88,31 @@ def test_another_error_at_load_passes_as_it_is(made: tuple[Path, Truth]) -> None
     with pytest.raises(RuntimeError, match="something else") as caught, Failing(40, RuntimeError("something else")):
         load(made[0])
     assert not isinstance(caught.value, EngineError)
+
+
+def test_no_memory_in_the_trial_of_a_capture_does_not_make_an_engine_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorder:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def record(self, pieces: Any) -> None:
+            pieces[0].run()
+
+    monkeypatch.setattr(capture, "GraphRecorder", Recorder)
+    device = torch.device("cuda", 0)
+    for error, refused in ((RuntimeError("operation not permitted when stream is capturing"), True), (None, False)):
+
+        def step(error: Exception | None = error) -> None:
+            if error is not None:
+                raise error
+
+        assert capture.can_be_captured(step, device) is not refused
+
+    def no_memory() -> None:
+        raise OUT_OF_MEMORY
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        capture.can_be_captured(no_memory, device)
 
 
 USES: dict[str, Callable[[Engine], Any]] = {

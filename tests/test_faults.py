@@ -17,6 +17,7 @@ import cmg_export.publish
 from cmg_export.__main__ import main
 from cmg_export.publish import publish, staging
 from cmg_runtime import load_engine, read_manifest
+from cmg_runtime.manifest import file_sha256
 from engine_folder import renamed_copy
 from killing import Snapshots, contents, ended, in_child, killed_at
 from make_checkpoint import make_checkpoint
@@ -153,3 +154,27 @@ def test_a_disk_that_fills_up_during_a_build(tmp_path: Path, seed: int) -> None:
     assert all(line.startswith("cmg_export: ") for line in lines[::2]) and len(lines) == 2 * len(limits)
     assert contents(out) == old
     assert os.listdir(out.parent) == ["engine"]
+
+
+def test_two_commands_at_once(tmp_path: Path, seed: int) -> None:
+    """Two builds of the whole command into one folder: it is one of the two, and nothing lies beside it."""
+    out, expected, commands = tmp_path / "place" / "engine", {}, []
+    for name, hidden in (("a", 8), ("b", 9)):
+        made = make_checkpoint(tmp_path / name, seed=seed, num_joints=3, hidden_dim=hidden)
+        expected[hidden] = made.path
+        commands.append([sys.executable, "-m", "cmg_export", str(made.path), "--out", str(out), "--precision", "fp32"])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    started = [
+        subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for c in commands
+    ]
+    for process in started:
+        _, complaint = process.communicate(timeout=300)
+        assert process.returncode == 0, complaint
+    assert os.listdir(out.parent) == ["engine"]
+    manifest = read_manifest(out)
+    assert manifest.source["sha256"] == file_sha256(expected[manifest.sizes.hidden_dim])
+    for artifact in manifest.artifacts:
+        if artifact.backend in ("torch", "onnx", "torchscript"):
+            engine = load_engine(out, 2, backend=artifact.backend)  # every file is this engine's: hashes are checked
+            engine.reset()
+            engine.step()

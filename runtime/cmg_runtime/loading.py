@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 from pathlib import Path
-from typing import Any, ContextManager, Iterator, Sequence
+from typing import Iterator, Sequence
 
 import torch
 
@@ -85,7 +85,7 @@ def load_engine(
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
-    with torch.inference_mode(False), torch.device("cpu"), _callers_stream(target), _full_precision(target):
+    with torch.inference_mode(False), torch.device("cpu"), _full_precision(target):
         try:
             engine = _start(
                 folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies
@@ -128,13 +128,6 @@ def _start(
 def _full_precision(device: torch.device) -> Iterator[None]:
     with full_precision(torch.device("cpu")), full_precision(device):
         yield
-
-
-def _callers_stream(device: torch.device) -> ContextManager[Any]:
-    """Afterwards the caller's stream is the current one again: torch stays on the stream of a capture that fails."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return torch.cuda.stream(torch.cuda.current_stream(device))
 
 
 def _short_of_memory(error: BaseException) -> str:
