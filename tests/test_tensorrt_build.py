@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cmg_export import plan_layers, tensorrt_plan, verify
+from cmg_export import command_line, plan_layers, tensorrt_plan, verify
 from cmg_export.__main__ import main
+from cmg_export.build import Options
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import ExportError
 from cmg_export.graph import one_product_weights
@@ -84,6 +85,8 @@ def test_targets(tmp_path: Path, seed: int, targets: tuple[str, ...]) -> None:
     onnx_path = graph(tmp_path, make_checkpoint(tmp_path, seed=seed, num_joints=2, hidden_dim=8), "fp32")
     plan = tmp_path / "x.plan"
     assert build_plan(flavour, onnx_path, 64, plan)["compute_capability"] == list(targets)
+    with pytest.raises(PlanError, match="cannot build cmg_fp32.onnx .*FP32 GEMM is not supported"):  # RTX 20
+        build_plan(replace(flavour, compute_capability=("7.5",)), onnx_path, 64, plan)
     with pytest.raises(PlanError, match=r"target 9.0 is not known to this version; expected one of .*SM89"):
         build_plan(replace(flavour, compute_capability=("9.0",)), onnx_path, 64, plan)
 
@@ -217,11 +220,11 @@ def test_an_interrupt_ends_a_build_and_is_passed_on(
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Path, Path]:
-    """A small engine, built by the command line with plans for two targets, and its checkpoint."""
+    """A small engine, built by the command line as it builds by default, and its checkpoint."""
     folder = tmp_path_factory.mktemp("engine")
     made = make_checkpoint(folder / "in", seed=seed, num_joints=5, hidden_dim=24)
     args = [str(made.path), "--out", str(folder / "engine"), "--num-envs", "64", "--precision", "fp32"]
-    assert main([*args, "--tensorrt.targets", "8.6", "8.9"]) == 0
+    assert main(args) == 0
     return folder / "engine", made.path
 
 
@@ -234,10 +237,12 @@ def test_the_command_line_builds_and_lists_plans(
     if not torch.cuda.is_available():
         assert plan.parity == {"status": "not_run", "reason": "built, not run: torch sees no CUDA device here"}
     assert plan.tools == {"tensorrt_rtx": rtx.version}
-    assert plan.target["compute_capability"] == ["8.6", "8.9"]
+    assert plan.target["compute_capability"] == ["8.6", "8.9", "12.0"]
     assert plan.target["batches"][0] == [64, 64, 64]
+    assert plan.target["onnx_sha256"] == file_sha256(folder / "cmg_fp32.onnx")
+    assert plan.sha256 == file_sha256(folder / "cmg_fp32.rtx.plan")
     options = manifest.source["options"]["tensorrt"]
-    assert (options["library"], options["targets"]) == ("auto", ["8.6", "8.9"])
+    assert (options["library"], options["targets"]) == ("auto", ["8.6", "8.9", "12.0"])
     capsys.readouterr()
     # verify: a plan that cannot run here, then a backend that can
     assert verify.main([str(folder), str(checkpoint), "--device", "cpu"]) == 1
@@ -303,6 +308,11 @@ def test_verify_refuses_what_it_cannot_use(
         assert verify.main(arguments) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
+
+
+def test_targets_on_the_command_line() -> None:
+    options = command_line.parse(Options, "cmg_export", ["x.pt", "--tensorrt.targets", "8.9", "12.1"])
+    assert options.tensorrt == PlanOptions(targets=("8.9", "12.1"))
 
 
 def test_unsound_options_are_refused_before_anything_is_built(tmp_path: Path, seed: int, capsys: Any) -> None:
