@@ -167,11 +167,11 @@ def test_the_engine_on_real_streams_and_graphs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Frames, windows and rollouts are those of the ``torch`` backend, in a graph or, where that fails, beside it."""
+    shared, truth, _ = shared_robot_folder()  # before torch's exporter sees the stand-in
     trt = FakeTensorRT(library, RealCuda())
     trt.capturable = capture != "refused"
     on_gpu.breaks_captures = capture == "broken off"
     monkeypatch.setitem(sys.modules, library, trt)
-    shared, truth, _ = shared_robot_folder()
     folder = tmp_path / "engine"
     shutil.copytree(shared, folder, ignore=shutil.ignore_patterns("checkpoint"))
     plan = make_plan(folder, profiles=[[NUM_ENVS, NUM_ENVS], [1, 16], [17, 64]])
