@@ -172,7 +172,7 @@ class Told:
             other = (wanted != target).any(dim=1)
             start = torch.where(other[:, None], self.in_force(step, 0)[envs], start)
             target = torch.where(other[:, None], wanted, target)
-            changed_at = torch.where(other, float(step), changed_at)
+            changed_at = changed_at.masked_fill(other, float(step))  # of torch.where's scalar the host would wait
         if change.at_once:
             start = target
         self._start[envs], self._target[envs], self._changed_at[envs] = start, target, changed_at
