@@ -229,7 +229,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Path, P
 
 
 def test_the_command_line_builds_and_lists_plans(
-    engine: tuple[Path, Path], rtx: Flavour, capsys: pytest.CaptureFixture[str]
+    engine: tuple[Path, Path], rtx: Flavour, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, checkpoint = engine
     manifest = read_manifest(folder)
@@ -249,6 +249,10 @@ def test_the_command_line_builds_and_lists_plans(
     out, err = capsys.readouterr()
     assert "cmg_fp32.rtx.plan is a TensorRT plan; use device='cuda'" in out
     assert err == "cmg_export.verify: trt is not verified on this machine\n"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert verify.main([str(folder), str(checkpoint)]) == 1
+    assert capsys.readouterr().out.startswith("torch sees no CUDA device here, so it is the CPU\nengine ")
+    monkeypatch.undo()
     arguments = [str(folder), str(checkpoint), "--backend", "onnx", "--num-envs", "16", "--device", "cpu"]
     assert verify.main(arguments) == 0
     out, err = capsys.readouterr()

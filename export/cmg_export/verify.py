@@ -65,6 +65,8 @@ def verify(arguments: Arguments) -> bool:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            print("torch sees no CUDA device here, so it is the CPU", flush=True)
     engines, refusals = _load(arguments, manifest, device)
     for line in refusals:
         print(line, flush=True)
