@@ -218,6 +218,32 @@ def test_an_interrupt_ends_a_build_and_is_passed_on(
         monitor.finish()
 
 
+def test_a_real_build_reports_and_can_be_interrupted(
+    tmp_path: Path, seed: int, rtx: Flavour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx_path = graph(tmp_path, make_checkpoint(tmp_path, seed=seed, num_joints=2, hidden_dim=8), "fp32")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    build_plan(rtx, onnx_path, 64, tmp_path / "x.plan")
+    shown = capsys.readouterr().err
+    assert re.search(r"\r.*: \d+ of \d+", shown) and shown.endswith("\r\x1b[K")  # and the line is cleared
+
+    def interrupted_monitor(trt: Any) -> Any:
+        monitor = make_monitor(trt)
+        show = monitor._show
+
+        def show_once(text: str) -> None:
+            monkeypatch.setattr(monitor, "_show", show)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(monitor, "_show", show_once)
+        return monitor
+
+    monkeypatch.setattr(tensorrt_plan, "make_monitor", interrupted_monitor)
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(rtx, onnx_path, 64, tmp_path / "y.plan")
+    assert not (tmp_path / "y.plan").exists()
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory, seed: int) -> tuple[Path, Path]:
     """A small engine, built by the command line as it builds by default, and its checkpoint."""
