@@ -6,6 +6,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.kept_files import replace_file
 from engine_folder import renamed_copy
 from killing import contents, ended, in_child, killed_at
+from training_case import make_data
 
 NOBODY = 65534
 
@@ -44,6 +47,7 @@ def bare_runner(value: int) -> ResidualRunner:
     runner = object.__new__(ResidualRunner)
     runner.env = SimpleNamespace(unwrapped=SimpleNamespace(common_step_counter=value))  # pyright: ignore
     runner.alg = SimpleNamespace(save=lambda: {"weights": torch.full((1 << 18,), value)})  # pyright: ignore
+    runner.logger = SimpleNamespace(writer=None)  # pyright: ignore
     runner.cfg, runner.current_learning_iteration = {"upload_model": False}, value
     return runner
 
@@ -186,3 +190,41 @@ def test_artifacts_of_another_engine(tmp_path: Path, seed: int, backend: str) ->
     shutil.copyfile(other / "manifest.json", folder / "manifest.json")  # its bank is not this one
     with pytest.raises(EngineError, match="does not match the hash"):
         load_engine(folder, 2, backend=backend, precision="fp32")
+
+
+def test_training_a_generator_killed_at_random_moments_ends_as_if_it_had_not_been(
+    tmp_path: Path, rng: np.random.Generator, seed: int
+) -> None:
+    """The command itself, saving after every step: whenever it is killed, the next one goes on from a whole file."""
+    write_pt(tmp_path / "data.pt", make_data(rng))
+    command = [sys.executable, "-m", "CMG_Ref.train", "--data", str(tmp_path / "data.pt"), "--phases", "150", "2"]
+    command += ["--hidden-dim", "12", "--num-experts", "2", "--batch-size", "8", "--save-every", "1", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    environment["MUJOCO_GL"] = "disable"  # OSMesa loaded before Triton crashes it: see conftest.py
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, "--out", str(out), "--seed", str(seed)], env=environment, stdout=subprocess.DEVNULL
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(300) == 0
+    last, kills, deadline = killed / "cmg_last.pt", 0, time.monotonic() + 240
+    while True:
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(killed)
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        if kills < 4:
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+        if process.wait(300) == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        read_pt(last)
+    assert kills > 1
+    one, other = (read_pt(out / "cmg_final.pt") for out in (whole, killed))
+    for name, value in one["model_state_dict"].items():
+        assert torch.equal(value, other["model_state_dict"][name]), name
