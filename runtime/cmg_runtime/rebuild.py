@@ -72,9 +72,11 @@ class WindowRebuild:
         for first in range(1, last + 1, self._chunk):
             count = min(self._chunk, last + 1 - first)
             pieces.append(Piece(lambda first=first, count=count: self._ramp(first, count)))
-            for k in range(count):
-                network = functools.partial(self._network, k, first + k)
-                pieces.append(Piece(network, self._state.captures_network))
+            if self._state.frames is not None:
+                pieces.append(Piece(lambda first=first, count=count: self._frames(first, count)))
+            else:
+                networks = [functools.partial(self._network, k, first + k) for k in range(count)]
+                pieces += [Piece(network, self._state.captures_network) for network in networks]
             pieces.append(Piece(lambda first=first, count=count: self._write(first, count)))
         pieces.append(Piece(self._end))
         return pieces
@@ -85,6 +87,12 @@ class WindowRebuild:
 
     def _ramp(self, first: int, count: int) -> None:
         self._writer.commands(self._buffers, self._ids, first, self._commands[:count])
+
+    def _frames(self, first: int, count: int) -> None:
+        frames, guard = self._state.frames, self._state.guard
+        assert frames is not None
+        motions = self._motions[1 : count + 1]
+        frames(self._motions[0], self._commands[:count], motions, guard, self._ids, first)
 
     def _network(self, k: int, ahead: int) -> None:
         motion, command, following = self._motions[k], self._commands[k], self._motions[k + 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Callable, Optional
 
 import torch
 
@@ -28,6 +28,7 @@ class EngineState:
         guard: to be applied to every frame that the network makes, before anything reads it.
         captures_network: whether the network's step is part of CUDA graphs. If not, it is called beside them, and
             always with the same few addresses, for which it may keep graphs of its own. True on a CPU.
+        frames: the backend's own way to many frames in one call, guard included, or None.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EngineState:
         self.next_motion = torch.empty_like(self.current)
         self.ramp = CommandRamp(num_envs + 1, manifest.sizes.command_dim, ramp_frames, device)
         self.next_command = torch.zeros_like(self.ramp.target)
+        self.frames: Optional[Callable[..., None]] = getattr(backend, "frames", None)
         self.captures_network = device.type == "cpu" or (
             backend.capturable and can_be_captured(self.infer_from_current, device)
         )

@@ -27,6 +27,9 @@ BACKENDS: dict[str, str] = {
 class Backend(Protocol):
     """One artifact, loaded and ready to run on one device.
 
+    One that can make many frames in one call also has a method ``frames``, with the arguments of
+    :meth:`cmg_runtime.kernels.cluster.ClusterNetwork.frames`.
+
     Attributes:
         capturable: whether it is worth trying to record :meth:`step` in a CUDA graph, on a CUDA device.
     """

@@ -1,12 +1,14 @@
-"""The ``fused`` backend: our own Triton kernels, from the same ``weights.npz`` as the ``torch`` backend.
+"""The ``fused`` backend: our own kernels, from the same ``weights.npz`` as the ``torch`` backend.
 
-What the kernels compute, and why so: :mod:`cmg_runtime.kernels.network`; what they cost: ``docs/performance.md``.
+What they compute, and why so: :mod:`cmg_runtime.kernels.cluster` for half precision on Hopper GPUs,
+:mod:`cmg_runtime.kernels.network` for all else. What they cost: ``docs/performance.md``.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, Optional
 
 import torch
 
@@ -16,7 +18,11 @@ from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.weights import read_weights
 
 if TYPE_CHECKING:
+    from cmg_runtime.kernels.cluster import ClusterNetwork
     from cmg_runtime.kernels.frame import FrameNetwork
+    from cmg_runtime.kernels.packing import Packed
+
+logger = logging.getLogger(__name__)
 
 
 class FusedBackend:
@@ -31,9 +37,12 @@ class FusedBackend:
 
     capturable = True
 
-    def __init__(self, network: FrameNetwork, device: torch.device) -> None:
+    def __init__(self, network: FrameNetwork, cluster: Optional[ClusterNetwork], device: torch.device) -> None:
         self._network = network
+        self._cluster = cluster
         self._device = device
+        if cluster is not None:
+            self.frames: Callable[..., None] = cluster.frames
 
     @classmethod
     def load(
@@ -50,11 +59,29 @@ class FusedBackend:
             packed = pack(weights, OPERANDS[artifact.precision][0], device)
         except ValueError as error:
             raise BackendUnavailable(f"{first_line(error)}; use backend='torch'") from None
-        return cls(FrameNetwork(packed, artifact.precision, num_envs, device), device)
+        network = FrameNetwork(packed, artifact.precision, num_envs, device)
+        return cls(network, _cluster_network(packed, artifact.precision, device), device)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         if self._device.type == "cpu":
             self._network(motion, command, out)
             return
         with torch.cuda.device(self._device):  # Triton launches on the current device
-            self._network(motion, command, out)
+            if self._cluster is not None and self._cluster.suits_one_frame(len(motion)):
+                self._cluster(motion, command, out)
+            else:
+                self._network(motion, command, out)
+
+
+def _cluster_network(packed: Packed, precision: str, device: torch.device) -> Optional[ClusterNetwork]:
+    """The kernel for many frames at once, where it fits."""
+    from cmg_runtime.kernels.cluster import ClusterNetwork, fits
+    from cmg_runtime.kernels.cuda_source import CudaError
+
+    if not fits(packed.shapes, precision, device):
+        return None
+    try:
+        return ClusterNetwork(packed, device)
+    except CudaError as error:
+        logger.warning("frames are made one by one, for the cluster kernel does not load: %s", error)
+        return None
