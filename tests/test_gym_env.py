@@ -76,6 +76,15 @@ def current_motion(term: ReferenceCommand) -> torch.Tensor:
     return torch.cat([term.frames.dof_pos[:, 0], term.frames.dof_vel[:, 0]], dim=1).clone()
 
 
+def quarter_of_the_effort(env: ManagerBasedRlEnv) -> torch.Tensor:
+    """[29] rad: where each actuator, held off its target so far, gives a quarter of its largest torque."""
+    model = env.sim.mj_model
+    by_joint = {model.joint(int(joint)).name: index for index, joint in enumerate(model.actuator_trnid[:, 0])}
+    actuators = [by_joint[f"robot/{name}"] for name in reference(env, "reference").engine.joint_names]
+    quarter = 0.25 * model.actuator_forcerange[actuators, 1] / model.actuator_gainprm[actuators, 0]
+    return torch.tensor(quarter, dtype=torch.float32)
+
+
 def random_commands(term: ReferenceCommand, n: int, generator: torch.Generator) -> torch.Tensor:
     low, high = term.engine.command_range
     return low + (high - low) * torch.rand(n, 3, generator=generator)
@@ -184,7 +193,7 @@ def test_target_is_reference_and_residual_within_limits(
     floating.reset()
     raw = 3 * torch.randn(4, 29, generator=generator)
     target = term.target
-    wanted = target.dof_pos + action.lead_s * target.dof_vel + raw * action.scale
+    wanted = target.dof_pos + action.lead_s * target.dof_vel + raw * quarter_of_the_effort(floating)
     low, high = term.robot.data.joint_pos_limits.unbind(dim=-1)
     action.process_actions(raw)
     torch.testing.assert_close(action._processed_actions, torch.minimum(torch.maximum(wanted, low), high))
@@ -300,7 +309,11 @@ def test_training_runs_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path)
         assert torch.equal(ours, theirs)
     resumed.learn(3)
     assert checkpoints(logs)[-1].name == "model_2.pt"
-    assert (logs / "policy" / "policy.onnx").is_file()
+    seen = training.get_observations()
+    with torch.inference_mode():  # the newest checkpoint of the run, and what was exported of it
+        actions = [load_policy(path, training)(seen) for path in (logs, logs / "policy")]
+    assert float(actions[0].abs().max()) > 0.01
+    torch.testing.assert_close(actions[0], actions[1], atol=1e-4, rtol=1e-4)
 
 
 class Interrupted(Exception):
