@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from cmg_export.bench import __main__ as bench
+from cmg_export.bench import kernels
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.machine import flop_per_env
 from cmg_export.bench.memory import weight_bytes
@@ -282,3 +283,9 @@ def test_on_a_gpu(tmp_path: Path) -> None:
         assert result["frame_memory_mib"] >= 0
     assert results["torch_fp16"]["memory_mib"] is not None and results["torch_fp16"]["device_memory_mib"] is not None
     assert set(report["machine"]["tflops"]) == {"fp32", "fp16"} == set(report["floor_us"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_kernels_alone_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernels.main([]) == 2
+    assert capsys.readouterr().err.strip() == f"{kernels.MODULE}: the kernels cannot run here: torch sees no GPU"

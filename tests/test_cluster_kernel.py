@@ -12,6 +12,7 @@ import torch
 
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.graph import one_product_weights
+from cmg_runtime.kernels import cluster
 from cmg_runtime.kernels.cluster import CHUNKS, EXPERTS, FEW, MANY, PAIR, WIDTH, ClusterShape, fits, plan, weight_stream
 from cmg_runtime.kernels.packing import Packed, pack
 from engine_folder import TOLERANCE, Truth
@@ -138,7 +139,7 @@ def test_frames_in_one_launch_are_frames_one_by_one(
     network: tuple[Any, Truth], shape: ClusterShape, rows: int, generator: torch.Generator
 ) -> None:
     """The same bits, whatever the rows' distances; each frame held to the float64 model."""
-    cluster, truth = network
+    kernel, truth = network
     num_frames = 12
     wide = torch.randn(rows, 71, device="cuda")
     wide[:, 5:63] = truth.states(rows, generator).cuda()
@@ -146,14 +147,14 @@ def test_frames_in_one_launch_are_frames_one_by_one(
     commands = torch.stack([truth.commands(rows, generator) for _ in range(num_frames)]).cuda()
     out = torch.full((num_frames, rows + 1, 61), float("nan"), device="cuda")
     together = out[:, :rows, 1:59]
-    cluster.frames(start, commands, together, shape=shape)
+    kernel.frames(start, commands, together, shape=shape)
     planned = torch.full_like(together, float("nan"))
-    cluster.frames(start, commands, planned)
+    kernel.frames(start, commands, planned)
     assert truth.error(planned[-1], together[-1].cpu()) < 2e-2  # other shapes, other order of sums
     state = start
     for t in range(num_frames):
         following = torch.full((1, rows, 58), float("nan"), device="cuda")
-        cluster.frames(state, commands[t : t + 1], following, shape=shape)
+        kernel.frames(state, commands[t : t + 1], following, shape=shape)
         assert torch.equal(following[0], together[t]), t
         assert truth.error(following[0], truth.step(state.cpu(), commands[t].cpu())) < TOLERANCE["fp16"], t
         state = following[0]
@@ -168,7 +169,7 @@ def test_bad_rows_are_replaced_between_frames(
     """As the guard does it frame by frame: the same rows, from the same states of the bank, counted once."""
     from cmg_runtime.guard import Guard
 
-    cluster, truth = network
+    kernel, truth = network
     rows, num_envs, num_frames, ahead = 200, 300, 9, 4
     motion = truth.states(rows, generator).cuda()
     motion[7, 3] = float("nan")
@@ -176,7 +177,7 @@ def test_bad_rows_are_replaced_between_frames(
     columns = torch.randperm(num_envs, generator=generator)[:rows].cuda()
     columns[-3:] = num_envs  # the scratch column, which is not counted
     plain = torch.zeros(num_frames, rows, 58, device="cuda")
-    cluster.frames(motion, commands, plain, shape=shape)
+    kernel.frames(motion, commands, plain, shape=shape)
     sound = plain[:, torch.arange(rows) != 7].flatten(0, 1)
     low, high = sound.quantile(0.002, dim=0), sound.quantile(0.998, dim=0)
     bank = truth.states(37, generator).cuda()
@@ -185,9 +186,18 @@ def test_bad_rows_are_replaced_between_frames(
     for guard in guards:
         guard.frame.copy_(7 * torch.arange(num_envs + 1, device="cuda"))
     seen, expected = torch.zeros_like(plain), torch.zeros_like(plain)
-    cluster.frames(motion, commands, seen, guards[0], columns, ahead, shape=shape)
+    kernel.frames(motion, commands, seen, guards[0], columns, ahead, shape=shape)
     for t in range(num_frames):
-        cluster.frames(motion if t == 0 else expected[t - 1], commands[t : t + 1], expected[t : t + 1], shape=shape)
+        kernel.frames(motion if t == 0 else expected[t - 1], commands[t : t + 1], expected[t : t + 1], shape=shape)
         guards[1].apply(expected[t], columns, ahead + t)
     assert torch.equal(seen, expected)
     assert int(counts[0]) == int(counts[1]) > num_frames
+
+
+def test_the_source_is_part_of_what_is_installed() -> None:
+    from setuptools.config.pyprojecttoml import read_configuration
+
+    kernels = Path(cluster.__file__).parent
+    configuration = read_configuration(kernels.parents[1] / "pyproject.toml", expand=False)
+    patterns = configuration["tool"]["setuptools"]["package-data"]["cmg_runtime.kernels"]
+    assert (kernels / "cluster.cu") in [path for pattern in patterns for path in kernels.glob(pattern)]

@@ -65,8 +65,8 @@ PAIR = ClusterShape(ctas=2, groups=1, stages=4)
 """64 rows in the time that :data:`MANY` takes: for multiprocessors that its clusters leave over."""
 
 
-ONE_FRAME_ROWS = 2048
-"""Frames of fewer rows, made one by one, are faster in the kernels of :mod:`cmg_runtime.kernels.network`."""
+ONE_FRAME_ROWS = (2048, 8192)
+"""Frames of fewer or more rows, made one by one, are faster in the kernels of :mod:`cmg_runtime.kernels.network`."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class ClusterNetwork:
 
     def suits_one_frame(self, num_rows: int) -> bool:
         """Whether it is the faster kernel for single frames of so many rows."""
-        return num_rows > ONE_FRAME_ROWS
+        least, most = ONE_FRAME_ROWS
+        return least < num_rows <= most
 
     def __call__(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         """Enqueue one frame: as :meth:`frames` with one frame."""

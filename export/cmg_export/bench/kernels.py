@@ -1,0 +1,117 @@
+"""``python -m cmg_export.bench.kernels``: the fused backend's network kernels alone, on a GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmg_export import command_line
+from cmg_export.bench import machine
+from cmg_export.bench.inputs import Inputs
+from cmg_export.bench.results import BenchError
+from cmg_export.bench.timing import interleave
+from cmg_export.checkpoint import load_source
+from cmg_runtime import read_manifest
+from cmg_runtime.capture import GraphRecorder, Piece
+from cmg_runtime.kernels import why_not
+from cmg_runtime.weights import read_weights
+
+MODULE = "cmg_export.bench.kernels"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time Triton's kernels and the cluster kernel in half precision: one frame, and many frames in one launch.
+
+    Medians by the GPU's clock, of CUDA graphs, in us. Exit status: 0 done, 2 wrong input or no GPU.
+    """
+
+    engine: Path = Path("engines/g1_neutral")
+    """The engine folder."""
+    checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
+    """The checkpoint that it was made from: the float64 reference takes its weights from it."""
+    rows: tuple[int, ...] = (64, 512, 1024, 2048, 4096, 8192, 65536)
+    """Environments."""
+    frames: int = 95
+    """Frames of one launch; not timed beyond 4096 rows."""
+    launches: int = 12
+    """Single frames in one graph."""
+    repeats: int = 30
+    """Replays of each graph."""
+    seed: int = 0
+    """Of states and commands."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = command_line.parse(Options, MODULE, argv)
+    return command_line.exit_status(MODULE, lambda: _run(options))
+
+
+def _run(options: Options) -> int:
+    device = torch.device("cuda")
+    reason = why_not(device) if torch.cuda.is_available() else "torch sees no GPU"
+    if reason:
+        raise BenchError(f"the kernels cannot run here: {reason}")
+    kernels = _kernels(options, device)
+    manifest = read_manifest(options.engine)
+    inputs = Inputs(
+        options.engine, manifest, load_source(options.engine, manifest, options.checkpoint, None), options.seed
+    )
+    where = machine.describe(device)
+    print(f"{where.device}, one fp16 product of 8192^3 at {where.tflops['fp16']:.0f} TFLOP/s, clocks {where.clocks}")
+    print(f"{'rows':>6}" + "".join(f"{name:>12}{'error':>9}" for name in kernels) + f"{options.frames:>9} frames")
+    for rows in options.rows:
+        print(_row(options, kernels, inputs, rows, device), flush=True)
+    return 0
+
+
+def _kernels(options: Options, device: torch.device) -> dict[str, Any]:
+    """By name: both have ``(motion, command, out)``, the cluster kernel ``frames`` too."""
+    from cmg_runtime.kernels.cluster import ClusterNetwork, fits
+    from cmg_runtime.kernels.frame import FrameNetwork
+    from cmg_runtime.kernels.packing import pack
+
+    manifest = read_manifest(options.engine)
+    artifact = next((a for a in manifest.artifacts if (a.backend, a.precision) == ("fused", "fp16")), None)
+    if artifact is None:
+        raise BenchError(f"{options.engine} has no fused artifact in fp16; build it with --precision fp16 or all")
+    packed = pack(read_weights(options.engine, artifact, manifest), torch.float16, device)
+    kernels: dict[str, Any] = {"triton": FrameNetwork(packed, "fp16", max(options.rows), device)}
+    if fits(packed.shapes, "fp16", device):
+        kernels["cluster"] = ClusterNetwork(packed, device)
+    return kernels
+
+
+def _row(options: Options, kernels: dict[str, Any], inputs: Inputs, rows: int, device: torch.device) -> str:
+    motion, command = inputs.draw(rows, device)
+    runs: dict[str, Callable[[], object]] = {}
+    errors: dict[str, float] = {}
+    recorder = GraphRecorder(device)
+    for name, network in kernels.items():
+        out = torch.full_like(motion, float("nan"))
+        piece = Piece(lambda network=network, out=out: network(motion, command, out))
+        runs[name] = recorder.record([piece] * options.launches)
+        runs[name]()
+        errors[name] = inputs.error(motion, command, out)
+    many = "-"
+    if "cluster" in kernels and rows <= 4096:
+        commands = command.expand(options.frames, rows, -1).contiguous()
+        frames = motion.new_empty(options.frames, *motion.shape)
+        runs[many] = recorder.record([Piece(lambda: kernels["cluster"].frames(motion, commands, frames))])
+    times = {name: samples.timing().cost.p50 for name, samples in _timed(runs, options, device).items()}
+    single = "".join(f"{times[name] / options.launches:>12.1f}{errors[name]:>9.1e}" for name in kernels)
+    return f"{rows:>6}{single}" + (f"{times[many]:>16.1f}" if many in times else f"{'-':>16}")
+
+
+def _timed(runs: dict[str, Callable[[], object]], options: Options, device: torch.device) -> dict[str, Any]:
+    return interleave(runs, device, options.repeats, seconds=2.0, block=10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
