@@ -15,6 +15,7 @@ import pytest
 
 import cmg_export.publish
 from cmg_export.__main__ import main
+from cmg_export.beside import beside
 from cmg_export.publish import publish, staging
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.manifest import file_sha256
@@ -129,6 +130,7 @@ def test_two_builds_at_once(tmp_path: Path) -> None:
 FULL_DISK = """
 import json, os, resource, sys
 from cmg_export.__main__ import main
+from cmg_export.beside import beside
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 for limit in json.loads(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -178,3 +180,30 @@ def test_two_commands_at_once(tmp_path: Path, seed: int) -> None:
             engine = load_engine(out, 2, backend=artifact.backend)  # every file is this engine's: hashes are checked
             engine.reset()
             engine.step()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a thread")
+def test_a_killed_build_leaves_no_process_behind(tmp_path: Path) -> None:
+    """What computes beside it finds nobody to tell, and ends."""
+    begun = tmp_path / "begun"
+
+    def work() -> bytes:
+        begun.write_text(str(os.getpid()))
+        time.sleep(0.3)
+        return bytes(1 << 20)  # more than a pipe holds
+
+    def build() -> None:
+        with beside(work):
+            time.sleep(600)
+
+    build_pid = in_child(build)
+    while not begun.exists() or not begun.read_text():
+        time.sleep(0.01)
+    process = Path("/proc") / begun.read_text()
+    assert process.exists()
+    os.kill(build_pid, signal.SIGKILL)
+    assert ended(build_pid) == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while process.exists() and "\nState:\tZ" not in (process / "status").read_text():  # an orphan waits for init
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -42,7 +42,7 @@ def beside(work: Callable[[], T]) -> Iterator[Callable[[], T]]:
             return
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(work, sender), daemon=True)
+        process = context.Process(target=_work, args=(work, receiver, sender), daemon=True)
         with _held_signals():
             process.start()
         sender.close()
@@ -63,7 +63,8 @@ def _held_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(work: Callable[[], Any], sender: Connection) -> None:
+def _work(work: Callable[[], Any], receiver: Connection, sender: Connection) -> None:
+    receiver.close()  # else this process would itself be the reader that it waits for once its parent is gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -72,7 +73,8 @@ def _work(work: Callable[[], Any], sender: Connection) -> None:
         outcome = (True, work())
     except Exception as error:  # raised again where it is waited for
         outcome = (False, error)
-    sender.send_bytes(pickle.dumps(outcome))
+    with contextlib.suppress(BrokenPipeError):  # the build was killed
+        sender.send_bytes(pickle.dumps(outcome))
 
 
 def _receive(receiver: Connection) -> Any:
