@@ -201,3 +201,28 @@ def test_the_source_is_part_of_what_is_installed() -> None:
     configuration = read_configuration(kernels.parents[1] / "pyproject.toml", expand=False)
     patterns = configuration["tool"]["setuptools"]["package-data"]["cmg_runtime.kernels"]
     assert (kernels / "cluster.cu") in [path for pattern in patterns for path in kernels.glob(pattern)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows, num_frames, launches", [(4096, 1, 20_000), (4096, 8, 2_000), (64, 95, 1_000)])
+def test_every_launch_gives_the_same_bits(
+    network: tuple[Any, Truth], rows: int, num_frames: int, launches: int, generator: torch.Generator
+) -> None:
+    """A race between thread blocks or with the kernel beside would show as other bits, sooner or later."""
+    kernel, truth = network
+    motion, command = truth.states(rows, generator).cuda(), truth.commands(rows, generator).cuda()
+    commands = command.expand(num_frames, rows, 3)
+    expected, out = (torch.full((num_frames, rows, 58), float("nan"), device="cuda") for _ in range(2))
+    kernel.frames(motion, commands, expected)
+    assert truth.error(expected[0], truth.step(motion.cpu(), command.cpu())) < TOLERANCE["fp16"]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    other = torch.zeros((), dtype=torch.int64, device="cuda")
+    with torch.cuda.graph(graph):
+        for _ in range(10):
+            out.fill_(float("nan"))
+            kernel.frames(motion, commands, out)
+            other += (out != expected).any()
+    for _ in range(launches // 10):
+        graph.replay()
+    assert int(other) == 0
