@@ -100,9 +100,10 @@ __device__ __forceinline__ void barrier_arrive(u32 barrier) {
 }
 
 __device__ __forceinline__ void barrier_arrive_remote(u32 barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Whether the phase of this parity is over: of a barrier that only this CTA's threads and copies arrive at.
 __device__ __forceinline__ bool barrier_done(u32 barrier, u32 parity) {
     u32 done;
     asm volatile(
@@ -115,9 +116,32 @@ __device__ __forceinline__ bool barrier_done(u32 barrier, u32 parity) {
     return done;
 }
 
+// The same of one that other CTAs of the cluster arrive at: what they wrote before is seen behind it.
+__device__ __forceinline__ bool cluster_barrier_done(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
 
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
     while (!barrier_done(barrier, parity)) {}
+}
+
+__device__ __forceinline__ void cluster_barrier_wait(u32 barrier, u32 parity) {
+    while (!cluster_barrier_done(barrier, parity)) {}
+}
+
+// Past the L1 cache: a kernel that begins beside another one could find there what the address held before.
+__device__ __forceinline__ float load_fresh(const float *from) {
+    float value;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from));
+    return value;
 }
 
 __device__ __forceinline__ void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) {
@@ -384,9 +408,9 @@ __device__ __forceinline__ void load_inputs(const Arguments &args, i64 first_row
                 float value = 0.f;
                 if (row < args.num_rows) {
                     if (column < args.motion_dim)
-                        value = args.motion[row * args.motion_stride + column];
+                        value = load_fresh(args.motion + row * args.motion_stride + column);
                     else if (column < args.input_dim)
-                        value = args.command[row * args.command_stride + column - args.motion_dim];
+                        value = load_fresh(args.command + row * args.command_stride + column - args.motion_dim);
                 }
                 pair[i] = (value - args.shift[column]) * args.scale[column];
             }
@@ -482,7 +506,7 @@ __device__ __forceinline__ void first_layer(const float (&gate_bias)[EXPERTS], u
             product_n256_registers(products, x[step], descriptor(block + 32 * step), step > 0);
         products_end();
         if (tile == 0) {
-            barrier_wait(shared + LOGITS_FULL + 8 * group, frame & 1);
+            cluster_barrier_wait(shared + LOGITS_FULL + 8 * group, frame & 1);
             coefficients(gate_bias, warp, lane, logits, c);
             group_sync(group);  // the logits may lie where x1 is written next
         }
@@ -539,7 +563,7 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
 #pragma unroll 1
         for (int k = 0; k < CHUNKS; ++k) {  // its own chunks first: the others are on their way
             int chunk = (rank * TILES + k) & (CHUNKS - 1);
-            if (k >= TILES) barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
+            if (k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
             u32 a = x1_place(shared, chunk, group), b = ring.wait();
             products_begin();
 #pragma unroll
@@ -629,8 +653,8 @@ struct Ending {
                 i64 row = first_row + rank * OWNED + thread / 8 + pass * 16;
                 command[pass][i] = 0.f;
                 if (!of_motion && at < args.input_dim && row < args.num_rows && more)
-                    command[pass][i] = args.command[(frame + 1) * args.command_pitch + row * args.command_stride + at -
-                                                    args.motion_dim];
+                    command[pass][i] = load_fresh(args.command + (frame + 1) * args.command_pitch +
+                                                  row * args.command_stride + at - args.motion_dim);
             }
         }
     }
@@ -717,15 +741,15 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
         gate(shared, rank, group, warp, lane, ring, x);
         first_layer(gate_bias, shared, rank, group, warp, lane, frame, ring, x, logits, c);
         middle_layer(args, shared, rank, group, warp, lane, frame, ring, c, part);
-        barrier_wait(shared + X1_FREE + 8 * group, frame & 1);
+        cluster_barrier_wait(shared + X1_FREE + 8 * group, frame & 1);
         send_parts(shared, rank, group, warp, lane, part);
         Ending end;
         end.load(args, rank, first_row, frame);
-        barrier_wait(shared + PARTS_FULL + 8 * group, frame & 1);
+        cluster_barrier_wait(shared + PARTS_FULL + 8 * group, frame & 1);
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) finish(args, shared, rank, group, frame, first_row, pass, end);
         if (frame + 1 < args.num_frames) {
-            barrier_wait(shared + NEXT_FULL + 8 * group, frame & 1);
+            cluster_barrier_wait(shared + NEXT_FULL + 8 * group, frame & 1);
 #pragma unroll
             for (int step = 0; step < 4; ++step)
                 load_matrices(x[step], next + swizzled(warp * 16 + lane % 16, step * 2 + lane / 16));
