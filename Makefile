@@ -63,11 +63,11 @@ train: $(VENV)/.train  ## train a walking policy on the engine: NUM_ENVS= BACKEN
 		$(if $(BACKEND),--backend $(BACKEND)) $(if $(ITERATIONS),--iterations $(ITERATIONS)) \
 		$(if $(GPUS),--gpus $(GPUS)) $(if $(RESUME),--resume) $(ARGS)
 
-play: $(VENV)/.train  ## draw a policy (POLICY=) to build/play.gif; ARGS=--viewer opens the viewer
+play: $(VENV)/.train  ## draw a policy (the bundled one, or POLICY=) to build/play.gif; ARGS=--viewer opens the viewer
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
 	@$(PY) -m cmg_gym.play --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
-evaluate: $(VENV)/.train  ## measure a policy (POLICY=) over a grid of commands: table, JSON, picture in build/evaluation
+evaluate: $(VENV)/.train  ## measure a policy (the bundled one, or POLICY=) over a grid of commands, into build/evaluation
 	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
 	@$(PY) -m cmg_gym.evaluate --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') \
 		$(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
