@@ -163,13 +163,18 @@ def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv) -> None:
     action = floating.action_manager.get_term("joint_pos")
     assert isinstance(action, ResidualJointAction)
 
+    draws = term.states._generator
+    same_starts = draws.get_state()
+
     def error() -> float:
+        draws.set_state(same_starts)
         term.hold((0.8, 0.0, 0.0))
-        floating.reset()
         errors = []
-        for _ in range(50):
-            floating.step(zero(floating))
-            errors.append((term.robot.data.joint_pos - term.frames.dof_pos[:, 0]).square().mean())
+        for _ in range(4):
+            floating.reset()
+            for _ in range(50):
+                floating.step(zero(floating))
+                errors.append((term.robot.data.joint_pos - term.frames.dof_pos[:, 0]).square().mean())
         return float(torch.stack(errors).mean().sqrt())
 
     lead = action.lead_s.clone()
@@ -180,7 +185,7 @@ def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv) -> None:
         without = error()
     finally:
         action.lead_s = lead
-    assert with_lead < 0.08  # rad, root mean square over joints and a second
+    assert with_lead < 0.08  # rad, root mean square over joints and a second, of sixteen starts
     assert with_lead < 0.85 * without
 
 
