@@ -306,3 +306,26 @@ def test_the_kernel_in_tritons_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_wild_motion_of_the_bundled_checkpoint_is_replaced(tmp_path: Path) -> None:
+    """A real one: reversed in the middle of a stride, it puts a hip 0.7 rad beyond its limit. Once, and all is well."""
+    from gym_case import make_g1_engine
+
+    truth = make_g1_engine(tmp_path)
+    stride, forward, reverse = 293, [0.99, -0.52, -0.80], [-0.70, -0.55, 0.17]  # of the bank; m/s, m/s, rad/s
+    engine = load_engine(tmp_path, 2, horizon=96, command_ramp_s=0.5)
+    engine.reset(motion=engine.bank[stride], command=forward, command_at_once=True)
+    assert engine._counters.replaced == 0
+    engine.set_command(reverse)
+    assert engine._counters.replaced == engine.num_envs
+    frames = engine.future(range(engine.horizon))
+    seen = torch.cat([frames.dof_pos, frames.dof_vel], dim=2)
+    assert bool(engine._guard.within(seen.flatten(0, 1)).all())
+    replaced = (seen[:, 1:, None] == engine.bank).all(dim=3).any(dim=2).nonzero()[:, 1] + 1
+    assert replaced.tolist() == [int(replaced[0])] * engine.num_envs
+    # The truth, from the frame before: under the command on its way, it goes there too.
+    share = min(int(replaced[0]) / (0.5 * engine.fps), 1.0)
+    command = torch.lerp(torch.tensor(forward), torch.tensor(reverse), share).double()
+    expected = truth.step(seen[:, int(replaced[0]) - 1].double(), command.expand(2, 3))
+    assert not bool(engine._guard.within(expected).any())

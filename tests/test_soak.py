@@ -21,6 +21,8 @@ from cmg_export.soak.reference import Reference
 from cmg_export.soak.run import _Soak
 from cmg_export.soak.watch import Latency, Memory, read_memory
 from cmg_runtime import Engine, load_engine
+from cmg_runtime.bank import load_bank
+from cmg_runtime.guard import Guard, limits
 from engine_folder import SEED, no_waiting, shared_engine_folder
 from make_checkpoint import make_checkpoint
 from test_window import random_robot_case
@@ -196,6 +198,49 @@ def test_a_counter_that_counts_what_did_not_happen_is_found(
     assert "the engine has counted" in line and "; expected " in line
 
 
+def test_frames_that_had_to_be_replaced_are_accounted_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """With a bank close about its mean, and a limit that one generated frame in thirty is beyond."""
+
+    def close(*arguments: Any) -> torch.Tensor:
+        bank = load_bank(*arguments)
+        return bank.mean(dim=0) + 0.02 * (bank - bank.mean(dim=0))
+
+    monkeypatch.setattr("cmg_runtime.loading.load_bank", close)
+    engine = load_engine(random_robot_case()[0], 2000, device="cpu", backend="torch", precision="fp32", seed=SEED)
+    low, high = engine.command_range
+    engine.reset(command=low + (high - low) * torch.rand(2000, 3, generator=generator), command_at_once=True)
+    engine.step()
+    generated = torch.quantile(torch.cat([engine.dof_pos, engine.dof_vel], dim=1), 29 / 30, dim=0)
+    value = int((generated - engine.bank.amax(dim=0)).argmax())
+    low, high = (bound.clone() for bound in limits(engine.manifest, engine.bank))
+    high[value] = generated[value]
+    assert bool((engine.bank < high).all())
+    monkeypatch.setattr("cmg_runtime.engine.limits", lambda *_: (low, high))
+    monkeypatch.setattr("cmg_runtime.guard.GuardWatch._tell", lambda *_: None)
+    assert soak.main(arguments(tmp_path, "--slowdown", "20", "--sampled", "19")) == 0, capsys.readouterr()
+    assert found(tmp_path)["counters"]["frames_replaced"] > 10
+    assert "The plain rollout leaves the limits too" in capsys.readouterr().out
+
+
+def test_a_frame_replaced_without_reason_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = Guard.within
+
+    def now_and_then(guard: Guard, motion: torch.Tensor) -> torch.Tensor:
+        good = within(guard, motion)
+        if int(guard.frame[3]) == 60 and len(good) == NUM_ENVS:
+            good[3] = False
+        return good
+
+    monkeypatch.setattr(Guard, "within", now_and_then)
+    monkeypatch.setattr("cmg_runtime.guard.GuardWatch._tell", lambda *_: None)
+    (line,) = run(tmp_path, capsys, "--slowdown", "20")
+    assert "of environment 3 had been replaced, and the plain rollout's is within the limits" in line
+
+
 def test_what_holds_on_a_gpu() -> None:
     before = Memory(300.0, 100.0, 128.0, 900.0, 50, 1000)
     assert grown(before, before, 9) == []
@@ -324,5 +369,5 @@ def test_stepping_makes_the_host_wait_for_nothing(tmp_path: Path) -> None:
     soaked = _Soak(soak.settings(options))
     soaked.warm_up()
     with no_waiting():
-        soaked.advance(500)
+        soaked.run(500, timed=True)
     assert soaked.check() == []

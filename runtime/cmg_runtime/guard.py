@@ -31,11 +31,12 @@ POSITION_MARGIN = 0.5
 
 POSITION_DEVIATIONS = 8.0
 """Standard deviations of the data about its mean that are allowed even beyond a joint's limits: a checkpoint's data may
-be of another variant of the robot. The bundled checkpoint's frames reach 5."""
+be of another variant of the robot. The bundled checkpoint's frames reach 5, but for what :data:`DEVIATIONS` says."""
 
 DEVIATIONS = 50.0
 """Standard deviations of the data: half the width of limits that the robot does not set. The bundled checkpoint's
-frames reach 10."""
+frames reach 10; where a command is reversed in the middle of a stride, one reversal in some hundred thousand leads to a
+frame of up to 30, joints 0.7 rad beyond their limits."""
 
 LOWEST_VELOCITY_LIMIT = 50.0
 """rad/s. No velocity limit is tighter than this: humanoids' joints turn at 20 to 40 at the most."""

@@ -119,5 +119,8 @@ def format_table(report: SoakReport) -> str:
             busy = "-" if latency.busy is None else f"{latency.busy:.1f}"
             lines.append(f"  {name:36}{latency.p50:12.1f}{latency.p99:12.1f}{latency.count:10d}{busy:>10}")
     counted = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(report.counters).items())
-    lines += ["", f"  counters: {counted}", "", "FAILED" if report.failures else "passed"]
+    lines += ["", f"  counters: {counted}"]
+    if report.counters.frames_replaced and not report.failures:
+        lines.append("  The plain rollout leaves the limits too, from each frame whose successor was replaced.")
+    lines += ["", "FAILED" if report.failures else "passed"]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from cmg_export.soak.changes import Change, Expected, Told, draw_changes, first_
 from cmg_export.soak.compare import Deviation, compare
 from cmg_export.soak.limits import drifted, grown, miscounted, slowed
 from cmg_export.soak.reference import Reference
+from cmg_export.soak.replaced import ReplacedFrames
 from cmg_export.soak.report import Check, SoakReport
 from cmg_export.soak.watch import BURST, StepTimes, read_memory
 from cmg_runtime import load_engine
@@ -145,6 +146,7 @@ class _Soak:
         self._reference = Reference(checkpoint, manifest.robot, settings.device)
         self._told = Told(settings.num_envs, self.engine.command_range, RAMP_S * manifest.fps)
         self._expected = Expected()
+        self._replaced = ReplacedFrames(self.engine, self._reference, self._told)
         self._next_change = 0
         self._median = 0.0
         self.times = StepTimes(settings.device)
@@ -161,8 +163,8 @@ class _Soak:
         self._change(self._first)
         for change in self._changes:
             self._change(change)
-            self.engine.step()
-            self.step += 1
+            self.run(1)
+            self._replaced.look(self.step)
         self._plan_change()
         for _ in range(2):
             self.advance(max(self.settings.steps // 40, 2 * self.settings.horizon))
@@ -173,16 +175,25 @@ class _Soak:
 
     def advance(self, count: int) -> None:
         """So many steps with the changes that fall due; the last of them are timed."""
-        engine, untimed = self.engine, count - BURST
-        for i in range(count):
+        end = self.step + count
+        while self.step < end:
             if self.step >= self._next_change:
                 self._change(self._random.choice(self._changes))
                 self._plan_change()
-            if i < untimed:
-                engine.step()
-            else:
+            # As far as what is replaced on the way stays in the window.
+            until = min(end, self._next_change, self.step + self.settings.horizon - 1)
+            self.run(until - self.step, timed=self.step >= end - BURST)
+            self._replaced.look(self.step)
+
+    def run(self, count: int, timed: bool = False) -> None:
+        """So many steps, and nothing that the host waits for. The first two of them find the GPU idle: not timed."""
+        engine, untimed = self.engine, min(2, count - 1)
+        for i in range(count):
+            if timed and i >= untimed:
                 self.times.run(engine.step)
-            self.step += 1
+            else:
+                engine.step()
+        self.step += count
 
     def check(self) -> list[str]:
         """Wait for the engine and look at it; what is wrong."""
@@ -194,6 +205,7 @@ class _Soak:
                 self.worst[kind] = deviation
         self.checks.append(Check(self.step, {kind: found.value for kind, found in deviations.items()}, memory))
         failures = drifted(deviations, self.engine.precision, self.step)
+        failures += self._replaced.failures
         failures += miscounted(self.counters(), self._expected, self.step)
         self.checking += time.perf_counter() - began
         held = f"{memory.rss or 0:.0f} MiB" if memory.allocated is None else f"{memory.allocated:.1f} MiB on the GPU"
@@ -221,7 +233,9 @@ class _Soak:
 
     def _compare(self) -> dict[str, Deviation]:
         count = min(self.settings.sampled, self.settings.num_envs)
-        envs = torch.tensor(sorted(set(itertools.islice(self._order, count))))
+        chosen = set(itertools.islice(self._order, count))
+        # What a frame from the bank leads to is not what the frame before it would have led to.
+        envs = torch.tensor(sorted(chosen - self._replaced.environments(self.step)))
         if self.settings.device.type == "cuda":
             torch.cuda.synchronize(self.settings.device)
         self._median = self.times.end()
@@ -229,8 +243,11 @@ class _Soak:
         return compare(self.engine, self._reference, self._told, self.step, envs.to(self.settings.device))
 
     def _change(self, change: Change) -> None:
+        self._replaced.look(self.step)
         change.apply(self.engine)
         self._told.note(change, self.step)
+        self._replaced.forget(change.columns)
+        self._replaced.look(self.step)
         self._expected += change.expected
         self.changes_made["resets" if change.resets else "command changes"] += 1
 

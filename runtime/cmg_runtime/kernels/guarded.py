@@ -83,4 +83,5 @@ def _replace_bad_rows(
     count = tl.sum((bad & (column < num_envs)).to(tl.int64), axis=0)
     tl.atomic_add(replaced, count, mask=count > 0)
     if ADVANCE:
+        tl.debug_barrier()  # every warp has read what is now overwritten
         tl.store(frame + column, number + 1, mask=there)
