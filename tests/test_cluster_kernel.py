@@ -13,7 +13,8 @@ import torch
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.graph import one_product_weights
 from cmg_runtime.kernels import cluster
-from cmg_runtime.kernels.cluster import CHUNKS, EXPERTS, FEW, MANY, PAIR, WIDTH, ClusterShape, fits, plan, weight_stream
+from cmg_runtime.kernels.cluster import FEW, MANY, PAIR, ClusterShape, fits, plan
+from cmg_runtime.kernels.cluster_weights import CHUNKS, EXPERTS, WIDTH, weight_stream
 from cmg_runtime.kernels.packing import Packed, pack
 from engine_folder import TOLERANCE, Truth
 from make_checkpoint import make_checkpoint
@@ -200,7 +201,8 @@ def test_the_source_is_part_of_what_is_installed() -> None:
     kernels = Path(cluster.__file__).parent
     configuration = read_configuration(kernels.parents[1] / "pyproject.toml", expand=False)
     patterns = configuration["tool"]["setuptools"]["package-data"]["cmg_runtime.kernels"]
-    assert (kernels / "cluster.cu") in [path for pattern in patterns for path in kernels.glob(pattern)]
+    installed = {path for pattern in patterns for path in kernels.glob(pattern)}
+    assert installed == {path for path in kernels.iterdir() if path.suffix in (".cu", ".cuh")} != set()
 
 
 @pytest.mark.gpu

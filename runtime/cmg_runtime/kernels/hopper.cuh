@@ -1,0 +1,206 @@
+// Instructions of Hopper GPUs (compute capability 9.0) that CUDA C++ has no functions for: barriers in shared memory, copies and
+// stores that report to them, clusters of thread blocks, matrix products of warpgroups. Put in front of a kernel's source.
+// Addresses of shared memory are 32-bit, as `__cvta_generic_to_shared` gives them.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// The same shared address in another CTA of the cluster.
+__device__ __forceinline__ u32 at_rank(u32 address, u32 rank) {
+    u32 mapped;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
+    return mapped;
+}
+
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+__device__ __forceinline__ void group_sync(int group) {
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+}
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive_remote(u32 barrier) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Whether the phase of this parity is over: of a barrier that only this CTA's threads and copies arrive at.
+__device__ __forceinline__ bool barrier_done(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
+// The same of one that other CTAs of the cluster arrive at: what they wrote before is seen behind it.
+__device__ __forceinline__ bool cluster_barrier_done(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done;
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+    while (!barrier_done(barrier, parity)) {}
+}
+
+__device__ __forceinline__ void cluster_barrier_wait(u32 barrier, u32 parity) {
+    while (!cluster_barrier_done(barrier, parity)) {}
+}
+
+// Past the L1 cache: a kernel that begins beside another one could find there what the address held before.
+__device__ __forceinline__ float load_fresh(const float *from) {
+    float value;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from));
+    return value;
+}
+
+__device__ __forceinline__ void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+        "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void copy_to_rank(u32 to, u32 from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "r"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void send(u32 to, float a, float b, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
+                 "r"(__float_as_uint(a)), "r"(__float_as_uint(b)), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void send(u32 to, u32 a, u32 b, u32 c, u32 d, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+                 "r"(a), "r"(b), "r"(c), "r"(d), "r"(barrier)
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_shared(u32 to, u32 value) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ float4 load_shared4(u32 from) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ float2 load_shared2(u32 from) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void load_matrices(u32 (&a)[4], u32 from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+__device__ __forceinline__ u32 halves(float low, float high) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void products_end() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Waits until at most N groups of products are still under way.
+template <int N>
+__device__ __forceinline__ void products_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+// The compiler may not move what reads d in front of this.
+template <int N>
+__device__ __forceinline__ void hold(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// A matrix of rows of 128 bytes whose 16-byte pieces are swizzled in groups of 8 rows; 64 columns of K.
+__device__ __forceinline__ u64 descriptor(u32 address) {
+    return u64((address & 0x3FFFF) >> 4) | (u64(1024 >> 4) << 32) | (u64(1) << 62);
+}
+
+// Products of 64 rows and N columns over 16 of K, added to an accumulator. Rows come from registers (without `add` the
+// accumulator is taken for zero) or from shared memory, columns from shared memory.
+
+#define NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NAMES_16 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_32 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define NAMES_48 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_64 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define NAMES_80 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define NAMES_96 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define NAMES_112 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NAMES_OF_32 NAMES_0 ", " NAMES_16
+#define NAMES_OF_64 NAMES_OF_32 ", " NAMES_32 ", " NAMES_48
+#define NAMES_OF_128 NAMES_OF_64 ", " NAMES_64 ", " NAMES_80 ", " NAMES_96 ", " NAMES_112
+#define OPERANDS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define OPERANDS_16(i) OPERANDS_4(i), OPERANDS_4(i + 4), OPERANDS_4(i + 8), OPERANDS_4(i + 12)
+#define OPERANDS_OF_32 OPERANDS_16(0), OPERANDS_16(16)
+#define OPERANDS_OF_64 OPERANDS_OF_32, OPERANDS_16(32), OPERANDS_16(48)
+#define OPERANDS_OF_128 OPERANDS_OF_64, OPERANDS_16(64), OPERANDS_16(80), OPERANDS_16(96), OPERANDS_16(112)
+
+// A0..A3, B, ADD: the names of the operands behind the accumulator's.
+#define PRODUCT_FROM_REGISTERS(N, COUNT, A0, A1, A2, A3, B, ADD)                                                   \
+    __device__ __forceinline__ void product(float (&d)[COUNT], const u32 (&a)[4], u64 b, bool add) {               \
+        asm volatile("{ .reg .pred p; setp.ne.b32 p, " ADD ", 0;\n"                                                \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" NAMES_OF_##COUNT                   \
+                     "}, {" A0 ", " A1 ", " A2 ", " A3 "}, " B ", p, 1, 1, 0; }"                                   \
+                     : OPERANDS_OF_##COUNT                                                                         \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));                         \
+    }
+
+PRODUCT_FROM_REGISTERS(64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
+PRODUCT_FROM_REGISTERS(128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
+PRODUCT_FROM_REGISTERS(256, 128, "%128", "%129", "%130", "%131", "%132", "%133")
+
+__device__ __forceinline__ void product(float (&d)[128], u64 a, u64 b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" NAMES_OF_128 "}, %128, %129, 1, 1, 1, 0, 0;"
+                 : OPERANDS_OF_128
+                 : "l"(a), "l"(b));
+}
