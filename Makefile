@@ -138,11 +138,11 @@ endif
 		echo "note: TensorRT for RTX does not install here (see $(VENV)/tensorrt-rtx.log); engines get no TensorRT plan"
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt requirements/triton.txt requirements/hashed/test.txt $(VENV)/.engine
+$(VENV)/.test: requirements/test.txt requirements/kernels.txt requirements/hashed/test.txt $(VENV)/.engine
 	@echo "Installing $$(grep -c '^[a-z]' requirements/test.txt) packages for tests and pictures (about half a minute)"
 	@$(INSTALL)/test.txt --quiet
-	@$(PY) -c 'import triton' 2>/dev/null || $(INSTALL)/triton.txt --quiet || \
-		echo "note: Triton does not install here; the tests of its kernels are skipped"
+	@$(PY) -c '$(NEEDS_CUDA)' || $(INSTALL)/kernels.txt --quiet || \
+		echo "note: Triton and NVRTC do not install here; the tests of the kernels are skipped"
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt requirements/hashed/train.txt $(VENV)/.test

@@ -14,7 +14,7 @@ LISTS = {
     "engine": "`make engine`: compiling, proving, and the runtime's own two, torch and numpy",
     "test": "`make test`, `make demo`, `make bench`: tests, checks and pictures",
     "train": "`make train`, and the tests of it",
-    "triton": "kernels, and their tests on a CPU, where torch does not bring it",
+    "kernels": "tests of the kernels on a CPU, where torch brings no compilers",
     "tensorrt-rtx": "TensorRT plans; optional",
     "fuzz": "`make fuzz`",
     "hashed/cuda": "what torch's CUDA builds bring",

@@ -12,7 +12,7 @@ import torch
 
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.graph import one_product_weights
-from cmg_runtime.kernels import cluster
+from cmg_runtime.kernels import cluster, cuda_source
 from cmg_runtime.kernels.cluster import FEW, MANY, PAIR, ClusterShape, fits, plan
 from cmg_runtime.kernels.cluster_weights import CHUNKS, EXPERTS, WIDTH, weight_stream
 from cmg_runtime.kernels.packing import Packed, pack
@@ -193,6 +193,19 @@ def test_bad_rows_are_replaced_between_frames(
         guards[1].apply(expected[t], columns, ahead + t)
     assert torch.equal(seen, expected)
     assert int(counts[0]) == int(counts[1]) > num_frames
+
+
+@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+def test_it_compiles(shape: ClusterShape) -> None:
+    try:
+        cuda_source.compile_source("", ["-arch=sm_90a"])
+    except cuda_source.CudaError as error:
+        pytest.skip(str(error))
+    source, options = cluster.program(shape)
+    image = cuda_source.compile_source(source, options)
+    assert image.startswith(b"\x7fELF") and b"generate_frames" in image
+    with pytest.raises(cuda_source.CudaError, match=r"NVRTC \d+\.\d+: kernel.cu\(\d+\): error: "):
+        cuda_source.compile_source(source.replace("u32 block = ring.wait();", "u32 block = ring.wait(1);"), options)
 
 
 def test_the_source_is_part_of_what_is_installed() -> None:

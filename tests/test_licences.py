@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = re.compile(r"\| ([A-Za-z0-9._-]+) \| ([^|]+) \| ([^|]+) \|")
-LISTS = ("engine", "test", "train", "triton", "tensorrt-rtx", "fuzz", "hashed/cuda")
+LISTS = ("engine", "test", "train", "kernels", "tensorrt-rtx", "fuzz", "hashed/cuda")
 """In the order of the file."""
 
 

@@ -227,11 +227,16 @@ class ClusterNetwork:
 
 def _load(shape: ClusterShape, packed: Packed, device: torch.device) -> Tuple[CudaKernel, torch.Tensor]:
     """The kernel compiled for a shape, and the weights in its order."""
-    source = "".join((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", "cluster.cu"))
-    options = ["-arch=sm_90a", "-std=c++17"]
-    options += [f"-DC={shape.ctas}", f"-DR={shape.groups}", f"-DSTAGES={shape.stages}"]
+    source, options = program(shape)
     kernel = CudaKernel(source, "generate_frames", options, shape.shared_bytes, device)
     return kernel, weight_stream(packed, shape.ctas)
+
+
+def program(shape: ClusterShape) -> Tuple[str, List[str]]:
+    """The source for a shape, and the options that it is compiled with."""
+    source = "".join((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", "cluster.cu"))
+    sizes = [f"-DC={shape.ctas}", f"-DR={shape.groups}", f"-DSTAGES={shape.stages}"]
+    return source, ["-arch=sm_90a", "-std=c++17", *sizes]
 
 
 def _guard(guard: Guard, columns: torch.Tensor, ahead: int) -> _Guard:

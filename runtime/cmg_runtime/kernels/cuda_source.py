@@ -116,11 +116,10 @@ def _driver() -> Any:
 
 @functools.lru_cache(maxsize=None)
 def _compiler() -> Any:
-    """NVRTC of the major version that torch was built with."""
-    major = (torch.version.cuda or "").split(".")[0]
-    name = f"libnvrtc.so.{major}"
-    site = Path(torch.__file__).resolve().parents[1]
-    for candidate in sorted(glob.glob(str(site / "nvidia" / "*" / "lib" / name))) + [name]:
+    """NVRTC of the major version that torch was built with; of any where torch was built without CUDA."""
+    name = f"libnvrtc.so.{(torch.version.cuda or '*').split('.')[0]}"
+    folders = Path(torch.__file__).resolve().parents[1] / "nvidia" / "*" / "lib"
+    for candidate in [*sorted(glob.glob(str(folders / name))), name]:
         try:
             # It looks for this one by name only, so it must have been loaded before.
             for builtins in glob.glob(str(Path(candidate).parent / "libnvrtc-builtins.so.*")):
