@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 
 from cmg_runtime import BackendUnavailable, EngineError, load_engine
 from cmg_runtime.backends import trt_library
+from cmg_runtime.backends.torch_backend import TorchBackend
 from cmg_runtime.backends.trt_backend import TrtBackend
 from cmg_runtime.backends.trt_plan import PlanTarget, driver_version
-from cmg_runtime.first_load import FILE_NAME
+from cmg_runtime.first_load import FILE_NAME, _one_step_error
 from cmg_runtime.manifest import Artifact, file_sha256, read_manifest
 from engine_folder import make_engine_folder
 from fake_tensorrt import FakeCuda, FakeTensorRT, make_plan
@@ -206,6 +208,32 @@ def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorR
         FILE_NAME,
         "cmg_fp32.rtx.plan.NVIDIA-GeForce-RTX-4090.cache",
     }
+
+
+def test_many_frames_in_one_call_are_proved_too(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    artifact = next(a for a in manifest.artifacts if (a.backend, a.precision) == ("torch", "fp32"))
+    cpu, batches = torch.device("cpu"), (7, 1024)
+    backend: Any = TorchBackend.load(folder, artifact, manifest, 1024, cpu)
+    faults: dict[str, Callable[[torch.Tensor], object]] = {
+        "none": lambda out: None,
+        "first": lambda out: out[0, -1].mul_(1.5),
+        "second": lambda out: out[1, 0].mul_(1.5),
+        "unwritten": lambda out: out[1, 3].fill_(float("nan")),
+    }
+    errors = {}
+    for name, fault in faults.items():
+
+        def frames(
+            motion: torch.Tensor, commands: torch.Tensor, out: torch.Tensor, fault: Callable[..., object] = fault
+        ) -> None:
+            for t in range(len(commands)):
+                backend.step(motion if t == 0 else out[t - 1], commands[t], out[t])
+            fault(out)
+
+        backend.frames = frames
+        errors[name] = _one_step_error(backend, folder, manifest, batches, cpu)
+    assert errors["none"] < 1e-5 < min(errors["first"], errors["second"]) and errors["unwritten"] == float("inf")
 
 
 def test_the_gate_is_run_once_for_a_kind_of_gpu(

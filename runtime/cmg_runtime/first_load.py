@@ -11,6 +11,8 @@ against the checkpoint itself, is ``make verify``.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -102,11 +104,22 @@ def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
     """Everything that decides which code runs."""
     return {
         "sha256": artifact.sha256,
+        "runtime": _runtime_sha256(),
         "gpu": torch.cuda.get_device_name(device),
         "driver": driver_version(),
         "torch": torch.__version__,
         "tools": dict(artifact.tools),
     }
+
+
+@functools.lru_cache(maxsize=None)
+def _runtime_sha256() -> str:
+    """Of this package's own sources, kernels among them."""
+    content = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cu", ".cuh")):
+        content.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return content.hexdigest()
 
 
 def _read(folder: Path) -> Dict[str, Any]:
@@ -125,30 +138,44 @@ def _one_step_error(
     not finite or not written.
 
     Half of the states are the bank's, half random around the mean; a batch holds each of them as often as it takes
-    to fill its rows, and every row is compared. Batches smaller than the number of states take several steps.
+    to fill its rows, and every row is compared. Batches smaller than the number of states take several steps. A backend
+    that makes many frames in one call makes two besides: the second is compared with a step from the first as it came.
     """
     weights = [a for a in manifest.artifacts if a.backend == "torch" and a.usable]
     if not weights:
         raise BackendUnavailable("the engine folder has no weights.npz to prove this artifact with; rebuild it")
     reference = OneProductNetwork(read_weights(folder, weights[0], manifest), "fp32").double()
     motion, command = _states(folder, manifest)
-    with torch.no_grad():
-        truth = reference(motion.double(), command.double())
-    mean, std = reference.motion_mean, reference.motion_std
+    frames = getattr(backend, "frames", None)
     errors: List[float] = []
     for batch in batches:
         rows = torch.arange(-(-NUM_STATES // batch) * batch) % NUM_STATES
-        parts = []
+        stepped, made = [], []
         for part in rows.split(batch):
             given = (motion[part].to(device), command[part].to(device))
             out = torch.full_like(given[0], float("nan"))
             backend.step(given[0], given[1], out)
-            parts.append(out.cpu())
-        output = (torch.cat(parts).double() - mean) / std
-        expected = (truth[rows] - mean) / std
-        error = float((output - expected).norm() / expected.norm())
-        errors.append(error if error == error else float("inf"))
+            stepped.append(out.cpu())
+            if frames is not None:
+                two = torch.full_like(given[0].expand(2, -1, -1), float("nan"))
+                frames(given[0], torch.stack([given[1], given[1].flip(0)]), two)
+                made.append(two.cpu())
+        with torch.no_grad():
+            errors.append(_relative(reference, torch.cat(stepped), motion[rows], command[rows]))
+            if made:
+                first, second = torch.cat(made, dim=1)
+                turned = torch.cat([command[part].flip(0) for part in rows.split(batch)])
+                errors.append(_relative(reference, first, motion[rows], command[rows]))
+                errors.append(_relative(reference, second, first, turned))
     return max(errors)
+
+
+def _relative(reference: OneProductNetwork, output: torch.Tensor, motion: torch.Tensor, command: torch.Tensor) -> float:
+    """Error of ``output`` relative to the reference's frame, in normalised units; infinite where it is not finite."""
+    expected = (reference(motion.double(), command.double()) - reference.motion_mean) / reference.motion_std
+    output = (output.double() - reference.motion_mean) / reference.motion_std
+    error = float((output - expected).norm() / expected.norm())
+    return error if error == error else float("inf")
 
 
 def _states(folder: Path, manifest: Manifest) -> Any:
