@@ -110,10 +110,8 @@ def can_be_captured(step: Callable[[], None], device: torch.device) -> bool:
     """
     try:
         GraphRecorder(device).record([Piece(step)])
-    except (
-        torch.cuda.OutOfMemoryError
-    ):  # says nothing of the library; outside of graphs it would only be slower for good
-        raise
+    except torch.cuda.OutOfMemoryError:
+        raise  # it says nothing of the library; outside of graphs it would only be slower for good
     except RuntimeError as error:  # CUDA's errors, and EngineError
         logger.info("the network runs outside of the engine's CUDA graphs: %s", first_line(error))
         return False

@@ -110,34 +110,34 @@ __device__ void fill_ring(const Arguments &args, u32 shared, u32 rank) {
         for (int block = 0; block < BLOCKS; ++block, ++count) {
             u32 stage = count % STAGES, full = shared + FULL + 8 * stage;
             u32 bytes = block >= GATE_BLOCKS ? BLOCK : GATE_BLOCKS == 1 ? GATE_WEIGHTS + GATE_OUT : block ? GATE_OUT : BLOCK;
+            u32 bias = count == 0 ? TILES * 1024 : 0;  // comes with the first block, and stays
             if (count >= STAGES) barrier_wait(shared + EMPTY + 8 * stage, (count / STAGES - 1) & 1);
-            barrier_expect(full, bytes);
+            barrier_expect(full, bytes + bias);
+            if (bias) copy_from_global(shared + BIAS, reinterpret_cast<const char *>(args.bias) + rank * bias, bias, full);
             copy_from_global(shared + RING + stage * BLOCK, weights + size_t(block) * BLOCK, bytes, full);
         }
 }
 
-// The first frame's input, normalised: the operand registers of 64 rows x 64 columns.
-__device__ __forceinline__ void load_inputs(const Arguments &args, i64 first_row, int warp, int lane, u32 (&x)[4][4]) {
+// The first frame's input, normalised, put where the next ones arrive. Each thread has a column of every other row; all
+// its reads are under way at once.
+__device__ __forceinline__ void load_inputs(const Arguments &args, i64 first_row, u32 place) {
+    int column = threadIdx.x % 64, odd = threadIdx.x / 64 % 2;
+    bool of_motion = column < args.motion_dim;
+    i64 stride = of_motion ? args.motion_stride : args.command_stride;
+    const float *from = (of_motion ? args.motion + column : args.command + column - args.motion_dim) + (first_row + odd) * stride;
+    i64 rows = column < args.input_dim ? args.num_rows - first_row - odd : 0;
+    float value[32];
 #pragma unroll
-    for (int step = 0; step < 4; ++step)
+    for (int i = 0; i < 32; ++i, from += 2 * stride) {
+        value[i] = 0.f;
+        load_if(2 * i < rows, from, value[i]);
+    }
+    float shift = args.shift[column], scale = args.scale[column];
 #pragma unroll
-        for (int quarter = 0; quarter < 4; ++quarter) {
-            i64 row = first_row + warp * 16 + lane / 4 + (quarter % 2) * 8;
-            float pair[2];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                int column = step * 16 + (quarter / 2) * 8 + lane % 4 * 2 + i;
-                float value = 0.f;
-                if (row < args.num_rows) {
-                    if (column < args.motion_dim)
-                        value = load_fresh(args.motion + row * args.motion_stride + column);
-                    else if (column < args.input_dim)
-                        value = load_fresh(args.command + row * args.command_stride + column - args.motion_dim);
-                }
-                pair[i] = (value - args.shift[column]) * args.scale[column];
-            }
-            x[step][quarter] = halves(pair[0], pair[1]);
-        }
+    for (int i = 0; i < 32; ++i) {
+        int row = 2 * i + odd;
+        store_shared_half(place + swizzled(row, column / 8) + column % 8 * 2, (value[i] - shift) * scale);
+    }
 }
 
 // This CTA's hidden units of the gate, and what they add to the logits, sent to every CTA.
@@ -374,9 +374,9 @@ struct Ending {
             for (int pass = 0; pass < PASSES; ++pass) {
                 i64 row = first_row + rank * OWNED + thread / 8 + pass * 16;
                 command[pass][i] = 0.f;
-                if (!of_motion && at < args.input_dim && row < args.num_rows && more)
-                    command[pass][i] = load_fresh(args.command + (frame + 1) * args.command_pitch +
-                                                  row * args.command_stride + at - args.motion_dim);
+                load_if(!of_motion && at < args.input_dim && row < args.num_rows && more,
+                        args.command + (frame + 1) * args.command_pitch + row * args.command_stride + at - args.motion_dim,
+                        command[pass][i]);
             }
         }
     }
@@ -445,10 +445,8 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
     float gate_bias[EXPERTS];
 #pragma unroll
     for (int e = 0; e < EXPERTS; ++e) gate_bias[e] = args.gate_bias[e];
-    u32 x[4][4];
-    load_inputs(args, first_row, warp, lane, x);
-    for (int i = threadIdx.x % 128; i < TILES * 256; i += 128)  // each group writes all of it
-        store_shared(shared + BIAS + 4 * i, __float_as_uint(args.bias[rank * TILES * 256 + i]));
+    load_inputs(args, first_row, next);
+    group_sync(group);
     cluster_wait();
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
@@ -459,6 +457,11 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
             barrier_expect(shared + PARTS_FULL + 8 * group, 64 * 256);
             if (frame + 1 < args.num_frames) barrier_expect(shared + NEXT_FULL + 8 * group, GROUP_BYTES);
         }
+        if (frame) cluster_barrier_wait(shared + NEXT_FULL + 8 * group, (frame - 1) & 1);
+        u32 x[4][4];
+#pragma unroll
+        for (int step = 0; step < 4; ++step)
+            load_matrices(x[step], next + swizzled(warp * 16 + lane % 16, step * 2 + lane / 16));
         float c[2][EXPERTS], part[32];
         gate(shared, rank, group, warp, lane, ring, x);
         first_layer(gate_bias, shared, rank, group, warp, lane, frame, ring, x, logits, c);
@@ -470,12 +473,6 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
         cluster_barrier_wait(shared + PARTS_FULL + 8 * group, frame & 1);
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) finish(args, shared, rank, group, frame, first_row, pass, end);
-        if (frame + 1 < args.num_frames) {
-            cluster_barrier_wait(shared + NEXT_FULL + 8 * group, frame & 1);
-#pragma unroll
-            for (int step = 0; step < 4; ++step)
-                load_matrices(x[step], next + swizzled(warp * 16 + lane % 16, step * 2 + lane / 16));
-        }
     }
 }
 
@@ -483,6 +480,7 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
     generate_frames(const __grid_constant__ Arguments args) {
     extern __shared__ __align__(1024) char memory[];
     u32 shared = u32(__cvta_generic_to_shared(memory)), rank = cluster_rank();
+    asm volatile("griddepcontrol.launch_dependents;");  // see cluster.py: a kernel that fills the GPU's other SMs
     if (threadIdx.x == 0) {
         if (shared % 1024) asm volatile("trap;");
         for (int stage = 0; stage < STAGES; ++stage) {
@@ -500,7 +498,6 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
     }
     __syncthreads();
     cluster_arrive();  // what follows needs the other CTAs only where it waits
-    asm volatile("griddepcontrol.launch_dependents;");  // see cluster.py: a kernel that fills the GPU's other SMs
     if (threadIdx.x < 128 * R) {
         if (R > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
         compute(args, shared, rank);
@@ -510,8 +507,7 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
         __syncwarp();
         cluster_wait();
     }
-    __syncwarp();
-    cluster_arrive();
-    cluster_wait();  // no CTA may end while others still send to it
+    // A CTA may end now: it has waited for all that others send to it, and a row's parts come from CTAs that have got all
+    // its copies.
     asm volatile("griddepcontrol.wait;" ::: "memory");  // the kernel beside this one ends first
 }

@@ -17,7 +17,7 @@ import torch
 
 from cmg_runtime.guard import STRIDE, Guard
 from cmg_runtime.kernels.cluster_weights import CHUNKS, EXPERTS, HIDDEN, WIDTH, padded_to, weight_stream
-from cmg_runtime.kernels.cuda_source import CudaKernel
+from cmg_runtime.kernels.cuda_source import CudaError, CudaKernel
 from cmg_runtime.kernels.packing import Packed, Shapes
 
 
@@ -131,7 +131,7 @@ class ClusterNetwork:
         packed: weights in half precision on the device.
 
     Raises:
-        CudaError: the kernel cannot be compiled or loaded.
+        CudaError: the kernel cannot be compiled or loaded, or the device has no room for its clusters.
     """
 
     def __init__(self, packed: Packed, device: torch.device) -> None:
@@ -141,6 +141,8 @@ class ClusterNetwork:
         self._kernels = {shape: _load(shape, packed, device) for shape in (FEW, MANY, PAIR)}
         with torch.cuda.device(device):
             few, many = (self._kernels[shape][0].most_clusters(shape.ctas, shape.threads) for shape in (FEW, MANY))
+        if not few or not many:  # part of a GPU (MIG)
+            raise CudaError(f"no room for a cluster of {FEW.ctas} or {MANY.ctas} thread blocks")
         left_over = torch.cuda.get_device_properties(device).multi_processor_count - many * MANY.ctas
         self.capacities = (few * FEW.rows, many * MANY.rows, left_over // PAIR.ctas * PAIR.rows)
 

@@ -19,7 +19,8 @@ __device__ __forceinline__ u32 at_rank(u32 address, u32 rank) {
     return mapped;
 }
 
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+// It orders no memory: barriers' beginnings have a fence of their own.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
 __device__ __forceinline__ void group_sync(int group) {
@@ -76,11 +77,12 @@ __device__ __forceinline__ void cluster_barrier_wait(u32 barrier, u32 parity) {
     while (!cluster_barrier_done(barrier, parity)) {}
 }
 
-// Past the L1 cache: a kernel that begins beside another one could find there what the address held before.
-__device__ __forceinline__ float load_fresh(const float *from) {
-    float value;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from));
-    return value;
+// Past the L1 cache: a kernel that begins beside another one could find there what the address held before. Without a
+// branch, so that the next load does not wait for this one.
+__device__ __forceinline__ void load_if(bool condition, const float *from, float &value) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.cg.f32 %0, [%1]; }"
+                 : "+f"(value)
+                 : "l"(from), "r"(int(condition)));
 }
 
 __device__ __forceinline__ void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) {
@@ -111,6 +113,10 @@ __device__ __forceinline__ void send(u32 to, u32 a, u32 b, u32 c, u32 d, u32 bar
 
 __device__ __forceinline__ void store_shared(u32 to, u32 value) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_half(u32 to, float value) {
+    asm volatile("{ .reg .b16 h; cvt.rn.f16.f32 h, %1; st.shared.b16 [%0], h; }" ::"r"(to), "f"(value) : "memory");
 }
 
 __device__ __forceinline__ float4 load_shared4(u32 from) {
