@@ -450,6 +450,7 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
     cluster_wait();
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
+        if (frame) cluster_barrier_wait(shared + NEXT_FULL + 8 * group, (frame - 1) & 1);
         if (warp == 0 && lane == 0) {
             barrier_expect(shared + LOGITS_FULL + 8 * group, C * 1024);
             for (int k = TILES; k < CHUNKS; ++k)
@@ -457,7 +458,6 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
             barrier_expect(shared + PARTS_FULL + 8 * group, 64 * 256);
             if (frame + 1 < args.num_frames) barrier_expect(shared + NEXT_FULL + 8 * group, GROUP_BYTES);
         }
-        if (frame) cluster_barrier_wait(shared + NEXT_FULL + 8 * group, (frame - 1) & 1);
         u32 x[4][4];
 #pragma unroll
         for (int step = 0; step < 4; ++step)
