@@ -244,10 +244,10 @@ os._exit(0)  # with a broken context, what would be freed at the end only compla
 @pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
 def test_a_cuda_error_is_loud_and_lasting(backend: str) -> None:
     """In a process of its own: no CUDA call works in one afterwards."""
-    command = [sys.executable, "-c", CUDA_ERROR, str(random_robot_case()[0]), backend]
+    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     said = eval(done.stdout.splitlines()[-1])
     assert len(said) == 5 and len(set(said)) == 1
     assert re.fullmatch("this engine failed and its frames are not to be used: .*assert.*; load it again", said[0])
