@@ -94,7 +94,8 @@ def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> No
     assert starts.trajectory_ids.tolist() == [4, 2, 3]
     assert int(starts.frame_ids.min()) >= SETTLE_FRAMES
     everyone = torch.arange(3)
-    source.start(everyone, starts, torch.zeros(3, 3), torch.zeros(3, 4))
+    source.plan(starts, torch.zeros(3, 3), torch.zeros(3, 4))
+    source.start(everyone)
     torch.testing.assert_close(source.command, states.commands[[4, 2, 3]])
     frame_ids = starts.frame_ids
     last = states.pool.num_frames - 1 - offsets[-1]

@@ -22,7 +22,7 @@ from mjlab.utils.lab_api.math import (
 
 from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
 from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
-from cmg_gym.start_states import Starts, StartStates
+from cmg_gym.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
 
 COMMANDS_EVERY = 20
-"""Control steps. New commands take effect together: rebuilding many windows costs little more than a few."""
+"""Control steps. New commands take effect together, and next episodes are drawn together: all cost little more than a
+few."""
 
 GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
 
@@ -50,6 +51,22 @@ class StartNoise:
     """m/s"""
     root_ang_vel: float = 0.2
     """rad/s"""
+
+
+@dataclass(frozen=True)
+class NextEpisodes:
+    """How the next episode of every environment begins.
+
+    Attributes:
+        commands: [num_envs, 3] its command; the next one of an episode that goes on, too.
+        root: [num_envs, 13] the robot's position, quaternion (w, x, y, z) and velocities, world.
+        dof_pos, dof_vel: [num_envs, J] its joints, rad and rad/s.
+    """
+
+    commands: torch.Tensor
+    root: torch.Tensor
+    dof_pos: torch.Tensor
+    dof_vel: torch.Tensor
 
 
 @dataclass(kw_only=True)
@@ -122,7 +139,7 @@ class ReferenceCommand(CommandTerm):
         self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
         self._changed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._until_change = 0
-        self._started: list[tuple[torch.Tensor, Starts, torch.Tensor, torch.Tensor]] = []
+        self._started: list[torch.Tensor] = []
         self._held = False
         self._ghost: MjModel | None = None
         everyone = torch.arange(self.num_envs, device=self.device)
@@ -130,6 +147,7 @@ class ReferenceCommand(CommandTerm):
             name: torch.zeros(self.num_envs, device=self.device)
             for name in ("error_vel_xy", "error_yaw_rate", "error_joint")
         }
+        self._draw_episodes()
         # The other managers look at the reference once before the first reset.
         self._start(everyone)
         self._update_command(everyone)
@@ -156,12 +174,14 @@ class ReferenceCommand(CommandTerm):
         self._held = True
         self._changed[:] = True
         self._until_change = 0
+        self._draw_episodes()
 
     def use_backend(self, backend: str) -> None:
         """Generate with another backend from here on; reset the environment next."""
         self.engine = self._load_engine(backend)
         self.source = RealtimeSource(self.engine, self.states, self.offsets)
         self._changed[:] = False
+        self._draw_episodes()
 
     def _load_engine(self, backend: str) -> Engine:
         cfg = self.cfg
@@ -184,27 +204,24 @@ class ReferenceCommand(CommandTerm):
         self._start(env_ids)
         return extras
 
-    def _start(self, env_ids: torch.Tensor) -> None:
-        """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
-
-        mjlab updates commands of every environment right after a reset; only there, behind the step, is the place for
-        a current frame that goes with the robot's state.
-        """
-        starts = self.states.draw(self._wanted[env_ids])
-        frames, origin = starts.frames, self._env.scene.env_origins[env_ids]
-        zero = torch.zeros(len(env_ids), device=self.device)
+    def _draw_episodes(self) -> None:
+        """Draw how the next episode of every environment begins."""
+        commands = self._wanted if self._held else self.sampler.draw(self.num_envs)
+        starts = self.states.draw(commands)
+        frames, origin = starts.frames, self._env.scene.env_origins
+        zero = torch.zeros(self.num_envs, device=self.device)
         heading = quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
         velocity = quat_apply(heading, quat_apply_inverse(frames.root_rot, frames.root_vel))
         height = frames.root_pos[:, 2] + self.cfg.start_height
         root_pos = torch.stack([origin[:, 0], origin[:, 1], origin[:, 2] + height], dim=1)
         root = torch.cat([root_pos, heading, velocity, frames.root_ang_vel], dim=1)
-        self._write_robot(env_ids, root, frames.dof_pos, frames.dof_vel)
-        self._started.append((env_ids, starts, origin, heading))
+        self._next = NextEpisodes(commands, *self._disturbed(root, frames.dof_pos, frames.dof_vel))
+        self.source.plan(starts, origin, heading, commands if self._held else None)
 
-    def _write_robot(
-        self, env_ids: torch.Tensor, root: torch.Tensor, dof_pos: torch.Tensor, dof_vel: torch.Tensor
-    ) -> None:
-        """Write a state to the simulation: root [n, 13] (position, quaternion, velocities; world), joints [n, J]."""
+    def _disturbed(
+        self, root: torch.Tensor, dof_pos: torch.Tensor, dof_vel: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The states of robots with noise, joints within their limits."""
         noise = self.cfg.start_noise
         if noise is not None:
             root = torch.cat([root[:, :3], _tilted(root[:, 3:7], noise.tilt), root[:, 7:]], dim=1)
@@ -212,26 +229,37 @@ class ReferenceCommand(CommandTerm):
             root[:, 10:13] += _uniform(root[:, 10:13], noise.root_ang_vel)
             dof_pos = dof_pos + _uniform(dof_pos, noise.joint_pos)
             dof_vel = dof_vel + _uniform(dof_vel, noise.joint_vel)
-        low, high = self.robot.data.soft_joint_pos_limits[env_ids].unbind(dim=-1)
-        self.robot.write_joint_state_to_sim(dof_pos.clamp(low, high), dof_vel, env_ids=env_ids)
-        self.robot.write_root_state_to_sim(root, env_ids=env_ids)
+        low, high = self.robot.data.soft_joint_pos_limits.unbind(dim=-1)
+        return root, dof_pos.clamp(low, high), dof_vel
+
+    def _start(self, env_ids: torch.Tensor) -> None:
+        """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
+
+        mjlab updates commands of every environment right after a reset; only there, behind the step, is the place for
+        a current frame that goes with the robot's state.
+        """
+        following = self._next
+        self.robot.write_joint_state_to_sim(following.dof_pos[env_ids], following.dof_vel[env_ids], env_ids=env_ids)
+        self.robot.write_root_state_to_sim(following.root[env_ids], env_ids=env_ids)
         self.robot.reset(env_ids=env_ids)
+        self._started.append(env_ids)
 
     def _resample_command(self, env_ids: torch.Tensor) -> None:
         if self._held:
             return
-        self._wanted[env_ids] = self.sampler.draw(len(env_ids))
+        self._wanted[env_ids] = self._next.commands[env_ids]
         self._changed[env_ids] = True
 
     def _update_command(self, env_ids: torch.Tensor | None) -> None:
         if env_ids is None:
             self.source.step()
-        for started, starts, root_pos, root_rot in self._started:
-            commands = self._wanted[started] if self._held else None
-            self.source.start(started, starts, root_pos, root_rot, commands)
+        for started in self._started:
+            self.source.start(started)
         self._started.clear()
         if env_ids is None:
             self._pass_on_changes()
+        else:
+            self._draw_episodes()  # the environment may be reset again before the next step
         self.frames = self.source.frames()
         self._command = self.source.command
 
@@ -243,6 +271,7 @@ class ReferenceCommand(CommandTerm):
             if len(changed):
                 self.source.set_command(changed, self._wanted[changed])
             self._changed[:] = False
+            self._draw_episodes()
 
     def _update_metrics(self) -> None:
         data, target = self.robot.data, self.target

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 
 from cmg_gym.start_states import SETTLE_FRAMES, Starts, StartStates
 from cmg_runtime import Engine, ReferenceFrames
+from cmg_runtime.capture import GraphRecorder, Piece
 
 
 class ReferenceSource(Protocol):
@@ -19,18 +20,18 @@ class ReferenceSource(Protocol):
         """[num_envs, 3]: the commands in force at the current frame of the last :meth:`frames`."""
         ...
 
-    def start(
-        self,
-        env_ids: torch.Tensor,
-        starts: Starts,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
-        commands: torch.Tensor | None = None,
+    def plan(
+        self, starts: Starts, root_pos: torch.Tensor, root_rot: torch.Tensor, commands: torch.Tensor | None = None
     ) -> None:
-        """Begin anew from ``starts``, on the ground at ``root_pos`` [n, 3], with the heading of ``root_rot`` [n, 4].
+        """How the next episode of every environment begins: from ``starts`` [num_envs], on the ground at ``root_pos``
+        [num_envs, 3], with the heading of ``root_rot`` [num_envs, 4].
 
-        The command is that of the start's trajectory, or of ``commands`` [n, 3] where they are given.
+        The command is that of the start's trajectory, or of ``commands`` [num_envs, 3] where they are given.
         """
+        ...
+
+    def start(self, env_ids: torch.Tensor) -> None:
+        """Begin anew as planned."""
         ...
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
@@ -47,30 +48,57 @@ class ReferenceSource(Protocol):
 
 
 class RealtimeSource:
-    """Frames generated as they are needed; commands change at any time and are approached in a ramp."""
+    """Frames generated as they are needed; commands change at any time and are approached in a ramp.
+
+    On a GPU a start from the pool is one CUDA graph for all environments with a mask of those that begin, so that the
+    few that begin in a step cost the host next to nothing.
+    """
 
     def __init__(self, engine: Engine, states: StartStates, offsets: Sequence[int]) -> None:
         self._engine = engine
         self._pool = states.pool
         self._view = engine.future_view(offsets)
+        n, device = engine.num_envs, engine.device
+        self._chosen = torch.zeros(n, dtype=torch.bool, device=device)
+        self._trajectory_ids, self._frame_ids = (torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2))
+        self._root_pos, self._root_rot = (torch.zeros(n, width, device=device) for width in (3, 4))
+        self._motion: torch.Tensor | None = None
+        self._commands: torch.Tensor | None = None
+        self._start_chosen: Callable[[], None] | None = None
 
     @property
     def command(self) -> torch.Tensor:
         return self._view.command
 
-    def start(
-        self,
-        env_ids: torch.Tensor,
-        starts: Starts,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
-        commands: torch.Tensor | None = None,
+    def plan(
+        self, starts: Starts, root_pos: torch.Tensor, root_rot: torch.Tensor, commands: torch.Tensor | None = None
     ) -> None:
-        if commands is None:  # what follows is in the pool; nothing has to be generated
-            self._engine.start(self._pool, starts.trajectory_ids, starts.frame_ids, env_ids, root_pos, root_rot)
+        self._trajectory_ids.copy_(starts.trajectory_ids)
+        self._frame_ids.copy_(starts.frame_ids)
+        self._root_pos.copy_(root_pos)
+        self._root_rot.copy_(root_rot)
+        self._commands = commands
+        self._motion = None if commands is None else torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
+
+    def start(self, env_ids: torch.Tensor) -> None:
+        if self._start_chosen is not None and self._commands is None:
+            self._chosen[env_ids] = True
+            self._start_chosen()
             return
-        motion = torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
-        self._engine.reset(env_ids, motion, commands, root_pos, root_rot, command_at_once=True)
+        places = self._root_pos[env_ids], self._root_rot[env_ids]
+        if self._commands is not None and self._motion is not None:
+            motion, commands = self._motion[env_ids], self._commands[env_ids]
+            self._engine.reset(env_ids, motion, commands, *places, command_at_once=True)
+        else:  # what follows is in the pool; nothing has to be generated
+            frames = self._trajectory_ids[env_ids], self._frame_ids[env_ids]
+            self._engine.start(self._pool, *frames, env_ids, *places)
+        if self._start_chosen is None and self._chosen.is_cuda:  # the first start is everyone's; it can wait
+            self._start_chosen = GraphRecorder(self._chosen.device).record([Piece(self._from_pool)])
+
+    def _from_pool(self) -> None:
+        planned = self._trajectory_ids, self._frame_ids, self._chosen, self._root_pos, self._root_rot
+        self._engine.start(self._pool, *planned)
+        self._chosen.zero_()
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.set_command(commands, env_ids)
@@ -102,16 +130,14 @@ class PregeneratedSource:
     def command(self) -> torch.Tensor:
         return self._states.commands[self._trajectory_ids]
 
-    def start(
-        self,
-        env_ids: torch.Tensor,
-        starts: Starts,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
-        commands: torch.Tensor | None = None,
+    def plan(
+        self, starts: Starts, root_pos: torch.Tensor, root_rot: torch.Tensor, commands: torch.Tensor | None = None
     ) -> None:
-        self._trajectory_ids[env_ids] = starts.trajectory_ids
-        self._frame_ids[env_ids] = starts.frame_ids
+        self._starts = starts
+
+    def start(self, env_ids: torch.Tensor) -> None:
+        self._trajectory_ids[env_ids] = self._starts.trajectory_ids[env_ids]
+        self._frame_ids[env_ids] = self._starts.frame_ids[env_ids]
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
         """Commands hold until the next start."""

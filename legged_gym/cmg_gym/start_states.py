@@ -56,7 +56,8 @@ class StartStates:
         self.pool = engine.make_pool(num_trajectories, SETTLE_FRAMES + num_frames + ahead, self.commands)
 
     def draw(self, commands: torch.Tensor) -> Starts:
-        """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it."""
+        """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it. New
+        tensors."""
         # By differences: by products it would be many small kernels, and one command not at distance 0 of itself.
         distance = torch.cdist(commands / self._width, self._normalised, compute_mode="donot_use_mm_for_euclid_dist")
         trajectory_ids = distance.argmin(dim=1)

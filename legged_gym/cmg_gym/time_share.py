@@ -147,9 +147,9 @@ class _Stopwatch:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def attach(self, term: ReferenceCommand) -> None:
-        """Time the step, the new commands and the frames of ``term``, and the drawing of its start states."""
-        for owner, name in ((term, "_update_command"), (term.states, "draw")):
-            setattr(owner, name, self._timed(getattr(type(owner), name).__get__(owner)))
+        """Time what ``term`` does in a step: the generator's step, starts, new commands, their drawing, the frames."""
+        name = "_update_command"
+        setattr(term, name, self._timed(getattr(type(term), name).__get__(term)))
 
     def read(self) -> float:
         """Seconds since the last call. The device must have done all."""
