@@ -35,7 +35,7 @@ class Options:
     """The engine folder."""
     checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
     """The checkpoint that it was made from: the float64 reference takes its weights from it."""
-    rows: tuple[int, ...] = (64, 512, 1024, 2048, 4096, 8192, 65536)
+    rows: tuple[int, ...] = (64, 256, 512, 960, 1024, 2048, 4096, 8192, 65536)
     """Environments."""
     frames: int = 95
     """Frames of one launch; not timed beyond 4096 rows."""

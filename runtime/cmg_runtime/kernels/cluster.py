@@ -60,8 +60,9 @@ PAIR = ClusterShape(ctas=2, groups=1, stages=4)
 """64 rows in the time that :data:`MANY` takes: for multiprocessors that its clusters leave over."""
 
 
-ONE_FRAME_ROWS = (2048, 8192)
-"""Frames of fewer or more rows, made one by one, are faster in the kernels of :mod:`cmg_runtime.kernels.network`."""
+ONE_FRAME_FEW, ONE_FRAME_MANY = 512, 2048
+"""Rows from which single frames are faster than in the kernels of :mod:`cmg_runtime.kernels.network`: the first as far as
+:data:`FEW` holds them at once."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,7 @@ class ClusterNetwork:
 
     def suits_one_frame(self, num_rows: int) -> bool:
         """Whether it is the faster kernel for single frames of so many rows."""
-        least, most = ONE_FRAME_ROWS
-        return least < num_rows <= most
+        return ONE_FRAME_FEW <= num_rows <= self.capacities[0] or num_rows >= ONE_FRAME_MANY
 
     def __call__(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         """Enqueue one frame: as :meth:`frames` with one frame."""
