@@ -19,6 +19,7 @@ from cmg_export.bench.machine import flop_per_env
 from cmg_export.bench.memory import weight_bytes
 from cmg_export.bench.report import format_table
 from cmg_export.bench.results import BenchReport, Machine, Quantiles, Result, Timing
+from cmg_export.bench.run import _Bench
 from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import Samples, interleave
 from cmg_export.checkpoint import load_checkpoint
@@ -152,6 +153,27 @@ def test_a_contender_that_fails_is_a_line_and_the_others_go_on(
     assert complete == {"onnx_fp32", "onnx_fp16"}
 
 
+@pytest.mark.parametrize("when", ["before anything", "later"])
+def test_an_interruption_reports_what_there_is(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Bench, "time_frames" if when == "before anything" else "time_engines", interrupted)
+    options = arguments(tmp_path, "--backends", "torch", "--quick")
+    assert bench.main(options) == 130
+    said = capsys.readouterr()
+    if when == "before anything":
+        assert not (tmp_path / "bench.json").exists() and "nothing was written" in said.err
+        return
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["interrupted"] and report["left_out"][-1] == "what comes behind: interrupted"
+    assert all(result["frame"] and not result["step"] for result in report["results"])
+    assert "left out: what comes behind: interrupted" in said.out
+    assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
+
+
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     report = run(tmp_path, "--backends", "torch", "--quick", "--minutes", "1e-9")
     late = [line for line in report["left_out"] if "minutes were over" in line]
@@ -254,7 +276,7 @@ def test_the_table_of_a_gpu() -> None:
     table = format_table(
         BenchReport(
             "g1", "0" * 64, machine, 4096, 96, 0, 2_650_000, floor, "ours_fp16", "ours_fp16, first that loads",
-            results, targets, ("trt_fp16: no library",), 12.0,
+            results, targets, ("trt_fp16: no library",), False, 12.0,
         )
     )  # fmt: skip
     lines = table.splitlines()

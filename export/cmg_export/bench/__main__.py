@@ -27,8 +27,8 @@ CPU_SIZES = (16, 64, 256)
 class Options:
     """Time every backend of an engine that runs here, and what a user would run otherwise, in turns.
 
-    Prints a table and writes bench.json, latency.png and distribution.png. Exit status: 0 done, 2 wrong input, 130
-    interrupted. A figure that misses its bar is no error.
+    Prints a table and writes bench.json, latency.png and distribution.png; interrupted, of what it has. Exit status: 0
+    done, 2 wrong input, 130 interrupted. A figure that misses its bar is no error.
     """
 
     engine: Path = Path("engines/g1_neutral")
@@ -110,7 +110,7 @@ def _run(options: Options) -> int:
     draw(report, samples, options.out)
     print(format_table(report))
     print(f"\n{FILE_NAME} and pictures are in {options.out}")
-    return 0
+    return 130 if report.interrupted else 0
 
 
 if __name__ == "__main__":

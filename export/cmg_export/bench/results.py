@@ -132,6 +132,7 @@ class BenchReport:
         auto: the contender that ``backend="auto"`` loads here, and ``selection`` says why.
         floor_us: precision -> num_envs -> those operations at the rate of ``machine.tflops``, us.
         left_out: what was not measured here, and why, a line each.
+        interrupted: whether somebody ended the run.
         seconds: how long the run took.
     """
 
@@ -148,6 +149,7 @@ class BenchReport:
     results: tuple[Result, ...]
     targets: tuple[Target, ...]
     left_out: tuple[str, ...]
+    interrupted: bool
     seconds: float
 
     def to_json(self) -> str:

@@ -27,24 +27,34 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     Returns:
         The report, and the single times of ``step()`` of each backend and of a frame of each peer.
 
+    An interruption ends the measurements, and what was found by then is reported.
+
     Raises:
         ExportError, EngineError: one line.
+        KeyboardInterrupt: interrupted before anything was found.
     """
     began = time.perf_counter()
     bench = _Bench(settings)
     bench.find_contenders()
-    bench.time_frames(settings.num_envs)
-    bench.measure_memory()
-    # What the bars are about first, the sweep last: that is what is left out where time runs out.
-    others = sorted(set(settings.sizes) - {settings.num_envs})
-    stages = [("step()", bench.time_engines, settings.num_envs)]
-    stages += [("step()", bench.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
-    stages += [("a frame", bench.time_frames, num_envs) for num_envs in others]
-    for what, measure, num_envs in stages:
-        if time.perf_counter() - began > 60 * settings.minutes:
-            bench.left_out.append(f"{what} at {num_envs}: {settings.minutes:g} minutes were over; --minutes gives more")
-        else:
-            measure(num_envs)
+    try:
+        bench.time_frames(settings.num_envs)
+        bench.measure_memory()
+        # What the bars are about first, the sweep last: that is what is left out where time runs out.
+        others = sorted(set(settings.sizes) - {settings.num_envs})
+        stages = [("step()", bench.time_engines, settings.num_envs)]
+        stages += [("step()", bench.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
+        stages += [("a frame", bench.time_frames, num_envs) for num_envs in others]
+        for what, measure, num_envs in stages:
+            if time.perf_counter() - began > 60 * settings.minutes:
+                over = f"{settings.minutes:g} minutes were over; --minutes gives more"
+                bench.left_out.append(f"{what} at {num_envs}: {over}")
+            else:
+                measure(num_envs)
+    except KeyboardInterrupt:
+        if not any(result.frame for result in bench.results.values()):
+            raise
+        bench.interrupted = True
+        bench.left_out.append("what comes behind: interrupted")
     return bench.report(began), bench.samples
 
 
@@ -61,6 +71,7 @@ class _Bench:
         self.results: dict[str, Result] = {}
         self.samples: dict[str, Samples] = {}
         self.left_out: list[str] = []
+        self.interrupted = False
         if settings.device.type != "cuda":
             self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
         if self.manifest.robot is None:
@@ -174,6 +185,7 @@ class _Bench:
             results=results,
             targets=judge(results, auto, settings.device.type == "cuda"),
             left_out=tuple(self.left_out),
+            interrupted=self.interrupted,
             seconds=time.perf_counter() - began,
         )
 

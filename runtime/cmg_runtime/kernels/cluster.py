@@ -61,8 +61,8 @@ PAIR = ClusterShape(ctas=2, groups=1, stages=4)
 
 
 ONE_FRAME_FEW, ONE_FRAME_MANY = 512, 2048
-"""Rows from which single frames are faster than in the kernels of :mod:`cmg_runtime.kernels.network`: the first as far as
-:data:`FEW` holds them at once."""
+"""Rows from which single frames are faster than in the kernels of :mod:`cmg_runtime.kernels.network`: the first up to
+what :data:`FEW` holds at once."""
 
 
 @dataclass(frozen=True)
