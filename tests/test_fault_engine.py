@@ -143,6 +143,8 @@ def test_an_engine_that_failed_half_way_says_so_at_every_use(
     with pytest.raises(EngineError) as first:
         USES[call](engine)
     monkeypatch.undo()  # what failed once may work again: the state is half changed all the same
+    # Nothing is copied to a device that may have failed with it.
+    monkeypatch.setattr("cmg_runtime.inputs._to", lambda *_: pytest.fail("a copy to the device"))
     others = {**USES, "refresh": lambda e: view.refresh(), "start": lambda e: e.start(pool, [0], [0], env_ids=[1])}
     for name, use in others.items():
         with pytest.raises(EngineError) as later:

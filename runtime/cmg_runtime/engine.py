@@ -149,6 +149,7 @@ class Engine:
                 used. None: along x. Needs a window.
             command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
+        self._ready.require_sound()  # before anything is copied to a device that may have failed
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
         positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
@@ -184,6 +185,7 @@ class Engine:
         Raises:
             EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
         """
+        self._ready.require_sound()
         self._require_window("start()")
         starts = self._pool_starts
         assert starts is not None
@@ -207,6 +209,7 @@ class Engine:
             command: [n, command_dim] or [command_dim]. Entries outside :attr:`command_range` are clamped and counted.
             env_ids: which; see the class.
         """
+        self._ready.require_sound()
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = self._rows(command, envs, self.command.shape[1], "command")
         with self._ready:
