@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def test_every_row_is_in_one_launch(capacities: tuple[int, int, int], rng: np.ra
         for before, launch in zip([None, *launches], launches, strict=False):
             if launch.beside:
                 assert before is not None and before.shape is MANY and launch.shape is PAIR and launch.rows <= pair
+
+
+def test_a_gpu_that_has_no_room_for_its_clusters_is_refused(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        def most_clusters(self, ctas: int, threads: int) -> int:
+            return int(ctas < MANY.ctas)
+
+    monkeypatch.setattr(cluster, "_load", lambda *_: (Kernel(), None))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    packed, _ = packed_network(seed, hidden_dim=64, num_experts=4)
+    with pytest.raises(cuda_source.CudaError, match="no room for a cluster of 8 or 4 thread blocks"):
+        cluster.ClusterNetwork(packed, torch.device("cpu"))
 
 
 def test_what_it_is_made_for(seed: int) -> None:
