@@ -27,7 +27,7 @@ CELLS = (
     "3.11 torch==2.6.0 numpy==1.26.4 onnxruntime==1.23.2",
     "3.12 torch==2.11.0 numpy==2.4.6 onnxruntime==1.32.0",
     "3.13 torch==2.5.0 numpy==2.1.3 onnxruntime==1.23.2",
-    "3.13 torch==2.15.0 numpy==2.4.6 onnxruntime==1.32.0",
+    "3.13 torch==2.14.1 numpy==2.4.6 onnxruntime==1.32.0",
 )
 """Python, then what is installed: oldest and newest torch of the oldest and the newest Python, and some between."""
 

@@ -135,6 +135,7 @@ def test_an_engine_that_failed_half_way_says_so_at_every_use(
     engine.reset(command=[0.2, 0.0, 0.1])
     view, pool = engine.future_view([0, 2]), engine.make_pool(2, 9, [0.1, 0.0, 0.1])
     view.refresh()
+    planned = engine.planned_starts(pool)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
@@ -145,7 +146,14 @@ def test_an_engine_that_failed_half_way_says_so_at_every_use(
     monkeypatch.undo()  # what failed once may work again: the state is half changed all the same
     # Nothing is copied to a device that may have failed with it.
     monkeypatch.setattr("cmg_runtime.inputs._to", lambda *_: pytest.fail("a copy to the device"))
-    others = {**USES, "refresh": lambda e: view.refresh(), "start": lambda e: e.start(pool, [0], [0], env_ids=[1])}
+    others = {
+        **USES,
+        "refresh": lambda e: view.refresh(),
+        "start": lambda e: e.start(pool, [0], [0], env_ids=[1]),
+        "planned": lambda e: planned.start([1]),
+        "future_view": lambda e: e.future_view([0]),
+        "planned_starts": lambda e: e.planned_starts(pool),
+    }
     for name, use in others.items():
         with pytest.raises(EngineError) as later:
             use(engine)

@@ -244,6 +244,33 @@ def test_episodes_start_on_the_reference_and_leave_others_alone(floating: Manage
     assert abs(float(speed) - 0.8) < 0.4  # that of the nearest of a few trajectories
 
 
+def test_episodes_that_begin_in_the_midst_start_on_the_reference(
+    training: RslRlVecEnvWrapper, generator: torch.Generator
+) -> None:
+    """Robots that fell, step after step: state and current frame are of the same start, but for the noise."""
+    world = training.unwrapped
+    term = reference(world, "reference")
+    noise, seen = term.cfg.start_noise, 0
+    assert noise is not None
+    training.reset()
+    for _ in range(400):
+        _, _, done, _ = training.step(4 * torch.randn(16, 29, generator=generator))
+        began = done.bool()
+        seen += int(began.sum())
+        frames, data = term.frames, term.robot.data
+        low, high = data.soft_joint_pos_limits[began].unbind(dim=-1)
+        expected = frames.dof_pos[began, 0].clamp(low, high)
+        torch.testing.assert_close(data.joint_pos[began], expected, atol=noise.joint_pos + 1e-5, rtol=0)
+        torch.testing.assert_close(data.joint_vel[began], frames.dof_vel[began, 0], atol=noise.joint_vel + 1e-5, rtol=0)
+        height = frames.root_pos[began, 0, 2] + term.cfg.start_height
+        torch.testing.assert_close(data.root_link_pos_w[began, 2], height, atol=1e-4, rtol=0)
+        turned = (data.root_link_quat_w[began] * frames.root_rot[began, 0]).sum(dim=1).abs()
+        assert bool((turned > math.cos(2 * noise.tilt)).all())
+        if seen > 10:
+            return
+    pytest.fail(f"only {seen} robots fell")
+
+
 def test_critic_sees_twenty_frames_and_the_actor_no_root(training: RslRlVecEnvWrapper) -> None:
     world = training.unwrapped
     assert world.observation_manager.group_obs_dim["actor"] == (29 * 7 + 3 * 3,)

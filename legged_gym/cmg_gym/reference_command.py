@@ -55,7 +55,7 @@ class StartNoise:
 
 @dataclass(frozen=True)
 class NextEpisodes:
-    """How the next episode of every environment begins.
+    """How the next episode of every environment begins; one that begins twice before the next draw begins alike.
 
     Attributes:
         commands: [num_envs, 3] its command; the next one of an episode that goes on, too.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from cmg_gym.start_states import SETTLE_FRAMES, Starts, StartStates
 from cmg_runtime import Engine, ReferenceFrames
-from cmg_runtime.capture import GraphRecorder, Piece
 
 
 class ReferenceSource(Protocol):
@@ -48,23 +47,14 @@ class ReferenceSource(Protocol):
 
 
 class RealtimeSource:
-    """Frames generated as they are needed; commands change at any time and are approached in a ramp.
-
-    On a GPU a start from the pool is one CUDA graph for all environments with a mask of those that begin, so that the
-    few that begin in a step cost the host next to nothing.
-    """
+    """Frames generated as they are needed; commands change at any time and are approached in a ramp."""
 
     def __init__(self, engine: Engine, states: StartStates, offsets: Sequence[int]) -> None:
         self._engine = engine
-        self._pool = states.pool
         self._view = engine.future_view(offsets)
-        n, device = engine.num_envs, engine.device
-        self._chosen = torch.zeros(n, dtype=torch.bool, device=device)
-        self._trajectory_ids, self._frame_ids = (torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2))
-        self._root_pos, self._root_rot = (torch.zeros(n, width, device=device) for width in (3, 4))
-        self._motion: torch.Tensor | None = None
+        self._planned = engine.planned_starts(states.pool)
         self._commands: torch.Tensor | None = None
-        self._start_chosen: Callable[[], None] | None = None
+        self._motion = torch.empty(0)
 
     @property
     def command(self) -> torch.Tensor:
@@ -73,32 +63,20 @@ class RealtimeSource:
     def plan(
         self, starts: Starts, root_pos: torch.Tensor, root_rot: torch.Tensor, commands: torch.Tensor | None = None
     ) -> None:
-        self._trajectory_ids.copy_(starts.trajectory_ids)
-        self._frame_ids.copy_(starts.frame_ids)
-        self._root_pos.copy_(root_pos)
-        self._root_rot.copy_(root_rot)
+        self._planned.trajectory_ids.copy_(starts.trajectory_ids)
+        self._planned.frame_ids.copy_(starts.frame_ids)
+        self._planned.root_pos.copy_(root_pos)
+        self._planned.root_rot.copy_(root_rot)
         self._commands = commands
-        self._motion = None if commands is None else torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
+        if commands is not None:
+            self._motion = torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
 
     def start(self, env_ids: torch.Tensor) -> None:
-        if self._start_chosen is not None and self._commands is None:
-            self._chosen[env_ids] = True
-            self._start_chosen()
+        if self._commands is None:  # what follows is in the pool; nothing has to be generated
+            self._planned.start(env_ids)
             return
-        places = self._root_pos[env_ids], self._root_rot[env_ids]
-        if self._commands is not None and self._motion is not None:
-            motion, commands = self._motion[env_ids], self._commands[env_ids]
-            self._engine.reset(env_ids, motion, commands, *places, command_at_once=True)
-        else:  # what follows is in the pool; nothing has to be generated
-            frames = self._trajectory_ids[env_ids], self._frame_ids[env_ids]
-            self._engine.start(self._pool, *frames, env_ids, *places)
-        if self._start_chosen is None and self._chosen.is_cuda:  # the first start is everyone's; it can wait
-            self._start_chosen = GraphRecorder(self._chosen.device).record([Piece(self._from_pool)])
-
-    def _from_pool(self) -> None:
-        planned = self._trajectory_ids, self._frame_ids, self._chosen, self._root_pos, self._root_rot
-        self._engine.start(self._pool, *planned)
-        self._chosen.zero_()
+        places = self._planned.root_pos[env_ids], self._planned.root_rot[env_ids]
+        self._engine.reset(env_ids, self._motion[env_ids], self._commands[env_ids], *places, command_at_once=True)
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.set_command(commands, env_ids)
@@ -143,7 +121,7 @@ class PregeneratedSource:
         """Commands hold until the next start."""
 
     def step(self) -> None:
-        self._frame_ids = torch.where(self._frame_ids >= self._last, SETTLE_FRAMES, self._frame_ids + 1)
+        self._frame_ids.copy_(torch.where(self._frame_ids >= self._last, SETTLE_FRAMES, self._frame_ids + 1))
 
     def frames(self) -> ReferenceFrames:
         shape = (len(self._trajectory_ids), len(self._offsets))

@@ -22,7 +22,7 @@ from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
 from cmg_gym.policies import Policy, find_policy, load_policy
-from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from cmg_runtime.errors import EngineError
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
@@ -30,7 +30,7 @@ BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / 
 
 @dataclass(frozen=True)
 class Options(command_line.PolicyOptions):
-    """Time the training environment's steps, and in every other one the reference's part of it."""
+    """Time the training environment's steps, and in every other round of 20 the reference's part of them."""
 
     out: Path = Path("build/time_share")
     """Where time_share.md and time_share.json go."""
@@ -38,7 +38,7 @@ class Options(command_line.PolicyOptions):
     backends: tuple[str, ...] = ("fused", "onnx", "torchscript", "torch")
     """One after the other, in the same environment."""
     steps: int = 200
-    """Timed, of each backend."""
+    """Timed, of each backend and in each way; rounded up to whole rounds."""
     warm_up: int = 30
     checkpoint: Path = BUNDLED_CHECKPOINT
     """For the textbook form of the network."""
@@ -115,16 +115,18 @@ def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, options: Optio
     # As in the midst of a training: episodes do not end together.
     world.episode_length_buf.random_(int(world.max_episode_length))
     whole, waited, queued, resets = [], [], [], 0
-    for index in range(options.warm_up + 2 * options.steps):
+    warm_up, steps = whole_rounds(options.warm_up), whole_rounds(options.steps)
+    for index in range(warm_up + 2 * steps):
         actions = policy(observations)
-        stopwatch.waits = index % 2 == 1
+        # In turns of whole rounds of commands: each has all that only some steps do.
+        stopwatch.waits = index // COMMANDS_EVERY % 2 == 1
         synchronise(device)
         start = time.perf_counter()
         observations, _, done, _ = env.step(actions)
         synchronise(device)
         took = time.perf_counter() - start
         part = stopwatch.read()
-        if index >= options.warm_up:
+        if index >= warm_up:
             resets += int(done.sum())
             if stopwatch.waits:
                 waited.append(part)
@@ -132,7 +134,12 @@ def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, options: Optio
                 whole.append(took)
                 queued.append(part)
     mean_ms = [1e3 * sum(seconds) / len(seconds) for seconds in (whole, waited, queued)]
-    return Share(backend, *mean_ms, resets=resets / (2 * options.steps))
+    return Share(backend, *mean_ms, resets=resets / (2 * steps))
+
+
+def whole_rounds(steps: int) -> int:
+    """At least so many steps, from one passing on of commands to another."""
+    return -(-steps // COMMANDS_EVERY) * COMMANDS_EVERY
 
 
 class _Stopwatch:
@@ -217,7 +224,7 @@ def table(shares: Sequence[Share], options: Options) -> str:
         for share in shares
     ]
     lines = ["| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows]]
-    return f"{options.num_envs} environments, {options.steps} steps\n\n" + "\n".join(lines)
+    return f"{options.num_envs} environments, {whole_rounds(options.steps)} steps\n\n" + "\n".join(lines)
 
 
 def _contrast(frame_ms: float, frames: int, options: Options) -> str:

@@ -13,6 +13,7 @@ from cmg_runtime.frames import ReferenceFrames
 from cmg_runtime.future_view import FutureView
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import Manifest, read_manifest
+from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EngineError",
     "FutureView",
     "Manifest",
+    "PlannedStarts",
     "ReferenceFrames",
     "Report",
     "TrajectoryPool",

@@ -16,6 +16,7 @@ from cmg_runtime.future_view import FutureView
 from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, as_offsets, require_count, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.pool_starts import make_pool_starts
 from cmg_runtime.readiness import Readiness
@@ -199,6 +200,19 @@ class Engine:
             self._ready.note(envs)
 
     @torch.no_grad()
+    def planned_starts(self, pool: TrajectoryPool) -> PlannedStarts:
+        """As :meth:`start`, for whoever begins, from places of ``pool`` that are planned for every environment.
+
+        Raises:
+            EngineError: a pool that does not fit, or the engine has no window or has failed.
+        """
+        self._ready.require_sound()
+        self._require_window("planned_starts()")
+        assert self._pool_starts is not None
+        self._pool_starts.require_fit(pool)
+        return PlannedStarts(self._pool_starts, pool, self.num_envs, self._ready)
+
+    @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:
         """Change the command of some environments; the motion goes on from the current frame, which stays as it is.
 
@@ -256,8 +270,9 @@ class Engine:
             offsets: as of :meth:`future`.
 
         Raises:
-            EngineError: an offset is outside the window, or the engine has none.
+            EngineError: an offset is outside the window, or the engine has none or has failed.
         """
+        self._ready.require_sound()
         return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready.require)
 
     @torch.no_grad()

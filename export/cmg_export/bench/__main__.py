@@ -101,7 +101,7 @@ def settings(options: Options) -> Settings:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options), "interrupted; nothing was written")
+    return command_line.exit_status(MODULE, lambda: _run(options))
 
 
 def _run(options: Options) -> int:

@@ -36,8 +36,10 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     began = time.perf_counter()
     bench = _Bench(settings)
     bench.find_contenders()
+    begun = "a frame"
     try:
         bench.time_frames(settings.num_envs)
+        begun = "memory"
         bench.measure_memory()
         # What the bars are about first, the sweep last: that is what is left out where time runs out.
         others = sorted(set(settings.sizes) - {settings.num_envs})
@@ -49,12 +51,14 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
                 over = f"{settings.minutes:g} minutes were over; --minutes gives more"
                 bench.left_out.append(f"{what} at {num_envs}: {over}")
             else:
+                begun = f"{what} at {num_envs}"
                 measure(num_envs)
     except KeyboardInterrupt:
         if not any(result.frame for result in bench.results.values()):
             raise
         bench.interrupted = True
-        bench.left_out.append("what comes behind: interrupted")
+        bench.left_out.append(f"{begun} and what comes behind: interrupted")
+        print("interrupted: reporting what there is", flush=True)
     return bench.report(began), bench.samples
 
 

@@ -407,8 +407,8 @@ __device__ __forceinline__ void finish(const Arguments &args, u32 shared, u32 ra
             if (column + i < args.motion_dim) good &= value[i] >= end.low[i] && value[i] <= end.high[i];  // NaN is neither
         u32 bad = __ballot_sync(~0u, there && !good) >> (threadIdx.x % 32 / 8 * 8) & 255;
         if (bad) {
-            i64 environment = guard.columns[row];
-            i64 state = (guard.frame[environment] + guard.ahead + frame + guard.stride * environment) % guard.num_states;
+            i64 environment = load_fresh(guard.columns + row);
+            i64 state = (load_fresh(guard.frame + environment) + guard.ahead + frame + guard.stride * environment) % guard.num_states;
 #pragma unroll
             for (int i = 0; i < 8; ++i)
                 if (column + i < args.motion_dim) value[i] = guard.bank[state * args.motion_dim + column + i];
@@ -507,7 +507,7 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
         __syncwarp();
         cluster_wait();
     }
-    // A CTA may end now: it has waited for all that others send to it, and a row's parts come from CTAs that have got all
-    // its copies.
+    // A CTA may end now. It has waited for all that others send to it. What it copied to them has been read: its
+    // threads have waited for X1_FREE, where every warp of the cluster arrives behind its last read of x1.
     asm volatile("griddepcontrol.wait;" ::: "memory");  // the kernel beside this one ends first
 }

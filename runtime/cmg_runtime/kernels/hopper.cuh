@@ -77,8 +77,14 @@ __device__ __forceinline__ void cluster_barrier_wait(u32 barrier, u32 parity) {
     while (!cluster_barrier_done(barrier, parity)) {}
 }
 
-// Past the L1 cache: a kernel that begins beside another one could find there what the address held before. Without a
-// branch, so that the next load does not wait for this one.
+// Past the L1 cache: a kernel that begins beside another one could find there what the address held before.
+__device__ __forceinline__ i64 load_fresh(const i64 *from) {
+    i64 value;
+    asm volatile("ld.global.cg.s64 %0, [%1];" : "=l"(value) : "l"(from));
+    return value;
+}
+
+// The same without a branch, so that the next load does not wait for this one.
 __device__ __forceinline__ void load_if(bool condition, const float *from, float &value) {
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.cg.f32 %0, [%1]; }"
                  : "+f"(value)
