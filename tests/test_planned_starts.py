@@ -94,6 +94,9 @@ def test_wrong_plans_and_ids_are_refused_and_nothing_changes(generator: torch.Ge
     planned.trajectory_ids[4] = 20
     with pytest.raises(EngineError, match="trajectory_ids has 20; expected 0..19"):
         planned.start([3, 4])
+    planned.root_pos[5, 1] = float("nan")
+    with pytest.raises(EngineError, match="root_pos has entries that are NaN or infinite"):
+        planned.start([5, 6])
     assert torch.equal(engine.future(range(HORIZON)).dof_pos, before)
     planned.start([3])  # whose plan is a good one
     short = load_engine(random_robot_case()[0], 4, "cpu", "torch", horizon=FRAMES + 1, command_ramp_s=0.1)

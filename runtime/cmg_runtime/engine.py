@@ -210,7 +210,7 @@ class Engine:
         self._require_window("planned_starts()")
         assert self._pool_starts is not None
         self._pool_starts.require_fit(pool)
-        return PlannedStarts(self._pool_starts, pool, self.num_envs, self._ready)
+        return PlannedStarts(self.start, self._pool_starts, pool, self.num_envs, self._ready)
 
     @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from typing import Any, Callable
 
 import torch
 
-from cmg_runtime.capture import GraphRecorder, Piece, run_eagerly
+from cmg_runtime.capture import GraphRecorder, Piece
 from cmg_runtime.inputs import EnvSelection, select_envs
 from cmg_runtime.pool import TrajectoryPool
 from cmg_runtime.pool_starts import PoolStarts
@@ -17,8 +16,9 @@ from cmg_runtime.readiness import Readiness
 class PlannedStarts:
     """As :meth:`cmg_runtime.Engine.start`, from places that were chosen before it is known who begins.
 
-    Made by :meth:`cmg_runtime.Engine.planned_starts`. On CUDA one graph with a mask starts whoever begins, so a few
-    environments in every step cost the host next to nothing. Write the plan into the attributes, in place.
+    Made by :meth:`cmg_runtime.Engine.planned_starts`. On a CPU it is the engine's own ``start``. On CUDA one graph with
+    a mask starts whoever begins, so a few environments in every step cost the host next to nothing. Write the plan into
+    the attributes, in place.
 
     Attributes:
         trajectory_ids, frame_ids: [num_envs] int64, as of :meth:`cmg_runtime.Engine.start`.
@@ -26,7 +26,15 @@ class PlannedStarts:
         root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading.
     """
 
-    def __init__(self, starts: PoolStarts, pool: TrajectoryPool, num_envs: int, ready: Readiness) -> None:
+    def __init__(
+        self,
+        engine_start: Callable[..., None],
+        starts: PoolStarts,
+        pool: TrajectoryPool,
+        num_envs: int,
+        ready: Readiness,
+    ) -> None:
+        self._engine_start = engine_start
         self._starts = starts
         self._pool = pool
         self._ready = ready
@@ -38,27 +46,23 @@ class PlannedStarts:
             self.root_rot = torch.zeros(num_envs, 4, dtype=torch.float32, device=device)
             self.root_rot[:, 0] = 1.0
             self._chosen = torch.zeros(num_envs, dtype=torch.bool, device=device)
-            pieces = [Piece(self._start_chosen)]
-            self._program: Any = functools.partial(run_eagerly, pieces)
             if device.type == "cuda":
-                self._program = GraphRecorder(device).record(pieces)
+                self._program = GraphRecorder(device).record([Piece(self._start_chosen)])
 
     @torch.no_grad()
     def start(self, env_ids: Any) -> None:
         """Let the environments ``env_ids`` begin as planned; see :meth:`cmg_runtime.Engine.start`.
 
         Raises:
-            EngineError: the engine has failed, wrong ids, or, on the host, a trajectory that is none of the pool's.
+            EngineError: the engine has failed, wrong ids, or, on the host, a plan of theirs that is not finite or names a
+                trajectory that the pool does not have.
         """
         self._ready.require_sound()
         envs = select_envs(env_ids, len(self._chosen), self._chosen.device)
         if self._chosen.device.type == "cpu":
-            trajectories, frames = self._pool.checked(envs.read(self.trajectory_ids), envs.read(self.frame_ids), None)
-            with self._ready:
-                self._starts.start(
-                    self._pool, envs, trajectories, frames, envs.read(self.root_pos), envs.read(self.root_rot)
-                )
-                self._ready.note(envs)
+            trajectories, frames = envs.read(self.trajectory_ids), envs.read(self.frame_ids)
+            places = envs.read(self.root_pos), envs.read(self.root_rot)
+            self._engine_start(self._pool, trajectories, frames, env_ids, *places)
             return
         with self._ready:
             if envs.ids is None:

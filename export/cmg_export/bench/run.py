@@ -36,28 +36,13 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     began = time.perf_counter()
     bench = _Bench(settings)
     bench.find_contenders()
-    begun = "a frame"
     try:
-        bench.time_frames(settings.num_envs)
-        begun = "memory"
-        bench.measure_memory()
-        # What the bars are about first, the sweep last: that is what is left out where time runs out.
-        others = sorted(set(settings.sizes) - {settings.num_envs})
-        stages = [("step()", bench.time_engines, settings.num_envs)]
-        stages += [("step()", bench.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
-        stages += [("a frame", bench.time_frames, num_envs) for num_envs in others]
-        for what, measure, num_envs in stages:
-            if time.perf_counter() - began > 60 * settings.minutes:
-                over = f"{settings.minutes:g} minutes were over; --minutes gives more"
-                bench.left_out.append(f"{what} at {num_envs}: {over}")
-            else:
-                begun = f"{what} at {num_envs}"
-                measure(num_envs)
+        bench.measure(began)
     except KeyboardInterrupt:
         if not any(result.frame for result in bench.results.values()):
             raise
         bench.interrupted = True
-        bench.left_out.append(f"{begun} and what comes behind: interrupted")
+        bench.left_out.append(f"{bench.begun} and what comes behind: interrupted")
         print("interrupted: reporting what there is", flush=True)
     return bench.report(began), bench.samples
 
@@ -75,6 +60,7 @@ class _Bench:
         self.results: dict[str, Result] = {}
         self.samples: dict[str, Samples] = {}
         self.left_out: list[str] = []
+        self.begun = ""
         self.interrupted = False
         if settings.device.type != "cuda":
             self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
@@ -101,6 +87,26 @@ class _Bench:
             elif device.type != "cuda":
                 self.left_out.append("peers in torch.compile: timed on a GPU only")
             note(", ".join(contender.name for contender in self.contenders))
+
+    def measure(self, began: float) -> None:
+        """All stages; those that have not begun when the time is over, counted from ``began``, are left out."""
+        settings = self.settings
+        self.begun = "a frame"
+        self.time_frames(settings.num_envs)
+        self.begun = "memory"
+        self.measure_memory()
+        # What the bars are about first, the sweep last: that is what is left out where time runs out.
+        others = sorted(set(settings.sizes) - {settings.num_envs})
+        stages = [("step()", self.time_engines, settings.num_envs)]
+        stages += [("step()", self.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
+        stages += [("a frame", self.time_frames, num_envs) for num_envs in others]
+        for what, measure, num_envs in stages:
+            if time.perf_counter() - began > 60 * settings.minutes:
+                over = f"{settings.minutes:g} minutes were over; --minutes gives more"
+                self.left_out.append(f"{what} at {num_envs}: {over}")
+                continue
+            self.begun = f"{what} at {num_envs}"
+            measure(num_envs)
 
     def time_frames(self, num_envs: int) -> None:
         """The network alone; at the table's size, which comes first, errors too."""

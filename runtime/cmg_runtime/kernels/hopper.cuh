@@ -43,39 +43,24 @@ __device__ __forceinline__ void barrier_arrive_remote(u32 barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Whether the phase of this parity is over: of a barrier that only this CTA's threads and copies arrive at.
-__device__ __forceinline__ bool barrier_done(u32 barrier, u32 parity) {
-    u32 done;
-    asm volatile(
-        "{ .reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p; }"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    return done;
-}
+// Waits until the phase of this parity is over.
+#define BARRIER_WAIT(NAME, SEMANTICS)                                                                 \
+    __device__ __forceinline__ void NAME(u32 barrier, u32 parity) {                                   \
+        u32 done;                                                                                     \
+        do {                                                                                          \
+            asm volatile("{ .reg .pred p;\n"                                                          \
+                         "mbarrier.try_wait.parity" SEMANTICS ".shared::cta.b64 p, [%1], %2;\n"       \
+                         "selp.u32 %0, 1, 0, p; }"                                                    \
+                         : "=r"(done)                                                                 \
+                         : "r"(barrier), "r"(parity)                                                  \
+                         : "memory");                                                                 \
+        } while (!done);                                                                              \
+    }
 
-// The same of one that other CTAs of the cluster arrive at: what they wrote before is seen behind it.
-__device__ __forceinline__ bool cluster_barrier_done(u32 barrier, u32 parity) {
-    u32 done;
-    asm volatile(
-        "{ .reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p; }"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    return done;
-}
-
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
-    while (!barrier_done(barrier, parity)) {}
-}
-
-__device__ __forceinline__ void cluster_barrier_wait(u32 barrier, u32 parity) {
-    while (!cluster_barrier_done(barrier, parity)) {}
-}
+// Of a barrier that only this CTA's threads and copies arrive at.
+BARRIER_WAIT(barrier_wait, "")
+// Of one that other CTAs of the cluster arrive at: what they wrote before is seen behind it.
+BARRIER_WAIT(cluster_barrier_wait, ".acquire.cluster")
 
 // Past the L1 cache: a kernel that begins beside another one could find there what the address held before.
 __device__ __forceinline__ i64 load_fresh(const i64 *from) {
