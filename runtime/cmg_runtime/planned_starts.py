@@ -54,8 +54,8 @@ class PlannedStarts:
         """Let the environments ``env_ids`` begin as planned; see :meth:`cmg_runtime.Engine.start`.
 
         Raises:
-            EngineError: the engine has failed, wrong ids, or, on the host, a plan of theirs that is not finite or names a
-                trajectory that the pool does not have.
+            EngineError: the engine has failed, wrong ids, or, on the host, a plan of theirs that is not finite or names
+                a trajectory that the pool does not have.
         """
         self._ready.require_sound()
         envs = select_envs(env_ids, len(self._chosen), self._chosen.device)
