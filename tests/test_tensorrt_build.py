@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,55 +196,61 @@ def test_on_a_gpu_tensorrt_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flavour is not None and flavour.suffix == "trt.plan"
 
 
-def test_an_interrupt_ends_a_build_and_is_passed_on(
+def test_progress_is_shown_on_a_terminal(
     rtx: Flavour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monitor = make_monitor(rtx.trt)
-    monitor.phase_start("Building", None, 4)
-    assert monitor.step_complete("Building", 0)
-    monitor.phase_finish("Building")
-    monitor.finish()
-    assert capsys.readouterr().err == ""  # no terminal
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monitor = make_monitor(rtx.trt)
-    monitor.phase_start("Building", None, 4)
-    assert monitor.step_complete("Building", 1)
-    assert "Building: 2 of 4" in capsys.readouterr().err
+    interrupts: list[int] = []
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(monitor, "_show", interrupted)
-    assert not monitor.step_complete("Building", 2)  # which asks TensorRT to stop
-    monkeypatch.undo()
-    with pytest.raises(KeyboardInterrupt):
+    def reported() -> tuple[bool, str]:
+        monitor = make_monitor(rtx.trt, lambda: bool(interrupts))
+        monitor.phase_start("Building", None, 4)
+        goes_on = monitor.step_complete("Building", 1)
+        monitor.phase_finish("Building")
         monitor.finish()
+        return goes_on, capsys.readouterr().err
 
-
-def test_a_real_build_reports_and_can_be_interrupted(
-    tmp_path: Path, seed: int, rtx: Flavour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnx_path = graph(tmp_path, make_checkpoint(tmp_path, seed=seed, num_joints=2, hidden_dim=8), "fp32")
+    assert reported() == (True, "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    build_plan(rtx, onnx_path, 64, tmp_path / "x.plan")
-    shown = capsys.readouterr().err
-    assert re.search(r"\r.*: \d+ of \d+", shown) and shown.endswith("\r\x1b[K")  # and the line is cleared
+    goes_on, shown = reported()
+    assert goes_on and "Building: 2 of 4" in shown and shown.endswith("\r\x1b[K")  # and the line is cleared
+    interrupts.append(signal.SIGINT)
+    assert not reported()[0]  # which asks TensorRT to stop
 
-    def interrupted_monitor(trt: Any) -> Any:
-        monitor = make_monitor(trt)
-        show = monitor._show
 
-        def show_once(text: str) -> None:
-            monkeypatch.setattr(monitor, "_show", show)
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("callback", ["step_complete", "log"])
+def test_a_real_build_can_be_interrupted(
+    tmp_path: Path,
+    seed: int,
+    rtx: Flavour,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    callback: str,
+) -> None:
+    """In whatever of our code TensorRT happens to call at that moment."""
+    onnx_path = graph(tmp_path, make_checkpoint(tmp_path, seed=seed, num_joints=2, hidden_dim=8), "fp32")
 
-        monkeypatch.setattr(monitor, "_show", show_once)
-        return monitor
+    def interrupting(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any) -> Any:
+            instance = make(*args)
+            kind = type(instance)
+            own = getattr(kind, callback)
 
-    monkeypatch.setattr(tensorrt_plan, "make_monitor", interrupted_monitor)
+            def call(self: Any, *given: Any) -> Any:
+                os.kill(os.getpid(), signal.SIGINT)
+                return own(self, *given)
+
+            monkeypatch.setattr(kind, callback, call)
+            return instance
+
+        return made
+
+    owner, name = (tensorrt_plan, "make_monitor") if callback == "step_complete" else (trt_library, "make_logger")
+    monkeypatch.setattr(owner, name, interrupting(getattr(owner, name)))
     with pytest.raises(KeyboardInterrupt):
         build_plan(rtx, onnx_path, 64, tmp_path / "y.plan")
     assert not (tmp_path / "y.plan").exists()
+    assert capfd.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ from cmg_export.plan_progress import make_monitor
 from cmg_runtime.backends import trt_library
 from test_tensorrt_names import USED, find
 for library in [trt] + [tensorrt_rtx] * both:
-    make_monitor(library), trt_library.make_logger(library)
+    make_monitor(library, bool), trt_library.make_logger(library)
 assert trt_library.make(trt.Runtime, trt_library.make_logger(trt)) is None
 assert trt_library.make(trt.Builder, trt_library.make_logger(trt)) is None
 absent = set()

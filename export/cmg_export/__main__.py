@@ -7,14 +7,22 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from cmg_export import interrupts
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. Every foreseen failure is one line on stderr."""
     try:
         return _run(args)
-    except KeyboardInterrupt:
-        print("cmg_export: interrupted; the output folder is as it was, or complete", file=sys.stderr)
-        return 130
+    except BaseException as error:
+        number = interrupts.received()  # whatever has become of it on its way here
+        if number is None and isinstance(error, KeyboardInterrupt):
+            number = signal.SIGINT
+        if number is None:
+            raise
+        if number == signal.SIGINT:
+            print("cmg_export: interrupted; the output folder is as it was, or complete", file=sys.stderr)
+        return 128 + number
 
 
 def _run(args: Sequence[str] | None) -> int:
@@ -38,5 +46,5 @@ def _run(args: Sequence[str] | None) -> int:
 
 if __name__ == "__main__":
     gc.disable()  # looking for garbage in the millions of objects that exporters make takes a second and finds little
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a killed build, too, leaves nothing behind
+    interrupts.note_interrupts()  # a killed build, too, leaves nothing behind
     sys.exit(main())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from cmg_export import interrupts
 from cmg_export.errors import ExportError
 from cmg_export.plan_progress import make_monitor
 from cmg_runtime.backends import trt_library
@@ -143,6 +145,30 @@ def build_plan(
         PlanError: the library refused the graph or the build.
         KeyboardInterrupt: the build was interrupted.
     """
+    with interrupts.held() as interrupted:  # TensorRT's callbacks swallow what a signal raises in them
+        _build(flavour, onnx_path, num_envs, path, options, interrupted)
+    return {
+        "device": "cuda",
+        "library": flavour.library,
+        "version": flavour.version,
+        "compute_capability": list(flavour.compute_capability),
+        "gpu": flavour.gpu,
+        "driver": driver_version() if flavour.gpu else None,
+        "hardware_compatibility": options.hardware_compatibility,
+        "version_compatible": options.version_compatible,
+        "batches": [list(batch) for batch in profile_batches(num_envs)],
+        "onnx_sha256": file_sha256(onnx_path),
+    }
+
+
+def _build(
+    flavour: Flavour,
+    onnx_path: Path,
+    num_envs: int,
+    path: Path,
+    options: PlanOptions,
+    interrupted: Callable[[], bool],
+) -> None:
     trt = flavour.trt
     logger = trt_library.make_logger(trt)
     builder = trt_library.make(trt.Builder, logger)
@@ -161,8 +187,7 @@ def build_plan(
         raise _plan_error(flavour, onnx_path, first_line(error)) from None
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * _MIB)
-    batches = profile_batches(num_envs)
-    for smallest, usual, largest in batches:
+    for smallest, usual, largest in profile_batches(num_envs):
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
@@ -171,7 +196,7 @@ def build_plan(
         if config.add_optimization_profile(profile) < 0:
             raise _plan_error(flavour, onnx_path, logger.said())
     cache = _attach_timing_cache(flavour, config, path.with_name(TIMING_CACHE))
-    monitor = make_monitor(trt)
+    monitor = make_monitor(trt, interrupted)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     monitor.finish()
@@ -180,18 +205,6 @@ def build_plan(
     path.write_bytes(bytes(plan))
     if cache is not None:
         path.with_name(TIMING_CACHE).write_bytes(bytes(config.get_timing_cache().serialize()))
-    return {
-        "device": "cuda",
-        "library": flavour.library,
-        "version": flavour.version,
-        "compute_capability": list(flavour.compute_capability),
-        "gpu": flavour.gpu,
-        "driver": driver_version() if flavour.gpu else None,
-        "hardware_compatibility": options.hardware_compatibility,
-        "version_compatible": options.version_compatible,
-        "batches": [list(batch) for batch in batches],
-        "onnx_sha256": file_sha256(onnx_path),
-    }
 
 
 def profile_batches(num_envs: int) -> list[tuple[int, int, int]]:

@@ -1,0 +1,74 @@
+"""Interrupts that no exporter can lose.
+
+What an interrupt raises comes up wherever Python happens to be, and other libraries' code does not always pass it on:
+an import of ``torch._dynamo`` that is left half way ends as an AttributeError, TensorRT's log prints it and goes on. So
+it is written down that one has come, or it waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: list[int] = []
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM has come.
+
+    A class of its own: Python ends itself by SIGINT, whatever its exit status was to be, once a plain KeyboardInterrupt
+    has passed through ``exec`` of a string, which ``dataclasses`` and others use.
+    """
+
+
+def note_interrupts() -> None:
+    """From now on SIGINT and SIGTERM raise :class:`Interrupted` and are noted. For a process of one's own."""
+    for number in _SIGNALS:
+        signal.signal(number, _note)
+
+
+def received() -> int | None:
+    """The number of the first signal that was noted."""
+    return _received[0] if _received else None
+
+
+def raise_if_received() -> None:
+    """Raise what a library may have swallowed.
+
+    Raises:
+        Interrupted: a signal has been noted.
+    """
+    if _received:
+        raise Interrupted
+
+
+@contextlib.contextmanager
+def held() -> Iterator[Callable[[], bool]]:
+    """Let signals wait until the end of the ``with`` block, for code that no exception may leave.
+
+    What is yielded says whether one is waiting.
+
+    Raises:
+        KeyboardInterrupt: at the end, whatever else happened, or what else the process does at that signal.
+    """
+    waiting: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, lambda came, _: waiting.append(came)) for number in _SIGNALS}
+    try:
+        yield lambda: bool(waiting)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise Interrupted
