@@ -6,6 +6,7 @@ import contextlib
 import ctypes.util
 import os
 import secrets
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Before any test imports mujoco: the LLVM inside its OSMesa, loaded first, crashes the one inside Triton.
     with contextlib.suppress(ImportError):
         import triton  # noqa: F401
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(SEED_VARIABLE, str(secrets.randbelow(2**31)))  # worker processes inherit it
 
 

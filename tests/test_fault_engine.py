@@ -121,7 +121,7 @@ USES: dict[str, Callable[[Engine], Any]] = {
     "set_command": lambda e: e.set_command([0.1, 0.0, 0.1]),
     "future": lambda e: e.future([0, 1]),
     "frames": lambda e: e.frames([0], [0]),
-    "rollout": lambda e: e.rollout(e.bank[:2], [0.1, 0.0, 0.1], 2),
+    "rollout": lambda e: e.rollout(e.bank, [0.1, 0.0, 0.1], 2),
     "make_pool": lambda e: e.make_pool(2, 8, [0.1, 0.0, 0.1]),
 }
 
@@ -138,7 +138,7 @@ def test_an_engine_that_failed_half_way_says_so_at_every_use(
     planned = engine.planned_starts(pool)
 
     def fail(*_: Any) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+        raise RuntimeError(DEVICE_ERROR)
 
     monkeypatch.setattr(engine._backend, "step", fail)
     with pytest.raises(EngineError) as first:
@@ -178,6 +178,55 @@ def test_an_interrupt_passes_and_leaves_the_engine_failed(monkeypatch: pytest.Mo
     monkeypatch.undo()
     with pytest.raises(EngineError, match="this engine failed .*KeyboardInterrupt; load it again"):
         engine.step()
+
+
+DEVICE_ERROR = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"
+
+
+@pytest.mark.parametrize("call", sorted(USES))
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_error_of_the_device_that_comes_up_anywhere_fails_the_engine(call: str, share: float) -> None:
+    """It is of work that was enqueued before, so it may come up in any call, before that has changed anything."""
+    engine = load(random_robot_case()[0])
+    engine.reset(command=[0.2, 0.0, 0.1])
+    USES[call](engine)  # whose first call may do more
+    with Failing(-1, MemoryError()) as counting:
+        USES[call](engine)
+    said = ""
+    for operation in range(round(share * (counting.count - 1)), counting.count):
+        with pytest.raises(EngineError) as caught, Failing(operation, RuntimeError(DEVICE_ERROR)):
+            USES[call](engine)
+        said = str(caught.value)
+        if "not an array of numbers" not in said:  # that was made on the host of what the caller gave
+            break
+    assert said.startswith("this engine failed and its frames are not to be used: CUDA error: device-side assert")
+    assert "\n" not in said
+    for use in USES.values():
+        with pytest.raises(EngineError, match="^" + re.escape(said) + "$"):
+            use(engine)
+
+
+def test_an_error_of_the_device_that_the_watch_meets_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(random_robot_case()[0])
+    engine.reset()
+
+    def fail() -> None:
+        raise RuntimeError(DEVICE_ERROR)
+
+    monkeypatch.setattr(engine._watch, "step", fail)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="this engine failed .*assert triggered; load it again"):
+            engine.step()
+
+
+def test_another_error_before_anything_has_changed_passes_as_it_is() -> None:
+    engine = load(random_robot_case()[0])
+    engine.reset()
+    for error in (RuntimeError("something else"), NO_MEMORY[1], OUT_OF_MEMORY):
+        with pytest.raises(RuntimeError) as caught, Failing(1, error):
+            engine.reset(torch.tensor([0]))
+        assert caught.value is error
+    engine.step()
 
 
 @pytest.mark.parametrize("call", sorted(set(USES) - {"step", "reset", "set_command"}))
@@ -232,12 +281,18 @@ for _ in range(3):
     engine.step()
 torch.cuda.synchronize()
 engine.frames(torch.tensor([300], device="cuda"), torch.tensor([0], device="cuda"))  # fails an assert on the device
+if sys.argv[3] == "noticed":
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print("noticed:", str(error).splitlines()[0], file=sys.stderr)
 said = []
 for _ in range(2000):
     try:
         engine.step()
     except EngineError as error:
         said.append(str(error))
+        print(said[-1], file=sys.stderr, flush=True)
         if len(said) == 3:
             break
 for call in (lambda: engine.reset([0]), lambda: engine.future([0])):
@@ -251,10 +306,12 @@ os._exit(0)  # with a broken context, what would be freed at the end only compla
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("when", ["noticed", "queued"])
 @pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
-def test_a_cuda_error_is_loud_and_lasting(backend: str) -> None:
-    """In a process of its own: no CUDA call works in one afterwards."""
-    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend]
+def test_a_cuda_error_is_loud_and_lasting(backend: str, when: str) -> None:
+    """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or with steps queued
+    behind it."""
+    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend, when]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

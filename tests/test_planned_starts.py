@@ -83,6 +83,28 @@ def test_a_plan_made_in_inference_mode_can_be_changed_outside(
     engine.step()
 
 
+@pytest.mark.parametrize("device, backend", KINDS)
+def test_plans_of_those_that_do_not_begin_may_be_any(device: str, backend: str, generator: torch.Generator) -> None:
+    engine, plain = load(device, backend), load(device, backend)
+    pool = make_pool(engine, generator)
+    planned = engine.planned_starts(pool)
+    planned.start(None)
+    zeros = torch.zeros(NUM_ENVS, dtype=torch.int64, device=device)
+    plain.start(pool, zeros, zeros)
+    planned.trajectory_ids.fill_(1 << 40)
+    planned.root_pos.fill_(float("nan"))
+    mask = (torch.rand(NUM_ENVS, generator=generator) < 0.2).to(device)
+    planned.trajectory_ids[mask] = 7
+    planned.root_pos[mask] = 0.0
+    planned.start(mask)
+    plain.start(pool, zeros + 7, zeros, mask)
+    engine.step()
+    plain.step()
+    for seen, expected in zip(engine.future(range(HORIZON)), plain.future(range(HORIZON)), strict=True):
+        assert torch.equal(seen, expected)
+    assert engine.report() == plain.report()
+
+
 def test_wrong_plans_and_ids_are_refused_and_nothing_changes(generator: torch.Generator) -> None:
     engine = load("cpu", "torch")
     pool = make_pool(engine, generator)

@@ -19,7 +19,7 @@ from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.pool_starts import make_pool_starts
-from cmg_runtime.readiness import Readiness
+from cmg_runtime.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.rollouts import as_commands, per_frame, roll_out
 from cmg_runtime.state import EngineState, SingleFrame
 from cmg_runtime.window import Window
@@ -126,6 +126,7 @@ class Engine:
         """The commands [num_envs, command_dim] at the current frame, on their way to :attr:`command`. A new tensor."""
         return self._state.ramp.now()[: self.num_envs]
 
+    @of_a_sound_engine
     @torch.no_grad()
     def reset(
         self,
@@ -150,7 +151,6 @@ class Engine:
                 used. None: along x. Needs a window.
             command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
-        self._ready.require_sound()  # before anything is copied to a device that may have failed
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
         positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
@@ -161,6 +161,7 @@ class Engine:
             self._stepper.rebuild(envs.columns(self._guard.columns))
             self._ready.note(envs)
 
+    @of_a_sound_engine
     @torch.no_grad()
     def start(
         self,
@@ -186,7 +187,6 @@ class Engine:
         Raises:
             EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
         """
-        self._ready.require_sound()
         self._require_window("start()")
         starts = self._pool_starts
         assert starts is not None
@@ -199,6 +199,7 @@ class Engine:
             starts.start(pool, envs, trajectories, frames, positions, rotations)
             self._ready.note(envs)
 
+    @of_a_sound_engine
     @torch.no_grad()
     def planned_starts(self, pool: TrajectoryPool) -> PlannedStarts:
         """As :meth:`start`, for whoever begins, from places of ``pool`` that are planned for every environment.
@@ -206,12 +207,12 @@ class Engine:
         Raises:
             EngineError: a pool that does not fit, or the engine has no window or has failed.
         """
-        self._ready.require_sound()
         self._require_window("planned_starts()")
         assert self._pool_starts is not None
         self._pool_starts.require_fit(pool)
         return PlannedStarts(self.start, self._pool_starts, pool, self.num_envs, self._ready)
 
+    @of_a_sound_engine
     @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:
         """Change the command of some environments; the motion goes on from the current frame, which stays as it is.
@@ -223,13 +224,13 @@ class Engine:
             command: [n, command_dim] or [command_dim]. Entries outside :attr:`command_range` are clamped and counted.
             env_ids: which; see the class.
         """
-        self._ready.require_sound()
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = self._rows(command, envs, self.command.shape[1], "command")
         with self._ready:
             self._changes.set_command(envs, commands)
             self._stepper.rebuild(envs.columns(self._guard.columns))
 
+    @of_a_sound_engine
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Move every environment one frame forward.
 
@@ -239,12 +240,13 @@ class Engine:
         Raises:
             EngineError: some environment was never reset, or the engine has failed.
         """
-        self._ready.require("step()")
+        self._ready.require_reset("step()")
         with self._ready:
             self._stepper.step()
         self._watch.step()
         return self.dof_pos, self.dof_vel
 
+    @of_a_sound_engine
     @torch.no_grad()
     def future(self, offsets: Sequence[int]) -> ReferenceFrames:
         """Frames ahead of every environment.
@@ -259,9 +261,10 @@ class Engine:
             EngineError: an offset is outside the window, the engine has none, or some environment was never reset.
         """
         window = self._require_window("future()")
-        self._ready.require("future()")
+        self._ready.require_reset("future()")
         return window.future(as_offsets(offsets))
 
+    @of_a_sound_engine
     @torch.no_grad()
     def future_view(self, offsets: Sequence[int]) -> FutureView:
         """As :meth:`future`, and the command in force, in memory of their own that each refresh overwrites.
@@ -272,9 +275,9 @@ class Engine:
         Raises:
             EngineError: an offset is outside the window, or the engine has none or has failed.
         """
-        self._ready.require_sound()
-        return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready.require)
+        return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready)
 
+    @of_a_sound_engine
     @torch.no_grad()
     def frames(self, env_ids: Any, offsets: Any) -> ReferenceFrames:
         """Single frames: the one at ``offsets[i]`` of environment ``env_ids[i]``, for every i.
@@ -290,11 +293,12 @@ class Engine:
             EngineError: not integers, unequal lengths, an environment out of range (on the host), no window, no reset.
         """
         window = self._require_window("frames()")
-        self._ready.require("frames()")
+        self._ready.require_reset("frames()")
         ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
         return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
 
+    @of_a_sound_engine
     @torch.no_grad()
     def rollout(self, motion: Any, commands: Any, num_frames: int | None = None) -> torch.Tensor:
         """Roll out any number of motions, apart from the engine's environments.
@@ -309,12 +313,12 @@ class Engine:
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
-        self._ready.require_sound()
         state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
         self._guard.require_within(state, "motion")
         given = as_commands(commands, len(state), self.command.shape[1], self.device)
         return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(per_frame(given, num_frames)))
 
+    @of_a_sound_engine
     @torch.no_grad()
     def make_pool(self, num_trajectories: int, num_frames: int, commands: Any, motion: Any = None) -> TrajectoryPool:
         """Generate trajectories once, to be only looked up afterwards. The engine's environments are left alone.
@@ -330,7 +334,6 @@ class Engine:
         Raises:
             EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
         """
-        self._ready.require_sound()
         n = require_count(num_trajectories, "num_trajectories")
         require_count(num_frames, "num_frames")
         writer = require_root_motion(self._writer)

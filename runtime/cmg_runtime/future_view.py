@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Tuple
+from typing import Any, Tuple
 
 import torch
 
 from cmg_runtime.capture import GraphRecorder, Piece, run_eagerly
+from cmg_runtime.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window import Window
 
 
@@ -19,11 +20,11 @@ class FutureView:
         command: [num_envs, 3] float32, the command in force at the current frame, at the last refresh.
     """
 
-    def __init__(self, window: Window, offsets: Tuple[int, ...], require_ready: Callable[[str], None]) -> None:
+    def __init__(self, window: Window, offsets: Tuple[int, ...], ready: Readiness) -> None:
         buffers = window.buffers
         self._window = window
         self._offsets = offsets
-        self._require_ready = require_ready
+        self._ready = ready
         window.slots(offsets)  # raises where one is outside
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
             self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
@@ -34,6 +35,7 @@ class FutureView:
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
 
+    @of_a_sound_engine
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring both up to date, in place. The host does not wait.
@@ -41,7 +43,7 @@ class FutureView:
         Raises:
             EngineError: some environment was never reset, or the engine has failed.
         """
-        self._require_ready("refresh()")
+        self._ready.require_reset("refresh()")
         self._program()
 
     def _read(self) -> None:

@@ -193,5 +193,5 @@ class GuardWatch:
             f"{self._owner}: {new} generated frames were not finite or beyond the limits and were replaced from the "
             f"bank ({replaced} so far); see report()",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -10,7 +10,7 @@ from cmg_runtime.capture import GraphRecorder, Piece
 from cmg_runtime.inputs import EnvSelection, select_envs
 from cmg_runtime.pool import TrajectoryPool
 from cmg_runtime.pool_starts import PoolStarts
-from cmg_runtime.readiness import Readiness
+from cmg_runtime.readiness import Readiness, of_a_sound_engine
 
 
 class PlannedStarts:
@@ -49,6 +49,7 @@ class PlannedStarts:
             if device.type == "cuda":
                 self._program = GraphRecorder(device).record([Piece(self._start_chosen)])
 
+    @of_a_sound_engine
     @torch.no_grad()
     def start(self, env_ids: Any) -> None:
         """Let the environments ``env_ids`` begin as planned; see :meth:`cmg_runtime.Engine.start`.
@@ -57,23 +58,23 @@ class PlannedStarts:
             EngineError: the engine has failed, wrong ids, or, on the host, a plan of theirs that is not finite or names
                 a trajectory that the pool does not have.
         """
-        self._ready.require_sound()
-        envs = select_envs(env_ids, len(self._chosen), self._chosen.device)
-        if self._chosen.device.type == "cpu":
-            trajectories, frames = envs.read(self.trajectory_ids), envs.read(self.frame_ids)
-            places = envs.read(self.root_pos), envs.read(self.root_rot)
-            self._engine_start(self._pool, trajectories, frames, env_ids, *places)
+        chosen = self._chosen
+        envs = select_envs(env_ids, len(chosen), chosen.device)
+        if chosen.device.type == "cpu":
+            ids = envs.columns(torch.arange(len(chosen), device="cpu"))
+            plan = self.trajectory_ids, self.frame_ids, self.root_pos, self.root_rot
+            trajectory_ids, frame_ids, root_pos, root_rot = (values.index_select(0, ids) for values in plan)
+            self._engine_start(self._pool, trajectory_ids, frame_ids, ids, root_pos, root_rot)
             return
         with self._ready:
-            if envs.ids is None:
-                envs.write(self._chosen, torch.ones_like(self._chosen))
-            else:
-                self._chosen.index_fill_(0, envs.ids, True)
+            # Read, then written: both fail torch's device-side assert for a negative id, which index_fill_ wraps.
+            envs.write(chosen, torch.ones_like(envs.read(chosen)))
             self._program()
             self._ready.note(envs)
 
     def _start_chosen(self) -> None:
         everyone = EnvSelection(len(self._chosen), mask=self._chosen)
-        plan = self.trajectory_ids, self.frame_ids, self.root_pos, self.root_rot
-        self._starts.start(self._pool, everyone, *plan)
+        # The trajectory of an environment that does not begin may be any; it is looked up with the others'.
+        trajectory_ids = torch.where(self._chosen, self.trajectory_ids, 0)
+        self._starts.start(self._pool, everyone, trajectory_ids, self.frame_ids, self.root_pos, self.root_rot)
         self._chosen.zero_()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from types import TracebackType
-from typing import Optional, Type
+from typing import Any, Callable, Optional, Type, TypeVar, cast
 
 import torch
 
 from cmg_runtime.errors import EngineError, first_line
 from cmg_runtime.inputs import EnvSelection
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Readiness:
@@ -24,7 +27,7 @@ class Readiness:
         self._failure: Optional[str] = None
 
     def __enter__(self) -> None:
-        self.require_sound()
+        pass
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
@@ -54,13 +57,39 @@ class Readiness:
         if self._failure is not None:
             raise EngineError(self._failed())
 
-    def require(self, name: str) -> None:
-        """Raise :class:`EngineError` where the engine has failed, or an environment was never reset, and ``name`` is
-        called."""
-        self.require_sound()
+    def note_error(self, error: RuntimeError) -> None:
+        """Raise :class:`EngineError` where ``error`` is one of the device, of whatever work before: then the engine has
+        failed. A lack of memory is none, and leaves all as it was."""
+        text = first_line(error)
+        if text.startswith(("CUDA error", "Triton Error [CUDA]")) and "out of memory" not in text:
+            self._failure = text
+            raise EngineError(self._failed()) from error
+
+    def require_reset(self, name: str) -> None:
+        """Raise :class:`EngineError` where an environment was never reset, and ``name`` is called."""
         if self._never is not None:
             count, num_envs = int(self._never.sum()), len(self._never)
             raise EngineError(f"{count} of {num_envs} environments were never reset; call reset() before {name}")
 
     def _failed(self) -> str:
         return f"this engine failed and its frames are not to be used: {self._failure}; load it again"
+
+
+def of_a_sound_engine(method: Method) -> Method:
+    """For methods of what has a :class:`Readiness` as ``_ready``: once the engine has failed nothing is done, nothing
+    copied to a device that may be lost; and it has failed when an error of the device comes up in any of them.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        ready: Readiness = self._ready
+        ready.require_sound()
+        try:
+            return method(self, *arguments, **named)
+        except EngineError:
+            raise
+        except RuntimeError as error:
+            ready.note_error(error)
+            raise
+
+    return cast(Method, call)
