@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cmg_export import interrupts
 from cmg_export.bench import __main__ as bench
-from cmg_export.bench import kernels
+from cmg_export.bench import engines, kernels
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.machine import flop_per_env
 from cmg_export.bench.memory import weight_bytes
@@ -21,7 +23,7 @@ from cmg_export.bench.report import format_table
 from cmg_export.bench.results import BenchReport, Machine, Quantiles, Result, Timing
 from cmg_export.bench.run import _Bench
 from cmg_export.bench.targets import judge
-from cmg_export.bench.timing import Samples, interleave
+from cmg_export.bench.timing import Samples, interleave, time_block
 from cmg_export.checkpoint import load_checkpoint
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.backends.torch_backend import TorchBackend
@@ -157,21 +159,71 @@ def test_a_contender_that_fails_is_a_line_and_the_others_go_on(
 def test_an_interruption_reports_what_there_is(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*arguments: Any) -> None:
-        raise KeyboardInterrupt
+    """Also the calls that had been timed when it came."""
+    blocks = []
 
-    monkeypatch.setattr(_Bench, "time_frames" if when == "before anything" else "time_engines", interrupted)
-    options = arguments(tmp_path, "--backends", "torch", "--quick")
-    assert bench.main(options) == 130
+    def interrupted(*arguments: Any) -> None:
+        if when == "before anything" or len(blocks) > 3:
+            raise KeyboardInterrupt
+        blocks.append(time_block(*arguments))
+
+    monkeypatch.setattr("cmg_export.bench.timing.time_block", interrupted)
+    assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
     said = capsys.readouterr()
     if when == "before anything":
         assert not (tmp_path / "bench.json").exists() and "interrupted" in said.err
         return
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["interrupted"] and report["left_out"][-1] == "step() at 16 and what comes behind: interrupted"
-    assert all(result["frame"] and not result["step"] for result in report["results"])
+    assert report["cut_short"] == "interrupted"
+    assert report["left_out"][-1] == "step() at 16 and what comes behind: interrupted"
+    assert [bool(result["frame"]) for result in report["results"]] == [True, True]
+    assert sum(bool(result["step"]) for result in report["results"]) >= 1
+    assert not any(result["rebuild"] for result in report["results"])
     assert "left out: step() at 16 and what comes behind: interrupted" in said.out
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not become a contender's failure."""
+    real = engines.start
+
+    def start(contender: Any, *arguments: Any) -> Any:
+        if contender.name == "torch_fp16":
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise AttributeError("partially initialized module") from None
+        return real(contender, *arguments)
+
+    monkeypatch.setattr(engines, "start", start)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.note_interrupts()
+    try:
+        assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
+        interrupts.raise_if_received()  # it has been seen to
+    finally:
+        interrupts.forget()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert json.loads((tmp_path / "bench.json").read_text())["cut_short"] == "interrupted"
+
+
+def test_an_error_that_nothing_can_follow_reports_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every call of CUDA fails after a kernel has failed."""
+
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+
+    monkeypatch.setattr(_Bench, "time_engines", lost)
+    assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 1
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert report["left_out"][-1].startswith("step() at 16 and what comes behind: RuntimeError")
+    assert all(result["frame"] for result in report["results"]) and report["machine"]["tflops"]
 
 
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
@@ -276,7 +328,7 @@ def test_the_table_of_a_gpu() -> None:
     table = format_table(
         BenchReport(
             "g1", "0" * 64, machine, 4096, 96, 0, 2_650_000, floor, "ours_fp16", "ours_fp16, first that loads",
-            results, targets, ("trt_fp16: no library",), False, 12.0,
+            results, targets, ("trt_fp16: no library",), "", 12.0,
         )
     )  # fmt: skip
     lines = table.splitlines()

@@ -46,6 +46,11 @@ def raise_if_received() -> None:
         raise Interrupted
 
 
+def forget() -> None:
+    """What was noted has been seen to; from now on the next one counts."""
+    _received.clear()
+
+
 @contextlib.contextmanager
 def held() -> Iterator[Callable[[], bool]]:
     """Let signals wait until the end of the ``with`` block, for code that no exception may leave.

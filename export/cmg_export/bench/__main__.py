@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line
+from cmg_export import command_line, interrupts
 from cmg_export.bench.contenders import check_backends
 from cmg_export.bench.plots import draw
 from cmg_export.bench.report import format_table
 from cmg_export.bench.results import FILE_NAME, BenchError, write_file
-from cmg_export.bench.run import run_bench
+from cmg_export.bench.run import INTERRUPTED, run_bench
 from cmg_export.bench.settings import Settings
 
 MODULE = "cmg_export.bench"
@@ -27,8 +27,9 @@ CPU_SIZES = (16, 64, 256)
 class Options:
     """Time every backend of an engine that runs here, and what a user would run otherwise, in turns.
 
-    Prints a table and writes bench.json, latency.png and distribution.png; interrupted, of what it has. Exit status: 0
-    done, 2 wrong input, 130 interrupted. A figure that misses its bar is no error.
+    Prints a table and writes bench.json, latency.png and distribution.png; cut short, of what it has. Exit status: 0
+    done, 1 an error of the device or a library cut it short, 2 wrong input, 130 interrupted. A figure that misses its
+    bar is no error.
     """
 
     engine: Path = Path("engines/g1_neutral")
@@ -107,11 +108,12 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: Options) -> int:
     report, samples = run_bench(settings(options))
     write_file(options.out / FILE_NAME, report.to_json().encode())
+    print(format_table(report), flush=True)
     draw(report, samples, options.out)
-    print(format_table(report))
-    print(f"\n{FILE_NAME} and pictures are in {options.out}")
-    return 130 if report.interrupted else 0
+    print(f"\n{FILE_NAME} and pictures are in {options.out}", flush=True)
+    return {"": 0, INTERRUPTED: 130}.get(report.cut_short, 1)
 
 
 if __name__ == "__main__":
+    interrupts.note_interrupts()
     sys.exit(main())

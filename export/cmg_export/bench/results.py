@@ -132,7 +132,7 @@ class BenchReport:
         auto: the contender that ``backend="auto"`` loads here, and ``selection`` says why.
         floor_us: precision -> num_envs -> those operations at the rate of ``machine.tflops``, us.
         left_out: what was not measured here, and why, a line each.
-        interrupted: whether somebody ended the run.
+        cut_short: what ended the run early: an interruption, or an error that nothing could follow; else empty.
         seconds: how long the run took.
     """
 
@@ -149,7 +149,7 @@ class BenchReport:
     results: tuple[Result, ...]
     targets: tuple[Target, ...]
     left_out: tuple[str, ...]
-    interrupted: bool
+    cut_short: str
     seconds: float
 
     def to_json(self) -> str:

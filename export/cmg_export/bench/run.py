@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from cmg_export import interrupts
 from cmg_export.bench import engines, machine
 from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders, reason
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.memory import measure_engine, settle, with_peak
-from cmg_export.bench.results import BenchError, BenchReport, Result
+from cmg_export.bench.results import BenchError, BenchReport, Result, Timing
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import Failed, Samples, interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
 from cmg_runtime import load_engine, read_manifest
-from cmg_runtime.errors import BackendUnavailable
+from cmg_runtime.errors import EngineError
+
+INTERRUPTED = "interrupted"
 
 
 def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
@@ -27,23 +30,26 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     Returns:
         The report, and the single times of ``step()`` of each backend and of a frame of each peer.
 
-    An interruption ends the measurements, and what was found by then is reported.
+    An interruption ends the measurements, and so does an error after which the device is lost; what was found by then
+    is reported.
 
     Raises:
         ExportError, EngineError: one line.
         KeyboardInterrupt: interrupted before anything was found.
+        Exception: any library's, before anything was found.
     """
     began = time.perf_counter()
     bench = _Bench(settings)
     bench.find_contenders()
     try:
         bench.measure(began)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
         if not any(result.frame for result in bench.results.values()):
             raise
-        bench.interrupted = True
-        bench.left_out.append(f"{bench.begun} and what comes behind: interrupted")
-        print("interrupted: reporting what there is", flush=True)
+        interrupts.forget()
+        bench.cut_short = reason(error) if isinstance(error, Exception) else INTERRUPTED
+        bench.left_out.append(f"{bench.begun} and what comes behind: {bench.cut_short}")
+        print(f"{bench.cut_short}: reporting what there is", flush=True)
     return bench.report(began), bench.samples
 
 
@@ -61,7 +67,10 @@ class _Bench:
         self.samples: dict[str, Samples] = {}
         self.left_out: list[str] = []
         self.begun = ""
-        self.interrupted = False
+        self.cut_short = ""
+        with stage("machine"):  # and what else needs the device, which may be lost by the time of the report
+            self.machine = machine.describe(settings.device)
+            self.auto, self.selection = self._auto()
         if settings.device.type != "cuda":
             self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
         if self.manifest.robot is None:
@@ -129,11 +138,11 @@ class _Bench:
                     frames[name] = frame
             runs = {name: frame.run for name, frame in frames.items()}
             failed = self._leave_out(f"a frame at {num_envs}")
-            timed = interleave(runs, settings.device, settings.steps // 5, settings.seconds, failed=failed)
-            for name, samples in timed.items():
-                self.results[name].frame[str(num_envs)] = samples.timing()
-                if table and self.results[name].kind == "peer":
-                    self.samples[name] = samples
+            with self._timed(lambda result: result.frame, num_envs) as timed:
+                count = settings.steps // 5
+                interleave(runs, settings.device, count, settings.seconds, failed=failed, samples=timed)
+            if table:
+                self.samples.update({name: s for name, s in timed.items() if self.results[name].kind == "peer"})
             note(f"{len(frames)} contenders")
 
     def measure_memory(self) -> None:
@@ -158,10 +167,10 @@ class _Bench:
             table = num_envs == settings.num_envs
             count, seconds = (settings.steps, 5.0) if table else (settings.steps // 20, 1.0)
             failed = self._leave_out(f"step() at {num_envs}")
-            for name, samples in interleave(steps, device, count, seconds * settings.seconds, failed=failed).items():
-                self.results[name].step[str(num_envs)] = samples.timing()
-                if table:
-                    self.samples[name] = samples
+            with self._timed(lambda result: result.step, num_envs) as timed:
+                interleave(steps, device, count, seconds * settings.seconds, failed=failed, samples=timed)
+            if table:
+                self.samples.update(timed)
             note(f"{len(started)} engines")
         if not table or settings.horizon == 1:
             return
@@ -169,18 +178,16 @@ class _Bench:
             for windows in [w for w in engines.REBUILT if w <= num_envs]:
                 runs = {name: engines.rebuild(engine, windows, settings.seed) for name, engine in started.items()}
                 failed = self._leave_out(f"rebuild of {windows} windows")
-                timed = interleave(runs, device, max(10, settings.steps // 100), settings.seconds, 10, failed)
-                for name, samples in timed.items():
-                    self.results[name].rebuild[str(windows)] = samples.timing()
+                with self._timed(lambda result: result.rebuild, windows) as timed:
+                    count = max(10, settings.steps // 100)
+                    interleave(runs, device, count, settings.seconds, 10, failed, timed)
 
     def report(self, began: float) -> BenchReport:
         """Everything found since ``began``, of ``time.perf_counter``."""
         settings, results = self.settings, tuple(self.results.values())
-        with stage("machine"):
-            where = machine.describe(settings.device)
+        where = self.machine
         flop = machine.flop_per_env(self.manifest.sizes)
         sizes = sorted({settings.num_envs, *settings.sizes})
-        auto, selection = self._auto()
         return BenchReport(
             engine=self.manifest.name,
             source_sha256=self.checkpoint.sha256["checkpoint"],
@@ -190,12 +197,12 @@ class _Bench:
             seed=settings.seed,
             flop_per_env=flop,
             floor_us={p: {str(n): machine.floor_us(flop, rate, n) for n in sizes} for p, rate in where.tflops.items()},
-            auto=auto,
-            selection=selection,
+            auto=self.auto,
+            selection=self.selection,
             results=results,
-            targets=judge(results, auto, settings.device.type == "cuda"),
+            targets=judge(results, self.auto, settings.device.type == "cuda"),
             left_out=tuple(self.left_out),
-            interrupted=self.interrupted,
+            cut_short=self.cut_short,
             seconds=time.perf_counter() - began,
         )
 
@@ -203,7 +210,7 @@ class _Bench:
         """What ``backend="auto"`` loads here, and why; no name where it loads nothing."""
         try:
             engine = load_engine(self.settings.folder, self.settings.num_envs, device=self.settings.device)
-        except BackendUnavailable as error:
+        except EngineError as error:
             return "", str(error)
         return f"{engine.backend_name}_{engine.precision}", engine.selection
 
@@ -211,11 +218,23 @@ class _Bench:
         return [c for c in self.contenders if c.kind == "backend" and c.name in self.results]
 
     @contextmanager
+    def _timed(self, figures: Callable[[Result], dict[str, Timing]], number: int) -> Iterator[dict[str, Samples]]:
+        """Samples to be, which become results however the ``with`` block ends."""
+        timed: dict[str, Samples] = {}
+        try:
+            yield timed
+        finally:
+            for name, samples in timed.items():
+                if samples.wall:
+                    figures(self.results[name])[str(number)] = samples.timing()
+
+    @contextmanager
     def _may_fail(self, what: str) -> Iterator[None]:
         """What does not fit or cannot run at some size is left out, and the report says so."""
         try:
             yield
         except Exception as error:  # any library's: one contender's failure is a line, not the end
+            interrupts.raise_if_received()
             self.left_out.append(f"{what}: {reason(error)}")
 
     def _leave_out(self, what: str) -> Failed:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from cmg_export.bench.results import Quantiles, Timing
+from cmg_export.interrupts import raise_if_received
 
 Run = Callable[[], object]
 Failed = Callable[[str, Exception], None]
@@ -51,6 +52,7 @@ def interleave(
     seconds: float,
     block: int = BLOCK,
     failed: Failed | None = None,
+    samples: dict[str, Samples] | None = None,
 ) -> dict[str, Samples]:
     """Time every one of ``runs``, in turns of ``block`` calls. The samples of those that got through it.
 
@@ -60,14 +62,17 @@ def interleave(
         seconds: how long one of ``runs`` may take by one clock; a slow one gets fewer calls, at least 3.
         failed: called with the name of one that raises, and its error, and the others go on without it. None: it is
             raised here.
+        samples: what is returned, empty so far; so the caller has it when an interrupt comes.
     """
-    samples = {name: Samples() for name in runs}
+    samples = {} if samples is None else samples
+    samples.update({name: Samples() for name in runs})
     counts: dict[str, int] = {}
 
     def attempt(name: str, what: Callable[[], None]) -> None:
         try:
             what()
         except Exception as error:  # any library's
+            raise_if_received()
             if failed is None:
                 raise
             del samples[name]
@@ -77,6 +82,7 @@ def interleave(
         attempt(name, lambda name=name, run=run: counts.update({name: _affordable(run, device, count, seconds)}))
     turns = max(1, -(-max(counts.values(), default=0) // block))
     for turn in range(turns):
+        raise_if_received()
         for name in list(samples):
             size = counts[name] * (turn + 1) // turns - counts[name] * turn // turns
             if size:
