@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -25,7 +26,7 @@ from cmg_gym.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
 from cmg_gym.start_states import SETTLE_FRAMES, StartStates
 from cmg_gym.tasks import TASK
 from cmg_gym.train import Options, train_config
-from cmg_runtime import EngineError, load_engine
+from cmg_runtime import EngineError, load_engine, read_manifest
 from cmg_runtime.command_sampler import STRATEGIES
 from gym_case import make_g1_engine
 
@@ -142,8 +143,14 @@ def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
     (tmp_path / "2026-01-01" / "model_7.unfinished").touch()
     stale = {path.name for path in stale_checkpoints(tmp_path / "2026-01-01")}
     assert stale == {"model_99.pt", "model_100.pt"}
-    found = latest_checkpoint(tmp_path)  # the second run was interrupted before its first checkpoint
-    assert found == tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
+    found = latest_checkpoint(tmp_path)
+    # The second run was interrupted before its first checkpoint.
+    assert found is not None and found == tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
+    (tmp_path / "a copy of an older run").mkdir()
+    older = tmp_path / "a copy of an older run" / "model_999.pt"
+    older.touch()
+    os.utime(older, ns=(0, found.stat().st_mtime_ns - 1))  # names say nothing of age
+    assert latest_checkpoint(tmp_path) == found
 
 
 def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> None:
@@ -172,16 +179,47 @@ def lags(env: ManagerBasedRlEnvCfg) -> set[int]:
 
 def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "cmg_residual_g1"
-    for run, iteration in (
-        ("2026-01-01_00-00-00_a+b", 12),
-        ("2026-01-01_00-00-00_a+b", 3),
-        ("2026-01-01_00-00-00", 99),
-    ):
+    runs = (("2026-01-01_00-00-00", 99), ("2026-01-01_00-00-00_a+b", 3), ("2026-01-01_00-00-00_a+b", 12))
+    for age, (run, iteration) in enumerate(runs):
         (experiment / run).mkdir(parents=True, exist_ok=True)
-        (experiment / run / f"model_{iteration}.pt").touch()
+        path = experiment / run / f"model_{iteration}.pt"
+        torch.save({"infos": {}}, path)
+        os.utime(path, (age, age))
     agent = train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).agent
     found = get_checkpoint_path(experiment, agent.load_run, agent.load_checkpoint)
     assert agent.resume and found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"
+
+
+def test_a_resumed_training_tells_what_has_changed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "cmg_residual_g1" / "run"
+    run.mkdir(parents=True)
+    before = {"generator": read_manifest(folder).source["sha256"], "num_envs": 64, "mode": "realtime", "delay_steps": 0}
+
+    def said(**changed: Any) -> str:
+        torch.save({"infos": {"trained_with": {**before, **changed}}}, run / "model_7.pt")
+        train_config(Options(num_envs=64, engine=folder, gpus=0, resume=True, logs=tmp_path))
+        return capsys.readouterr().out
+
+    assert said() == f"Going on from {run / 'model_7.pt'}\n"
+    assert "  mode of the reference: realtime, before pregenerated\n" in said(mode="pregenerated")
+    assert "  robots on each GPU: 64, before 4096\n" in said(num_envs=4096)
+    with pytest.raises(EngineError, match=r"was trained on another generator \(abcabc.*--engine"):
+        said(generator="abc" * 20)
+    (run / "model_7.pt").write_bytes(b"half a checkpoint")
+    with pytest.raises(EngineError, match="is no checkpoint of this task"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
+
+
+def test_standing_episodes_start_from_many_trajectories(folder: Path, seed: int) -> None:
+    engine = load_engine(folder, 1, backend="torch", horizon=2)
+    states = StartStates(engine, num_trajectories=60, num_frames=5, ahead=1, seed=seed)
+    starts = states.draw(torch.zeros(200, 3))
+    assert not states.commands[starts.trajectory_ids].any()
+    assert len(starts.trajectory_ids.unique()) == 6
+    walking = states.commands[6:]
+    assert torch.equal(states.draw(walking).trajectory_ids, torch.arange(6, 60))
 
 
 def test_workers_of_several_gpus_are_given_the_whole_task(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import asdict
@@ -17,8 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensordict import TensorDict
 
 from cmg_export.parity import Truth
+from cmg_gym import time_share
 from cmg_gym.command_stages import TRAINING_STAGES
 from cmg_gym.controller import Controller, Proprioception, read_card
+from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.export import export_policy
 from cmg_gym.observations import reference
@@ -132,6 +135,21 @@ def test_a_pregenerated_reference_is_a_plain_rollout_too(late: ManagerBasedRlEnv
         late.step(zero(late))
         torch.testing.assert_close(current_motion(term).double(), expected, atol=2e-3, rtol=2e-3)
         assert torch.equal(term.command, command)
+
+
+def test_a_pregenerated_reference_lasts_for_an_episode(late: ManagerBasedRlEnv) -> None:
+    """From the last frame that an episode may start from, without a jump."""
+    term = reference(late, "reference")
+    late.reset()
+    source = term.source
+    assert isinstance(source, PregeneratedSource)
+    latest = SETTLE_FRAMES + round(term.cfg.start_span_s * 50) - 1
+    assert int(source._frame_ids.max()) <= latest
+    source._frame_ids[:] = latest
+    steps = round(make_env_cfg().episode_length_s * 50)
+    for _ in range(steps):
+        source.step()
+    assert source._frame_ids.tolist() == [latest + steps] * 4
 
 
 def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +335,57 @@ def test_curriculum_enters_the_stage_of_the_counter(training: RslRlVecEnvWrapper
     finally:
         world.common_step_counter = counter
         training.reset()
+
+
+def test_a_resumed_training_begins_in_the_stage_that_it_had_come_to(
+    training: RslRlVecEnvWrapper, tmp_path: Path
+) -> None:
+    world = training.unwrapped
+    term, counter = reference(world, "reference"), world.common_step_counter
+    sideways = next(stage for stage in TRAINING_STAGES if stage.vy != (0.0, 0.0))
+    runner = ResidualRunner(training, short_cfg(), str(tmp_path), "cpu")
+    try:
+        world.common_step_counter = 0
+        training.reset()
+        assert not term._wanted[:, 1].any()
+        world.common_step_counter = sideways.iteration * STEPS_PER_ITERATION
+        runner._begin_anew()
+        assert term.sampler.stage is sideways
+        assert int(term._wanted[:, 1].count_nonzero()) > 8  # but for the share that stands
+    finally:
+        world.common_step_counter = counter
+        runner._begin_anew()
+
+
+def test_what_is_logged_is_the_mean_of_an_episode(floating: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    term, errors = reference(floating, "reference"), []
+    floating.reset()
+    update = term._update_metrics
+
+    def recorded() -> None:
+        update()
+        errors.append((term.robot.data.joint_pos - term.target.dof_pos).square().mean(dim=1).sqrt().clone())
+
+    term.reset(torch.arange(4))
+    monkeypatch.setattr(term, "_update_metrics", recorded)
+    for _ in range(7):
+        floating.step(torch.full_like(zero(floating), 0.1))
+    assert len(errors) == 7 and float(torch.stack(errors).std(dim=0).min()) > 0
+    logged = term.reset(torch.tensor([1, 3]))
+    assert logged["error_joint"] == pytest.approx(float(torch.stack(errors)[:, [1, 3]].mean()), rel=1e-5)
+    assert float(term.metrics["error_joint"][[1, 3]].abs().max()) == 0.0 < float(term.metrics["error_joint"][0])
+
+
+def test_shares_are_measured(engine: tuple[Path, Truth], tmp_path: Path) -> None:
+    """The whole command on a small scale: how long things take is not looked at, what is counted is."""
+    options = ["--engine", str(engine[0]), "--num-envs", "4", "--steps", "1", "--warm-up", "1", "--textbook-envs", "2"]
+    assert time_share.main([*options, "--backends", "torch", "trt", "--out", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "time_share.json").read_text())
+    (share,) = document["shares"]
+    assert share["backend"] == "torch"
+    assert 0 < share["reference"] < share["step"] and 0 < share["queued"] < share["step"]
+    assert document["num_envs"] == 4 and document["frames_ahead"] == 40 and document["textbook_frame_ms"] > 0
+    assert "| trt | not run: " in (tmp_path / "time_share.md").read_text()
 
 
 def test_training_runs_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def command_stage(
     command = reference(env, command_name)
     stages = command.cfg.stages
     stage = stage_at(stages, env.common_step_counter / steps_per_iteration)
-    if stage is not command.sampler.stage:
-        command.sampler.stage = stage
-        env.event_manager.get_term_cfg(push_name).params["velocity_range"] = push_range(stage.push)
+    command.sampler.stage = stage
+    env.event_manager.get_term_cfg(push_name).params["velocity_range"] = push_range(stage.push)
     return {"stage": torch.tensor(float(stages.index(stage))), "push": torch.tensor(stage.push)}

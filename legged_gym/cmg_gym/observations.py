@@ -49,8 +49,8 @@ def reference_key_bodies(env: ManagerBasedRlEnv, command_name: str) -> torch.Ten
     return reference(env, command_name).target.key_body_pos.flatten(1)
 
 
-def key_body_pos(env: ManagerBasedRlEnv, command_name: str, body_ids: Sequence[int]) -> torch.Tensor:
-    """[N, B, 3] bodies of the robot from its root, in its heading frame, m."""
+def key_body_pos(env: ManagerBasedRlEnv, command_name: str, body_ids: torch.Tensor) -> torch.Tensor:
+    """[N, B, 3] bodies ``body_ids`` [B] of the robot from its root, in its heading frame, m."""
     command = reference(env, command_name)
     data = command.robot.data
     offset = data.body_link_pos_w[:, body_ids] - data.root_link_pos_w.unsqueeze(1)
@@ -70,10 +70,11 @@ class key_bodies:  # named as mjlab names terms with state
         """Nothing to forget."""
 
 
-def key_body_ids(env: ManagerBasedRlEnv, command_name: str) -> list[int]:
-    """Indices of the key bodies among the robot's."""
+def key_body_ids(env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
+    """[B] int64: indices of the key bodies among the robot's."""
     command = reference(env, command_name)
-    return [command.robot.body_names.index(name) for name in command.engine.key_body_names]
+    ids = [command.robot.body_names.index(name) for name in command.engine.key_body_names]
+    return torch.tensor(ids, device=command.device)
 
 
 def base_height(env: ManagerBasedRlEnv) -> torch.Tensor:

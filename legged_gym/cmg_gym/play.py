@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from cmg_gym import command_line
 from cmg_gym.observations import reference
 from cmg_runtime import EngineError
@@ -70,17 +72,18 @@ def draw(options: Options) -> None:
     term = reference(world, "reference")
     steps = round(options.seconds / world.step_dt)
     pictures, font = [], ImageFont.load_default(16)
-    term.hold(options.commands[0])
-    observations, _ = env.reset()
-    for command in options.commands:
-        term.hold(command)
-        for step in range(steps):
-            observations, _, _, _ = env.step(policy(observations))
-            if step % options.frames_per_picture == 0:
-                picture = world.render()
-                assert picture is not None
-                pictures.append(Image.fromarray(picture))
-                ImageDraw.Draw(pictures[-1]).text((12, 8), caption(command), CAPTION, font)
+    with torch.inference_mode():
+        term.hold(options.commands[0])
+        observations, _ = env.reset()
+        for command in options.commands:
+            term.hold(command)
+            for step in range(steps):
+                observations, _, _, _ = env.step(policy(observations))
+                if step % options.frames_per_picture == 0:
+                    picture = world.render()
+                    assert picture is not None
+                    pictures.append(Image.fromarray(picture))
+                    ImageDraw.Draw(pictures[-1]).text((12, 8), caption(command), CAPTION, font)
     env.close()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # GIF counts in hundredths of a second.

@@ -89,8 +89,10 @@ class ReferenceCommandCfg(CommandTermCfg):
     standing_share: float = 0.1
     num_trajectories: int = 1024
     """Trajectories that episodes start from."""
-    trajectory_s: float = 2.0
-    """Length of each, after it has settled. A pregenerated reference repeats after it: give it the episode's."""
+    start_span_s: float = 2.0
+    """How much of each, after it has settled, episodes start from."""
+    pregenerated_s: float = 20.0
+    """How far a pregenerated reference goes on behind it. Then it repeats: give it the episode's length."""
     start_noise: StartNoise | None = None
     start_height: float = 0.005
     """m above the ground, so that noise of the joints does not put a foot into it."""
@@ -128,14 +130,16 @@ class ReferenceCommand(CommandTerm):
         self.engine = self._load_engine(cfg.cmg_backend)
         self._require_same_robot()
         self.sampler = StagedCommands(cfg.stages, self.engine.command_range, cfg.standing_share, seed)
-        num_frames = round(cfg.trajectory_s * self.engine.fps)
-        self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, offsets[-1], seed)
+        num_frames, ahead = round(cfg.start_span_s * self.engine.fps), offsets[-1]
+        if cfg.cmg_mode == "pregenerated":
+            ahead += round(cfg.pregenerated_s * self.engine.fps)
+        self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, ahead, seed)
         self.source: ReferenceSource = (
             RealtimeSource(self.engine, self.states, offsets)
             if cfg.cmg_mode == "realtime"
             else PregeneratedSource(self.states, self.num_envs, offsets, self.engine.device)
         )
-        self._place = {offset: place for place, offset in enumerate(offsets)}
+        self._places: dict[tuple[int, ...], torch.Tensor] = {}
         self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
         self._changed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._until_change = 0
@@ -147,7 +151,8 @@ class ReferenceCommand(CommandTerm):
             name: torch.zeros(self.num_envs, device=self.device)
             for name in ("error_vel_xy", "error_yaw_rate", "error_joint")
         }
-        self._draw_episodes()
+        self._measured = torch.zeros(self.num_envs, device=self.device)
+        self.draw_episodes()
         # The other managers look at the reference once before the first reset.
         self._start(everyone)
         self._update_command(everyone)
@@ -161,9 +166,15 @@ class ReferenceCommand(CommandTerm):
         """[num_envs, ...]: where the robot should be at the end of the control step."""
         return ReferenceFrames(*(field[:, 1] for field in self.frames))
 
-    def places(self, offsets: Sequence[int]) -> list[int]:
-        """Where the frames at ``offsets`` stand in the second dimension of :attr:`frames`."""
-        return [self._place[offset] for offset in offsets]
+    def places(self, offsets: Sequence[int]) -> torch.Tensor:
+        """Where the frames at ``offsets`` stand in the second dimension of :attr:`frames`.
+
+        int64, kept on the device: a list would be copied there at every use.
+        """
+        wanted = tuple(offsets)
+        if wanted not in self._places:
+            self._places[wanted] = torch.tensor([self.offsets.index(offset) for offset in wanted], device=self.device)
+        return self._places[wanted]
 
     def hold(self, command: torch.Tensor | Sequence[float]) -> None:
         """Give every environment its command [num_envs, 3] or [3] for good: from its next reset, or by a ramp from the
@@ -174,14 +185,14 @@ class ReferenceCommand(CommandTerm):
         self._held = True
         self._changed[:] = True
         self._until_change = 0
-        self._draw_episodes()
+        self.draw_episodes()
 
     def use_backend(self, backend: str) -> None:
         """Generate with another backend from here on; reset the environment next."""
         self.engine = self._load_engine(backend)
         self.source = RealtimeSource(self.engine, self.states, self.offsets)
         self._changed[:] = False
-        self._draw_episodes()
+        self.draw_episodes()
 
     def _load_engine(self, backend: str) -> Engine:
         cfg = self.cfg
@@ -199,12 +210,15 @@ class ReferenceCommand(CommandTerm):
 
     def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
         assert isinstance(env_ids, torch.Tensor)
+        for sums in self.metrics.values():  # of which mjlab logs the mean over the environments
+            sums[env_ids] /= self._measured[env_ids].clamp(min=1)
+        self._measured[env_ids] = 0
         extras = super().reset(env_ids)
         self._changed[env_ids] = not self._held  # an episode starts under the command of its trajectory
         self._start(env_ids)
         return extras
 
-    def _draw_episodes(self) -> None:
+    def draw_episodes(self) -> None:
         """Draw how the next episode of every environment begins."""
         commands = self._wanted if self._held else self.sampler.draw(self.num_envs)
         starts = self.states.draw(commands)
@@ -259,7 +273,7 @@ class ReferenceCommand(CommandTerm):
         if env_ids is None:
             self._pass_on_changes()
         else:
-            self._draw_episodes()  # the environment may be reset again before the next step
+            self.draw_episodes()  # the environment may be reset again before the next step
         self.frames = self.source.frames()
         self._command = self.source.command
 
@@ -271,14 +285,15 @@ class ReferenceCommand(CommandTerm):
             if len(changed):
                 self.source.set_command(changed, self._wanted[changed])
             self._changed[:] = False
-            self._draw_episodes()
+            self.draw_episodes()
 
     def _update_metrics(self) -> None:
         data, target = self.robot.data, self.target
         velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        self.metrics["error_vel_xy"] = (velocity[:, :2] - self._command[:, :2]).norm(dim=1)
-        self.metrics["error_yaw_rate"] = (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs()
-        self.metrics["error_joint"] = (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt()
+        self._measured += 1
+        self.metrics["error_vel_xy"] += (velocity[:, :2] - self._command[:, :2]).norm(dim=1)
+        self.metrics["error_yaw_rate"] += (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs()
+        self.metrics["error_joint"] += (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt()
 
     def robot_heading(self) -> torch.Tensor:
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""

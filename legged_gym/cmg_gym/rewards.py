@@ -102,7 +102,8 @@ class track_contacts:
 
     def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
         names = list(reference(env, cfg.params["command_name"]).engine.key_body_names)
-        self._ankles = [names.index(f"{side}_ankle_roll_link") for side in ("left", "right")]
+        ankles = [names.index(f"{side}_ankle_roll_link") for side in ("left", "right")]
+        self._ankles = torch.tensor(ankles, device=env.device)
 
     def __call__(self, env: ManagerBasedRlEnv, command_name: str, sensor_name: str) -> torch.Tensor:
         height = reference(env, command_name).target.key_body_pos[:, self._ankles, 2]

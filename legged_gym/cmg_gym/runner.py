@@ -10,7 +10,10 @@ import torch
 from mjlab.rl import MjlabOnPolicyRunner
 from torch.utils.tensorboard import SummaryWriter
 
+from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.export import export_policy
+from cmg_gym.observations import reference
+from cmg_gym.resume import trained_with
 
 KEPT_EVERY = 250
 """Iterations between checkpoints that are kept for good; of the others the newest two are."""
@@ -24,6 +27,8 @@ class ResidualRunner(MjlabOnPolicyRunner):
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
         remaining = num_learning_iterations - self.current_learning_iteration
+        if self.current_learning_iteration > 0:
+            self._begin_anew()
         if remaining > 0:
             super().learn(remaining, init_at_random_ep_len)
             self.current_learning_iteration += 1  # rsl_rl leaves the last one's index; from here on it is their number
@@ -39,6 +44,7 @@ class ResidualRunner(MjlabOnPolicyRunner):
         """
         if isinstance(self.logger.writer, SummaryWriter):
             self.logger.writer.flush()
+        infos = {**(infos or {}), "trained_with": trained_with(self.env.unwrapped)}
         target = Path(path)
         unfinished = target.with_suffix(".unfinished")
         try:
@@ -48,6 +54,14 @@ class ResidualRunner(MjlabOnPolicyRunner):
             unfinished.unlink(missing_ok=True)
         for old in stale_checkpoints(target.parent):
             old.unlink(missing_ok=True)
+
+    @torch.inference_mode()  # as rsl_rl's own rollouts are: mjlab has buffers that were made in them
+    def _begin_anew(self) -> None:
+        """Let every robot begin in the stage of the curriculum that the resumed training has come to."""
+        world = self.env.unwrapped
+        world.curriculum_manager.compute()
+        reference(world, COMMAND_NAME).draw_episodes()
+        self.env.reset()
 
     def load(
         self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
@@ -80,6 +94,6 @@ def stale_checkpoints(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(experiment: Path) -> Path | None:
-    """The newest checkpoint of the newest run that has one, among the runs in ``experiment``."""
-    runs = sorted((path for path in experiment.glob("*") if checkpoints(path)), reverse=True)
-    return checkpoints(runs[0])[-1] if runs else None
+    """Of the runs in ``experiment``, the last checkpoint of the one that was written to last."""
+    last = [checkpoints(run)[-1] for run in sorted(experiment.glob("*")) if checkpoints(run)]
+    return max(last, key=lambda path: path.stat().st_mtime_ns, default=None)

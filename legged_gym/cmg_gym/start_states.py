@@ -49,9 +49,10 @@ class StartStates:
         self._num_frames = num_frames
         spread = torch.rand(num_trajectories, 3, generator=self._generator, device=engine.device)
         self.commands = low + spread * (high - low)
-        self.commands[: round(STANDING_SHARE * num_trajectories)] = 0.0
-        # Normalised, so that no component of the distance to a command outweighs the others.
-        self._width = high - low
+        self._standing = round(STANDING_SHARE * num_trajectories)
+        self.commands[: self._standing] = 0.0
+        # Normalised, so that no component of the distance to a command outweighs the others. A range may be a point.
+        self._width = (high - low).clamp(min=1e-6)
         self._normalised = self.commands / self._width
         self.pool = engine.make_pool(num_trajectories, SETTLE_FRAMES + num_frames + ahead, self.commands)
 
@@ -61,11 +62,11 @@ class StartStates:
         # By differences: by products it would be many small kernels, and one command not at distance 0 of itself.
         distance = torch.cdist(commands / self._width, self._normalised, compute_mode="donot_use_mm_for_euclid_dist")
         trajectory_ids = distance.argmin(dim=1)
-        frame_ids = torch.randint(
-            SETTLE_FRAMES,
-            SETTLE_FRAMES + self._num_frames,
-            (len(commands),),
-            generator=self._generator,
-            device=commands.device,
-        )
+        if self._standing:  # all of these are equally near, and argmin gives the first
+            any_standing = self._integers(0, self._standing, len(commands))
+            trajectory_ids = torch.where(trajectory_ids < self._standing, any_standing, trajectory_ids)
+        frame_ids = self._integers(SETTLE_FRAMES, SETTLE_FRAMES + self._num_frames, len(commands))
         return Starts(trajectory_ids, frame_ids, self.pool.layout.split(self.pool.rows[frame_ids, trajectory_ids]))
+
+    def _integers(self, low: int, high: int, count: int) -> torch.Tensor:
+        return torch.randint(low, high, (count,), generator=self._generator, device=self.commands.device)

@@ -111,6 +111,7 @@ def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, options: Optio
         return Share(backend, left_out=str(error))
     stopwatch = _Stopwatch(device)
     stopwatch.attach(term)
+    world.common_step_counter = 0  # every backend in the curriculum's first stage
     observations, _ = env.reset()
     # As in the midst of a training: episodes do not end together.
     world.episode_length_buf.random_(int(world.max_episode_length))

@@ -14,6 +14,7 @@ from mjlab.scripts.train import TrainConfig, launch_training
 
 from cmg_gym import command_line
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
+from cmg_gym.resume import changes
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import latest_checkpoint
 from cmg_gym.tasks import TASK
@@ -61,9 +62,10 @@ def train_config(options: Options) -> TrainConfig:
     """What mjlab's launcher takes.
 
     Raises:
-        EngineError: no engine, nothing to resume, or more GPUs than there are.
+        EngineError: no engine, nothing to resume or only what another generator was trained with, or more GPUs than
+            there are.
     """
-    read_manifest(options.engine)  # a wrong folder is told now, not after a minute
+    manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
     env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
@@ -72,7 +74,7 @@ def train_config(options: Options) -> TrainConfig:
     reference.cmg_backend = options.backend
     reference.cmg_mode = options.mode
     if options.mode == "pregenerated":
-        reference.trajectory_s = env.episode_length_s
+        reference.pregenerated_s = env.episode_length_s
     env.scene.num_envs = options.num_envs
     agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
     if options.resume:
@@ -81,6 +83,8 @@ def train_config(options: Options) -> TrainConfig:
             raise EngineError(
                 f"no checkpoint below {options.logs / agent.experiment_name}; train without --resume first"
             )
+        given = {"num_envs": options.num_envs, "mode": options.mode, "delay_steps": options.delay_steps}
+        print(f"Going on from {checkpoint}", *changes(checkpoint, manifest, given), sep="\n  ", flush=True)
         agent.resume = True
         agent.load_run = f"^{re.escape(checkpoint.parent.name)}$"
         agent.load_checkpoint = f"^{re.escape(checkpoint.name)}$"

@@ -1,0 +1,61 @@
+"""What a checkpoint says of the training that wrote it, so that nobody goes on with another one by mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
+
+from cmg_gym.env_cfg import COMMAND_NAME
+from cmg_gym.observations import reference
+from cmg_runtime import EngineError
+from cmg_runtime.manifest import Manifest
+
+NAMES = {"num_envs": "robots on each GPU", "mode": "mode of the reference", "delay_steps": "delay of targets"}
+
+
+def trained_with(env: ManagerBasedRlEnv) -> dict[str, str | int]:
+    """What goes into a checkpoint: the generator's hash, and the options that a resumed training may change."""
+    term = reference(env, COMMAND_NAME)
+    return {
+        "generator": term.engine.manifest.source["sha256"],
+        "num_envs": env.num_envs,
+        "mode": term.cfg.cmg_mode,
+        "delay_steps": delay_steps(env.cfg),
+    }
+
+
+def delay_steps(cfg: ManagerBasedRlEnvCfg) -> int:
+    """How many steps of physics joint targets may come late."""
+    articulation = cfg.scene.entities["robot"].articulation
+    assert articulation is not None
+    return max(actuator.delay_max_lag for actuator in articulation.actuators)
+
+
+def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int]) -> list[str]:
+    """What differs in a training that goes on from ``checkpoint``, a line each. Older checkpoints do not say.
+
+    Args:
+        manifest: of the engine that is to be used.
+        options: the values that are to be used, by the keys of :data:`NAMES`.
+
+    Raises:
+        EngineError: it is no checkpoint of this task, or was trained on another generator.
+    """
+    try:
+        infos = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"]
+        before = infos.get("trained_with", {})
+    except Exception as error:  # of whatever a broken file makes torch raise
+        raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
+    generator = manifest.source["sha256"]
+    if before.get("generator", generator) != generator:
+        raise EngineError(
+            f"{checkpoint} was trained on another generator ({before['generator'][:12]}) than {manifest.name}'s "
+            f"({generator[:12]}); give its --engine, or train without --resume"
+        )
+    return [
+        f"{what}: {options[key]}, before {before[key]}"
+        for key, what in NAMES.items()
+        if before.get(key, options[key]) != options[key]
+    ]
