@@ -26,19 +26,16 @@ from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.export import export_policy
 from cmg_gym.observations import reference
 from cmg_gym.policies import load_policy
-from cmg_gym.reference_command import ReferenceCommand
 from cmg_gym.reference_sources import PregeneratedSource
 from cmg_gym.residual_action import ResidualJointAction
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_gym.start_states import SETTLE_FRAMES
 from CMG_Ref.robot_g1 import mirror_map
-from gym_case import make_env, make_g1_engine
+from gym_case import current_motion, follow_rollout, make_env, make_g1_engine, zero
 
 # In one process: each that opens an environment spends seconds, and without a kernel cache minutes, on compiling.
 pytestmark = pytest.mark.xdist_group("gym")
-
-RAMP_FRAMES = 25
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +62,9 @@ def late(engine: tuple[Path, Truth], seed: int) -> ManagerBasedRlEnv:
     return make_env(engine[0], 4, seed, play=True, gravity=False, delay_steps=3, cmg_mode="pregenerated")
 
 
-def zero(env: ManagerBasedRlEnv) -> torch.Tensor:
-    return torch.zeros(env.num_envs, 29)
-
-
 def short_cfg() -> dict[str, Any]:
     """PPO as it is, with half as many steps an iteration; a new one each time, since runners change theirs."""
     return asdict(make_rl_cfg()) | {"num_steps_per_env": STEPS_PER_ITERATION // 2}
-
-
-def current_motion(term: ReferenceCommand) -> torch.Tensor:
-    """[N, 58]"""
-    return torch.cat([term.frames.dof_pos[:, 0], term.frames.dof_vel[:, 0]], dim=1).clone()
 
 
 def quarter_of_the_effort(env: ManagerBasedRlEnv) -> torch.Tensor:
@@ -88,36 +76,10 @@ def quarter_of_the_effort(env: ManagerBasedRlEnv) -> torch.Tensor:
     return torch.tensor(quarter, dtype=torch.float32)
 
 
-def random_commands(term: ReferenceCommand, n: int, generator: torch.Generator) -> torch.Tensor:
-    low, high = term.engine.command_range
-    return low + (high - low) * torch.rand(n, 3, generator=generator)
-
-
 def test_reference_is_a_plain_rollout(
     floating: ManagerBasedRlEnv, engine: tuple[Path, Truth], generator: torch.Generator
 ) -> None:
-    term, truth = reference(floating, "reference"), engine[1]
-    first, second = (random_commands(term, 4, generator) for _ in range(2))
-    term.hold(first)
-    floating.reset()
-    state = current_motion(term)
-    window = term.frames.dof_pos[:, term.places((2, 10))].clone()
-    expected = state.double()
-    for frame in range(1, 31):
-        expected = truth.step(expected, first)
-        floating.step(zero(floating))
-        torch.testing.assert_close(current_motion(term).double(), expected, atol=2e-3, rtol=2e-3)
-        if frame in (2, 10):
-            torch.testing.assert_close(window[:, (2, 10).index(frame)], term.frames.dof_pos[:, 0], atol=1e-4, rtol=1e-4)
-    term.hold(second)
-    floating.step(zero(floating))
-    expected = truth.step(expected, first)  # the new command's ramp begins at the frame that this step leads to
-    for frame in range(1, 31):
-        in_force = torch.lerp(first, second, min(frame / RAMP_FRAMES, 1.0))
-        expected = truth.step(expected, in_force)
-        floating.step(zero(floating))
-        torch.testing.assert_close(term.command, in_force, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(current_motion(term).double(), expected, atol=5e-3, rtol=5e-3)
+    follow_rollout(floating, engine[1], generator)
 
 
 def test_a_pregenerated_reference_is_a_plain_rollout_too(late: ManagerBasedRlEnv, engine: tuple[Path, Truth]) -> None:

@@ -30,7 +30,8 @@ from cmg_gym import observations as obs
 from cmg_gym import rewards
 from cmg_gym.command_stages import FULL_RANGE, TRAINING_STAGES
 from cmg_gym.curriculum import command_stage, push_range
-from cmg_gym.reference_command import ReferenceCommandCfg, StartNoise
+from cmg_gym.episodes import StartNoise
+from cmg_gym.reference_command import ReferenceCommandCfg
 from cmg_gym.residual_action import ResidualJointActionCfg
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
 

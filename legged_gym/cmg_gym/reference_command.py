@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
-from mjlab.utils.lab_api.math import (
-    quat_apply,
-    quat_apply_inverse,
-    quat_from_euler_xyz,
-    quat_mul,
-    sample_uniform,
-    yaw_quat,
-)
+from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
 
 from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
+from cmg_gym.episodes import NextEpisodes, StartNoise, disturbed
+from cmg_gym.ghost import ghost_of
 from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
 from cmg_gym.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
@@ -33,40 +27,6 @@ if TYPE_CHECKING:
 COMMANDS_EVERY = 20
 """Control steps. New commands take effect together, and next episodes are drawn together: all cost little more than a
 few."""
-
-GHOST_COLOUR = (0.4, 0.7, 0.5, 0.5)
-
-
-@dataclass(kw_only=True)
-class StartNoise:
-    """How far an episode's first state may lie from the reference: uniform, plus or minus."""
-
-    joint_pos: float = 0.05
-    """rad"""
-    joint_vel: float = 0.3
-    """rad/s"""
-    tilt: float = 0.05
-    """rad, of the root about its roll and pitch axes"""
-    root_vel: float = 0.1
-    """m/s"""
-    root_ang_vel: float = 0.2
-    """rad/s"""
-
-
-@dataclass(frozen=True)
-class NextEpisodes:
-    """How the next episode of every environment begins; one that begins twice before the next draw begins alike.
-
-    Attributes:
-        commands: [num_envs, 3] its command; the next one of an episode that goes on, too.
-        root: [num_envs, 13] the robot's position, quaternion (w, x, y, z) and velocities, world.
-        dof_pos, dof_vel: [num_envs, J] its joints, rad and rad/s.
-    """
-
-    commands: torch.Tensor
-    root: torch.Tensor
-    dof_pos: torch.Tensor
-    dof_vel: torch.Tensor
 
 
 @dataclass(kw_only=True)
@@ -229,22 +189,10 @@ class ReferenceCommand(CommandTerm):
         height = frames.root_pos[:, 2] + self.cfg.start_height
         root_pos = torch.stack([origin[:, 0], origin[:, 1], origin[:, 2] + height], dim=1)
         root = torch.cat([root_pos, heading, velocity, frames.root_ang_vel], dim=1)
-        self._next = NextEpisodes(commands, *self._disturbed(root, frames.dof_pos, frames.dof_vel))
+        limits = self.robot.data.soft_joint_pos_limits
+        states = disturbed(root, frames.dof_pos, frames.dof_vel, limits, self.cfg.start_noise)
+        self._next = NextEpisodes(commands, *states)
         self.source.plan(starts, origin, heading, commands if self._held else None)
-
-    def _disturbed(
-        self, root: torch.Tensor, dof_pos: torch.Tensor, dof_vel: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The states of robots with noise, joints within their limits."""
-        noise = self.cfg.start_noise
-        if noise is not None:
-            root = torch.cat([root[:, :3], _tilted(root[:, 3:7], noise.tilt), root[:, 7:]], dim=1)
-            root[:, 7:10] += _uniform(root[:, 7:10], noise.root_vel)
-            root[:, 10:13] += _uniform(root[:, 10:13], noise.root_ang_vel)
-            dof_pos = dof_pos + _uniform(dof_pos, noise.joint_pos)
-            dof_vel = dof_vel + _uniform(dof_vel, noise.joint_vel)
-        low, high = self.robot.data.soft_joint_pos_limits.unbind(dim=-1)
-        return root, dof_pos.clamp(low, high), dof_vel
 
     def _start(self, env_ids: torch.Tensor) -> None:
         """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
@@ -314,7 +262,7 @@ class ReferenceCommand(CommandTerm):
     def _debug_vis_impl(self, visualizer: DebugVisualizer) -> None:
         """The reference as a ghost: where the robot is, in its heading, in the pose and height of the current frame."""
         if self._ghost is None:
-            self._ghost = _ghost_of(self._env.sim.mj_model)
+            self._ghost = ghost_of(self._env.sim.mj_model)
         indexing = self.robot.indexing
         root_adr, joint_adr = indexing.free_joint_q_adr.cpu().numpy(), indexing.joint_q_adr.cpu().numpy()
         heading = self.robot_heading()
@@ -325,22 +273,3 @@ class ReferenceCommand(CommandTerm):
             qpos[root_adr[3:]] = heading[env_id].cpu().numpy()
             qpos[joint_adr] = self.frames.dof_pos[env_id, 0].cpu().numpy()
             visualizer.add_ghost_mesh(qpos, model=self._ghost, label=f"reference_{env_id}")
-
-
-def _uniform(like: torch.Tensor, width: float) -> torch.Tensor:
-    return sample_uniform(-width, width, tuple(like.shape), str(like.device))
-
-
-def _tilted(quat: torch.Tensor, angle: float) -> torch.Tensor:
-    """``quat`` [n, 4] turned by up to ``angle`` (rad) about its own roll and pitch axes."""
-    roll, pitch = _uniform(quat[:, 0], angle), _uniform(quat[:, 0], angle)
-    return quat_mul(quat, quat_from_euler_xyz(roll, pitch, torch.zeros_like(roll)))
-
-
-def _ghost_of(model: MjModel) -> MjModel:
-    """A copy of which only what is drawn, and does not collide, can be seen."""
-    ghost = copy.deepcopy(model)
-    collides = (ghost.geom_contype != 0) | (ghost.geom_conaffinity != 0)
-    ghost.geom_rgba[collides, 3] = 0.0
-    ghost.geom_rgba[~collides] = GHOST_COLOUR
-    return ghost
