@@ -48,6 +48,7 @@ def bare_runner(value: int) -> ResidualRunner:
     runner.env = SimpleNamespace(unwrapped=SimpleNamespace(common_step_counter=value))  # pyright: ignore
     runner.alg = SimpleNamespace(save=lambda: {"weights": torch.full((1 << 18,), value)})  # pyright: ignore
     runner.logger = SimpleNamespace(writer=None)  # pyright: ignore
+    runner.trained_with = {}
     runner.cfg, runner.current_learning_iteration = {"upload_model": False}, value
     return runner
 

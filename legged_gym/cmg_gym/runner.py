@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from mjlab.rl import MjlabOnPolicyRunner
+from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
 from torch.utils.tensorboard import SummaryWriter
 
 from cmg_gym.env_cfg import COMMAND_NAME
@@ -22,7 +23,15 @@ CHECKPOINT = re.compile(r"model_(\d+)\.pt")
 
 
 class ResidualRunner(MjlabOnPolicyRunner):
-    """Saves after every iteration and resumes behind the last one that was saved."""
+    """Saves after every iteration and resumes behind the last one that was saved.
+
+    Attributes:
+        trained_with: what goes into checkpoints of how they came about; see :mod:`cmg_gym.resume`.
+    """
+
+    def __init__(self, env: RslRlVecEnvWrapper, *arguments: Any, **named: Any) -> None:
+        super().__init__(env, *arguments, **named)
+        self.trained_with = trained_with(env.unwrapped)
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
@@ -44,7 +53,7 @@ class ResidualRunner(MjlabOnPolicyRunner):
         """
         if isinstance(self.logger.writer, SummaryWriter):
             self.logger.writer.flush()
-        infos = {**(infos or {}), "trained_with": trained_with(self.env.unwrapped)}
+        infos = {**(infos or {}), "trained_with": self.trained_with}
         target = Path(path)
         unfinished = target.with_suffix(".unfinished")
         try:
