@@ -33,6 +33,13 @@ def another_error():
     finally:
         raise AttributeError("partially initialized module")
 
+def foreseen_error():
+    from cmg_export.errors import ExportError
+    try:
+        come()
+    finally:
+        raise ExportError("cannot read what was being read")
+
 def through_exec():
     exec("come()", globals())
 
@@ -42,7 +49,7 @@ runpy.run_module("cmg_export", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize(("number", "lines"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
-@pytest.mark.parametrize("way", ["swallowed", "another_error", "through_exec"])
+@pytest.mark.parametrize("way", ["swallowed", "another_error", "foreseen_error", "through_exec"])
 def test_a_build_is_left(tmp_path: Path, seed: int, way: str, number: signal.Signals, lines: int) -> None:
     made = make_checkpoint(tmp_path / "walker", "bare+yaml", seed=seed, num_joints=2, hidden_dim=8)
     before = sorted(tmp_path.rglob("*"))
@@ -72,6 +79,22 @@ def test_without_one_nothing_changes() -> None:
     interrupts.raise_if_received()
     with pytest.raises(ValueError, match="passed on"), interrupts.held():
         raise ValueError("passed on")
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+    """As a shell starts what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    term = signal.getsignal(signal.SIGTERM)
+    try:
+        interrupts.note_interrupts()
+        with interrupts.held() as waiting:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not waiting()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.received() is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, term)
 
 
 def test_another_thread_has_none() -> None:

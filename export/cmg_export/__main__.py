@@ -36,6 +36,7 @@ def _run(args: Sequence[str] | None) -> int:
     try:
         manifest, _ = build_engine(options)
     except (ExportError, EngineError, OSError) as error:
+        interrupts.raise_if_received()  # of which a library may have made this
         print(f"cmg_export: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     failed = [artifact for artifact in manifest.artifacts if artifact.parity["status"] == "failed"]

@@ -49,7 +49,7 @@ class Options:
     it was made from has changed, left as it is.
 
     Exit status: 0 every artifact that can run here passed parity; 1 one failed and was withheld; 2 bad input, one line
-    on stderr says what to do; 130 interrupted. After 2 and 130, the output folder is as it was before.
+    on stderr says what to do; 130 interrupted, 143 asked to end. After these the output folder is as it was before.
     """
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="CHECKPOINT")]

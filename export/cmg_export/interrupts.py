@@ -26,8 +26,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def note_interrupts() -> None:
-    """From now on SIGINT and SIGTERM raise :class:`Interrupted` and are noted. For a process of one's own."""
-    for number in _SIGNALS:
+    """From now on SIGINT and SIGTERM raise :class:`Interrupted` and are noted, unless the process was started to ignore
+    them. For a process of one's own."""
+    for number in _heeded():
         signal.signal(number, _note)
 
 
@@ -64,7 +65,7 @@ def held() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
         yield lambda: False
         return
-    before = {number: signal.signal(number, lambda came, _: waiting.append(came)) for number in _SIGNALS}
+    before = {number: signal.signal(number, lambda came, _: waiting.append(came)) for number in _heeded()}
     try:
         yield lambda: bool(waiting)
     finally:
@@ -72,6 +73,10 @@ def held() -> Iterator[Callable[[], bool]]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if waiting:
             signal.raise_signal(waiting[0])
+
+
+def _heeded() -> list[signal.Signals]:
+    return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -172,7 +172,6 @@ class ReferenceCommand(CommandTerm):
         assert isinstance(env_ids, torch.Tensor)
         for sums in self.metrics.values():  # of which mjlab logs the mean over the environments
             sums[env_ids] /= self._measured[env_ids].clamp(min=1)
-        self._measured[env_ids] = 0
         extras = super().reset(env_ids)
         self._changed[env_ids] = not self._held  # an episode starts under the command of its trajectory
         self._start(env_ids)
@@ -217,6 +216,8 @@ class ReferenceCommand(CommandTerm):
             self.source.step()
         for started in self._started:
             self.source.start(started)
+            for sums in (self._measured, *self.metrics.values()):
+                sums[started] = 0  # what mjlab has measured since the reset was of the episode before
         self._started.clear()
         if env_ids is None:
             self._pass_on_changes()

@@ -36,9 +36,9 @@ class ResidualRunner(MjlabOnPolicyRunner):
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
         remaining = num_learning_iterations - self.current_learning_iteration
-        if self.current_learning_iteration > 0:
-            self._begin_anew()
         if remaining > 0:
+            if self.current_learning_iteration > 0:
+                self._begin_anew()
             super().learn(remaining, init_at_random_ep_len)
             self.current_learning_iteration += 1  # rsl_rl leaves the last one's index; from here on it is their number
         else:

@@ -94,6 +94,6 @@ class Counters:
                 f"the limits, and ignored; {report.lookups_clamped} lookups were outside the window; "
                 f"{report.frames_replaced} generated frames were bad and replaced",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return report

@@ -122,6 +122,7 @@ class Engine:
         )
 
     @property
+    @of_a_sound_engine
     def command_in_force(self) -> torch.Tensor:
         """The commands [num_envs, command_dim] at the current frame, on their way to :attr:`command`. A new tensor."""
         return self._state.ramp.now()[: self.num_envs]
@@ -346,6 +347,7 @@ class Engine:
         held = clamped.clone() if clamped.dim() == 2 else None
         return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 
+    @of_a_sound_engine
     def report(self) -> Report:
         """Read the counters from the device (the host waits). The first time that one is not zero, warn."""
         return self._counters.report(repr(self))

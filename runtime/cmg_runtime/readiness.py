@@ -11,6 +11,21 @@ import torch
 from cmg_runtime.errors import EngineError, first_line
 from cmg_runtime.inputs import EnvSelection
 
+LOSSES = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "invalid program counter",
+    "global/shared address space",
+    "unspecified launch failure",
+    "launch timed out",
+    "hardware stack error",
+    "uncorrectable",
+    "context is destroyed",
+)
+"""In what CUDA says of errors after which no call works any more in the process."""
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -58,10 +73,10 @@ class Readiness:
             raise EngineError(self._failed())
 
     def note_error(self, error: RuntimeError) -> None:
-        """Raise :class:`EngineError` where ``error`` is one of the device, of whatever work before: then the engine has
-        failed. A lack of memory is none, and leaves all as it was."""
+        """Raise :class:`EngineError` where ``error`` says that the device is lost, by whatever work before: then the
+        engine has failed. Others, a lack of memory or a call that a capture forbids, leave all as it was."""
         text = first_line(error)
-        if text.startswith(("CUDA error", "Triton Error [CUDA]")) and "out of memory" not in text:
+        if any(loss in text for loss in LOSSES):
             self._failure = text
             raise EngineError(self._failed()) from error
 

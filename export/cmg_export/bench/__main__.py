@@ -28,8 +28,8 @@ class Options:
     """Time every backend of an engine that runs here, and what a user would run otherwise, in turns.
 
     Prints a table and writes bench.json, latency.png and distribution.png; cut short, of what it has. Exit status: 0
-    done, 1 an error of the device or a library cut it short, 2 wrong input, 130 interrupted. A figure that misses its
-    bar is no error.
+    done, 1 an error of the device or a library cut it short, 2 wrong input, 130 interrupted or asked to end. A figure
+    that misses its bar is no error.
     """
 
     engine: Path = Path("engines/g1_neutral")

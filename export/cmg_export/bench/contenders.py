@@ -83,7 +83,7 @@ class Frame:
     out: torch.Tensor
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a contender is left out, in a line. Errors that were not raised on purpose are named."""
     known = isinstance(error, (ExportError, EngineError, torch.cuda.OutOfMemoryError))
     return first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"

@@ -46,8 +46,9 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     except (KeyboardInterrupt, Exception) as error:
         if not any(result.frame for result in bench.results.values()):
             raise
+        interrupted = interrupts.received() is not None or isinstance(error, KeyboardInterrupt)
         interrupts.forget()
-        bench.cut_short = reason(error) if isinstance(error, Exception) else INTERRUPTED
+        bench.cut_short = INTERRUPTED if interrupted else reason(error)
         bench.left_out.append(f"{bench.begun} and what comes behind: {bench.cut_short}")
         print(f"{bench.cut_short}: reporting what there is", flush=True)
     return bench.report(began), bench.samples
@@ -185,6 +186,9 @@ class _Bench:
     def report(self, began: float) -> BenchReport:
         """Everything found since ``began``, of ``time.perf_counter``."""
         settings, results = self.settings, tuple(self.results.values())
+        if not self.cut_short:  # once more, now that the GPU is as warm as the contenders had it
+            with stage("machine"):
+                self.machine = machine.describe(settings.device)
         where = self.machine
         flop = machine.flop_per_env(self.manifest.sizes)
         sizes = sorted({settings.num_envs, *settings.sizes})

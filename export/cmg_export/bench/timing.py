@@ -73,6 +73,7 @@ def interleave(
             what()
         except Exception as error:  # any library's
             raise_if_received()
+            synchronise(device)  # where that fails too the device is lost, and every other contender with it
             if failed is None:
                 raise
             del samples[name]
