@@ -15,9 +15,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except BaseException as error:
-        number = interrupts.received()  # whatever has become of it on its way here
-        if number is None and isinstance(error, KeyboardInterrupt):
-            number = signal.SIGINT
+        number = interrupts.behind(error)
         if number is None:
             raise
         if number == signal.SIGINT:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import tyro
 
+from cmg_export import interrupts
 from cmg_export.errors import ExportError
-from cmg_export.interrupts import raise_if_received
 from cmg_runtime.errors import EngineError
 
 T = TypeVar("T")
@@ -39,17 +39,15 @@ def parse(options: type[T], module: str, args: Sequence[str] | None) -> T:
 def exit_status(module: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
     """What ``work`` returns; 2 after a failure that it foresees, 130 after an interrupt, with one line on stderr."""
     try:
-        try:
-            return work()
-        except Exception:
-            raise_if_received()  # of which a library may have made this
+        return work()
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupts.behind(error) is not None:
+            print(f"{module}: {interrupted}", file=sys.stderr)
+            return 130
+        if not isinstance(error, (ExportError, EngineError)):
             raise
-    except (ExportError, EngineError) as error:
         print(f"{module}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{module}: {interrupted}", file=sys.stderr)
-        return 130
 
 
 def unframed(text: str) -> str:

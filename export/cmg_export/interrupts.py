@@ -37,6 +37,11 @@ def received() -> int | None:
     return _received[0] if _received else None
 
 
+def behind(error: BaseException) -> int | None:
+    """The number of the signal that ended up as ``error``, whatever libraries made of it on the way; None: none did."""
+    return signal.SIGINT if received() is None and isinstance(error, KeyboardInterrupt) else received()
+
+
 def raise_if_received() -> None:
     """Raise what a library may have swallowed.
 

@@ -107,11 +107,9 @@ class ReferenceCommand(CommandTerm):
         self._held = False
         self._ghost: MjModel | None = None
         everyone = torch.arange(self.num_envs, device=self.device)
-        self.metrics = {
-            name: torch.zeros(self.num_envs, device=self.device)
-            for name in ("error_vel_xy", "error_yaw_rate", "error_joint")
-        }
-        self._measured = torch.zeros(self.num_envs, device=self.device)
+        names = ("error_vel_xy", "error_yaw_rate", "error_joint")
+        self._sums = torch.zeros(len(names) + 1, self.num_envs, device=self.device)  # the last: of how many steps
+        self.metrics = dict(zip(names, self._sums, strict=False))
         self.draw_episodes()
         # The other managers look at the reference once before the first reset.
         self._start(everyone)
@@ -170,8 +168,7 @@ class ReferenceCommand(CommandTerm):
 
     def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
         assert isinstance(env_ids, torch.Tensor)
-        for sums in self.metrics.values():  # of which mjlab logs the mean over the environments
-            sums[env_ids] /= self._measured[env_ids].clamp(min=1)
+        self._sums[:-1, env_ids] /= self._sums[-1, env_ids].clamp(min=1)  # mjlab logs the mean over environments
         extras = super().reset(env_ids)
         self._changed[env_ids] = not self._held  # an episode starts under the command of its trajectory
         self._start(env_ids)
@@ -216,8 +213,7 @@ class ReferenceCommand(CommandTerm):
             self.source.step()
         for started in self._started:
             self.source.start(started)
-            for sums in (self._measured, *self.metrics.values()):
-                sums[started] = 0  # what mjlab has measured since the reset was of the episode before
+            self._sums[:, started] = 0  # what mjlab has measured since the reset was of the episode before
         self._started.clear()
         if env_ids is None:
             self._pass_on_changes()
@@ -239,7 +235,7 @@ class ReferenceCommand(CommandTerm):
     def _update_metrics(self) -> None:
         data, target = self.robot.data, self.target
         velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        self._measured += 1
+        self._sums[-1] += 1
         self.metrics["error_vel_xy"] += (velocity[:, :2] - self._command[:, :2]).norm(dim=1)
         self.metrics["error_yaw_rate"] += (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs()
         self.metrics["error_joint"] += (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt()

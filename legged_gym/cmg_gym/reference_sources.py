@@ -53,8 +53,7 @@ class RealtimeSource:
         self._engine = engine
         self._view = engine.future_view(offsets)
         self._planned = engine.planned_starts(states.pool)
-        self._commands: torch.Tensor | None = None
-        self._motion = torch.empty(0)
+        self._held: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def command(self) -> torch.Tensor:
@@ -67,16 +66,15 @@ class RealtimeSource:
         self._planned.frame_ids.copy_(starts.frame_ids)
         self._planned.root_pos.copy_(root_pos)
         self._planned.root_rot.copy_(root_rot)
-        self._commands = commands
-        if commands is not None:
-            self._motion = torch.cat([starts.frames.dof_pos, starts.frames.dof_vel], dim=1)
+        motion = starts.frames.dof_pos, starts.frames.dof_vel
+        self._held = None if commands is None else (torch.cat(motion, dim=1), commands)
 
     def start(self, env_ids: torch.Tensor) -> None:
-        if self._commands is None:  # what follows is in the pool; nothing has to be generated
+        if self._held is None:  # what follows is in the pool; nothing has to be generated
             self._planned.start(env_ids)
             return
-        places = self._planned.root_pos[env_ids], self._planned.root_rot[env_ids]
-        self._engine.reset(env_ids, self._motion[env_ids], self._commands[env_ids], *places, command_at_once=True)
+        given = (*self._held, self._planned.root_pos, self._planned.root_rot)
+        self._engine.reset(env_ids, *(rows[env_ids] for rows in given), command_at_once=True)
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.set_command(commands, env_ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from cmg_export.bench.memory import measure_engine, settle, with_peak
 from cmg_export.bench.results import BenchError, BenchReport, Result, Timing
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
-from cmg_export.bench.timing import Failed, Samples, interleave
+from cmg_export.bench.timing import BLOCK, Run, Samples, interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
 from cmg_runtime import load_engine, read_manifest
@@ -46,9 +46,8 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     except (KeyboardInterrupt, Exception) as error:
         if not any(result.frame for result in bench.results.values()):
             raise
-        interrupted = interrupts.received() is not None or isinstance(error, KeyboardInterrupt)
+        bench.cut_short = reason(error) if interrupts.behind(error) is None else INTERRUPTED
         interrupts.forget()
-        bench.cut_short = INTERRUPTED if interrupted else reason(error)
         bench.left_out.append(f"{bench.begun} and what comes behind: {bench.cut_short}")
         print(f"{bench.cut_short}: reporting what there is", flush=True)
     return bench.report(began), bench.samples
@@ -138,10 +137,8 @@ class _Bench:
                         self.results[name] = Result(name, *about, error, {}, {}, {}, frame_memory_mib=peak)
                     frames[name] = frame
             runs = {name: frame.run for name, frame in frames.items()}
-            failed = self._leave_out(f"a frame at {num_envs}")
-            with self._timed(lambda result: result.frame, num_envs) as timed:
-                count = settings.steps // 5
-                interleave(runs, settings.device, count, settings.seconds, failed=failed, samples=timed)
+            what, count = f"a frame at {num_envs}", settings.steps // 5
+            timed = self._time(runs, what, lambda result: result.frame, num_envs, count, settings.seconds)
             if table:
                 self.samples.update({name: s for name, s in timed.items() if self.results[name].kind == "peer"})
             note(f"{len(frames)} contenders")
@@ -167,9 +164,8 @@ class _Bench:
             steps = {name: engine.step for name, engine in started.items()}
             table = num_envs == settings.num_envs
             count, seconds = (settings.steps, 5.0) if table else (settings.steps // 20, 1.0)
-            failed = self._leave_out(f"step() at {num_envs}")
-            with self._timed(lambda result: result.step, num_envs) as timed:
-                interleave(steps, device, count, seconds * settings.seconds, failed=failed, samples=timed)
+            what, seconds = f"step() at {num_envs}", seconds * settings.seconds
+            timed = self._time(steps, what, lambda result: result.step, num_envs, count, seconds)
             if table:
                 self.samples.update(timed)
             note(f"{len(started)} engines")
@@ -178,10 +174,8 @@ class _Bench:
         with stage("rebuild"):
             for windows in [w for w in engines.REBUILT if w <= num_envs]:
                 runs = {name: engines.rebuild(engine, windows, settings.seed) for name, engine in started.items()}
-                failed = self._leave_out(f"rebuild of {windows} windows")
-                with self._timed(lambda result: result.rebuild, windows) as timed:
-                    count = max(10, settings.steps // 100)
-                    interleave(runs, device, count, settings.seconds, 10, failed, timed)
+                what, count = f"rebuild of {windows} windows", max(10, settings.steps // 100)
+                self._time(runs, what, lambda result: result.rebuild, windows, count, settings.seconds, 10)
 
     def report(self, began: float) -> BenchReport:
         """Everything found since ``began``, of ``time.perf_counter``."""
@@ -189,18 +183,19 @@ class _Bench:
         if not self.cut_short:  # once more, now that the GPU is as warm as the contenders had it
             with stage("machine"):
                 self.machine = machine.describe(settings.device)
-        where = self.machine
         flop = machine.flop_per_env(self.manifest.sizes)
         sizes = sorted({settings.num_envs, *settings.sizes})
         return BenchReport(
             engine=self.manifest.name,
             source_sha256=self.checkpoint.sha256["checkpoint"],
-            machine=where,
+            machine=self.machine,
             num_envs=settings.num_envs,
             horizon=settings.horizon,
             seed=settings.seed,
             flop_per_env=flop,
-            floor_us={p: {str(n): machine.floor_us(flop, rate, n) for n in sizes} for p, rate in where.tflops.items()},
+            floor_us={
+                p: {str(n): machine.floor_us(flop, rate, n) for n in sizes} for p, rate in self.machine.tflops.items()
+            },
             auto=self.auto,
             selection=self.selection,
             results=results,
@@ -221,16 +216,29 @@ class _Bench:
     def _backends(self) -> list[Contender]:
         return [c for c in self.contenders if c.kind == "backend" and c.name in self.results]
 
-    @contextmanager
-    def _timed(self, figures: Callable[[Result], dict[str, Timing]], number: int) -> Iterator[dict[str, Samples]]:
-        """Samples to be, which become results however the ``with`` block ends."""
+    def _time(
+        self,
+        runs: Mapping[str, Run],
+        what: str,
+        figures: Callable[[Result], dict[str, Timing]],
+        number: int,
+        count: int,
+        seconds: float,
+        block: int = BLOCK,
+    ) -> dict[str, Samples]:
+        """Time ``runs`` in turns. Their quantiles become the results' ``figures`` of ``number``, however that ends."""
         timed: dict[str, Samples] = {}
+
+        def failed(name: str, error: Exception) -> None:
+            self.left_out.append(f"{what} of {name}: {reason(error)}")
+
         try:
-            yield timed
+            interleave(runs, self.settings.device, count, seconds, block, failed, timed)
         finally:
             for name, samples in timed.items():
                 if samples.wall:
                     figures(self.results[name])[str(number)] = samples.timing()
+        return timed
 
     @contextmanager
     def _may_fail(self, what: str) -> Iterator[None]:
@@ -240,7 +248,3 @@ class _Bench:
         except Exception as error:  # any library's: one contender's failure is a line, not the end
             interrupts.raise_if_received()
             self.left_out.append(f"{what}: {reason(error)}")
-
-    def _leave_out(self, what: str) -> Failed:
-        """The same for what fails while it is timed."""
-        return lambda name, error: self.left_out.append(f"{what} of {name}: {reason(error)}")
