@@ -213,7 +213,7 @@ class ReferenceCommand(CommandTerm):
             self.source.step()
         for started in self._started:
             self.source.start(started)
-            self._sums[:, started] = 0  # what mjlab has measured since the reset was of the episode before
+            self._sums.index_fill_(1, started, 0.0)  # what mjlab has measured since the reset was of the episode before
         self._started.clear()
         if env_ids is None:
             self._pass_on_changes()

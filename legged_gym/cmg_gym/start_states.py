@@ -59,8 +59,11 @@ class StartStates:
     def draw(self, commands: torch.Tensor) -> Starts:
         """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it. New
         tensors."""
-        # By differences: by products it would be many small kernels, and one command not at distance 0 of itself.
-        distance = torch.cdist(commands / self._width, self._normalised, compute_mode="donot_use_mm_for_euclid_dist")
+        # By differences, for by products a command is not at distance 0 of itself. Not by torch.cdist: its kernel for
+        # that takes 5 ms for 4096 commands on an H100.
+        distance = torch.zeros(len(commands), len(self.commands), device=commands.device)
+        for wanted, there in zip((commands / self._width).unbind(1), self._normalised.unbind(1), strict=True):
+            distance += (wanted.unsqueeze(1) - there).square()
         trajectory_ids = distance.argmin(dim=1)
         if self._standing:  # all of these are equally near, and argmin gives the first
             any_standing = self._integers(0, self._standing, len(commands))
