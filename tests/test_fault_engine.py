@@ -317,7 +317,7 @@ os._exit(0)  # with a broken context, what would be freed at the end only compla
 @pytest.mark.parametrize("when", ["noticed", "unnoticed"])
 @pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
 def test_a_cuda_error_is_loud_and_lasting(backend: str, when: str) -> None:
-    """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or come up in a step."""
+    """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or found by a step."""
     command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend, when]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
