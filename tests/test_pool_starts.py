@@ -110,33 +110,6 @@ def test_frames_without_enough_after_them_are_clamped_and_counted() -> None:
     assert torch.equal(engine.dof_pos, expected.dof_pos)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_of_a_mask_only_the_chosen_rows_are_looked_at(device: str, generator: torch.Generator) -> None:
-    engine, other = load(device, 5), load(device, 5)
-    pool = engine.make_pool(3, 20, [0.1, 0.0, 0.1])
-    start = engine.bank[torch.randint(len(engine.bank), (5,), generator=generator).to(device)]
-    for each in (engine, other):
-        each.reset(motion=start, command=[0.2, 0.0, 0.0])
-    mask = torch.tensor([True, False, True, False, False], device=device)
-    trajectory_ids = torch.tensor([2, -1, 0, 3, 10**12], device=device)
-    frame_ids = torch.tensor([4, -7, 20 - HORIZON, 10**6, 0], device=device)
-    root_pos = torch.full((5, 3), float("nan"), device=device)
-    root_pos[mask] = torch.randn(2, 3, generator=generator).to(device)
-    engine.start(pool, trajectory_ids, frame_ids, mask, root_pos)
-    other.start(pool, trajectory_ids[mask], frame_ids[mask], mask.nonzero().flatten(), root_pos[mask])
-    for seen, expected in zip(engine.future(range(HORIZON)), other.future(range(HORIZON)), strict=True):
-        assert torch.equal(seen, expected)
-    assert torch.equal(engine.command, other.command)
-    assert engine.report().motions_ignored == 0 and pool.lookups_clamped() == 0
-
-
-def test_a_trajectory_among_the_chosen_that_there_is_not() -> None:
-    engine = load("cpu", 2)
-    pool = engine.make_pool(3, 20, [0.1, 0.0, 0.0])
-    with pytest.raises(EngineError, match="^trajectory_ids has 3; expected 0..2$"):
-        engine.start(pool, [0, 3], [0, 0], [False, True])
-
-
 @pytest.mark.gpu
 def test_places_on_the_gpu_that_are_not_finite_are_ignored() -> None:
     engine = load("cuda", 4)

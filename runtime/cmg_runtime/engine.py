@@ -193,7 +193,7 @@ class Engine:
         assert starts is not None
         starts.require_fit(pool)
         envs = select_envs(env_ids, self.num_envs, self.device)
-        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows, envs.mask)
+        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows)
         positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
         rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
         with self._ready:

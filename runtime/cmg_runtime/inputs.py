@@ -139,17 +139,9 @@ def as_floats(
 
 
 def as_integers(
-    values: Any,
-    length: int | None,
-    name: str,
-    device: torch.device,
-    limit: int | None = None,
-    mask: torch.Tensor | None = None,
+    values: Any, length: int | None, name: str, device: torch.device, limit: int | None = None
 ) -> torch.Tensor:
     """``values`` as an int64 tensor [length] on ``device``; a length of None stands for any.
-
-    Args:
-        mask: [length] bool on ``device``: the entries that it does not choose may be any, and become 0.
 
     Raises:
         EngineError: of another shape, type or device; on the host also, given a ``limit``: outside 0..limit-1.
@@ -161,12 +153,8 @@ def as_integers(
         raise EngineError(f"{name} has type {tensor.dtype}; expected integers")
     tensor = tensor.long()
     if limit is not None and tensor.device.type == "cpu":
-        if mask is None:
-            _require_in_range(tensor, limit, name)
-        elif mask.device.type == "cpu":
-            _require_in_range(tensor[mask], limit, name)
-    tensor = _to(tensor, device)
-    return tensor if mask is None else torch.where(mask, tensor, 0)
+        _require_in_range(tensor, limit, name)
+    return _to(tensor, device)
 
 
 def as_offsets(offsets: Any) -> Tuple[int, ...]:
