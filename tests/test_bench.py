@@ -247,6 +247,7 @@ WRONG = {
     "size": (["--sizes", "4", "0"], "--sizes is 0; expected at least 1"),
     "seed": (["--seed", "-1"], "--seed is -1"),
     "minutes": (["--minutes", "0"], "--minutes is 0; expected more than 0"),
+    "minutes that are no number": (["--minutes", "nan"], "--minutes is nan; expected more than 0"),
     "engine": (["--engine", "nowhere"], "manifest.json"),
     "checkpoint": (["--checkpoint", "CMG_Ref/runs/g1_neutral/cmg_final.pt"], "was not made from"),
     "option": (["--no-such-option"], "no-such-option"),

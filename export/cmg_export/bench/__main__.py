@@ -78,7 +78,7 @@ def settings(options: Options) -> Settings:
     for name, value in numbers.items():
         if value < 1:
             raise BenchError(f"--{name} is {value}; expected at least 1")
-    if options.minutes <= 0:
+    if not options.minutes > 0:  # NaN is not
         raise BenchError(f"--minutes is {options.minutes:g}; expected more than 0")
     if options.seed < 0:
         raise BenchError(f"--seed is {options.seed}; expected 0 or more")
