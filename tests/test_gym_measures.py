@@ -48,11 +48,12 @@ def test_the_stopwatch_times_what_it_is_attached_to() -> None:
     assert watch.read() > 0 and watch.read() == 0.0
 
 
-def written(folder: Path, first: int, values: np.ndarray) -> None:
+def written(folder: Path, first: int, values: np.ndarray, began: float = 1e9, seconds: float = 1.0) -> None:
+    """A run whose every curve is ``values``, and of which every iteration takes ``seconds``."""
     with SummaryWriter(str(folder)) as writer:
         for step, value in enumerate(values):
-            for tag in curves.CURVES:
-                writer.add_scalar(tag, value, first + step)
+            for tag in (*curves.CURVES, curves.STEPS_PER_SECOND):
+                writer.add_scalar(tag, value, first + step, walltime=began + seconds * step)
 
 
 def test_curves_of_a_run_that_was_interrupted(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -65,6 +66,40 @@ def test_curves_of_a_run_that_was_interrupted(tmp_path: Path, rng: np.random.Gen
     out = tmp_path / "curves.png"
     assert curves.main([f"ours={tmp_path / 'run'}", "--out", str(out)]) == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_table_of_two_runs_is_about_the_same_iterations(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, more = rng.uniform(100, 200, 30), rng.uniform(100, 200, 12), rng.uniform(100, 200, 10)
+    written(tmp_path / "one", 0, one, seconds=0.75)
+    written(tmp_path / "two" / "a", 4, two, seconds=0.5)
+    written(tmp_path / "two" / "b", 16, more, began=2e9, seconds=0.5)  # resumed years later
+    both = np.concatenate([two, more])
+    runs = {label: tmp_path / label for label in ("one", "two")}
+
+    def same(text: str, label: str, values: np.ndarray, seconds: float) -> None:
+        row = re.search(rf"\| {label} \| (.+) \|", text)
+        assert row is not None
+        reward, rate, wall = map(float, row[1].split("|"))
+        assert reward == pytest.approx(values.mean(), abs=0.006)
+        assert rate == pytest.approx(np.median(values), abs=0.51)
+        assert wall == pytest.approx(seconds, abs=1e-3)
+
+    text = curves.table(runs, None)
+    assert text.startswith("Iterations 4 to 25\n")
+    same(text, "one", one[4:26], 0.75)
+    same(text, "two", both, 0.5)
+    text = curves.table(runs, (10, 19))
+    same(text, "one", one[10:20], 0.75)
+    same(text, "two", both[6:16], 0.5)
+    for wrong in ((3, 20), (10, 26), (20, 10), (10, 10)):
+        with pytest.raises(EngineError, match="has iterations"):
+            curves.table(runs, wrong)
+    picture = str(tmp_path / "curves.png")
+    given = [f"{label}={folder}" for label, folder in runs.items()]
+    assert curves.main([*given, "--out", picture, "--iterations", "10", "19"]) == 0
+    assert capsys.readouterr().out == f"{text}\n\n{picture} is written\n"
 
 
 def test_curves_refuse_what_they_cannot_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_export.command_line import parse
+from cmg_export.command_line import exit_status, parse
 from cmg_gym.curriculum import push_range
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.policies import Policy, find_policy, load_policy
+from cmg_gym.policies import Policy, load_policy, require_same_generator
 from cmg_gym.reference_command import ReferenceCommandCfg
-from cmg_runtime import EngineError
+from cmg_runtime import EngineError, read_manifest
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
 
@@ -39,14 +39,52 @@ class PolicyOptions:
     seed: int = 0
 
 
-def run(options: type[T], action: Callable[[T], None], arguments: Sequence[str] | None, module: str) -> int:
-    """Parse ``options``, act; one line and status 2 for what the user can put right."""
-    try:
-        action(parse(options, module, arguments))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def run(
+    options: type[T],
+    action: Callable[[T], None],
+    arguments: Sequence[str] | None,
+    module: str,
+    interrupted: str = "interrupted",
+) -> int:
+    """Parse ``options``, act; one line and status 2 for what the user can put right, 130 after an interrupt."""
+    parsed = parse(options, module, arguments)
+
+    def work() -> int:
+        action(parsed)
+        return 0
+
+    return exit_status(module, work, interrupted)
+
+
+def require_positive(options: object, *names: str) -> None:
+    """Refuse numbers that are not finite and above zero.
+
+    Raises:
+        EngineError: names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < math.inf:  # NaN is neither
+            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0")
+
+
+def require_commands(commands: Sequence[Sequence[float]]) -> None:
+    """Refuse velocity commands that are none.
+
+    Raises:
+        EngineError: there are none, or one is not finite.
+    """
+    if not commands or not all(math.isfinite(value) for command in commands for value in command):
+        raise EngineError(f"--commands is {commands}; expected finite numbers, vx vy yaw of one or more commands")
+
+
+def require_fitting(options: PolicyOptions) -> None:
+    """Refuse a policy that is none or belongs to another generator; an environment for it takes a minute to build.
+
+    Raises:
+        EngineError: names what is wrong.
+    """
+    require_same_generator(options.policy, read_manifest(options.engine))
 
 
 def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
@@ -60,7 +98,7 @@ def open_policy(
     options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
 ) -> tuple[RslRlVecEnvWrapper, Policy]:
     """The play environment with episodes of ``seconds``, and the policy in it."""
-    find_policy(options.policy)  # building the environment takes a minute
+    require_fitting(options)
     env = open_env(options, num_envs, seconds, pushes, render_mode)
     return env, load_policy(options.policy, env)
 

@@ -1,26 +1,34 @@
-"""``python -m cmg_gym.curves``: learning curves of several runs beside each other, from their TensorBoard files."""
+"""``python -m cmg_gym.curves``: training runs beside each other, from their TensorBoard files.
+
+A picture of their learning curves, and a table of what they reached and how fast they went.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 
 from cmg_gym import command_line
 from cmg_runtime import EngineError
 
-CURVES = {"Train/mean_episode_length": "mean episode length, steps of 20 ms", "Train/mean_reward": "mean reward"}
+REWARD, STEPS_PER_SECOND = "Train/mean_reward", "Perf/total_fps"
+CURVES = {"Train/mean_episode_length": "mean episode length, steps of 20 ms", REWARD: "mean reward"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the learning curves of training runs."""
+    """Draw the learning curves of training runs, and compare them over the same iterations."""
 
     runs: tuple[str, ...]
     """LABEL=FOLDER each; every TensorBoard file below the folder belongs to the run, as after an interruption."""
     out: Path = Path("build/learning_curves.png")
     """The picture."""
+    iterations: tuple[int, int] | None = None
+    """First and last of those that the table is about; otherwise all that every run has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,41 +42,80 @@ def read_curve(folder: Path, tag: str) -> tuple[list[int], list[float]]:
     Raises:
         EngineError: there are none.
     """
+    values = {step: value for step, (value, _) in _read(folder, tag).items()}
+    return list(values), list(values.values())
+
+
+def _read(folder: Path, tag: str) -> dict[int, tuple[float, float]]:
+    """Value and wall-clock time, s, of every iteration in order."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    values: dict[int, float] = {}
+    values: dict[int, tuple[float, float]] = {}
     for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.name):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
         if tag in events.Tags()["scalars"]:
-            values |= {event.step: event.value for event in events.Scalars(tag)}
+            values |= {event.step: (event.value, event.wall_time) for event in events.Scalars(tag)}
     if not values:
         raise EngineError(f"no TensorBoard file below {folder} has {tag!r}; expected a training run's folder")
-    return sorted(values), [values[step] for step in sorted(values)]
+    return dict(sorted(values.items()))
 
 
 def draw(options: Options) -> None:
-    """A panel for each of :data:`CURVES`, a line for each run."""
+    """A panel for each of :data:`CURVES`, a line for each run; and the table."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    runs = [run.partition("=") for run in options.runs]
-    wrong = [label for label, equals, folder in runs if not (label and equals and folder)]
-    if wrong or not runs:
+    given = [run.partition("=") for run in options.runs]
+    if not given or not all(label and folder for label, _, folder in given):
         raise EngineError(f"expected runs as LABEL=FOLDER, got {' '.join(options.runs) or 'none'}")
+    runs = {label: Path(folder) for label, _, folder in given}
+    text = table(runs, options.iterations)
     figure, axes = pyplot.subplots(1, len(CURVES), figsize=(11, 4), layout="constrained")
     for axis, (tag, title) in zip(axes, CURVES.items(), strict=True):
-        for label, _, folder in runs:
-            axis.plot(*read_curve(Path(folder), tag), label=label)
+        for label, folder in runs.items():
+            axis.plot(*read_curve(folder, tag), label=label)
         axis.set(title=title, xlabel="iteration")
         axis.grid(alpha=0.3)
     axes[0].legend()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=110)
     pyplot.close(figure)
-    print(f"{options.out} is written")
+    print(f"{text}\n\n{options.out} is written")
+
+
+def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
+    """Markdown: of every run mean reward, environment steps a second and wall-clock time over the same iterations.
+
+    Steps a second are those that rsl_rl counts, medians: collecting and learning, not what is between iterations. The
+    wall-clock time is the median between the ends of two iterations, so that one in which a run was resumed does not
+    count.
+
+    Args:
+        runs: folder of each label.
+        iterations: first and last; None: all that every run has.
+
+    Raises:
+        EngineError: a run has not got two of these iterations, or the first or last of them.
+    """
+    rewards, rates = (
+        {label: _read(folder, tag) for label, folder in runs.items()} for tag in (REWARD, STEPS_PER_SECOND)
+    )
+    first, last = iterations or (max(min(run) for run in rewards.values()), min(max(run) for run in rewards.values()))
+    rows = [("run", "mean reward", "steps a second", "s an iteration"), ("---",) * 4]
+    for label in runs:
+        chosen = [step for step in rewards[label] if first <= step <= last]
+        if len(chosen) < 2 or (chosen[0], chosen[-1]) != (first, last):
+            held = f"{min(rewards[label])} to {max(rewards[label])}"
+            raise EngineError(f"{label} has iterations {held}; expected {first} to {last} in every run, two at least")
+        ends = [rewards[label][step][1] for step in chosen]
+        wall = median(after - before for before, after in pairwise(ends))
+        steps_per_second = median(rates[label][step][0] for step in chosen)
+        reward = mean(rewards[label][step][0] for step in chosen)
+        rows.append((label, f"{reward:.2f}", f"{steps_per_second:.0f}", f"{wall:.3f}"))
+    return f"Iterations {first} to {last}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":

@@ -54,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(options: Options) -> None:
     """Run the episodes and write what came of them."""
+    command_line.require_positive(options, "episodes", "seconds")
+    command_line.require_commands(options.commands)
     grid = torch.tensor(options.commands)
     num_envs = len(grid) * options.episodes
     # A little longer than what is measured: a robot whose time is up is reset before it can be looked at.
     env, policy = command_line.open_policy(options, num_envs, options.seconds + 1, options.pushes)
-    num_steps = round(options.seconds / env.unwrapped.step_dt)
+    num_steps = max(1, round(options.seconds / env.unwrapped.step_dt))
     commands = grid.repeat_interleave(options.episodes, dim=0).to(env.device)
     results = summarise(run_episodes(env, policy, commands, num_steps), grid)
     env.close()

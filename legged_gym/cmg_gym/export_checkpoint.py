@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
-    checkpoint = find_checkpoint(options.policy)  # building the environment takes a minute
+    checkpoint = find_checkpoint(options.policy)
+    command_line.require_fitting(options)
     env = command_line.open_env(options, num_envs=1, seconds=1.0)
     export_policy(load_runner(checkpoint, env), options.out)
     print(f"policy.onnx and policy.json are in {options.out}")

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play(options: Options) -> None:
     """Open the viewer, or draw and write the animation."""
+    command_line.require_positive(options, "seconds", "frames_per_picture")
+    command_line.require_commands(options.commands)
     if options.viewer:
         watch(options)
     else:
@@ -70,7 +72,7 @@ def draw(options: Options) -> None:
     env, policy = command_line.open_policy(options, 1, seconds=1e9, render_mode="rgb_array")
     world = env.unwrapped
     term = reference(world, "reference")
-    steps = round(options.seconds / world.step_dt)
+    steps = max(1, round(options.seconds / world.step_dt))
     pictures, font = [], ImageFont.load_default(16)
     with torch.inference_mode():
         term.hold(options.commands[0])

@@ -14,9 +14,11 @@ from tensordict import TensorDict
 
 from cmg_gym.controller import PolicyCard, read_card
 from cmg_gym.export import describe
+from cmg_gym.resume import read_trained_with
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
+from cmg_runtime.manifest import Manifest
 
 Policy = Callable[[TensorDict], torch.Tensor]
 """Observations of all environments -> actions [num_envs, num_joints]."""
@@ -39,6 +41,28 @@ def find_checkpoint(path: Path) -> Path:
     if not path.is_file():
         raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy")
     return path
+
+
+def require_same_generator(path: Path, manifest: Manifest) -> None:
+    """Refuse a policy that was trained with another generator than an engine's. An older checkpoint does not say.
+
+    Args:
+        path: as :func:`load_policy` takes it.
+        manifest: of the engine.
+
+    Raises:
+        EngineError: it is no policy, or another generator's.
+    """
+    file, here = find_policy(path), manifest.source["sha256"]
+    if file.name == "policy.onnx":
+        trained_with = read_card(file.parent).engine_sha256
+    else:
+        trained_with = read_trained_with(file).get("generator", here)
+    if trained_with != here:
+        raise EngineError(
+            f"{file} was trained with another generator ({trained_with[:12]}) than {manifest.name}'s ({here[:12]}); "
+            "give its --engine"
+        )
 
 
 def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:

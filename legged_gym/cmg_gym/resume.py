@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
@@ -33,6 +34,19 @@ def delay_steps(cfg: ManagerBasedRlEnvCfg) -> int:
     return max(actuator.delay_max_lag for actuator in articulation.actuators)
 
 
+def read_trained_with(checkpoint: Path) -> dict[str, Any]:
+    """What :func:`trained_with` put into a checkpoint; older ones have nothing.
+
+    Raises:
+        EngineError: it is no checkpoint of this task.
+    """
+    try:
+        infos = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"]
+        return infos.get("trained_with", {})
+    except Exception as error:  # of whatever a broken file makes torch raise
+        raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
+
+
 def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int]) -> list[str]:
     """What differs in a training that goes on from ``checkpoint``, a line each. Older checkpoints do not say.
 
@@ -43,11 +57,7 @@ def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int])
     Raises:
         EngineError: it is no checkpoint of this task, or was trained on another generator.
     """
-    try:
-        infos = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"]
-        before = infos.get("trained_with", {})
-    except Exception as error:  # of whatever a broken file makes torch raise
-        raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
+    before = read_trained_with(checkpoint)
     generator = manifest.source["sha256"]
     if before.get("generator", generator) != generator:
         raise EngineError(

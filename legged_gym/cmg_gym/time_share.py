@@ -17,11 +17,11 @@ from mjlab.rl import RslRlVecEnvWrapper
 
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import synchronise
-from cmg_export.checkpoint import load_checkpoint
+from cmg_export.checkpoint import Checkpoint, load_checkpoint
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
-from cmg_gym.policies import Policy, find_policy, load_policy
+from cmg_gym.policies import Policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from cmg_runtime.errors import EngineError
 
@@ -78,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: Options) -> None:
     """Time every backend, and the textbook form for contrast."""
-    find_policy(options.policy)  # building the environment takes a minute
+    command_line.require_positive(options, "num_envs", "steps", "textbook_envs")
+    if options.warm_up < 0:
+        raise EngineError(f"--warm-up is {options.warm_up}; expected 0 or more")
+    command_line.require_fitting(options)
+    checkpoint = load_checkpoint(options.checkpoint)
     env = _training_env(options)
     policy = load_policy(options.policy, env)
     shares = [_share(env, policy, backend, options) for backend in options.backends]
     frames = reference(env.unwrapped, COMMAND_NAME).offsets[-1]
     env.close()
-    frame_ms = _textbook_frame(options)
+    frame_ms = _textbook_frame(checkpoint, options)
     text = f"{table(shares, options)}\n\n{_contrast(frame_ms, frames, options)}"
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "time_share.md").write_text(text + "\n")
@@ -190,10 +194,9 @@ class _Stopwatch:
 
 
 @torch.inference_mode()
-def _textbook_frame(options: Options) -> float:
+def _textbook_frame(checkpoint: Checkpoint, options: Options) -> float:
     """Median ms of one frame of ``textbook_envs`` environments in the reference implementation's form."""
     device = torch.device(options.device)
-    checkpoint = load_checkpoint(options.checkpoint)
     network = ReferenceForm(checkpoint).to(device)
     stats, rows = checkpoint.stats, options.textbook_envs
     motion = torch.tensor(stats.motion_mean, device=device).expand(rows, -1).contiguous()

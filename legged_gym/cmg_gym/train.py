@@ -50,7 +50,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, train, arguments, "cmg_gym.train")
+    return command_line.run(Options, train, arguments, "cmg_gym.train", "interrupted; --resume goes on")
 
 
 def train(options: Options) -> None:
@@ -62,9 +62,12 @@ def train_config(options: Options) -> TrainConfig:
     """What mjlab's launcher takes.
 
     Raises:
-        EngineError: no engine, nothing to resume or only what another generator was trained with, or more GPUs than
-            there are.
+        EngineError: no engine, a number that cannot be, nothing to resume or only what another generator was trained
+            with, or more GPUs than there are.
     """
+    command_line.require_positive(options, "num_envs", "iterations")
+    if options.gpus < 0 or options.delay_steps < 0:
+        raise EngineError(f"--gpus is {options.gpus} and --delay-steps {options.delay_steps}; expected 0 or more")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")

@@ -67,14 +67,17 @@ class OnnxBackend:
         cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: torch.device
     ) -> OnnxBackend:
         content = read_verified(folder, artifact)
-        if device.type == "cuda" and _version() >= GRAPHS_SINCE:
-            try:
-                backend = cls._start(content, artifact, device, capture=True)
-                _try_capture(backend, manifest)
-                return backend
-            except BackendUnavailable as error:
-                logger.info("%s runs without CUDA graphs: %s", artifact.name, error)
-        return cls._start(content, artifact, device, capture=False)
+        if device.type != "cuda":
+            return cls._start(content, artifact, device, capture=False)
+        with torch.cuda.device(device):  # which onnxruntime changes for this thread when a session starts
+            if _version() >= GRAPHS_SINCE:
+                try:
+                    backend = cls._start(content, artifact, device, capture=True)
+                    _try_capture(backend, manifest)
+                    return backend
+                except BackendUnavailable as error:
+                    logger.info("%s runs without CUDA graphs: %s", artifact.name, error)
+            return cls._start(content, artifact, device, capture=False)
 
     @classmethod
     def _start(cls, content: bytes, artifact: Artifact, device: torch.device, capture: bool) -> OnnxBackend:
