@@ -31,6 +31,17 @@ from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry, is_symmetric
 
+_COUNT, _SHARE, _AMOUNT = (1, 1 << 31), (0.0, 1.0), (0.0, 1e9)
+_RANGES = {
+    **dict.fromkeys(
+        ("hidden_dim", "num_experts", "num_layers", "batch_size", "velocity_frames", "velocity_every"), _COUNT
+    ),
+    **dict.fromkeys(("save_every", "log_every"), _COUNT),
+    **dict.fromkeys(("symmetric_part", "asymmetry_kept", "ema", "balance"), _SHARE),
+    **dict.fromkeys(("noise", "command_noise", "velocity_weight"), _AMOUNT),
+    **dict.fromkeys(("learning_rate", "gradient_clip"), (1e-12, 1e9)),
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -81,6 +92,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.phases or min(min(phase) for phase in self.phases) < 1:
             raise ValueError(f"phases are {self.phases}, expected pairs of positive numbers: steps, frames of rollout")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is not
+                raise ValueError(f"{name} is {value:g}, expected {low:g} to {high:g}")
 
     @property
     def num_steps(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from cmg_export.bench import dropin
+from cmg_export.bench import dropin, kernels
 from cmg_export.bench.dropin_reference import ReferenceMotionLib, ReferencePregenerated, ReferenceRealtime
 from dropin_case import g1_case
 
@@ -54,3 +55,25 @@ def test_the_command_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert dropin.main([*arguments, "--engine", str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        (dropin, "--num-envs 0"),
+        (dropin, "--num-motions -1"),
+        (dropin, "--frames 0"),
+        (dropin, "--count 0"),
+        (dropin, "--seconds nan"),
+        (kernels, "--rows 64 0"),
+        (kernels, "--frames 0"),
+        (kernels, "--launches -2"),
+        (kernels, "--repeats 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    command: ModuleType, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(wrong.split()) == 2
+    said = capsys.readouterr()
+    assert f"{wrong.split()[0]} is " in said.err and said.err.count("\n") == 1 and not said.out

@@ -154,3 +154,31 @@ def test_complaints_are_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
     nameless = dataclasses.replace(config, data=tmp_path / "nameless.pt", out=tmp_path / "plain")
     assert run(monkeypatch, *arguments(nameless), "--symmetric-part", "0") == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch-size", "0"),
+        ("hidden-dim", "-1"),
+        ("save-every", "0"),
+        ("log-every", "0"),
+        ("velocity-every", "0"),
+        ("learning-rate", "nan"),
+        ("gradient-clip", "0"),
+        ("noise", "-0.1"),
+        ("ema", "1.5"),
+        ("balance", "nan"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = run(monkeypatch, "train", f"--{option}", value)
+    except SystemExit as end:  # of what tyro makes of it
+        status = end.code
+    said = capsys.readouterr().err
+    assert status == 2 and f"{option.replace('-', '_')} is {float(value):g}, expected" in " ".join(said.split())
+    assert not list(tmp_path.iterdir())

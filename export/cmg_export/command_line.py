@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,18 @@ def parse(options: type[T], module: str, args: Sequence[str] | None) -> T:
         if end.code:
             print(f"{module}: {unframed(complaint.getvalue())} (see {prog} --help)", file=sys.stderr)
         raise
+
+
+def require_positive(options: object, *names: str) -> None:
+    """Refuse numbers that are not finite and above zero.
+
+    Raises:
+        EngineError: names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not 0 < value < math.inf:  # NaN is neither
+            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0")
 
 
 def exit_status(module: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:

@@ -56,18 +56,6 @@ def run(
     return exit_status(module, work, interrupted)
 
 
-def require_positive(options: object, *names: str) -> None:
-    """Refuse numbers that are not finite and above zero.
-
-    Raises:
-        EngineError: names the option.
-    """
-    for name in names:
-        value = getattr(options, name)
-        if not 0 < value < math.inf:  # NaN is neither
-            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0")
-
-
 def require_commands(commands: Sequence[Sequence[float]]) -> None:
     """Refuse velocity commands that are none.
 

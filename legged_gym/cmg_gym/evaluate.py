@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from cmg_export.command_line import require_positive
 from cmg_gym import command_line
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(options: Options) -> None:
     """Run the episodes and write what came of them."""
-    command_line.require_positive(options, "episodes", "seconds")
+    require_positive(options, "episodes", "seconds")
     command_line.require_commands(options.commands)
     grid = torch.tensor(options.commands)
     num_envs = len(grid) * options.episodes

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from cmg_export.command_line import require_positive
 from cmg_gym import command_line
 from cmg_gym.observations import reference
 from cmg_runtime import EngineError
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play(options: Options) -> None:
     """Open the viewer, or draw and write the animation."""
-    command_line.require_positive(options, "seconds", "frames_per_picture")
+    require_positive(options, "seconds", "frames_per_picture")
     command_line.require_commands(options.commands)
     if options.viewer:
         watch(options)

@@ -18,6 +18,7 @@ from mjlab.rl import RslRlVecEnvWrapper
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import synchronise
 from cmg_export.checkpoint import Checkpoint, load_checkpoint
+from cmg_export.command_line import require_positive
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(options: Options) -> None:
     """Time every backend, and the textbook form for contrast."""
-    command_line.require_positive(options, "num_envs", "steps", "textbook_envs")
+    require_positive(options, "num_envs", "steps", "textbook_envs")
     if options.warm_up < 0:
         raise EngineError(f"--warm-up is {options.warm_up}; expected 0 or more")
     command_line.require_fitting(options)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from mjlab.scripts.train import TrainConfig, launch_training
 
+from cmg_export.command_line import require_positive
 from cmg_gym import command_line
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.resume import changes
@@ -65,7 +66,7 @@ def train_config(options: Options) -> TrainConfig:
         EngineError: no engine, a number that cannot be, nothing to resume or only what another generator was trained
             with, or more GPUs than there are.
     """
-    command_line.require_positive(options, "num_envs", "iterations")
+    require_positive(options, "num_envs", "iterations")
     if options.gpus < 0 or options.delay_steps < 0:
         raise EngineError(f"--gpus is {options.gpus} and --delay-steps {options.delay_steps}; expected 0 or more")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute

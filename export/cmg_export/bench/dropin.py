@@ -16,7 +16,7 @@ from cmg_export.bench.dropin_reference import Network, ReferenceMotionLib, Refer
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_checkpoint
-from cmg_export.command_line import exit_status, parse
+from cmg_export.command_line import exit_status, parse, require_positive
 from cmg_export.errors import ExportError
 from cmg_export.provenance import tool_versions
 from cmg_runtime.bank import load_bank
@@ -171,6 +171,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> int:
+    require_positive(options, "num_envs", "num_motions", "frames", "count", "seconds")
     rows = measure(options)
     if options.out is not None:
         content = {"versions": tool_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
