@@ -141,6 +141,38 @@ def test_clips_too_short_to_play_are_refused(rng: np.random.Generator, tmp_path:
         SynthesisConfig(num_candidates=10, num_compared=10)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_sequences": 0},
+        {"sequence_seconds": float("inf")},
+        {"chunk_seconds": (0.0, 0.0)},  # would never reach the end of a sequence
+        {"chunk_seconds": (float("nan"), 1.0)},
+        {"blend_seconds": (0.5, 0.2)},
+        {"speed_range": (0.0, 1.0)},
+        {"hold_probability": float("nan")},
+        {"standing_start_probability": -0.1},
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} is "):
+        SynthesisConfig(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"playbacks": -1}, {"seed": -1}, {"smoothing_seconds": (0.3, float("nan"))}])
+def test_numbers_of_the_dataset_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} is "):
+        DatasetConfig(**wrong)
+
+
+def test_the_shortest_stretches_still_make_a_sequence(clips: list[Clip], rng: np.random.Generator) -> None:
+    short = dataclasses.replace(QUICK, chunk_seconds=(0.02, 0.02), blend_seconds=(0.02, 0.02))
+    sequence = Synthesiser(build_library(clips, JOINT_NAMES), short, None).sequence(rng)
+    assert len(sequence["command"]) == 250 and all(np.isfinite(field).all() for field in sequence.values())
+
+
 def test_samples_depend_on_seed_and_index_alone(clips: list[Clip], seed: int) -> None:
     few = dataclasses.replace(QUICK, num_sequences=3)
     one = build_dataset(clips, DatasetConfig(few, playbacks=1, seed=seed, workers=1))

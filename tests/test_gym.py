@@ -169,10 +169,9 @@ def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> 
         train_config(Options(engine=tmp_path, gpus=0))
     with pytest.raises(EngineError, match="torch sees"):
         train_config(Options(engine=folder, gpus=99))
-    for wrong in ({"num_envs": 0}, {"iterations": -1}, {"gpus": -1}, {"delay_steps": -1}):
-        (name,) = wrong
-        with pytest.raises(EngineError, match=f"--{name.replace('_', '-')}.* {wrong[name]}"):
-            train_config(Options(**{"engine": folder, "gpus": 0, **wrong}))
+    for name, value in (("num_envs", 0), ("iterations", -1), ("gpus", -1), ("delay_steps", -1)):
+        with pytest.raises(EngineError, match=f"^--{name.replace('_', '-')} is {value};"):
+            train_config(Options(**{"engine": folder, "gpus": 0, name: value}))
 
 
 def lags(env: ManagerBasedRlEnvCfg) -> set[int]:

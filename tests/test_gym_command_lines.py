@@ -29,17 +29,25 @@ WRONG = (
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
     (play, "--commands inf 0 0", "--commands is"),
+    (play, "--policy nowhere", "nowhere is neither"),
     (play, "--viewer --policy nowhere", "nowhere is neither"),
     (time_share, "--num-envs 0", "--num-envs is 0"),
     (time_share, "--steps -20", "--steps is -20"),
     (time_share, "--textbook-envs 0", "--textbook-envs is 0"),
     (time_share, "--warm-up -1", "--warm-up is -1"),
     (time_share, "--policy nowhere", "nowhere is neither"),
-    (time_share, "--checkpoint nowhere", "nowhere"),
+    (time_share, "--checkpoint nowhere", "cannot read nowhere ("),
     (export_checkpoint, "--policy nowhere", "nowhere is neither"),
+    (export_checkpoint, f"--policy {BUNDLED_POLICY / 'policy.onnx'}", "policy.onnx is neither"),
+    (export_checkpoint, "--device cuda:99", "cuda:99"),
+    (evaluate, "--seed -2", "--seed is -2"),
+    (evaluate, "--device nonsense", "unknown device 'nonsense'"),
+    (play, "--seed 4294967296", "--seed is 4294967296"),
+    (time_share, "--device nonsense", "unknown device 'nonsense'"),
+    (train, "--seed -1", "--seed is -1"),
     (train, "--num-envs 0", "--num-envs is 0"),
     (train, "--iterations -3", "--iterations is -3"),
-    (train, "--delay-steps -1", "--delay-steps -1"),
+    (train, "--delay-steps -1", "--delay-steps is -1"),
     (train, "--gpus -1", "--gpus is -1"),
     (train, "--mode eventually", "eventually"),
 )
@@ -89,9 +97,14 @@ def test_a_policy_of_another_generator_is_refused_before_an_environment_is_built
     checkpoint = tmp_path / "model_3.pt"
     torch.save({"infos": {"trained_with": {"generator": "ab" * 32}}}, checkpoint)
     for policy in (exported, checkpoint):
-        assert evaluate.main(["--engine", str(folder), "--policy", str(policy)]) == 2
-        said = capsys.readouterr().err
-        assert "another generator (abababababab)" in said and said.count("\n") == 1
+        for command in (evaluate, play):
+            assert command.main(["--engine", str(folder), "--policy", str(policy)]) == 2
+            said = capsys.readouterr().err
+            assert "another generator (abababababab)" in said and said.count("\n") == 1
+    shutil.copy(BUNDLED_POLICY / "policy.onnx", tmp_path)  # of this generator, and not what is exported
+    shutil.copy(BUNDLED_POLICY / "policy.json", tmp_path)
+    assert export_checkpoint.main(["--engine", str(folder), "--policy", str(tmp_path)]) == 2
+    assert "model_3.pt was trained with another generator" in capsys.readouterr().err
     broken = tmp_path / "model_4.pt"
     broken.write_bytes(checkpoint.read_bytes()[:100])
     assert export_checkpoint.main(["--engine", str(folder), "--policy", str(broken)]) == 2
@@ -115,4 +128,4 @@ def test_an_interrupt_is_one_line(
 
     monkeypatch.setattr(train, "launch_training", interrupt)
     assert train.main(["--engine", str(folder), "--gpus", "0"]) == 130
-    assert capsys.readouterr().err == "cmg_gym.train: interrupted; --resume goes on\n"
+    assert capsys.readouterr().err == "cmg_gym.train: interrupted; --resume goes on behind the last saved iteration\n"

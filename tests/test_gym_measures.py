@@ -49,11 +49,12 @@ def test_the_stopwatch_times_what_it_is_attached_to() -> None:
 
 
 def written(folder: Path, first: int, values: np.ndarray, began: float = 1e9, seconds: float = 1.0) -> None:
-    """A run whose every curve is ``values``, and of which every iteration takes ``seconds``."""
+    """A run whose curves are ``values``, with ten times as many steps a second; every iteration takes ``seconds``."""
     with SummaryWriter(str(folder)) as writer:
         for step, value in enumerate(values):
             for tag in (*curves.CURVES, curves.STEPS_PER_SECOND):
-                writer.add_scalar(tag, value, first + step, walltime=began + seconds * step)
+                scale = 10 if tag == curves.STEPS_PER_SECOND else 1
+                writer.add_scalar(tag, scale * value, first + step, walltime=began + seconds * step)
 
 
 def test_curves_of_a_run_that_was_interrupted(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -83,23 +84,33 @@ def test_the_table_of_two_runs_is_about_the_same_iterations(
         assert row is not None
         reward, rate, wall = map(float, row[1].split("|"))
         assert reward == pytest.approx(values.mean(), abs=0.006)
-        assert rate == pytest.approx(np.median(values), abs=0.51)
+        assert rate == pytest.approx(10 * np.median(values), abs=0.51)
         assert wall == pytest.approx(seconds, abs=1e-3)
 
-    text = curves.table(runs, None)
-    assert text.startswith("Iterations 4 to 25\n")
-    same(text, "one", one[4:26], 0.75)
-    same(text, "two", both, 0.5)
     text = curves.table(runs, (10, 19))
     same(text, "one", one[10:20], 0.75)
     same(text, "two", both[6:16], 0.5)
     for wrong in ((3, 20), (10, 26), (20, 10), (10, 10)):
-        with pytest.raises(EngineError, match="has iterations"):
+        with pytest.raises(EngineError, match="those of every run, 4 to 25"):
             curves.table(runs, wrong)
     picture = str(tmp_path / "curves.png")
-    given = [f"{label}={folder}" for label, folder in runs.items()]
-    assert curves.main([*given, "--out", picture, "--iterations", "10", "19"]) == 0
-    assert capsys.readouterr().out == f"{text}\n\n{picture} is written\n"
+    given = [*(f"{label}={folder}" for label, folder in runs.items()), "--out", picture]
+    assert curves.main([*given, "--iterations", "10", "19"]) == 0
+    assert capsys.readouterr().out == f"{picture} is written\n\n{text}\n"
+    assert curves.main(given) == 0  # all that both have
+    text = capsys.readouterr().out
+    assert "\nIterations 4 to 25\n" in text
+    same(text, "one", one[4:26], 0.75)
+    same(text, "two", both, 0.5)
+    assert curves.main([f"early={runs['one']}", f"late={tmp_path / 'two' / 'b'}", "--out", picture]) == 0
+    assert "Iterations 16 to 25\n" in capsys.readouterr().out
+    written(tmp_path / "later", 30, one)
+    assert curves.main([f"one={runs['one']}", f"later={tmp_path / 'later'}", "--out", picture]) == 0
+    assert capsys.readouterr().out.startswith(f"{picture} is written\n\nNo table")  # none in common
+    written(tmp_path / "gap", 0, one[:8])
+    written(tmp_path / "gap", 20, one[20:])  # a part of the log was lost: averages are of what both have
+    both = np.concatenate([one[:8], one[20:]])
+    same(curves.table({"one": runs["one"], "gap": tmp_path / "gap"}, None), "one", both, 0.75)
 
 
 def test_curves_refuse_what_they_cannot_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,3 +118,5 @@ def test_curves_refuse_what_they_cannot_draw(tmp_path: Path, capsys: pytest.Capt
         curves.read_curve(tmp_path, "Train/mean_reward")
     assert curves.main(["nothing"]) != 0
     assert re.search("LABEL=FOLDER", capsys.readouterr().err)
+    assert curves.main([f"same={tmp_path / 'one'}", f"same={tmp_path / 'two'}"]) != 0
+    assert "one label" in capsys.readouterr().err

@@ -46,6 +46,13 @@ class DatasetConfig:
     workers: int = 0
     """Processes; 0 for one per CPU. The result does not depend on it."""
 
+    def __post_init__(self) -> None:
+        for name in ("playbacks", "seed", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not all(0 <= seconds <= 60 for seconds in self.smoothing_seconds):
+            raise ValueError(f"smoothing_seconds is {self.smoothing_seconds}, expected 0 to 60")
+
 
 def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()) -> list[Clip]:
     """Every ``.npz`` and ``.pkl`` clip of a folder but those named in ``exclude``, sorted by name.

@@ -44,6 +44,16 @@ class SynthesisConfig:
                 f"num_compared is {self.num_compared}, expected at least 1 and fewer than num_candidates, "
                 f"{self.num_candidates}"
             )
+        for name in ("num_sequences", "sequence_seconds"):
+            if not 0 < getattr(self, name) < np.inf:  # NaN is not
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name, least in (("chunk_seconds", 1 / FPS), ("blend_seconds", 1 / FPS), ("speed_range", 0.01)):
+            low, high = getattr(self, name)
+            if not least <= low <= high < np.inf:
+                raise ValueError(f"{name} is {low} to {high}, expected {least} or more, the lower first")
+        for name in ("hold_probability", "standing_start_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
 
 
 def draw_target(rng: np.random.Generator) -> np.ndarray:

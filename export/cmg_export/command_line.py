@@ -46,7 +46,29 @@ def require_positive(options: object, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if not 0 < value < math.inf:  # NaN is neither
-            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0")
+            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected a finite number above 0")
+
+
+def require_not_negative(options: object, *names: str) -> None:
+    """Refuse numbers below zero.
+
+    Raises:
+        EngineError: names the option.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not value >= 0:  # NaN is not
+            raise EngineError(f"--{name.replace('_', '-')} is {value:g}; expected 0 or more")
+
+
+def require_seed(seed: int) -> None:
+    """Refuse what NumPy takes for no seed.
+
+    Raises:
+        EngineError: it is not.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise EngineError(f"--seed is {seed}; expected 0 to {(1 << 32) - 1}")
 
 
 def exit_status(module: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:

@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_layers(arguments: Arguments) -> int:
+    command_line.require_positive(arguments, "num_envs")
     layers, memory = plan_layers(arguments)
     for layer in layers:
         print(f"{layer.name[:46]:<46} {layer.mega_bytes:7.1f} MB  {' '.join(layer.reads)} -> {' '.join(layer.writes)}")

@@ -13,12 +13,13 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_export.command_line import exit_status, parse
+from cmg_export.command_line import exit_status, parse, require_seed
 from cmg_gym.curriculum import push_range
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.policies import Policy, load_policy, require_same_generator
 from cmg_gym.reference_command import ReferenceCommandCfg
 from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
 
@@ -56,23 +57,24 @@ def run(
     return exit_status(module, work, interrupted)
 
 
-def require_commands(commands: Sequence[Sequence[float]]) -> None:
-    """Refuse velocity commands that are none.
+def require_machine(options: PolicyOptions) -> None:
+    """Refuse a device that is not there, and a seed that is none.
 
     Raises:
-        EngineError: there are none, or one is not finite.
+        EngineError: says which.
+    """
+    require_seed(options.seed)
+    resolve_device(options.device)
+
+
+def require_commands(commands: Sequence[Sequence[float]]) -> None:
+    """Refuse velocity commands that are missing or not finite.
+
+    Raises:
+        EngineError: says what they are.
     """
     if not commands or not all(math.isfinite(value) for command in commands for value in command):
         raise EngineError(f"--commands is {commands}; expected finite numbers, vx vy yaw of one or more commands")
-
-
-def require_fitting(options: PolicyOptions) -> None:
-    """Refuse a policy that is none or belongs to another generator; an environment for it takes a minute to build.
-
-    Raises:
-        EngineError: names what is wrong.
-    """
-    require_same_generator(options.policy, read_manifest(options.engine))
 
 
 def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
@@ -86,7 +88,8 @@ def open_policy(
     options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
 ) -> tuple[RslRlVecEnvWrapper, Policy]:
     """The play environment with episodes of ``seconds``, and the policy in it."""
-    require_fitting(options)
+    require_machine(options)
+    require_same_generator(options.policy, read_manifest(options.engine))  # building the environment takes a minute
     env = open_env(options, num_envs, seconds, pushes, render_mode)
     return env, load_policy(options.policy, env)
 

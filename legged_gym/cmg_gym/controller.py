@@ -66,7 +66,10 @@ def read_card(folder: Path) -> PolicyCard:
         lists: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
-        return PolicyCard(**lists, observation=terms)
+        card = PolicyCard(**lists, observation=terms)
+        if not isinstance(card.engine_sha256, str):
+            raise ValueError(f"engine_sha256 is {card.engine_sha256}")
+        return card
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"{folder} is no exported policy ({error}); `make train` writes one into its run's folder"

@@ -72,7 +72,8 @@ def draw(options: Options) -> None:
     if not given or not all(label and folder for label, _, folder in given):
         raise EngineError(f"expected runs as LABEL=FOLDER, got {' '.join(options.runs) or 'none'}")
     runs = {label: Path(folder) for label, _, folder in given}
-    text = table(runs, options.iterations)
+    if len(runs) < len(given):
+        raise EngineError(f"two runs have one label in {' '.join(options.runs)}; expected a label for each")
     figure, axes = pyplot.subplots(1, len(CURVES), figsize=(11, 4), layout="constrained")
     for axis, (tag, title) in zip(axes, CURVES.items(), strict=True):
         for label, folder in runs.items():
@@ -83,7 +84,7 @@ def draw(options: Options) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=110)
     pyplot.close(figure)
-    print(f"{text}\n\n{options.out} is written")
+    print(f"{options.out} is written\n\n{table(runs, options.iterations)}")
 
 
 def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
@@ -95,23 +96,26 @@ def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
 
     Args:
         runs: folder of each label.
-        iterations: first and last; None: all that every run has.
+        iterations: first and last; None: all that every run has, and where these are not two, a line that says so.
 
     Raises:
-        EngineError: a run has not got two of these iterations, or the first or last of them.
+        EngineError: a run without these curves, or ``iterations`` that not every run has.
     """
     rewards, rates = (
         {label: _read(folder, tag) for label, folder in runs.items()} for tag in (REWARD, STEPS_PER_SECOND)
     )
-    first, last = iterations or (max(min(run) for run in rewards.values()), min(max(run) for run in rewards.values()))
+    common = sorted(set.intersection(*(set(curve) for curves in (rewards, rates) for curve in curves.values())))
+    if iterations is None and len(common) < 2:
+        return "No table: there are no two iterations that every run has"
+    first, last = iterations or (common[0], common[-1])
+    if first >= last or not {first, last} <= set(common):
+        held = f"{common[0]} to {common[-1]}" if common else "none"
+        raise EngineError(f"--iterations is {first} {last}; expected first and last of those of every run, {held}")
+    chosen = [step for step in common if first <= step <= last]
     rows = [("run", "mean reward", "steps a second", "s an iteration"), ("---",) * 4]
     for label in runs:
-        chosen = [step for step in rewards[label] if first <= step <= last]
-        if len(chosen) < 2 or (chosen[0], chosen[-1]) != (first, last):
-            held = f"{min(rewards[label])} to {max(rewards[label])}"
-            raise EngineError(f"{label} has iterations {held}; expected {first} to {last} in every run, two at least")
-        ends = [rewards[label][step][1] for step in chosen]
-        wall = median(after - before for before, after in pairwise(ends))
+        ends = {step: rewards[label][step][1] for step in chosen}
+        wall = median((ends[after] - ends[before]) / (after - before) for before, after in pairwise(chosen))
         steps_per_second = median(rates[label][step][0] for step in chosen)
         reward = mean(rewards[label][step][0] for step in chosen)
         rows.append((label, f"{reward:.2f}", f"{steps_per_second:.0f}", f"{wall:.3f}"))

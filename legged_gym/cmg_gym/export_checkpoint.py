@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cmg_gym import command_line
 from cmg_gym.export import export_policy
-from cmg_gym.policies import find_checkpoint, load_runner
+from cmg_gym.policies import find_checkpoint, load_runner, require_same_generator
+from cmg_runtime import read_manifest
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
+    command_line.require_machine(options)
     checkpoint = find_checkpoint(options.policy)
-    command_line.require_fitting(options)
+    require_same_generator(checkpoint, read_manifest(options.engine))
     env = command_line.open_env(options, num_envs=1, seconds=1.0)
     export_policy(load_runner(checkpoint, env), options.out)
     print(f"policy.onnx and policy.json are in {options.out}")

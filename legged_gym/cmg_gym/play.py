@@ -44,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def play(options: Options) -> None:
     """Open the viewer, or draw and write the animation."""
-    require_positive(options, "seconds", "frames_per_picture")
-    command_line.require_commands(options.commands)
     if options.viewer:
         watch(options)
     else:
@@ -68,6 +66,8 @@ def draw(options: Options) -> None:
 
     from cmg_export.demo import save_gif
 
+    require_positive(options, "seconds", "frames_per_picture")
+    command_line.require_commands(options.commands)
     if os.environ["MUJOCO_GL"] == "disable":
         raise EngineError("MuJoCo cannot draw here; install OSMesa (Debian, Ubuntu: apt-get install libosmesa6)")
     env, policy = command_line.open_policy(options, 1, seconds=1e9, render_mode="rgb_array")

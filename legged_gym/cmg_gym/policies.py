@@ -38,8 +38,8 @@ def find_checkpoint(path: Path) -> Path:
     """
     if path.is_dir() and checkpoints(path):
         return checkpoints(path)[-1]
-    if not path.is_file():
-        raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy")
+    if path.suffix != ".pt" or not path.is_file():
+        raise EngineError(f"{path} is neither a checkpoint, nor a run with one, nor an exported policy's folder")
     return path
 
 
@@ -51,17 +51,18 @@ def require_same_generator(path: Path, manifest: Manifest) -> None:
         manifest: of the engine.
 
     Raises:
-        EngineError: it is no policy, or another generator's.
+        EngineError: there is no policy, or it is another generator's.
     """
     file, here = find_policy(path), manifest.source["sha256"]
     if file.name == "policy.onnx":
-        trained_with = read_card(file.parent).engine_sha256
+        card = read_card(file.parent)
+        its_generator, its_engine = card.engine_sha256, f"; expected --engine of {card.engine!r}"
     else:
-        trained_with = read_trained_with(file).get("generator", here)
-    if trained_with != here:
+        its_generator, its_engine = read_trained_with(file).get("generator", here), "; give its --engine"
+    if its_generator != here:
         raise EngineError(
-            f"{file} was trained with another generator ({trained_with[:12]}) than {manifest.name}'s ({here[:12]}); "
-            "give its --engine"
+            f"{file} was trained with another generator ({its_generator[:12]}) than {manifest.name}'s ({here[:12]})"
+            + its_engine
         )
 
 

@@ -41,8 +41,10 @@ def read_trained_with(checkpoint: Path) -> dict[str, Any]:
         EngineError: it is no checkpoint of this task.
     """
     try:
-        infos = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"]
-        return infos.get("trained_with", {})
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"].get("trained_with", {})
+        if not isinstance(found.get("generator", ""), str):
+            raise ValueError(found)
+        return found
     except Exception as error:  # of whatever a broken file makes torch raise
         raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
 

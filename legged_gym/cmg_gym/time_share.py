@@ -18,11 +18,11 @@ from mjlab.rl import RslRlVecEnvWrapper
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import synchronise
 from cmg_export.checkpoint import Checkpoint, load_checkpoint
-from cmg_export.command_line import require_positive
+from cmg_export.command_line import require_not_negative, require_positive
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
-from cmg_gym.policies import Policy, load_policy
+from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from cmg_runtime.errors import EngineError
 
@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(options: Options) -> None:
     """Time every backend, and the textbook form for contrast."""
     require_positive(options, "num_envs", "steps", "textbook_envs")
-    if options.warm_up < 0:
-        raise EngineError(f"--warm-up is {options.warm_up}; expected 0 or more")
-    command_line.require_fitting(options)
+    require_not_negative(options, "warm_up")
+    command_line.require_machine(options)
+    find_policy(options.policy)  # building the environment takes a minute
     checkpoint = load_checkpoint(options.checkpoint)
     env = _training_env(options)
     policy = load_policy(options.policy, env)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from mjlab.scripts.train import TrainConfig, launch_training
 
-from cmg_export.command_line import require_positive
+from cmg_export.command_line import require_not_negative, require_positive, require_seed
 from cmg_gym import command_line
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.resume import changes
@@ -51,7 +51,9 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, train, arguments, "cmg_gym.train", "interrupted; --resume goes on")
+    return command_line.run(
+        Options, train, arguments, "cmg_gym.train", "interrupted; --resume goes on behind the last saved iteration"
+    )
 
 
 def train(options: Options) -> None:
@@ -67,11 +69,11 @@ def train_config(options: Options) -> TrainConfig:
             with, or more GPUs than there are.
     """
     require_positive(options, "num_envs", "iterations")
-    if options.gpus < 0 or options.delay_steps < 0:
-        raise EngineError(f"--gpus is {options.gpus} and --delay-steps {options.delay_steps}; expected 0 or more")
+    require_not_negative(options, "gpus", "delay_steps")
+    require_seed(options.seed)
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
-        raise EngineError(f"gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
+        raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
     env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
     reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())

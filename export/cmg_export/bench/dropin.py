@@ -21,6 +21,7 @@ from cmg_export.errors import ExportError
 from cmg_export.provenance import tool_versions
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
+from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
@@ -171,7 +172,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> int:
-    require_positive(options, "num_envs", "num_motions", "frames", "count", "seconds")
+    require_positive(options, "num_envs", "num_motions", "frames", "count")
+    if not options.seconds > 0:  # NaN is not
+        raise EngineError(f"--seconds is {options.seconds:g}; expected more than 0")
     rows = measure(options)
     if options.out is not None:
         content = {"versions": tool_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}

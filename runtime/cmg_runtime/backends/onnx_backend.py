@@ -72,12 +72,18 @@ class OnnxBackend:
         with torch.cuda.device(device):  # which onnxruntime changes for this thread when a session starts
             if _version() >= GRAPHS_SINCE:
                 try:
-                    backend = cls._start(content, artifact, device, capture=True)
-                    _try_capture(backend, manifest)
-                    return backend
+                    return cls._start_with_graphs(content, artifact, manifest, device)
                 except BackendUnavailable as error:
                     logger.info("%s runs without CUDA graphs: %s", artifact.name, error)
             return cls._start(content, artifact, device, capture=False)
+
+    @classmethod
+    def _start_with_graphs(
+        cls, content: bytes, artifact: Artifact, manifest: Manifest, device: torch.device
+    ) -> OnnxBackend:
+        backend = cls._start(content, artifact, device, capture=True)
+        _try_capture(backend, manifest)
+        return backend
 
     @classmethod
     def _start(cls, content: bytes, artifact: Artifact, device: torch.device, capture: bool) -> OnnxBackend:
