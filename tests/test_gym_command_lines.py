@@ -120,6 +120,16 @@ def test_a_policy_of_this_generator_and_one_that_does_not_say_are_taken(folder: 
         require_same_generator(tmp_path / "elsewhere", manifest)
 
 
+def test_a_place_that_cannot_be_written_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(train, "launch_training", lambda task, config: Path(config.log_root, "run").mkdir(parents=True))
+    assert train.main(["--engine", str(folder), "--gpus", "0", "--logs", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cmg_gym.train: ") and str(tmp_path / "file") in said and said.count("\n") == 1
+
+
 def test_an_interrupt_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import Controller, read_card
 from cmg_gym.evaluation import run_episodes
 from cmg_gym.policies import load_policy
+from cmg_gym.rl_cfg import make_rl_cfg
+from cmg_gym.runner import ResidualRunner
 from cmg_runtime import EngineError
 from cmg_runtime.manifest import file_sha256
 from gym_case import CHECKPOINT, make_env, make_g1_engine
@@ -82,6 +84,22 @@ def test_a_policy_of_another_generator_or_robot_is_refused(
     assert "another action_scale, lead_s than" in refused(action_scale=(1.0,) * 29, lead_s=(0.0,) * 29)
     assert "another observation than" in refused(observation=card.observation[:-1])
     assert "another dof_upper than" in refused(dof_upper=card.dof_upper[:-1])
+
+
+def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:
+    path = tmp_path / "model_3.pt"
+    ResidualRunner(robots, dataclasses.asdict(make_rl_cfg()), device="cpu").save(str(path))
+    load_policy(path, robots)
+    saved = torch.load(path, weights_only=True)
+    first = next(name for name, values in saved["actor_state_dict"].items() if values.dim() == 2)
+    saved["actor_state_dict"][first] = saved["actor_state_dict"][first][:, 1:]  # it observes less
+    torch.save(saved, path)
+    with pytest.raises(EngineError, match="no checkpoint of this task"):
+        load_policy(path, robots)
+    del saved["infos"]
+    torch.save(saved, path)
+    with pytest.raises(EngineError, match="no checkpoint of this task"):
+        load_policy(path, robots)
 
 
 @pytest.mark.skipif(os.environ.get("MUJOCO_GL") == "disable", reason="MuJoCo cannot draw here: libosmesa6 is missing")

@@ -51,7 +51,10 @@ def run(
     parsed = parse(options, module, arguments)
 
     def work() -> int:
-        action(parsed)
+        try:
+            action(parsed)
+        except OSError as error:  # of files and folders that were given
+            raise EngineError(str(error)) from error
         return 0
 
     return exit_status(module, work, interrupted)

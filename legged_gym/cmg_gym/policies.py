@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cmg_gym.resume import read_trained_with
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
+from cmg_runtime.errors import first_line
 from cmg_runtime.manifest import Manifest
 
 Policy = Callable[[TensorDict], torch.Tensor]
@@ -112,11 +114,18 @@ def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
     """A runner with the policy of a checkpoint ``model_N.pt``, or of the newest in a run's folder.
 
     Raises:
-        EngineError: it is neither.
+        EngineError: it is neither, or another task's.
     """
     path = find_checkpoint(path)
     runner = ResidualRunner(env, asdict(make_rl_cfg()), device=str(env.device))
-    runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
+    try:
+        runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
+    except (
+        RuntimeError,
+        KeyError,
+        UnpicklingError,
+    ) as error:  # as torch and rsl_rl raise them of weights that do not fit
+        raise EngineError(f"{path} is no checkpoint of this task ({first_line(error)})") from None
     return runner
 
 
