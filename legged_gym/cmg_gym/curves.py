@@ -42,23 +42,24 @@ def read_curve(folder: Path, tag: str) -> tuple[list[int], list[float]]:
     Raises:
         EngineError: there are none.
     """
-    values = {step: value for step, (value, _) in _read(folder, tag).items()}
-    return list(values), list(values.values())
+    (curve,) = _read(folder, tag)
+    return list(curve), [value for value, _ in curve.values()]
 
 
-def _read(folder: Path, tag: str) -> dict[int, tuple[float, float]]:
-    """Value and wall-clock time, s, of every iteration in order."""
+def _read(folder: Path, *tags: str) -> list[dict[int, tuple[float, float]]]:
+    """Of each tag, value and wall-clock time, s, of every iteration in order. A long run takes a second to read."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    values: dict[int, tuple[float, float]] = {}
+    found: dict[str, dict[int, tuple[float, float]]] = {tag: {} for tag in tags}
     for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.name):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
-        if tag in events.Tags()["scalars"]:
-            values |= {event.step: (event.value, event.wall_time) for event in events.Scalars(tag)}
-    if not values:
-        raise EngineError(f"no TensorBoard file below {folder} has {tag!r}; expected a training run's folder")
-    return dict(sorted(values.items()))
+        for tag in found.keys() & events.Tags()["scalars"]:
+            found[tag] |= {event.step: (event.value, event.wall_time) for event in events.Scalars(tag)}
+    for tag, curve in found.items():
+        if not curve:
+            raise EngineError(f"no TensorBoard file below {folder} has {tag!r}; expected a training run's folder")
+    return [dict(sorted(curve.items())) for curve in found.values()]
 
 
 def draw(options: Options) -> None:
@@ -101,10 +102,8 @@ def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
     Raises:
         EngineError: a run without these curves, or ``iterations`` that not every run has.
     """
-    rewards, rates = (
-        {label: _read(folder, tag) for label, folder in runs.items()} for tag in (REWARD, STEPS_PER_SECOND)
-    )
-    common = sorted(set.intersection(*(set(curve) for curves in (rewards, rates) for curve in curves.values())))
+    curves = {label: _read(folder, REWARD, STEPS_PER_SECOND) for label, folder in runs.items()}
+    common = sorted(set.intersection(*(set(curve) for both in curves.values() for curve in both)))
     if iterations is None and len(common) < 2:
         return "No table: there are no two iterations that every run has"
     first, last = iterations or (common[0], common[-1])
@@ -113,11 +112,11 @@ def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
         raise EngineError(f"--iterations is {first} {last}; expected first and last of those of every run, {held}")
     chosen = [step for step in common if first <= step <= last]
     rows = [("run", "mean reward", "steps a second", "s an iteration"), ("---",) * 4]
-    for label in runs:
-        ends = {step: rewards[label][step][1] for step in chosen}
-        wall = median((ends[after] - ends[before]) / (after - before) for before, after in pairwise(chosen))
-        steps_per_second = median(rates[label][step][0] for step in chosen)
-        reward = mean(rewards[label][step][0] for step in chosen)
+    for label, (rewards, rates) in curves.items():
+        ends = [(step, rewards[step][1]) for step in chosen]
+        wall = median((end - begin) / (after - before) for (before, begin), (after, end) in pairwise(ends))
+        steps_per_second = median(rates[step][0] for step in chosen)
+        reward = mean(rewards[step][0] for step in chosen)
         rows.append((label, f"{reward:.2f}", f"{steps_per_second:.0f}", f"{wall:.3f}"))
     return f"Iterations {first} to {last}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

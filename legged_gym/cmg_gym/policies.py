@@ -120,11 +120,7 @@ def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
     runner = ResidualRunner(env, asdict(make_rl_cfg()), device=str(env.device))
     try:
         runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
-    except (
-        RuntimeError,
-        KeyError,
-        UnpicklingError,
-    ) as error:  # as torch and rsl_rl raise them of weights that do not fit
+    except (RuntimeError, KeyError, UnpicklingError) as error:  # of weights that do not fit
         raise EngineError(f"{path} is no checkpoint of this task ({first_line(error)})") from None
     return runner
 
