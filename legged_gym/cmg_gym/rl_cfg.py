@@ -18,6 +18,7 @@ def make_rl_cfg() -> RslRlOnPolicyRunnerCfg:
         ),
         critic=RslRlModelCfg(hidden_dims=(512, 256, 128), activation="elu", obs_normalization=True),
         algorithm=RslRlPpoAlgorithmCfg(
+            class_name="cmg_gym.ppo:SharedNormalizationPPO",
             value_loss_coef=1.0,
             use_clipped_value_loss=True,
             clip_param=0.2,

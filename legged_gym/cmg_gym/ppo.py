@@ -1,0 +1,44 @@
+"""rsl_rl's PPO, with the same normalisation of observations on every GPU."""
+
+from __future__ import annotations
+
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.modules import EmpiricalNormalization
+
+
+class SharedNormalizationPPO(PPO):
+    """PPO whose GPUs normalise observations by the statistics of all their robots.
+
+    rsl_rl 5.4 averages gradients over the GPUs, but every GPU normalises by what its own robots have seen. Their
+    episodes start from other gaits, so the same weights would be another policy on each, and what one GPU learns would
+    disturb the other. Since rsl_rl 5.5 its own normalizers share their statistics; this goes when mjlab uses that.
+    """
+
+    def update(self) -> dict[str, float]:
+        """As rsl_rl's; before it, what this rollout has taught the normalizers is shared."""
+        if self.is_multi_gpu:
+            for model in (self._raw_actor, self._raw_critic):
+                if isinstance(model.obs_normalizer, EmpiricalNormalization):
+                    share_statistics(model.obs_normalizer)
+        return super().update()
+
+
+@torch.inference_mode()  # as the rollouts in which rsl_rl updates these buffers
+def share_statistics(normalizer: EmpiricalNormalization) -> None:
+    """Give the normalizer of every process the statistics of the samples of all.
+
+    The mean of the means; and, by the law of total variance, the mean of the variances plus the variance of the means.
+    That is exact where all have seen equally many samples, as all GPUs have: ``normalizer.count`` stays their number.
+    """
+    mean = _mean_over_processes(normalizer._mean)
+    variance = _mean_over_processes(normalizer._var + (normalizer._mean - mean).square())
+    normalizer._mean[:] = mean
+    normalizer._var[:] = variance
+    normalizer._std[:] = variance.sqrt()
+
+
+def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
