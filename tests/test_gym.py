@@ -208,7 +208,7 @@ def test_a_resumed_training_tells_what_has_changed(
     assert said() == f"Going on from {run / 'model_7.pt'}\n"
     assert "  mode of the reference: realtime, before pregenerated\n" in said(mode="pregenerated")
     assert "  robots on each GPU: 64, before 4096\n" in said(num_envs=4096)
-    with pytest.raises(EngineError, match=r"was trained on another generator \(abcabc.*--engine"):
+    with pytest.raises(EngineError, match=r"was trained with another generator \(abcabc.*--engine"):
         said(generator="abc" * 20)
     (run / "model_7.pt").write_bytes(b"half a checkpoint")
     with pytest.raises(EngineError, match="is no checkpoint of this task"):

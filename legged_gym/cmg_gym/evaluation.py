@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from mjlab.utils.lab_api.math import quat_apply_inverse
+from tqdm import tqdm
 
 from cmg_gym.env_cfg import FEET_CONTACT, FEET_SITES
 from cmg_gym.observations import reference
@@ -82,7 +83,7 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
     sites = robot.find_sites(FEET_SITES, preserve_order=True)[0]
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     columns: list[tuple[torch.Tensor, ...]] = []
-    for _ in range(num_steps):
+    for _ in tqdm(range(num_steps), desc="episodes", unit="step", mininterval=1.0):
         target = term.target.dof_pos.clone()  # the step overwrites it
         observations, _, _, _ = env.step(policy(observations))
         alive = alive & ~world.reset_terminated

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 
 from cmg_gym.controller import PolicyCard, read_card
 from cmg_gym.export import describe
-from cmg_gym.resume import read_trained_with
+from cmg_gym.resume import read_trained_with, require_generator
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
@@ -55,17 +55,12 @@ def require_same_generator(path: Path, manifest: Manifest) -> None:
     Raises:
         EngineError: there is no policy, or it is another generator's.
     """
-    file, here = find_policy(path), manifest.source["sha256"]
+    file = find_policy(path)
     if file.name == "policy.onnx":
         card = read_card(file.parent)
-        its_generator, its_engine = card.engine_sha256, f"; expected --engine of {card.engine!r}"
+        require_generator(file, {"generator": card.engine_sha256}, manifest, f"expected --engine of {card.engine!r}")
     else:
-        its_generator, its_engine = read_trained_with(file).get("generator", here), "; give its --engine"
-    if its_generator != here:
-        raise EngineError(
-            f"{file} was trained with another generator ({its_generator[:12]}) than {manifest.name}'s ({here[:12]})"
-            + its_engine
-        )
+        require_generator(file, read_trained_with(file), manifest, "give its --engine")
 
 
 def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:

@@ -49,6 +49,26 @@ def read_trained_with(checkpoint: Path) -> dict[str, Any]:
         raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
 
 
+def require_generator(file: Path, saved: dict[str, Any], manifest: Manifest, advice: str) -> None:
+    """Refuse what was trained with another generator than ``manifest``'s. Older checkpoints do not say.
+
+    Args:
+        file: what is refused.
+        saved: as :func:`read_trained_with` gives it.
+        manifest: of the engine that is to be used.
+        advice: what to do instead, for the message.
+
+    Raises:
+        EngineError: it is another.
+    """
+    here = manifest.source["sha256"]
+    its = saved.get("generator", here)
+    if its != here:
+        raise EngineError(
+            f"{file} was trained with another generator ({its[:12]}) than {manifest.name}'s ({here[:12]}); {advice}"
+        )
+
+
 def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int]) -> list[str]:
     """What differs in a training that goes on from ``checkpoint``, a line each. Older checkpoints do not say.
 
@@ -60,12 +80,7 @@ def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int])
         EngineError: it is no checkpoint of this task, or was trained on another generator.
     """
     before = read_trained_with(checkpoint)
-    generator = manifest.source["sha256"]
-    if before.get("generator", generator) != generator:
-        raise EngineError(
-            f"{checkpoint} was trained on another generator ({before['generator'][:12]}) than {manifest.name}'s "
-            f"({generator[:12]}); give its --engine, or train without --resume"
-        )
+    require_generator(checkpoint, before, manifest, "give its --engine, or train without --resume")
     return [
         f"{what}: {options[key]}, before {before[key]}"
         for key, what in NAMES.items()
