@@ -19,7 +19,7 @@ NUM_PROCESSES = 2
 NUM_ENVS, NUM_STEPS, NUM_ROLLOUTS = 7, 5, 3
 OBS_DIMS = {"actor": 6, "critic": 9}
 NUM_ACTIONS = 3
-RECORDED = ("actions", "values", "actions_log_prob", "returns", "advantages")
+RECORDED = ("actions", "values", "actions_log_prob", "returns")
 
 Rollout = dict[str, torch.Tensor]
 
@@ -35,6 +35,8 @@ def make_ppo(num_envs: int, rank: int | None = None, device: str = "cpu") -> Sha
             "optimizer": "sgd",
             "num_learning_epochs": 1,
             "num_mini_batches": 1,
+            "learning_rate": 0.05,
+            "max_grad_norm": 1e3,  # clipped gradients would all be of one length
         },
         "actor": {**model, "distribution_cfg": noise},
         "critic": dict(model),
@@ -56,7 +58,7 @@ def make_ppo(num_envs: int, rank: int | None = None, device: str = "cpu") -> Sha
 
 
 def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollout:
-    """Fill the storage with robots that observe values about ``offset``; returns what is in it, on the CPU."""
+    """Fill the storage with robots whose observations and rewards lie about ``offset``; returns a copy on the CPU."""
 
     def observe() -> TensorDict:
         drawn = {
@@ -72,13 +74,11 @@ def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollo
             algorithm.act(observations)
             observations = observe()
             seen.append(observations)
-            rewards = torch.randn(NUM_ENVS, generator=generator).to(algorithm.device)
+            rewards = offset + (1.0 + offset) * torch.randn(NUM_ENVS, generator=generator)
             dones = (torch.rand(NUM_ENVS, generator=generator) < 0.1).to(algorithm.device)
-            algorithm.process_env_step(observations, rewards, dones, {})
+            algorithm.process_env_step(observations, rewards.to(algorithm.device), dones, {})
         algorithm.compute_returns(observations)
-        # Each process scales its advantages by their own spread; here they are given, so that the rest can be compared.
-        storage = algorithm.storage
-        storage.advantages.copy_(torch.randn(storage.advantages.shape, generator=generator))
+    storage = algorithm.storage
     assert storage.distribution_params is not None
     rollout = {name: getattr(storage, name).clone() for name in RECORDED}
     rollout |= {f"observations/{name}": storage.observations[name].clone() for name in OBS_DIMS}
@@ -115,6 +115,8 @@ def update_on(
     joined = {name: torch.cat([rollout[name] for rollout in rollouts], dim=1) for name in rollouts[0]}
     for name in RECORDED:
         getattr(storage, name).copy_(joined[name])
+    advantages = (joined["returns"] - joined["values"]).double()
+    storage.advantages.copy_((advantages - advantages.mean()) / advantages.std())
     for name in OBS_DIMS:
         storage.observations[name].copy_(joined[f"observations/{name}"])
         normalizer = getattr(algorithm, name).obs_normalizer

@@ -1,22 +1,34 @@
-"""rsl_rl's PPO, with the same normalisation of observations on every GPU."""
+"""rsl_rl's PPO, with the same normalisation on every GPU."""
 
 from __future__ import annotations
 
 import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.modules import EmpiricalNormalization
+from tensordict import TensorDict
 
 
 class SharedNormalizationPPO(PPO):
-    """PPO whose GPUs normalise observations by the statistics of all their robots.
+    """PPO whose GPUs normalise observations and advantages by the statistics of all their robots.
 
-    rsl_rl 5.4 averages gradients over the GPUs, but every GPU normalises by what its own robots have seen. Their
-    episodes start from other gaits, so the same weights would be another policy on each, and what one GPU learns would
-    disturb the other. Since rsl_rl 5.5 its own normalizers share their statistics; this goes when mjlab uses that.
+    So an update of several GPUs is that of one with as many robots. rsl_rl 5.4 averages gradients over the GPUs, but
+    every GPU normalises by what its own robots have seen. Their episodes start from other gaits, so the same weights
+    would be another policy on each, and what one GPU learns would disturb the other. Since rsl_rl 5.5 its own
+    normalizers of observations share their statistics.
     """
 
+    def compute_returns(self, obs: TensorDict) -> None:
+        """As rsl_rl's, with advantages of mean 0 and standard deviation 1 over all GPUs."""
+        super().compute_returns(obs)
+        if self.is_multi_gpu and not self.normalize_advantage_per_mini_batch:
+            advantages = self.storage.returns - self.storage.values
+            advantages -= _mean_over_processes(advantages.mean())
+            count = advantages.numel() * self.gpu_world_size
+            variance = _mean_over_processes(advantages.square().mean()) * count / (count - 1)
+            self.storage.advantages = advantages / (variance.sqrt() + 1e-8)
+
     def update(self) -> dict[str, float]:
-        """As rsl_rl's; before it, what this rollout has taught the normalizers is shared."""
+        """As rsl_rl's; before it, what this rollout has taught the normalizers of observations is shared."""
         if self.is_multi_gpu:
             for model in (self._raw_actor, self._raw_critic):
                 if isinstance(model.obs_normalizer, EmpiricalNormalization):
