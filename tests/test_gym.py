@@ -88,7 +88,7 @@ def test_stages_follow_each_other() -> None:
 
 def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> None:
     engine = load_engine(folder, 3)
-    states = StartStates(engine, num_trajectories=5, num_frames=20, ahead=4, seed=seed)
+    states = StartStates(engine, num_trajectories=5, num_frames=20, ahead=4, seed=seed, trajectory_seed=seed)
     offsets = (0, 1, 4)
     source = PregeneratedSource(states, 3, offsets, engine.device)
     starts = states.draw(states.commands[[4, 2, 3]])
@@ -217,7 +217,7 @@ def test_a_resumed_training_tells_what_has_changed(
 
 def test_standing_episodes_start_from_many_trajectories(folder: Path, seed: int) -> None:
     engine = load_engine(folder, 1, backend="torch", horizon=2)
-    states = StartStates(engine, num_trajectories=60, num_frames=5, ahead=1, seed=seed)
+    states = StartStates(engine, num_trajectories=60, num_frames=5, ahead=1, seed=seed, trajectory_seed=seed)
     starts = states.draw(torch.zeros(200, 3))
     assert not states.commands[starts.trajectory_ids].any()
     assert len(starts.trajectory_ids.unique()) == 6
@@ -225,25 +225,36 @@ def test_standing_episodes_start_from_many_trajectories(folder: Path, seed: int)
     assert torch.equal(states.draw(walking).trajectory_ids, torch.arange(6, 60))
 
 
+def test_gpus_start_episodes_from_the_same_trajectories(folder: Path, seed: int) -> None:
+    def states_of(worker: int, trajectory_seed: int) -> StartStates:
+        engine = load_engine(folder, 1, backend="torch", horizon=2, seed=worker)
+        return StartStates(engine, 30, num_frames=50, ahead=1, seed=worker, trajectory_seed=trajectory_seed)
+
+    first, second, others = states_of(7, seed), states_of(8, seed), states_of(7, seed + 1)
+    assert torch.equal(first.commands, second.commands) and torch.equal(first.pool.rows, second.pool.rows)
+    assert not torch.equal(first.draw(first.commands).frame_ids, second.draw(first.commands).frame_ids)
+    assert not torch.equal(first.pool.rows[0], others.pool.rows[0])  # initial states; nothing of commands yet
+
+
 def test_workers_of_several_gpus_are_given_the_whole_task(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """mjlab's launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config = train_config(Options(num_envs=5, engine=folder, gpus=2))
+    config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
     assert config.gpu_ids == [0, 1]
     (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
     received = (
         "import sys, cloudpickle; from mjlab.tasks.registry import load_runner_cls;"
         "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
         "reference = config.env.commands['reference'];"
-        "print(load_runner_cls(task).__name__, config.env.scene.num_envs, reference.engine)"
+        "print(load_runner_cls(task).__name__, config.env.scene.num_envs, reference.trajectory_seed, reference.engine)"
     )
     done = subprocess.run(
         [sys.executable, "-c", received, str(tmp_path / "sent")],
         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1:] == [f"ResidualRunner 5 {folder.resolve()}"], done.stderr
+    assert done.stdout.splitlines()[-1:] == [f"ResidualRunner 5 11 {folder.resolve()}"], done.stderr
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:

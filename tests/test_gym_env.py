@@ -58,8 +58,12 @@ def training(engine: tuple[Path, Truth], seed: int) -> RslRlVecEnvWrapper:
 
 @pytest.fixture(scope="module")
 def late(engine: tuple[Path, Truth], seed: int) -> ManagerBasedRlEnv:
-    """Four robots in the air whose reference is looked up, and whose targets come up to three steps of physics late."""
-    return make_env(engine[0], 4, seed, play=True, gravity=False, delay_steps=3, cmg_mode="pregenerated")
+    """Four robots in the air whose reference is looked up, and whose targets come up to three steps of physics late.
+
+    Its episodes start from the trajectories of :func:`floating`, as on another GPU of the same training.
+    """
+    reference = {"cmg_mode": "pregenerated", "trajectory_seed": seed % 2**31}
+    return make_env(engine[0], 4, seed + 1, play=True, gravity=False, delay_steps=3, **reference)
 
 
 def short_cfg() -> dict[str, Any]:
@@ -393,6 +397,13 @@ class InterruptedRunner(ResidualRunner):
         super().save(path, infos)
         if path.endswith("model_1.pt"):
             raise Interrupted
+
+
+def test_environments_of_other_seeds_share_trajectories(floating: ManagerBasedRlEnv, late: ManagerBasedRlEnv) -> None:
+    one, other = (reference(env, "reference").states for env in (floating, late))
+    assert torch.equal(one.commands, other.commands)
+    num_frames = SETTLE_FRAMES + 1
+    assert torch.equal(one.pool.rows[:num_frames], other.pool.rows[:num_frames])  # one goes on for longer
 
 
 def test_an_interrupted_run_has_the_curve_of_its_checkpoints(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:

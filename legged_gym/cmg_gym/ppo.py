@@ -12,9 +12,8 @@ class SharedNormalizationPPO(PPO):
     """PPO whose GPUs normalise observations and advantages by the statistics of all their robots.
 
     So an update of several GPUs is that of one with as many robots. rsl_rl 5.4 averages gradients over the GPUs, but
-    every GPU normalises by what its own robots have seen. Their episodes start from other gaits, so the same weights
-    would be another policy on each, and what one GPU learns would disturb the other. Since rsl_rl 5.5 its own
-    normalizers of observations share their statistics.
+    every GPU normalises by what its own robots have seen: the same weights are another policy on each, and what one
+    GPU learns disturbs the other. Since rsl_rl 5.5 its own normalizers of observations share their statistics.
     """
 
     def compute_returns(self, obs: TensorDict) -> None:

@@ -51,6 +51,8 @@ class ReferenceCommandCfg(CommandTermCfg):
     """Trajectories that episodes start from."""
     start_span_s: float = 2.0
     """How much of each, after it has settled, episodes start from."""
+    trajectory_seed: int | None = None
+    """Of these trajectories: one for all GPUs of a training. None: the environment's, which is another on each."""
     pregenerated_s: float = 20.0
     """How far a pregenerated reference goes on behind it. Then it repeats: give it the episode's length."""
     start_noise: StartNoise | None = None
@@ -93,7 +95,8 @@ class ReferenceCommand(CommandTerm):
         num_frames, ahead = round(cfg.start_span_s * self.engine.fps), offsets[-1]
         if cfg.cmg_mode == "pregenerated":
             ahead += round(cfg.pregenerated_s * self.engine.fps)
-        self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, ahead, seed)
+        trajectory_seed = seed if cfg.trajectory_seed is None else cfg.trajectory_seed
+        self.states = StartStates(self.engine, cfg.num_trajectories, num_frames, ahead, seed, trajectory_seed)
         self.source: ReferenceSource = (
             RealtimeSource(self.engine, self.states, offsets)
             if cfg.cmg_mode == "realtime"

@@ -36,25 +36,38 @@ class StartStates:
         num_trajectories: how many commands; they are spread evenly, :data:`STANDING_SHARE` of them zero.
         num_frames: settled frames of each that an episode may start from.
         ahead: frames that follow the last of them.
-        seed: of commands and draws.
+        seed: of the draws.
+        trajectory_seed: of commands and initial states: the same one makes the same trajectories on the same kind of
+            device.
 
     Attributes:
         pool: the trajectories; settled from frame :data:`SETTLE_FRAMES` on.
         commands: [num_trajectories, 3], of each.
     """
 
-    def __init__(self, engine: Engine, num_trajectories: int, num_frames: int, ahead: int, seed: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        num_trajectories: int,
+        num_frames: int,
+        ahead: int,
+        seed: int,
+        trajectory_seed: int,
+    ) -> None:
         low, high = engine.command_range
         self._generator = torch.Generator(engine.device).manual_seed(seed)
         self._num_frames = num_frames
-        spread = torch.rand(num_trajectories, 3, generator=self._generator, device=engine.device)
+        generator = torch.Generator(engine.device).manual_seed(trajectory_seed)
+        spread = torch.rand(num_trajectories, 3, generator=generator, device=engine.device)
         self.commands = low + spread * (high - low)
         self._standing = round(STANDING_SHARE * num_trajectories)
         self.commands[: self._standing] = 0.0
         # Normalised, so that no component of the distance to a command outweighs the others. A range may be a point.
         self._width = (high - low).clamp(min=1e-6)
         self._normalised = self.commands / self._width
-        self.pool = engine.make_pool(num_trajectories, SETTLE_FRAMES + num_frames + ahead, self.commands)
+        initial = torch.randint(len(engine.bank), (num_trajectories,), generator=generator, device=engine.device)
+        total_frames = SETTLE_FRAMES + num_frames + ahead
+        self.pool = engine.make_pool(num_trajectories, total_frames, self.commands, engine.bank[initial])
 
     def draw(self, commands: torch.Tensor) -> Starts:
         """A start for each of ``commands`` [n, 3]: a random settled frame of the trajectory nearest to it. New

@@ -79,6 +79,7 @@ def train_config(options: Options) -> TrainConfig:
     reference.engine = str(options.engine.resolve())
     reference.cmg_backend = options.backend
     reference.cmg_mode = options.mode
+    reference.trajectory_seed = options.seed  # mjlab gives the environment of every GPU another seed
     if options.mode == "pregenerated":
         reference.pregenerated_s = env.episode_length_s
     env.scene.num_envs = options.num_envs
