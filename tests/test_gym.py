@@ -198,7 +198,8 @@ def test_a_resumed_training_tells_what_has_changed(
 ) -> None:
     run = tmp_path / "cmg_residual_g1" / "run"
     run.mkdir(parents=True)
-    before = {"generator": read_manifest(folder).source["sha256"], "num_envs": 64, "mode": "realtime", "delay_steps": 0}
+    before = {"generator": read_manifest(folder).source["sha256"], "gpus": 1, "num_envs": 64}
+    before |= {"mode": "realtime", "delay_steps": 0}
 
     def said(**changed: Any) -> str:
         torch.save({"infos": {"trained_with": {**before, **changed}}}, run / "model_7.pt")
@@ -208,6 +209,7 @@ def test_a_resumed_training_tells_what_has_changed(
     assert said() == f"Going on from {run / 'model_7.pt'}\n"
     assert "  mode of the reference: realtime, before pregenerated\n" in said(mode="pregenerated")
     assert "  robots on each GPU: 64, before 4096\n" in said(num_envs=4096)
+    assert "  GPUs: 1, before 2\n" in said(gpus=2)
     with pytest.raises(EngineError, match=r"was trained with another generator \(abcabc.*--engine"):
         said(generator="abc" * 20)
     (run / "model_7.pt").write_bytes(b"half a checkpoint")
@@ -246,15 +248,17 @@ def test_workers_of_several_gpus_are_given_the_whole_task(
     (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
     received = (
         "import sys, cloudpickle; from mjlab.tasks.registry import load_runner_cls;"
+        "from rsl_rl.utils import resolve_callable;"
         "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
         "reference = config.env.commands['reference'];"
-        "print(load_runner_cls(task).__name__, config.env.scene.num_envs, reference.trajectory_seed, reference.engine)"
+        "algorithm = resolve_callable(config.agent.algorithm.class_name).__name__;"
+        "print(load_runner_cls(task).__name__, algorithm, config.env.scene.num_envs, reference.trajectory_seed)"
     )
     done = subprocess.run(
         [sys.executable, "-c", received, str(tmp_path / "sent")],
         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1:] == [f"ResidualRunner 5 11 {folder.resolve()}"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["ResidualRunner SharedNormalizationPPO 5 11"], done.stderr
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:

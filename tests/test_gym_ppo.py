@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,8 +93,13 @@ def train_process(rank: int, folder: Path, seed: int, on_gpus: bool) -> None:
     if on_gpus:
         device = f"cuda:{rank}"
         torch.cuda.set_device(rank)
+    torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "nccl" if on_gpus else "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=NUM_PROCESSES
+        "nccl" if on_gpus else "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        timeout=timedelta(minutes=2),
+        rank=rank,
+        world_size=NUM_PROCESSES,
     )
     torch.manual_seed(seed + rank)
     generator = torch.Generator().manual_seed(seed + rank)

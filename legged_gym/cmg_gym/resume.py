@@ -13,14 +13,24 @@ from cmg_gym.observations import reference
 from cmg_runtime import EngineError
 from cmg_runtime.manifest import Manifest
 
-NAMES = {"num_envs": "robots on each GPU", "mode": "mode of the reference", "delay_steps": "delay of targets"}
+NAMES = {
+    "gpus": "GPUs",
+    "num_envs": "robots on each GPU",
+    "mode": "mode of the reference",
+    "delay_steps": "delay of targets",
+}
 
 
-def trained_with(env: ManagerBasedRlEnv) -> dict[str, str | int]:
-    """What goes into a checkpoint: the generator's hash, and the options that a resumed training may change."""
+def trained_with(env: ManagerBasedRlEnv, gpus: int) -> dict[str, str | int]:
+    """What goes into a checkpoint: the generator's hash, and the options that a resumed training may change.
+
+    Args:
+        gpus: how many train together; 1 on a CPU.
+    """
     term = reference(env, COMMAND_NAME)
     return {
         "generator": term.engine.manifest.source["sha256"],
+        "gpus": gpus,
         "num_envs": env.num_envs,
         "mode": term.cfg.cmg_mode,
         "delay_steps": delay_steps(env.cfg),
@@ -62,10 +72,10 @@ def require_generator(file: Path, saved: dict[str, Any], manifest: Manifest, adv
         EngineError: it is another.
     """
     here = manifest.source["sha256"]
-    its = saved.get("generator", here)
-    if its != here:
+    before = saved.get("generator", here)
+    if before != here:
         raise EngineError(
-            f"{file} was trained with another generator ({its[:12]}) than {manifest.name}'s ({here[:12]}); {advice}"
+            f"{file} was trained with another generator ({before[:12]}) than {manifest.name}'s ({here[:12]}); {advice}"
         )
 
 
@@ -77,7 +87,7 @@ def changes(checkpoint: Path, manifest: Manifest, options: dict[str, str | int])
         options: the values that are to be used, by the keys of :data:`NAMES`.
 
     Raises:
-        EngineError: it is no checkpoint of this task, or was trained on another generator.
+        EngineError: it is no checkpoint of this task, or was trained with another generator.
     """
     before = read_trained_with(checkpoint)
     require_generator(checkpoint, before, manifest, "give its --engine, or train without --resume")

@@ -1,4 +1,7 @@
-"""PPO settings: those of mjlab's G1 velocity task, with less exploration noise, since the residual starts near zero."""
+"""PPO settings: those of mjlab's G1 velocity task, with less exploration noise, since the residual starts near zero.
+
+The algorithm is rsl_rl's, but that several GPUs normalise alike.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ResidualRunner(MjlabOnPolicyRunner):
 
     def __init__(self, env: RslRlVecEnvWrapper, *arguments: Any, **named: Any) -> None:
         super().__init__(env, *arguments, **named)
-        self.trained_with = trained_with(env.unwrapped)
+        self.trained_with = trained_with(env.unwrapped, self.gpu_world_size)
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""

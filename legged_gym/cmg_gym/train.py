@@ -90,7 +90,12 @@ def train_config(options: Options) -> TrainConfig:
             raise EngineError(
                 f"no checkpoint below {options.logs / agent.experiment_name}; train without --resume first"
             )
-        given = {"num_envs": options.num_envs, "mode": options.mode, "delay_steps": options.delay_steps}
+        given = {
+            "gpus": max(options.gpus, 1),
+            "num_envs": options.num_envs,
+            "mode": options.mode,
+            "delay_steps": options.delay_steps,
+        }
         print(f"Going on from {checkpoint}", *changes(checkpoint, manifest, given), sep="\n  ", flush=True)
         agent.resume = True
         agent.load_run = f"^{re.escape(checkpoint.parent.name)}$"
