@@ -81,6 +81,7 @@ class OnnxBackend:
     def _start_with_graphs(
         cls, content: bytes, artifact: Artifact, manifest: Manifest, device: torch.device
     ) -> OnnxBackend:
+        """In a frame of its own, so that a session which cannot capture is freed before another one starts."""
         backend = cls._start(content, artifact, device, capture=True)
         _try_capture(backend, manifest)
         return backend
