@@ -18,22 +18,27 @@ class FutureView:
     Attributes:
         frames: [num_envs, K, ...] as of :meth:`cmg_runtime.Engine.future`, at the last refresh. Not contiguous.
         command: [num_envs, 3] float32, the command in force at the current frame, at the last refresh.
+
+    What the graph reads and writes belongs to the view, for as long as there is one: nobody else may let go of it.
     """
 
     def __init__(self, window: Window, offsets: Tuple[int, ...], ready: Readiness) -> None:
         buffers = window.buffers
         self._window = window
-        self._offsets = offsets
         self._ready = ready
-        window.slots(offsets)  # raises where one is outside
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
+            self._offsets = window.offsets_on_device(offsets)
             self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
-            self.command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
+            self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
             pieces = [Piece(self._read)]
             self._program: Any = functools.partial(run_eagerly, pieces)
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
+
+    @property
+    def command(self) -> torch.Tensor:
+        return self._command
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -49,4 +54,4 @@ class FutureView:
     def _read(self) -> None:
         buffers = self._window.buffers
         torch.index_select(buffers.frames, 0, self._window.slots(self._offsets), out=self._rows)
-        self.command.copy_(buffers.ramp.now()[: buffers.num_envs])
+        self._command.copy_(buffers.ramp.now()[: buffers.num_envs])

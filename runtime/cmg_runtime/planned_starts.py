@@ -24,6 +24,8 @@ class PlannedStarts:
         trajectory_ids, frame_ids: [num_envs] int64, as of :meth:`cmg_runtime.Engine.start`.
         root_pos: [num_envs, 3] float32, world, m: the point on the ground below the root.
         root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading.
+
+    The graph reads these very tensors, so no others can be put in their place.
     """
 
     def __init__(
@@ -40,14 +42,30 @@ class PlannedStarts:
         self._ready = ready
         device = pool.rows.device
         with torch.inference_mode(False):  # else it could not be written outside of the caller's inference mode
-            self.trajectory_ids = torch.zeros(num_envs, dtype=torch.int64, device=device)
-            self.frame_ids = torch.zeros_like(self.trajectory_ids)
-            self.root_pos = torch.zeros(num_envs, 3, dtype=torch.float32, device=device)
-            self.root_rot = torch.zeros(num_envs, 4, dtype=torch.float32, device=device)
-            self.root_rot[:, 0] = 1.0
+            self._trajectory_ids = torch.zeros(num_envs, dtype=torch.int64, device=device)
+            self._frame_ids = torch.zeros_like(self._trajectory_ids)
+            self._root_pos = torch.zeros(num_envs, 3, dtype=torch.float32, device=device)
+            self._root_rot = torch.zeros(num_envs, 4, dtype=torch.float32, device=device)
+            self._root_rot[:, 0] = 1.0
             self._chosen = torch.zeros(num_envs, dtype=torch.bool, device=device)
             if device.type == "cuda":
                 self._program = GraphRecorder(device).record([Piece(self._start_chosen)])
+
+    @property
+    def trajectory_ids(self) -> torch.Tensor:
+        return self._trajectory_ids
+
+    @property
+    def frame_ids(self) -> torch.Tensor:
+        return self._frame_ids
+
+    @property
+    def root_pos(self) -> torch.Tensor:
+        return self._root_pos
+
+    @property
+    def root_rot(self) -> torch.Tensor:
+        return self._root_rot
 
     @of_a_sound_engine
     @torch.no_grad()

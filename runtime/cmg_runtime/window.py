@@ -16,6 +16,10 @@ from cmg_runtime.rebuild import WindowRebuild, batch_sizes
 from cmg_runtime.state import EngineState
 from cmg_runtime.window_buffers import WindowBuffers
 
+MAX_KNOWN_OFFSETS = 64
+"""Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they may
+be the caller's whim."""
+
 
 class Window:
     """Steps, rebuilds and queries. On CUDA, steps and rebuilds are CUDA graphs.
@@ -35,8 +39,7 @@ class Window:
             state.num_envs, horizon, frames, state.current, state.next_motion, state.next_command, state.ramp
         )
         self._all_ids = torch.arange(state.num_envs, device=device)
-        # Cached because a new one is a copy from the host; bounded because offsets may be the caller's whim.
-        self._offsets = functools.lru_cache(maxsize=64)(self._make_offsets)
+        self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
         self._step_pieces = [Piece(self._network, state.captures_network), Piece(self._append)]
         self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
         self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
@@ -81,24 +84,16 @@ class Window:
         Raises:
             EngineError: an offset is outside 0..horizon-1.
         """
-        return self.split(self.buffers.frames.index_select(0, self.slots(offsets)))
+        known = self._offsets.get(offsets)
+        if known is None:
+            known = self.offsets_on_device(offsets)
+            if len(self._offsets) == MAX_KNOWN_OFFSETS:
+                del self._offsets[next(iter(self._offsets))]
+            self._offsets[offsets] = known
+        return self.split(self.buffers.frames.index_select(0, self.slots(known)))
 
-    def slots(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """Where the frames at ``offsets`` are in the ring: [K] int64. Raises as :meth:`future` does."""
-        return (self.buffers.head + self._offsets(offsets)).remainder(self.buffers.horizon)
-
-    def split(self, rows: torch.Tensor) -> ReferenceFrames:
-        """``rows`` [K, columns, W] as frames [num_envs, K, ...], which are views of them."""
-        return self._writer.layout.split(rows[:, : self.buffers.num_envs].transpose(0, 1))
-
-    def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
-        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
-        buffers = self.buffers
-        slots = (buffers.head + offsets).remainder(buffers.horizon)
-        places = flat_places(slots, env_ids, buffers.frames.shape, buffers.num_envs)
-        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
-
-    def _make_offsets(self, offsets: Tuple[int, ...]) -> torch.Tensor:
+    def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
+        """``offsets`` as a new tensor [K] int64, which the caller keeps. Raises as :meth:`future` does."""
         last = self.buffers.horizon - 1
         outside = [offset for offset in offsets if not 0 <= offset <= last]
         if outside:
@@ -107,6 +102,20 @@ class Window:
             )
         on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
         return on_host.to(self._state.device, non_blocking=True)
+
+    def slots(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Where the frames at ``offsets`` [K] are in the ring: [K] int64."""
+        return (self.buffers.head + offsets).remainder(self.buffers.horizon)
+
+    def split(self, rows: torch.Tensor) -> ReferenceFrames:
+        """``rows`` [K, columns, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows[:, : self.buffers.num_envs].transpose(0, 1))
+
+    def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
+        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
+        buffers = self.buffers
+        places = flat_places(self.slots(offsets), env_ids, buffers.frames.shape, buffers.num_envs)
+        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
 
     def _network(self) -> None:
         buffers, n = self.buffers, self.buffers.num_envs
