@@ -221,6 +221,42 @@ def test_it_compiles(shape: ClusterShape) -> None:
         cuda_source.compile_source(source.replace("u32 block = ring.wait();", "u32 block = ring.wait(1);"), options)
 
 
+@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty", "another kernel's"])
+def test_a_kept_kernel_that_is_damaged_is_made_anew(
+    damage: str, tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [bytes(torch.randint(256, (1000,), generator=generator).tolist()) for _ in range(2)]
+    made: list[str] = []
+
+    def compile_source(source: str, options: Any) -> bytes:
+        made.append(source)
+        return images[len(source) % 2]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda_source, "compile_source", compile_source)
+    monkeypatch.setattr(cuda_source, "_compiler_version", lambda: (13, 0))
+
+    def compiled(source: str) -> bytes:
+        cuda_source.compiled.cache_clear()  # as a new process
+        return cuda_source.compiled(source, ("-arch=sm_90a",))
+
+    assert compiled("xx") == compiled("xx") == images[0] and made == ["xx"]
+    (kept,) = (tmp_path / "cmg_runtime").iterdir()
+    content = bytearray(kept.read_bytes())
+    if damage == "a bit flipped":
+        content[int(torch.randint(len(content), (), generator=generator))] ^= 1 << 3
+    elif damage == "another kernel's":
+        compiled("x")
+        (other,) = {*(tmp_path / "cmg_runtime").iterdir()} - {kept}
+        content = bytearray(other.read_bytes())
+        made.clear()
+        made.append("xx")
+    kept.write_bytes({"cut short": bytes(content[:-1]), "empty": b""}.get(damage, bytes(content)))
+    assert compiled("xx") == images[0] and made == ["xx", "xx"]
+    assert compiled("xx") == images[0] and made == ["xx", "xx"]
+    cuda_source.compiled.cache_clear()
+
+
 def test_the_source_is_part_of_what_is_installed() -> None:
     from setuptools.config.pyprojecttoml import read_configuration
 

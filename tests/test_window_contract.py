@@ -246,31 +246,6 @@ def test_the_padding_of_a_batch_changes_nothing(generator: torch.Generator) -> N
         assert torch.allclose(value[mask], getattr(other.future(range(7)), field)[mask], atol=1e-5), field
 
 
-def test_a_network_that_cannot_be_captured_sees_few_addresses(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, truth, _ = random_robot_case()
-    plain, fixed = (load_engine(folder, 6, backend="torch", horizon=9) for _ in range(2))
-    monkeypatch.setattr(fixed._state, "captures_network", False)
-    addresses, step = set(), fixed._backend.step
-
-    def spy(motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
-        addresses.add((motion.data_ptr(), command.data_ptr(), out.data_ptr()))
-        step(motion, command, out)
-
-    motion, command = truth.states(6, generator), truth.commands(6, generator)
-    plain.reset(motion=motion, command=command)
-    monkeypatch.setattr(fixed._backend, "step", spy)
-    fixed.reset(motion=motion, command=command)
-    assert len(addresses) == 1
-    for _ in range(12):
-        plain.step()
-        fixed.step()
-    assert len(addresses) == 2
-    for field, value in plain.future(range(9))._asdict().items():
-        assert torch.equal(value, getattr(fixed.future(range(9)), field)), field
-
-
 def test_long_windows_of_many_environments_are_made_in_pieces(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

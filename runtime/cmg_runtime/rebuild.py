@@ -54,15 +54,14 @@ class WindowRebuild:
         n = len(ids)
         motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
         self._chunk = _chunk(n, buffers.horizon)
-        shapes = _shapes(n, self._chunk, motion_dim, command_dim, state.captures_network)
-        self._motions, self._commands, roots, *self._fixed = _carve(workspace, shapes)
-        self._root = roots[0]
+        shapes = _shapes(n, self._chunk, motion_dim, command_dim)
+        self._motions, self._commands, (self._root,) = _carve(workspace, shapes)
 
     @staticmethod
-    def workspace_size(n: int, buffers: WindowBuffers, state: EngineState) -> int:
+    def workspace_size(n: int, buffers: WindowBuffers) -> int:
         """Floats that a rebuild of ``n`` windows needs."""
         motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
-        shapes = _shapes(n, _chunk(n, buffers.horizon), motion_dim, command_dim, state.captures_network)
+        shapes = _shapes(n, _chunk(n, buffers.horizon), motion_dim, command_dim)
         return sum(count * _padded(rows * width) for count, rows, width in shapes)
 
     def pieces(self) -> List[Piece]:
@@ -95,15 +94,8 @@ class WindowRebuild:
         frames(self._motions[0], self._commands[:count], motions, guard, self._ids, first)
 
     def _network(self, k: int, ahead: int) -> None:
-        motion, command, following = self._motions[k], self._commands[k], self._motions[k + 1]
-        if self._state.captures_network:
-            self._state.backend.step(motion, command, following)
-        else:
-            # It keeps a graph of its own for each set of addresses: give it one.
-            for fixed, given in zip(self._fixed, (motion, command)):
-                fixed[0].copy_(given)
-            self._state.backend.step(*(fixed[0] for fixed in self._fixed))
-            following.copy_(self._fixed[2][0])
+        following = self._motions[k + 1]
+        self._state.backend.step(self._motions[k], self._commands[k], following)
         self._state.guard.apply(following, self._ids, ahead)
 
     def _write(self, first: int, count: int) -> None:
@@ -119,11 +111,9 @@ def _chunk(n: int, horizon: int) -> int:
     return min(horizon - 1, max(FRAMES_AT_ONCE // max(n, 1), 1))
 
 
-def _shapes(n: int, chunk: int, motion_dim: int, command_dim: int, captured: bool) -> List[Tuple[int, int, int]]:
-    """(count, rows, width) of the motions, the commands, the root states, and of the fixed input and output of a
-    network that is not captured."""
-    shapes = [(chunk + 1, n, motion_dim), (chunk, n, command_dim), (1, n, 4)]
-    return shapes if captured else shapes + [(1, n, motion_dim), (1, n, command_dim), (1, n, motion_dim)]
+def _shapes(n: int, chunk: int, motion_dim: int, command_dim: int) -> List[Tuple[int, int, int]]:
+    """(count, rows, width) of the motions, the commands and the root states."""
+    return [(chunk + 1, n, motion_dim), (chunk, n, command_dim), (1, n, 4)]
 
 
 def _padded(floats: int) -> int:

@@ -26,8 +26,8 @@ class EngineState:
         ramp: the ramps of the commands.
         backend: the network.
         guard: to be applied to every frame that the network makes, before anything reads it.
-        captures_network: whether the network's step is part of CUDA graphs. If not, it is called beside them, and
-            always with the same few addresses, for which it may keep graphs of its own. True on a CPU.
+        captures_network: whether the network's step is part of CUDA graphs. If not, it is called beside them. True on
+            a CPU.
         frames: the backend's own way to many frames in one call, guard included, or None.
     """
 

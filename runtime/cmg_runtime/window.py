@@ -17,8 +17,8 @@ from cmg_runtime.state import EngineState
 from cmg_runtime.window_buffers import WindowBuffers
 
 MAX_KNOWN_OFFSETS = 64
-"""Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they may
-be the caller's whim."""
+"""Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
+may be the caller's whim."""
 
 
 class Window:
@@ -69,7 +69,7 @@ class Window:
         if n == 0:
             return
         if not self._programs:
-            floats = WindowRebuild.workspace_size(n, self.buffers, self._state)
+            floats = WindowRebuild.workspace_size(n, self.buffers)
             workspace = torch.empty(floats, dtype=torch.float32, device=ids.device)
             run_eagerly(WindowRebuild(self.buffers, self._state, self._writer, ids, workspace).pieces())
             return
@@ -129,7 +129,7 @@ class Window:
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""
         device, sizes = self._state.device, batch_sizes(self._state.num_envs)
-        floats = max(WindowRebuild.workspace_size(size, self.buffers, self._state) for size in sizes)
+        floats = max(WindowRebuild.workspace_size(size, self.buffers) for size in sizes)
         workspace = torch.empty(floats, dtype=torch.float32, device=device)
         recorder = GraphRecorder(device)
         recorded: List[Tuple[int, torch.Tensor, Program]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,32 @@ logger = logging.getLogger(__name__)
 GRAPHS_SINCE = (1, 28)
 """The first ONNX Runtime whose CUDA graphs replay without making the host wait, whatever the run options say."""
 
-MAX_GRAPHS = 64
-"""Graphs that are captured at most: ONNX Runtime keeps each as long as its session."""
+ROWS_OF_GRAPHS = 16
+"""Rows of graphs are multiples of this."""
 
-MAX_SEEN = 1024
-"""Tensors of uses not captured that are remembered at most."""
 
-_Addresses = tuple  # of motion, command and out, and the number of rows
+@dataclass(frozen=True)
+class _Graph:
+    """A CUDA graph of ONNX Runtime's own, or what becomes one in its first run: the tensors that it reads and writes,
+    and what to run it with."""
+
+    motion: torch.Tensor
+    command: torch.Tensor
+    next_motion: torch.Tensor
+    binding: Any
+    options: Any
 
 
 class OnnxBackend:
     """See :class:`cmg_runtime.backends.Backend`.
 
-    Nothing is copied on the way in or out: ONNX Runtime reads and writes the tensors' own memory. On CUDA it
-    works on a stream of its own, which waits for the caller's and is waited for by it, so the host never waits.
+    ONNX Runtime reads and writes the tensors' own memory. On CUDA it works on a stream of its own, which waits for the
+    caller's and is waited for by it, so the host never waits.
 
-    On CUDA, tensors that come a second time, at the same addresses and with the same number of rows, get a CUDA graph
-    of ONNX Runtime's own, which is replayed from then on; others run kernel by kernel. To capture, the host waits for
-    the GPU once, and no other thread may allocate on it meanwhile. A graph belongs to the thread that captured it.
+    On CUDA, a number of rows that comes a second time gets a CUDA graph of ONNX Runtime's own, which is replayed from
+    then on, between copies in and out of tensors of its own. ONNX Runtime keeps a graph as long as its session, so
+    there is one for each of :func:`graph_rows` only, and rows are added up to it. To capture, the host waits for the
+    GPU once, and no other thread may allocate on it meanwhile. A graph belongs to the thread that captured it.
 
     Attributes:
         capturable: False. ONNX Runtime's work cannot become part of another CUDA graph.
@@ -57,10 +66,9 @@ class OnnxBackend:
         self._stream = stream
         self._capture = capture
         self._binding = session.io_binding()
-        self._bound_to: _Addresses | None = None
+        self._bound_to: tuple[int, ...] = ()  # addresses of motion, command and out, and the number of rows
         self._options = _run_options(stream, "-1")
-        self._graphs: dict[_Addresses, tuple[Any, Any]] = {}  # the binding and the run options of each
-        self._seen: set[_Addresses] = set()
+        self._graphs: dict[int, _Graph | None] = {}  # by their rows; None where that many came once
 
     @classmethod
     def load(
@@ -113,8 +121,9 @@ class OnnxBackend:
     @property
     def num_graphs(self) -> int:
         """CUDA graphs that were captured."""
-        return len(self._graphs)
+        return sum(graph is not None for graph in self._graphs.values())
 
+    @torch.no_grad()
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         tensors = {"motion": motion, "command": command, "next_motion": out}
         for name, tensor in tensors.items():
@@ -123,7 +132,7 @@ class OnnxBackend:
                     f"{name} is {tensor.dtype} on {tensor.device}; expected contiguous float32 on {self._device}"
                 )
         if self._stream is None:
-            self._session.run_with_iobinding(*self._bind(tensors))
+            self._run_plainly(tensors)
             return
         if torch.cuda.is_current_stream_capturing():
             raise EngineError(
@@ -132,29 +141,56 @@ class OnnxBackend:
         with torch.cuda.device(self._device):  # which onnxruntime may change for this thread
             caller = torch.cuda.current_stream(self._device)
             self._stream.wait_stream(caller)
-            self._session.run_with_iobinding(*self._bind(tensors))
+            with torch.cuda.stream(self._stream):
+                graph = self._graph_for(motion, command)
+                if graph is None:
+                    self._run_plainly(tensors)
+                else:
+                    n = len(motion)
+                    graph.motion[:n].copy_(motion)
+                    graph.command[:n].copy_(command)
+                    self._session.run_with_iobinding(graph.binding, graph.options)
+                    out.copy_(graph.next_motion[:n])
             caller.wait_stream(self._stream)
 
-    def _bind(self, tensors: dict[str, torch.Tensor]) -> tuple[Any, Any]:
-        """The binding of these tensors, and the options to run it with: of a graph, or of a plain run."""
+    def _run_plainly(self, tensors: dict[str, torch.Tensor]) -> None:
         addresses = (*(tensor.data_ptr() for tensor in tensors.values()), len(tensors["motion"]))
-        graph = self._graphs.get(addresses)
-        if graph is not None:
-            return graph
-        if self._capture and addresses in self._seen and len(self._graphs) < MAX_GRAPHS:
-            graph = (self._session.io_binding(), _run_options(self._stream, str(len(self._graphs))))
-            _bind_all(graph[0], tensors)
-            self._graphs[addresses] = graph  # captured by the run that follows
-            return graph
         if addresses != self._bound_to:
-            self._bound_to = None
+            self._bound_to = ()
             _bind_all(self._binding, tensors)
             self._bound_to = addresses
-            if len(self._seen) >= MAX_SEEN:
-                self._seen.clear()
-        if self._capture:
-            self._seen.add(addresses)
-        return self._binding, self._options
+        self._session.run_with_iobinding(self._binding, self._options)
+
+    def _graph_for(self, motion: torch.Tensor, command: torch.Tensor) -> _Graph | None:
+        """The graph for so many rows, from the second time on that they come."""
+        if not self._capture or not len(motion):
+            return None
+        rows = graph_rows(len(motion))
+        graph = self._graphs.get(rows)
+        if graph is None and rows in self._graphs:
+            with torch.inference_mode(False):  # else they could not be written outside of the caller's
+                inputs = motion.new_zeros(rows, motion.shape[1]), command.new_zeros(rows, command.shape[1])
+                graph = self._new_graph(*inputs)
+        self._graphs[rows] = graph
+        return graph
+
+    def _new_graph(self, motion: torch.Tensor, command: torch.Tensor) -> _Graph:
+        """With these as its own inputs. It is captured by its first run."""
+        graph = _Graph(
+            motion,
+            command,
+            torch.empty_like(motion),
+            self._session.io_binding(),
+            _run_options(self._stream, str(self.num_graphs)),
+        )
+        _bind_all(graph.binding, {"motion": motion, "command": command, "next_motion": graph.next_motion})
+        return graph
+
+
+def graph_rows(num_rows: int) -> int:
+    """Rows of the graph for ``num_rows``: at most four different numbers for each power of two, so graphs are few."""
+    multiple = max(ROWS_OF_GRAPHS, 1 << max(num_rows.bit_length() - 3, 0))
+    return -(-num_rows // multiple) * multiple
 
 
 def _bind_all(binding: Any, tensors: dict[str, torch.Tensor]) -> None:

@@ -1,10 +1,12 @@
 """CUDA C++ compiled when it is first needed, with the compiler that comes with torch's CUDA builds (NVRTC).
 
-What was compiled is kept in ``$XDG_CACHE_HOME/cmg_runtime`` (``~/.cache/cmg_runtime``), if that can be written.
+What was compiled is kept in ``$XDG_CACHE_HOME/cmg_runtime`` (``~/.cache/cmg_runtime``), if that can be written, behind
+its own hash: a file that is damaged is made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import glob
@@ -16,7 +18,7 @@ from typing import Any, List, Sequence, Tuple
 
 import torch
 
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.kept_files import read_kept, replace_file
 
 _MOST_SHARED_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
@@ -65,7 +67,7 @@ class CudaKernel:
     """
 
     def __init__(self, source: str, name: str, options: Sequence[str], shared_bytes: int, device: torch.device) -> None:
-        image = _compiled(source, tuple(options))
+        image = compiled(source, tuple(options))
         self._driver = _driver()
         self._shared_bytes = shared_bytes
         module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
@@ -131,23 +133,25 @@ def _compiler() -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def _compiled(source: str, options: Tuple[str, ...]) -> bytes:
+def compiled(source: str, options: Tuple[str, ...]) -> bytes:
     """The machine code, from the cache if it is there."""
     version = ".".join(str(number) for number in _compiler_version())
     key = hashlib.sha256("\0".join([source, *options, version]).encode()).hexdigest()[:32]
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    kept = Path(base) / "cmg_runtime" / f"{key}.cubin"
-    try:
-        return kept.read_bytes()
-    except OSError:
-        pass
+    kept = Path(base) / "cmg_runtime" / f"{key}.kernel"
+    content = read_kept(kept) or b""
+    if content[:32] == _seal(key, content[32:]):
+        return content[32:]
     image = compile_source(source, options)
-    try:
+    with contextlib.suppress(OSError):  # a place that cannot be written costs two seconds at the next start
         kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(kept, image)
-    except OSError:
-        pass  # a place that cannot be written costs two seconds at the next start
+        replace_file(kept, _seal(key, image) + image)
     return image
+
+
+def _seal(key: str, image: bytes) -> bytes:
+    """32 bytes that only a whole file of this kernel begins with."""
+    return hashlib.sha256(key.encode() + image).digest()
 
 
 def _compiler_version() -> Tuple[int, int]:

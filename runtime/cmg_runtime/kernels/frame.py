@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Tuple
 
 import torch
 import triton
@@ -16,6 +16,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from cmg_runtime.kernels import network
 from cmg_runtime.kernels.configs import FrameConfig, Middle, choose, gate_block, num_parts, tile_columns, up_to
 from cmg_runtime.kernels.packing import Packed
+from cmg_runtime.kernels.scratch import Scratch
 
 OPERANDS = {"fp16": (torch.float16, "ieee"), "fp32": (torch.float32, "tf32x3")}
 """Precision -> type of the products' operands, and how float32 ones are multiplied: "tf32x3" is three TF32 products,
@@ -30,6 +31,8 @@ compute of rows past the last is never read: rows do not mix."""
 
 
 SMALLEST_GATE_BLOCK = 32
+
+_Descriptors = Dict[Any, TensorDescriptor]
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,25 @@ class Device:
 
 @dataclass(frozen=True)
 class _Scratch:
-    """What passes between the kernels, for up to ``rows`` rows: the gate's logits in parts, coefficients [rows, E],
-    activations [rows, H] of even and of odd layers, the last layer's result in parts. Parts are [rows in use, ..]
-    each, one behind the other."""
+    """What passes between the kernels: the gate's logits in parts, coefficients [rows, E], activations [rows, H] of
+    even and of odd layers, the last layer's result in parts. Parts are [rows in use, ..] each, one behind the other.
+    Descriptors are of the activations, made once for each tile."""
 
-    rows: int
     logits: torch.Tensor
     coefficients: torch.Tensor
-    activations: Tuple[torch.Tensor, ...]
+    activations: torch.Tensor
     parts: torch.Tensor
+    descriptors: _Descriptors = field(default_factory=dict)
+
+    def tensors(self) -> Tuple[torch.Tensor, ...]:
+        return self.logits, self.coefficients, self.activations, self.parts
 
 
 class FrameNetwork:
     """The generator's network, compiled for its sizes. See :mod:`cmg_runtime.kernels.network`.
 
-    Calls share scratch memory: they must be ordered on the device, as calls on one stream are. It grows when more
-    rows come than ever before; what a captured CUDA graph uses stays where it is.
+    Calls share scratch memory, see :class:`cmg_runtime.kernels.scratch.Scratch`: they must be ordered on the device, as
+    calls on one stream are.
 
     Args:
         packed: weights on the device, of the type that ``OPERANDS`` says.
@@ -87,8 +93,10 @@ class FrameNetwork:
         self._device = device
         self._limits = Device.of(device)
         self._config = config
-        self._descriptors: Dict[Any, TensorDescriptor] = {}
-        self._scratch: List[_Scratch] = []
+        self._descriptors: _Descriptors = {}  # of the weights
+        self._scratch = Scratch(
+            functools.partial(_new_scratch, packed, precision, self._limits, config, device), _Scratch.tensors, MAX_ROWS
+        )
         self._scratch_for(num_rows)
 
     def __call__(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
@@ -113,7 +121,7 @@ class FrameNetwork:
         block_n = gate_block(shapes, tiles)
         network.gate_layer[(triton.cdiv(len(motion), tiles.block_m), shapes.gate // block_n)](
             *self._inputs(motion, command),
-            self._descriptor(packed.gate_weight, block_n, shapes.inputs_padded),
+            _descriptor(packed.gate_weight, block_n, shapes.inputs_padded, self._descriptors),
             packed.gate_out_weight,
             scratch.logits,
             len(motion),
@@ -146,7 +154,7 @@ class FrameNetwork:
             *self._inputs(motion, command),
             scratch.logits,
             packed.gate_out_bias,
-            self._descriptor(weight, block_n * shapes.experts, shapes.inputs_padded),
+            _descriptor(weight, block_n * shapes.experts, shapes.inputs_padded, self._descriptors),
             scratch.coefficients,
             out,
             len(motion),
@@ -182,11 +190,11 @@ class FrameNetwork:
         last_weight = packed.layers[-1][0]
         last_block = (shapes.outputs * shapes.experts, block_n) if fused else (16, 16)
         network.middle_layer[(triton.cdiv(num_rows, tiles.block_m), groups)](
-            self._descriptor(source, tiles.block_m, tiles.block_k),
+            _descriptor(source, tiles.block_m, tiles.block_k, scratch.descriptors),
             scratch.coefficients,
-            self._descriptor(weight, block_n * shapes.experts, tiles.block_k),
+            _descriptor(weight, block_n * shapes.experts, tiles.block_k, self._descriptors),
             bias,
-            self._descriptor(last_weight, *last_block),
+            _descriptor(last_weight, *last_block, self._descriptors),
             out,
             _whole_blocks(num_rows),
             IN=shapes.hidden,
@@ -256,40 +264,35 @@ class FrameNetwork:
     def _launch(self, config: FrameConfig) -> Dict[str, Any]:
         return {"PDL": True, "launch_pdl": True} if self._limits.pdl and config.pdl else {"PDL": False}
 
-    def _descriptor(self, matrix: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
-        """Made once for each matrix and tile."""
-        key = (matrix.data_ptr(), rows, columns)
-        if key not in self._descriptors:
-            self._descriptors[key] = TensorDescriptor.from_tensor(matrix, [rows, columns])
-        return self._descriptors[key]
-
     def _scratch_for(self, num_rows: int) -> _Scratch:
-        rows = _whole_blocks(min(num_rows, MAX_ROWS))
-        if not self._scratch or self._scratch[-1].rows < rows:
-            self._scratch.append(self._new_scratch(rows))
-        return self._scratch[-1]
+        return self._scratch.of(_whole_blocks(min(num_rows, MAX_ROWS)))
 
-    def _new_scratch(self, rows: int) -> _Scratch:
-        shapes = self._packed.shapes
-        empty = functools.partial(torch.empty, device=self._device)
-        # The second one is written by the first middle layer that is not the last to be computed on its own.
-        alternate = shapes.num_layers - shapes.fuses_last >= 3
-        hidden = empty((1 + alternate, rows, shapes.hidden), dtype=OPERANDS[self._precision][0])
-        return _Scratch(
-            rows=rows,
-            logits=empty((shapes.gate // SMALLEST_GATE_BLOCK, rows, shapes.experts), dtype=torch.float32),
-            coefficients=empty((rows, shapes.experts), dtype=torch.float32),
-            activations=tuple(hidden),
-            parts=empty((self._part_rows(rows), shapes.outputs), dtype=torch.float32),
-        )
 
-    def _part_rows(self, rows: int) -> int:
-        """Rows of all parts together, for any number of rows up to ``rows``."""
-        configs = [(rows, self._config)] if self._config else up_to(self._precision, rows, self._limits.shared_memory)
-        shapes = self._packed.shapes
-        if not shapes.fuses_last:
-            return rows
-        return max(_whole_blocks(most) * num_parts(shapes, config.middle) for most, config in configs)
+def _new_scratch(
+    packed: Packed, precision: str, limits: Device, config: FrameConfig | None, device: torch.device, rows: int
+) -> _Scratch:
+    shapes = packed.shapes
+    configs = [(rows, config)] if config else up_to(precision, rows, limits.shared_memory)
+    part_rows = rows
+    if shapes.fuses_last:  # all parts together, for any number of rows up to ``rows``
+        part_rows = max(_whole_blocks(most) * num_parts(shapes, chosen.middle) for most, chosen in configs)
+    empty = functools.partial(torch.empty, device=device)
+    # The second one is written by the first middle layer that is not the last to be computed on its own.
+    alternate = shapes.num_layers - shapes.fuses_last >= 3
+    return _Scratch(
+        logits=empty((shapes.gate // SMALLEST_GATE_BLOCK, rows, shapes.experts), dtype=torch.float32),
+        coefficients=empty((rows, shapes.experts), dtype=torch.float32),
+        activations=empty((1 + alternate, rows, shapes.hidden), dtype=OPERANDS[precision][0]),
+        parts=empty((part_rows, shapes.outputs), dtype=torch.float32),
+    )
+
+
+def _descriptor(matrix: torch.Tensor, rows: int, columns: int, known: _Descriptors) -> TensorDescriptor:
+    """Made once for each matrix and tile, and kept among the ``known`` ones, which live as long as the matrix."""
+    key = (matrix.data_ptr(), rows, columns)
+    if key not in known:
+        known[key] = TensorDescriptor.from_tensor(matrix, [rows, columns])
+    return known[key]
 
 
 def _whole_blocks(rows: int) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
@@ -14,6 +15,7 @@ from cmg_runtime.frame_writer import FrameWriter
 from cmg_runtime.kernels import rebuilt
 from cmg_runtime.kernels import rows as kernels
 from cmg_runtime.kernels.chain import chain_tables
+from cmg_runtime.kernels.scratch import Scratch
 from cmg_runtime.manifest import Manifest
 from cmg_runtime.ramp import CommandRamp
 from cmg_runtime.window_buffers import WindowBuffers
@@ -24,7 +26,7 @@ LANES = 32
 class FusedFrameWriter(FrameWriter):
     """See :class:`cmg_runtime.frame_writer.FrameWriter`; the manifest must have a robot.
 
-    Its scratch memory, 4 bytes a frame, is allocated at the first call with so many frames.
+    Its scratch memory has 4 bytes a frame, of the largest call so far.
     """
 
     def __init__(self, manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> None:
@@ -36,8 +38,9 @@ class FusedFrameWriter(FrameWriter):
         self._groups, steps = tables.joints.shape
         self._walk: Dict[str, Any] = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
         self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
-        self._device = device
-        self._scratch = [torch.empty(0, dtype=torch.float32, device=device)]
+        self._scratch = Scratch(
+            functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
+        )
 
     def append(self, buffers: WindowBuffers) -> None:
         n = buffers.num_envs
@@ -58,7 +61,7 @@ class FusedFrameWriter(FrameWriter):
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
         n, width, ramp = len(ids), self.layout.motion_dim, buffers.ramp
-        heights, columns, blocks = self._heights(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
+        heights, columns, blocks = self._scratch.of(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
         with torch.cuda.device_of(ids):
             rebuilt.place_bodies[(blocks, self._groups + 1)](
                 ids,
@@ -205,7 +208,7 @@ class FusedFrameWriter(FrameWriter):
             append_to: the window, where the motions are its new frames; ``ids`` is not read then.
         """
         num_frames, n, width = motions.shape
-        heights = self._heights(num_frames * n)
+        heights = self._scratch.of(num_frames * n)
         unused = (heights, heights)
         newest, current = (append_to.newest_motion, append_to.current) if append_to else unused
         with torch.cuda.device_of(motions):  # Triton launches on the current device
@@ -230,12 +233,6 @@ class FusedFrameWriter(FrameWriter):
                 **self._walk,
             )
         return heights[: num_frames * n]
-
-    def _heights(self, count: int) -> torch.Tensor:
-        """Scratch memory. What a captured graph uses is kept when it has to grow."""
-        if len(self._scratch[-1]) < count:
-            self._scratch.append(torch.empty(count, dtype=torch.float32, device=self._device))
-        return self._scratch[-1]
 
 
 def _ramp(ramp: CommandRamp) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,0 +1,65 @@
+"""Memory that kernels share from call to call, and that grows with what calls need."""
+
+from __future__ import annotations
+
+from typing import Callable, Generic, List, Optional, Sequence, TypeVar
+
+import torch
+
+Memory = TypeVar("Memory")
+
+
+class Scratch(Generic[Memory]):
+    """Scratch memory for any number of rows. Calls that use it must be ordered on the device.
+
+    What a CUDA graph was captured with stays where it is, as long as this object; what only plain launches used is
+    given back when a larger one takes its place. It at least doubles, so all that stays is less than twice the largest.
+
+    Args:
+        make: allocates the memory for so many rows.
+        tensors: those of the memory, one for each allocation.
+        most: rows that no call exceeds; None where there is no such number.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Memory],
+        tensors: Callable[[Memory], Sequence[torch.Tensor]],
+        most: Optional[int] = None,
+    ) -> None:
+        self._make = make
+        self._tensors = tensors
+        self._most = most
+        self._rows = 0
+        self._memory: Optional[Memory] = None
+        self._in_graphs: List[Memory] = []
+
+    def of(self, rows: int) -> Memory:
+        """Memory for at least ``rows`` rows, until the next call of this."""
+        if self._memory is None or rows > self._rows:
+            self._give_back()
+            ample = 2 * self._rows if self._most is None else min(2 * self._rows, self._most)
+            self._rows = max(rows, ample)
+            self._memory = self._make(self._rows)
+        if _is_captured(self._tensors(self._memory)[0]) and not self._is_in_graphs(self._memory):
+            self._in_graphs.append(self._memory)
+        return self._memory
+
+    def _give_back(self) -> None:
+        if self._memory is None or self._is_in_graphs(self._memory):
+            return
+        for tensor in self._tensors(self._memory):
+            if tensor.is_cuda:  # the calls before, on whatever streams, come before what this stream does next
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        self._memory = None
+
+    def _is_in_graphs(self, memory: Memory) -> bool:
+        return any(kept is memory for kept in self._in_graphs)
+
+
+def _is_captured(tensor: torch.Tensor) -> bool:
+    """Whether a use of ``tensor`` on the current stream becomes part of a graph."""
+    if not tensor.is_cuda:
+        return False
+    with torch.cuda.device(tensor.device):
+        return torch.cuda.is_current_stream_capturing()
