@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from cmg_runtime import load_engine
+from cmg_runtime import BackendUnavailable, load_engine
 from cmg_runtime.kernels.scratch import Scratch
 from engine_folder import BACKENDS, TOLERANCE
 from test_window import random_robot_case
@@ -36,7 +36,10 @@ def test_graphs_read_nothing_that_was_freed(backend: str, generator: torch.Gener
     offsets = [torch.randperm(HORIZON, generator=generator)[:5].sort().values.tolist() for _ in range(200)]
     engines, views, plans = [], [], []
     for _ in range(2):
-        engine = load_engine(folder, NUM_ENVS, "cuda", backend, horizon=HORIZON)
+        try:
+            engine = load_engine(folder, NUM_ENVS, "cuda", backend, horizon=HORIZON)
+        except BackendUnavailable as error:
+            pytest.skip(str(error))
         pool = engine.make_pool(3, HORIZON + 9, command[:3], motion=motion[:3])
         engine.reset(motion=motion, command=command)
         engines.append(engine)
@@ -87,7 +90,7 @@ def test_scratch_memory_grows_and_gives_back() -> None:
             made.append(weakref.ref(memory))
         del memory
     assert [reference() is None for reference in made] == [True] * (len(made) - 1) + [False]
-    assert len(made) <= 6
+    assert len(made) <= 5  # 7, 14, 28, 100, 1000
 
 
 @pytest.mark.gpu

@@ -38,12 +38,16 @@ class Scratch(Generic[Memory]):
         """Memory for at least ``rows`` rows, until the next call of this."""
         if self._memory is None or rows > self._rows:
             self._give_back()
-            ample = 2 * self._rows if self._most is None else min(2 * self._rows, self._most)
-            self._rows = max(rows, ample)
+            self._rows = self._ample(rows) if self._rows else rows
             self._memory = self._make(self._rows)
         if _is_captured(self._tensors(self._memory)[0]) and not self._is_in_graphs(self._memory):
             self._in_graphs.append(self._memory)
         return self._memory
+
+    def _ample(self, rows: int) -> int:
+        """At least twice as much as before, and all there can be where that could not double once more."""
+        ample = max(rows, 2 * self._rows)
+        return self._most if self._most is not None and 2 * ample > self._most else ample
 
     def _give_back(self) -> None:
         if self._memory is None or self._is_in_graphs(self._memory):
