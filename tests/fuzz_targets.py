@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import yaml
 
-from cmg_export.checkpoint import _read_card, _read_stats, load_checkpoint
+from cmg_export.checkpoint import _read_card, load_checkpoint
 from cmg_export.errors import CheckpointError
-from cmg_export.layout import read_sizes, read_state_dict
-from cmg_export.safe_load import load_torch_file, load_yaml_file
+from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
+from CMG_Ref.checkpoint.stats import load_stats_file, read_stats
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.clips import load_clip
 from cmg_runtime import load_engine
@@ -152,7 +152,7 @@ def _stats_text() -> dict[str, Any]:
 @functools.cache
 def _sizes_of(folder: Path) -> Any:
     made = make_checkpoint(folder / "sizes", **SIZES)
-    return read_sizes(read_state_dict(load_torch_file(made.path), made.path), made.path)
+    return read_sizes(read_weights(read_pt(made.path), made.path).state_dict, made.path)
 
 
 def _yaml(scratch: Path) -> Target:
@@ -160,16 +160,16 @@ def _yaml(scratch: Path) -> Target:
     texts = [yaml.safe_dump(_stats_text()), yaml.safe_dump({"stats": _stats_text()}, default_flow_style=True)]
     texts += ["a: &x [1, 2]\nb: *x\n", "!!python/object/apply:os.system [true]", "<<: {a: 1}\n? b\n: !!set {c}\n"]
     texts += ["a: 1:30\nb: 0x1F\nc: 2001-12-14t21:59:43.10-05:00\nd: !!binary aGk=\ne: .inf\n"]
-    read = _from_file(path, lambda: _read_stats(load_yaml_file(path), sizes, path))
-    return read, (CheckpointError,), [text.encode() for text in texts]
+    read = _from_file(path, lambda: read_stats(load_stats_file(path), sizes, path))
+    return read, (ValueError,), [text.encode() for text in texts]
 
 
 def _card(scratch: Path) -> Target:
     path, sizes = scratch / "card.json", _sizes_of(scratch)
-    stats = _read_stats(_stats_text(), sizes, path)
+    stats = read_stats(_stats_text(), sizes, path)
     card = {"name": "x", "joint_names": ["a"], "default_dof_pos": [0.5], "license": "l", "attribution": None}
     card["command_range"] = {"min": [-1, -0.5, 0], "max": [1, 1, 1]}
-    return _from_file(path, lambda: _read_card(path, sizes, stats)), (CheckpointError,), [json.dumps(card).encode()]
+    return _from_file(path, lambda: _read_card(path, sizes, stats)), (CheckpointError, ValueError), [json.dumps(card).encode()]
 
 
 def _manifest(scratch: Path) -> Target:
