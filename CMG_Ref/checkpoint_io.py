@@ -98,7 +98,7 @@ def _read_archive(path: Path) -> Any:
             raise _Unusable("is packed: it holds more than its size; save it again with torch.save")
         pickles = {name: archive.read(name) for name in members if name.endswith(".pkl")}
         protocols = [check_pickle(io.BytesIO(content), len(content)) for content in pickles.values()]
-        if max(protocols) <= 2:
+        if set(protocols) == {2}:
             with torch.serialization.safe_globals(_NUMPY_TYPES):
                 return torch.load(path, map_location="cpu", weights_only=True)
         name = next(name for name in pickles if name.endswith("/data.pkl"))
@@ -144,8 +144,8 @@ def _how_to_save_again(path: Path, error: NotPermitted) -> str:
     needed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
         f"needs {needed} to be loaded, which could run code; refused. Expected tensors and numpy arrays only: if you "
-        f"trust it, save it again where it was made: import torch; c = torch.load({str(path)!r}, 'cpu', weights_only=False); "
-        f"torch.save({saved}, 'plain.pt')"
+        f"trust it, save it again where it was made: import torch; c = torch.load({str(path)!r}, 'cpu', "
+        f"weights_only=False); torch.save({saved}, 'plain.pt')"
     )
 
 

@@ -73,7 +73,9 @@ def beginning_kind(start: bytes, size: int) -> str | None:
         return f"is a TensorFlow SavedModel; {_CONVERT}"
     if start[0] == 8 and 2 <= start[1] < 32 and start[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
         return "is an ONNX model; name the checkpoint that it was exported from"
-    if start[0] in (*range(0x81, 0x90), 0xDE, 0xDF) and re.match(rb"(.|\xde..|\xdf....)[\xa1-\xbf\xd9]", start, re.DOTALL):
+    if start[0] in (*range(0x81, 0x90), 0xDE, 0xDF) and re.match(
+        rb"(.|\xde..|\xdf....)[\xa1-\xbf\xd9]", start, re.DOTALL
+    ):
         return f"is MessagePack (as flax writes it for JAX); {_CONVERT}"
     return None
 

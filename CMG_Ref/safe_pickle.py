@@ -24,7 +24,8 @@ PERMITTED = re.compile(
     r"|torch\._utils\._rebuild_(tensor_v2|parameter|sparse_tensor|meta_tensor_no_storage)"
     r"|torch\.serialization\._get_layout|torch\.storage\._load_from_bytes"
     r"|torch\.(Size|device|u?int\d+|b?float\d+|complex\d+|bool)"
-    r"|_codecs\.encode|(builtins|__builtin__)\.(set|complex)|" + "|".join(re.escape(".".join(name)) for name in STAND_INS)
+    r"|_codecs\.encode|(builtins|__builtin__)\.(set|complex)|"
+    + "|".join(re.escape(".".join(name)) for name in STAND_INS)
 )
 """Names that a pickle may have. torch's own list is longer: with some of it, such as ``bytearray`` and
 ``torch.Tensor``, a few bytes take any amount of memory."""
@@ -100,7 +101,7 @@ def load_pickle(content: bytes, read_storage: Callable[[str, int], bytes] | None
 
     Args:
         content: the pickle.
-        read_storage: (key, bytes expected) -> the bytes of a tensor's values, for the pickle of a ``torch.save`` archive.
+        read_storage: (key, bytes expected) -> the bytes of a tensor's values; for the pickle in an archive of torch's.
 
     Raises:
         NotPermitted: it names something that is not in ``PERMITTED``.

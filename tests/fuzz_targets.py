@@ -160,16 +160,20 @@ def _yaml(scratch: Path) -> Target:
     texts = [yaml.safe_dump(_stats_text()), yaml.safe_dump({"stats": _stats_text()}, default_flow_style=True)]
     texts += ["a: &x [1, 2]\nb: *x\n", "!!python/object/apply:os.system [true]", "<<: {a: 1}\n? b\n: !!set {c}\n"]
     texts += ["a: 1:30\nb: 0x1F\nc: 2001-12-14t21:59:43.10-05:00\nd: !!binary aGk=\ne: .inf\n"]
-    read = _from_file(path, lambda: read_stats(load_stats_file(path), sizes, path))
+    read = _from_file(path, lambda: read_stats(load_stats_file(path), sizes.motion_dim, sizes.command_dim, path))
     return read, (ValueError,), [text.encode() for text in texts]
 
 
 def _card(scratch: Path) -> Target:
     path, sizes = scratch / "card.json", _sizes_of(scratch)
-    stats = read_stats(_stats_text(), sizes, path)
+    stats = read_stats(_stats_text(), sizes.motion_dim, sizes.command_dim, path)
     card = {"name": "x", "joint_names": ["a"], "default_dof_pos": [0.5], "license": "l", "attribution": None}
     card["command_range"] = {"min": [-1, -0.5, 0], "max": [1, 1, 1]}
-    return _from_file(path, lambda: _read_card(path, sizes, stats)), (CheckpointError, ValueError), [json.dumps(card).encode()]
+    return (
+        _from_file(path, lambda: _read_card(path, sizes, stats)),
+        (CheckpointError, ValueError),
+        [json.dumps(card).encode()],
+    )
 
 
 def _manifest(scratch: Path) -> Target:

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from CMG_Ref import train as train_module
-from CMG_Ref.checkpoint_io import load_reference, read_pt, write_pt
+from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import read_pt, write_pt
 from CMG_Ref.train import TrainConfig, train
 from CMG_Ref.training.step import TrainStep
 from training_case import TINY, make_data
@@ -89,7 +90,7 @@ def test_the_result_is_a_checkpoint_that_depends_on_the_seed(config: TrainConfig
     data = read_pt(config.data)
     assert content["recipe"]["hidden_dim"] == 12 and "data" not in content["recipe"]
     np.testing.assert_array_equal(content["stats"]["motion_std"], data["stats"]["motion_std"])
-    model, _ = load_reference(final)
+    model, _ = as_reference(read_checkpoint(final))
     assert model(torch.zeros(2, 6), torch.zeros(2, 3)).isfinite().all()
     again = train(dataclasses.replace(config, out=config.out.with_name("again")))
     assert_same(weights(final), weights(again))

@@ -12,11 +12,12 @@ import torch
 
 from cmg_runtime.manifest import Sizes
 
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""What DataParallel, torch.compile, FSDP and checkpointing put into names, at the front or between."""
+_WRAPPERS = re.compile(r"(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DataParallel, torch.compile, FSDP and checkpointing put into names; at the front it is one prefix of many."""
 
 _OWN_NAME = re.compile(
-    r"(?:^|\.)((?:gating\.gating_network\.\d+\.(?:weight|bias))|(?:layers\.\d+\.expert_(?:weights|biases)\.\d+))$"
+    r"(?:^|\.)((?:gating\.(?:W)*gating_network\.(?:W)*\d+\.(?:W)*(?:weight|bias))"
+    r"|(?:layers\.(?:W)*\d+\.(?:W)*expert_(?:weights|biases)\.(?:W)*\d+))$".replace("W", _WRAPPERS.pattern)
 )
 _AVERAGE = re.compile(r"(^|[._\[])(ema|swa|avg|averaged?|shadow|polyak|target)([._]|$)")
 _BOOKKEEPING = {"n_averaged", "initted", "step", "num_updates", "decay"}
@@ -55,11 +56,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Place:
-    """One set of a CMG's parameters: name -> value, and the name of the place."""
+    """One set of a CMG's parameters: name -> value, the name of the place, and its place among others."""
 
     name: str
-    average: bool
-    order: int
+    order: tuple[bool, int, bool]
     values: dict[str, Any]
 
 
@@ -80,7 +80,7 @@ def read_weights(content: Any, path: Path, take: str | None = None) -> Weights:
     """
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a dict, as torch.save(...) writes it")
-    places = sorted(_places(content), key=lambda place: (place.average, place.order))
+    places = sorted(_places(content), key=lambda place: place.order)
     if not places:
         raise ValueError(f"{path} {_what_instead(content)}")
     chosen = places[0]
@@ -110,35 +110,35 @@ def _places(content: dict[Any, Any]) -> list[_Place]:
 
 
 def _places_in(where: str, values: dict[Any, Any]) -> list[_Place]:
-    """The sets of parameters in one dictionary: one for each prefix, and what belongs to none goes with that without."""
+    """The sets of parameters in one dictionary, one for each prefix; with whatever else has the same prefix."""
     sets: dict[str, dict[str, Any]] = {}
-    shown_prefix: dict[str, str] = {}
     rest: dict[str, Any] = {}
     for key, value in values.items():
-        name = ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
-        match = _OWN_NAME.search(name)
+        match = _OWN_NAME.search(str(key))
         if match is None or not isinstance(value, (torch.Tensor, np.ndarray)):
-            rest[name] = value
+            rest[str(key)] = value
             continue
-        own, prefix = match[1], name[: match.start(1)]
-        if own in sets.setdefault(prefix, {}):
-            own = str(key)  # given twice, with a wrapper's prefix and without: left as it is, it is no CMG's
-        sets[prefix][own] = value
-        shown_prefix.setdefault(prefix, str(key).removesuffix(own) if str(key).endswith(own) else prefix)
+        parameters = sets.setdefault(str(key)[: match.start(1)], {})
+        own = _WRAPPERS.sub("", match[1])
+        parameters[own if own not in parameters else match[1]] = value
+    known = _BOOKKEEPING | (set() if where else {"stats"})
     places = []
     for prefix, parameters in sets.items():
-        if not prefix:
-            known = _BOOKKEEPING | ({"stats"} if not where else set())
-            parameters |= {name: value for name, value in rest.items() if name not in known}
-        name = (where or "top level") + (f"[{shown(shown_prefix[prefix])}*]" if shown_prefix[prefix] else "")
-        places.append(_Place(name, bool(_AVERAGE.search(f"{where}.{prefix}".lower())), _FIRST.get(where, 4), parameters))
+        others = tuple(other for other in sets if other != prefix and other.startswith(prefix))
+        inside = [name for name in rest if name.startswith(prefix) and not name.startswith(others)]
+        parameters |= {name.removeprefix(prefix): rest[name] for name in inside if name not in known}
+        name = (where or "top level") + (f"[{shown(prefix)}*]" if prefix else "")
+        average = bool(_AVERAGE.search(f"{where}.{prefix}".lower()))
+        places.append(_Place(name, (average, _FIRST.get(where, 4), prefix != ""), parameters))
     return places
 
 
 def _what_instead(content: dict[Any, Any]) -> str:
     weights = content.get("model_state_dict", content)
     if not isinstance(weights, dict) or not weights:
-        return "has a model_state_dict without parameters; expected name -> tensor" if content else "holds an empty dict"
+        return (
+            "has a model_state_dict without parameters; expected name -> tensor" if content else "holds an empty dict"
+        )
     inside = "its model_state_dict has" if weights is not content else "it has"
     return (
         f"has no parameters of a CMG ({inside}: {_some(weights)}); expected layers.0.expert_weights.0, ... at the top "

@@ -67,8 +67,8 @@ def read_checkpoint(path: Path, data: Path | None = None) -> TrainedCMG:
 
     Args:
         path: a ``torch.save`` file; ``read_weights`` says where its parameters may lie.
-        data: where the stats are, if not in the checkpoint: ``cmg_training_data.pt``, another checkpoint, or a ``.yaml``
-            file. None looks beside the checkpoint for the names in ``STATS_FILES``.
+        data: where the stats are, if not in the checkpoint: ``cmg_training_data.pt``, another checkpoint, or a
+            ``.yaml`` file. None looks beside the checkpoint for the names in ``STATS_FILES``.
 
     Raises:
         ValueError: one line saying which file cannot be used and why.
@@ -79,9 +79,10 @@ def read_checkpoint(path: Path, data: Path | None = None) -> TrainedCMG:
     inside = content.get("stats")
     if inside is None and data is None:
         data = find_stats_file(path)
-    stats = read_stats(inside, sizes, path) if inside is not None else None
+    dims = sizes.motion_dim, sizes.command_dim
+    stats = read_stats(inside, *dims, path) if inside is not None else None
     if data is not None:
-        given = read_stats(load_stats_file(data), sizes, data)
+        given = read_stats(load_stats_file(data), *dims, data)
         if stats is not None and stats != given:
             raise ValueError(
                 f"{data} has other stats than those inside {path}; leave out --data to use the checkpoint's own"

@@ -12,7 +12,7 @@ from yaml.events import AliasEvent
 from CMG_Ref.checkpoint_io import read_pt, read_start
 from CMG_Ref.file_kinds import beginning_kind
 from cmg_runtime import typed_json
-from cmg_runtime.manifest import Sizes, Stats
+from cmg_runtime.manifest import Stats
 
 STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
 """Looked for beside a checkpoint that has no stats inside, in this order."""
@@ -74,24 +74,24 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
-    """Stats that fit the network.
+def read_stats(stats: Any, motion_dim: int, command_dim: int, where: Path) -> Stats:
+    """Stats that fit a network of these dimensions.
 
     Raises:
         ValueError: naming the value that is missing or cannot be.
     """
     if not isinstance(stats, dict):
         raise ValueError(f"{where}: stats are a {type(stats).__name__}; expected a mapping with motion_mean, ...")
-    for key in ("num_joints", "motion_dim", "command_dim"):
-        if key in stats and not _is_number(stats[key], getattr(sizes, key)):
+    for key, expected in (("num_joints", motion_dim // 2), ("motion_dim", motion_dim), ("command_dim", command_dim)):
+        if key in stats and not _is_number(stats[key], expected):
             raise ValueError(
-                f"{where}: stats are for {key} {typed_json.short(stats[key])}, the network has {getattr(sizes, key)}; "
-                "expected the stats that the checkpoint was trained with"
+                f"{where}: stats are for {key} {typed_json.short(stats[key])}, expected {expected}; "
+                "give the stats that belong to this network or data"
             )
-    mean = read_vector(stats, "motion_mean", sizes.motion_dim, where)
-    std = read_vector(stats, "motion_std", sizes.motion_dim, where)
-    low = read_vector(stats, "command_min", sizes.command_dim, where)
-    high = read_vector(stats, "command_max", sizes.command_dim, where)
+    mean = read_vector(stats, "motion_mean", motion_dim, where)
+    std = read_vector(stats, "motion_std", motion_dim, where)
+    low = read_vector(stats, "command_min", command_dim, where)
+    high = read_vector(stats, "command_max", command_dim, where)
     for index, value in enumerate(std):
         if value < SMALLEST_STD:
             raise ValueError(
