@@ -42,9 +42,6 @@ def read_pt(path: Path) -> Any:
     """
     path = Path(path)
     start = read_start(path)
-    kind = beginning_kind(start, path.stat().st_size)
-    if kind:
-        raise ValueError(f"{path} {kind}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on old formats; the user cannot act on it
@@ -63,11 +60,11 @@ def read_pt(path: Path) -> Any:
     raise ValueError(f"{path} {reason}")
 
 
-def read_start(path: Path) -> bytes:
-    """The first bytes of a file.
+def read_start(path: Path, expected: str = "a torch.save file") -> bytes:
+    """The first bytes of a file, for whoever reads the rest.
 
     Raises:
-        ValueError: it is missing, may not be read, or is no file.
+        ValueError: it is missing, may not be read, is no file, or begins as files of another kind do.
     """
     try:
         if path.is_dir():
@@ -75,13 +72,29 @@ def read_start(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is a pipe or a device; expected a file, save what comes from it first")
         with open(path, "rb") as stream:
-            return stream.read(START)
+            start = stream.read(START)
+        kind = beginning_kind(start, path.stat().st_size)
     except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}); expected a torch.save file") from None
+        raise ValueError(f"cannot read {path} ({error.strerror}); expected {expected}") from None
+    if kind:
+        raise ValueError(f"{path} {kind}")
+    return start
 
 
 class _Unusable(Exception):
     """What is wrong with a file and what to do, to go behind its name."""
+
+
+@contextlib.contextmanager
+def _refusals_of_content() -> Iterator[None]:
+    """What is refused of a file that is whole, such as an array of texts, is no damage."""
+    try:
+        yield
+    except NotPermitted:
+        raise
+    except ValueError as error:
+        told = " ".join(str(error).split())[:150]
+        raise _Unusable(f"cannot be used ({told}); save it again with tensors, arrays of numbers and texts") from None
 
 
 def _read_archive(path: Path) -> Any:
@@ -99,7 +112,7 @@ def _read_archive(path: Path) -> Any:
         pickles = {name: archive.read(name) for name in members if name.endswith(".pkl")}
         protocols = [check_pickle(io.BytesIO(content), len(content)) for content in pickles.values()]
         if set(protocols) == {2}:
-            with torch.serialization.safe_globals(_NUMPY_TYPES):
+            with _refusals_of_content(), torch.serialization.safe_globals(_NUMPY_TYPES):
                 return torch.load(path, map_location="cpu", weights_only=True)
         name = next(name for name in pickles if name.endswith("/data.pkl"))
         folder = name.removesuffix("data.pkl")
@@ -112,7 +125,8 @@ def _read_archive(path: Path) -> Any:
                 raise ValueError(f"data/{key} has {len(content)} bytes, the pickle says {expected}")
             return content
 
-        return load_pickle(pickles[name], read_storage)
+        with _refusals_of_content():
+            return load_pickle(pickles[name], read_storage)
 
 
 def _read_stream(path: Path, start: bytes) -> Any:
@@ -120,12 +134,15 @@ def _read_stream(path: Path, start: bytes) -> Any:
     size = path.stat().st_size
     with open(path, "rb") as stream:
         if _OLDER_FORMAT not in start[:32]:
-            return load_pickle(stream.read())
+            content = stream.read()
+            check_pickle(io.BytesIO(content), size)
+            with _refusals_of_content():
+                return load_pickle(content)
         protocols = [check_pickle(stream, size) for _ in range(_PICKLES)]
     if max(protocols) > 2:
         raise _Unusable("is of torch's older format in another pickle protocol; save it again with pickle_protocol=2")
     try:
-        with torch.serialization.safe_globals(_NUMPY_TYPES):
+        with _refusals_of_content(), torch.serialization.safe_globals(_NUMPY_TYPES):
             return torch.load(path, map_location="cpu", weights_only=True)
     except RuntimeError as error:
         missing = re.search(r"expected (\d+) more bytes", str(error))

@@ -46,6 +46,9 @@ _ELEMENT_TYPES = {
 }
 
 
+_LONGEST_NAME = 200
+
+
 class NotPermitted(ValueError):
     """A pickle names what is never built. ``names`` are these, ``texts`` the short texts in the same pickle."""
 
@@ -87,12 +90,13 @@ def check_pickle(stream: IO[bytes], size: int) -> int:
         if kind in ("GET", "BINGET", "LONG_BINGET"):
             fresh = memo.get(int(argument or 0), "")
         else:
-            fresh = argument if isinstance(argument, str) and "UNICODE" in kind else ""
+            short = isinstance(argument, str) and "UNICODE" in kind and len(argument) < _LONGEST_NAME
+            fresh = str(argument) if short else ""
         if fresh:
             texts.append(fresh)
     refused = [name for name in names if not PERMITTED.fullmatch(name)]
     if refused:
-        raise NotPermitted(refused, {text for text in texts if len(text) < 40})
+        raise NotPermitted(refused, set(texts))
     return protocol
 
 
@@ -100,14 +104,13 @@ def load_pickle(content: bytes, read_storage: Callable[[str, int], bytes] | None
     """What a pickle of any protocol holds.
 
     Args:
-        content: the pickle.
+        content: a pickle that ``check_pickle`` has looked through; it may claim more than it holds otherwise.
         read_storage: (key, bytes expected) -> the bytes of a tensor's values; for the pickle in an archive of torch's.
 
     Raises:
         NotPermitted: it names something that is not in ``PERMITTED``.
         Exception: it is damaged; of any kind.
     """
-    check_pickle(io.BytesIO(content), len(content))
     return _PlainUnpickler(content, read_storage).load()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import pickle
 import sys
 from collections.abc import Callable
@@ -241,9 +240,3 @@ def test_the_line_that_saves_a_checkpoint_again_does(
             data = None if number == 0 else made.path
             again = load_checkpoint("plain.pt", data)
             assert all(torch.equal(again.state_dict[name], value) for name, value in state.items())
-
-
-def saved(content: Any, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.save(content, stream, **options)
-    return stream.getvalue()

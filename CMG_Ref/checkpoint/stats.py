@@ -10,7 +10,6 @@ import yaml
 from yaml.events import AliasEvent
 
 from CMG_Ref.checkpoint_io import read_pt, read_start
-from CMG_Ref.file_kinds import beginning_kind
 from cmg_runtime import typed_json
 from cmg_runtime.manifest import Stats
 
@@ -52,9 +51,7 @@ def load_yaml_file(path: Path) -> Any:
     Raises:
         ValueError: missing or unreadable file, or not plain YAML.
     """
-    kind = beginning_kind(read_start(path), path.stat().st_size)
-    if kind:
-        raise ValueError(f"{path} {kind}")
+    read_start(path, "a YAML file")
     try:
         with open(path, encoding="utf-8") as stream:
             return yaml.load(stream, _PlainLoader)

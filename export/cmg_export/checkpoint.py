@@ -14,6 +14,7 @@ from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint.parameters import Weights
 from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
 from CMG_Ref.checkpoint.stats import check_range, read_vector
+from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import typed_json
 from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
 from cmg_runtime.npz import load_arrays
@@ -120,9 +121,11 @@ def _with_companions(trained: TrainedCMG) -> Checkpoint:
     card, bank = Card(), None
     card_path, bank_path = path.with_name(CARD_FILE), path.with_name(BANK_FILE)
     if card_path.exists():
+        read_start(card_path, "JSON")
         card = _read_card(card_path, sizes, stats)
         sha256["card"] = file_sha256(card_path)
     if bank_path.exists():
+        read_start(bank_path, "what np.savez writes")
         bank = _read_bank(bank_path, stats)
         sha256["bank"] = file_sha256(bank_path)
     return Checkpoint(path, trained.weights, sizes, stats, stats_from, card, bank, sha256)
