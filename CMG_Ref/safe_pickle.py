@@ -13,7 +13,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 
@@ -129,6 +129,9 @@ _MAKING_OBJECTS = (
 class _PlainUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """Python's own, less the operations that make objects of classes, and with the others held to plain values."""
 
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+
     def __init__(self, content: bytes, read_storage: Callable[[str, int], bytes] | None) -> None:
         super().__init__(io.BytesIO(content))
         self._read_storage = read_storage
@@ -181,7 +184,6 @@ class _PlainUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAcce
         elif type(target) is not OrderedDict:  # whose attributes, the versions in a state dict, nobody asks for
             raise ValueError(f"it changes a {type(target).__name__}")
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
     for _code in _MAKING_OBJECTS:
         del dispatch[_code[0]]
     dispatch[pickle.REDUCE[0]] = _call

@@ -59,7 +59,7 @@ def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _code_sha256() -> str:
-    """One hash over the source of the exporter, the runtime that it proves with, the checkpoints' reader, the reference."""
+    """One hash over the source of the exporter, the runtime that it proves with, the reader and the reference."""
     digest = hashlib.sha256()
     for package in (cmg_export, cmg_runtime, CMG_Ref.checkpoint, CMG_Ref.module):
         folder = Path(str(package.__file__)).parent
