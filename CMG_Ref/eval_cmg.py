@@ -22,6 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import read_start
 from CMG_Ref.command_line import pick_device, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
@@ -178,6 +179,7 @@ def _load_bank(config: EvalConfig) -> torch.Tensor | None:
     path = config.bank or config.checkpoint.parent / "bank.npz"
     if config.bank is None and not path.exists():
         return None
+    read_start(path, "an .npz with motion [K, 58]")
     try:
         with np.load(path, allow_pickle=False) as data:
             return torch.from_numpy(np.asarray(data["motion"], dtype=np.float32))

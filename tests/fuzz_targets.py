@@ -25,7 +25,7 @@ import yaml
 from cmg_export.checkpoint import _read_card, load_checkpoint
 from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
-from CMG_Ref.checkpoint.stats import load_stats_file, read_stats
+from CMG_Ref.checkpoint.stats import load_data_file, read_stats, stats_of
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.clips import load_clip
 from cmg_runtime import load_engine
@@ -89,9 +89,10 @@ def _values() -> list[Any]:
 
 
 def _pt(scratch: Path) -> Target:
-    """A whole file: zip archives, and the older formats."""
+    """A whole file: zip archives, the older formats, and pickles of other tools."""
     path = scratch / "x.pt"
     seeds = [_saved(value, _use_new_zipfile_serialization=new) for value in _values() for new in (True, False)]
+    seeds += [pickle.dumps(value, protocol) for value in _values() for protocol in (0, 2, 5)]
     return _from_file(path, lambda: read_pt(path)), (ValueError,), seeds
 
 
@@ -111,7 +112,7 @@ def _pt_pickle(scratch: Path) -> Target:
     """The pickle inside an archive that is otherwise as torch writes it."""
     path = scratch / "x.pt"
     read = _from_file(path, lambda: read_pt(path))
-    files = [_members(_saved(value)) for value in _values()]
+    files = [_members(_saved(value, pickle_protocol=protocol)) for value in _values() for protocol in (2, 5)]
     name = next(name for name in files[0] if name.endswith("data.pkl"))
     return lambda content: read(_archived({**files[0], name: content})), (ValueError,), [f[name] for f in files]
 
@@ -160,7 +161,9 @@ def _yaml(scratch: Path) -> Target:
     texts = [yaml.safe_dump(_stats_text()), yaml.safe_dump({"stats": _stats_text()}, default_flow_style=True)]
     texts += ["a: &x [1, 2]\nb: *x\n", "!!python/object/apply:os.system [true]", "<<: {a: 1}\n? b\n: !!set {c}\n"]
     texts += ["a: 1:30\nb: 0x1F\nc: 2001-12-14t21:59:43.10-05:00\nd: !!binary aGk=\ne: .inf\n"]
-    read = _from_file(path, lambda: read_stats(load_stats_file(path), sizes.motion_dim, sizes.command_dim, path))
+    read = _from_file(
+        path, lambda: read_stats(stats_of(load_data_file(path)), sizes.motion_dim, sizes.command_dim, path)
+    )
     return read, (ValueError,), [text.encode() for text in texts]
 
 

@@ -122,6 +122,9 @@ def test_complaints_are_one_line(
         "misnamed": {**data, "joint_names": ["waist_yaw_joint"]},
         "no_samples": {"stats": data["stats"]},
         "a_list": [1, 2],
+        "no_stats": {**data, "stats": {}},
+        "wide": {**data, "stats": {**data["stats"], "motion_std": np.ones(7, np.float32)}},
+        "flat": {**data, "samples": [{"motion": np.zeros(4), "command": np.zeros(3)}]},
         "nan": {**data, "samples": [{**s, "motion": s["motion"] * np.float32("nan")} for s in data["samples"]]},
     }
     for name, content in made.items():
@@ -139,6 +142,9 @@ def test_complaints_are_one_line(
         ("1 joint names", {"data": tmp_path / "misnamed.pt"}),
         ("no samples", {"data": tmp_path / "no_samples.pt"}),
         ("no samples", {"data": tmp_path / "a_list.pt"}),
+        ("motion_mean is missing", {"data": tmp_path / "no_stats.pt"}),
+        ("motion_std has shape [7]", {"data": tmp_path / "wide.pt"}),
+        ("samples are not motion", {"data": tmp_path / "flat.pt"}),
         ("loss is nan", {"data": tmp_path / "nan.pt"}),
         ("even number", {"hidden_dim": 13}),
         ("abacus", {"device": "abacus"}),

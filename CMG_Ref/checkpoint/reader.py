@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from CMG_Ref.checkpoint.parameters import Weights, read_sizes, read_weights
-from CMG_Ref.checkpoint.stats import find_stats_file, load_stats_file, read_stats
+from CMG_Ref.checkpoint.stats import find_stats_file, load_data_file, read_stats, stats_of
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.module import CMG
 from cmg_runtime.manifest import Sizes
@@ -28,6 +28,7 @@ class TrainedCMG:
         sizes: shapes of the network, which its parameters have.
         stats: normalisation, as plain numbers.
         data_path: the file that was named for stats or that they came from; None where they lay in the checkpoint.
+        data_content: all that is in that file.
         stats_inside: whether the checkpoint has stats of its own.
     """
 
@@ -37,6 +38,7 @@ class TrainedCMG:
     sizes: Sizes
     stats: PlainStats
     data_path: Path | None
+    data_content: Any
     stats_inside: bool
 
 
@@ -81,15 +83,17 @@ def read_checkpoint(path: Path, data: Path | None = None) -> TrainedCMG:
         data = find_stats_file(path)
     dims = sizes.motion_dim, sizes.command_dim
     stats = read_stats(inside, *dims, path) if inside is not None else None
+    data_content = None
     if data is not None:
-        given = read_stats(load_stats_file(data), *dims, data)
+        data_content = load_data_file(data)
+        given = read_stats(stats_of(data_content), *dims, data)
         if stats is not None and stats != given:
             raise ValueError(
                 f"{data} has other stats than those inside {path}; leave out --data to use the checkpoint's own"
             )
         stats = given
     assert stats is not None
-    return TrainedCMG(path, content, weights, sizes, stats, data, inside is not None)
+    return TrainedCMG(path, content, weights, sizes, stats, data, data_content, inside is not None)
 
 
 def reference_model(state_dict: dict[str, torch.Tensor], sizes: Sizes) -> CMG:

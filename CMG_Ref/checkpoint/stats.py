@@ -35,13 +35,17 @@ def find_stats_file(checkpoint: Path) -> Path:
     )
 
 
-def load_stats_file(path: Path) -> Any:
-    """The stats in a data file, a checkpoint or a YAML file, not looked at yet.
+def load_data_file(path: Path) -> Any:
+    """What a data file, a checkpoint or a YAML file holds.
 
     Raises:
         ValueError: missing or unreadable, or of another kind.
     """
-    content = load_yaml_file(path) if path.suffix in (".yaml", ".yml") else read_pt(path)
+    return load_yaml_file(path) if path.suffix in (".yaml", ".yml") else read_pt(path)
+
+
+def stats_of(content: Any) -> Any:
+    """The stats in what a data file holds, which may be these alone; not looked at yet."""
     return content["stats"] if isinstance(content, dict) and "stats" in content else content
 
 
