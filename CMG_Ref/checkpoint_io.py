@@ -5,102 +5,165 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 
-from CMG_Ref.module import CMG
+from CMG_Ref.file_kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
 from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Normalisation: motion ``(m - mean) / std``, command min-max to [-1, 1]. rad, rad/s; m/s, m/s, rad/s."""
-
-    motion_mean: torch.Tensor
-    motion_std: torch.Tensor
-    command_min: torch.Tensor
-    command_max: torch.Tensor
-
-    def normalise_motion(self, motion: torch.Tensor) -> torch.Tensor:
-        """Physical units to the network's."""
-        return (motion - self.motion_mean) / self.motion_std
-
-    def physical_motion(self, motion: torch.Tensor) -> torch.Tensor:
-        """The network's units to rad and rad/s."""
-        return motion * self.motion_std + self.motion_mean
-
-    def normalise_command(self, command: torch.Tensor) -> torch.Tensor:
-        """m/s, m/s, rad/s to [-1, 1] over the stats' range."""
-        return (command - self.command_min) / (self.command_max - self.command_min) * 2 - 1
-
+from CMG_Ref.safe_pickle import NotPermitted, check_pickle, load_pickle
 
 _NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
 _NUMPY_TYPES += [PlainArray, PlainDtype]
 
-_PERMITTED = re.compile(
-    r"collections\.OrderedDict|torch\.[A-Z][A-Za-z0-9]*(?<!Untyped)(?<!Typed)Storage"
-    r"|torch\._utils\._rebuild_(tensor_v2|parameter|sparse_tensor|meta_tensor_no_storage)"
-    r"|torch\.serialization\._get_layout|torch\.(Size|device|u?int\d+|b?float\d+|complex\d+|bool)"
-    r"|_codecs\.encode|builtins\.(set|complex)|" + "|".join(re.escape(".".join(name)) for name in STAND_INS)
-)
-"""Names that a pickle may have. torch's own list is longer: with some of it, such as ``bytearray`` and
-``torch.Tensor``, a few bytes take any amount of memory."""
+_OLDER_FORMAT = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that torch's format before zip archives begins with, as a pickle."""
 
-_MOST_PICKLES = 5
-"""In a file of torch's older format, before the values of its tensors."""
+_PICKLES = 5
+"""In a file of that format, before the values of its tensors."""
+
+WEIGHTS = ("model_state_dict", "state_dict", "model", "ema")
+"""Where a checkpoint has its parameters, mostly."""
+
+_KEPT = (*WEIGHTS, "stats", "samples", "joint_names")
+"""What of a file with more in it is worth saving again."""
 
 
 def read_pt(path: Path) -> Any:
-    """Load a ``torch.save`` file that holds nothing but containers, numbers, tensors and numpy arrays.
+    """Load a ``torch.save`` file, or a pickle, that holds nothing but containers, numbers, tensors and numpy arrays.
 
     Raises:
-        ValueError: missing or damaged file, or one that needs other objects; those are never built.
+        ValueError: a missing or damaged file, something else, or one that needs other objects; those are never built.
     """
     path = Path(path)
+    start = read_start(path)
     try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}); expected a torch.save file") from None
-    try:
-        _check_archive(path)
-        with torch.serialization.safe_globals(_NUMPY_TYPES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on old pickle protocols; the user cannot act on it
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on old formats; the user cannot act on it
+            content = _read_archive(path) if start.startswith(b"PK\x03\x04") else _read_stream(path, start)
         _check_tensors(content)
         return content
+    except _Unusable as error:
+        reason = str(error)
+    except NotPermitted as error:
+        reason = _how_to_save_again(path, error)
     except Exception as error:  # a damaged or hostile pickle can fail in any way; none of them may pass as a bug
-        raise ValueError(_why_not_loaded(path, str(error))) from None
+        told = " ".join(str(error).split())[:150] if isinstance(error, ValueError) else type(error).__name__
+        reason = text_kind(start) or (
+            f"is damaged or not a torch.save file ({told}; {path.stat().st_size} bytes); copy or make it again"
+        )
+    raise ValueError(f"{path} {reason}")
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that holds more than its size (``torch.save`` compresses nothing), and names not permitted."""
-    if not zipfile.is_zipfile(path):
+def read_start(path: Path, expected: str = "a torch.save file") -> bytes:
+    """The first bytes of a file, for whoever reads the rest.
+
+    Raises:
+        ValueError: it is missing, may not be read, is no file, or begins as files of another kind do.
+    """
+    try:
+        if path.is_dir():
+            raise ValueError(f"{path} {folder_kind(path)}")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a pipe or a device; expected a file, save what comes from it first")
         with open(path, "rb") as stream:
-            for _ in range(_MOST_PICKLES):
-                _check_names(stream)
-        return
+            start = stream.read(START)
+        kind = beginning_kind(start, path.stat().st_size)
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}); expected {expected}") from None
+    if kind:
+        raise ValueError(f"{path} {kind}")
+    return start
+
+
+class _Unusable(Exception):
+    """What is wrong with a file and what to do, to go behind its name."""
+
+
+@contextlib.contextmanager
+def _refusals_of_content() -> Iterator[None]:
+    """What is refused of a file that is whole, such as an array of texts, is no damage."""
+    try:
+        yield
+    except NotPermitted:
+        raise
+    except ValueError as error:
+        told = " ".join(str(error).split())[:150]
+        raise _Unusable(f"cannot be used ({told}); save it again with tensors, arrays of numbers and texts") from None
+
+
+def _read_archive(path: Path) -> Any:
+    """Of an archive that holds no more than its size (``torch.save`` compresses nothing)."""
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        raise _Unusable(f"is cut off after {size} bytes: an archive without its end; copy or download it again")
     with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise ValueError("it unpacks to more than its size")
-        for member in archive.infolist():
-            if member.filename.endswith(".pkl"):
-                _check_names(io.BytesIO(archive.read(member)))
+        members = {member.filename: member for member in archive.infolist()}
+        kind = archive_kind(list(members))
+        if kind:
+            raise _Unusable(kind)
+        if sum(member.file_size for member in members.values()) > size:
+            raise _Unusable("is packed: it holds more than its size; save it again with torch.save")
+        pickles = {name: archive.read(name) for name in members if name.endswith(".pkl")}
+        protocols = [check_pickle(io.BytesIO(content), len(content)) for content in pickles.values()]
+        if set(protocols) == {2}:
+            with _refusals_of_content(), torch.serialization.safe_globals(_NUMPY_TYPES):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        name = next(name for name in pickles if name.endswith("/data.pkl"))
+        folder = name.removesuffix("data.pkl")
+        if members.get(folder + "byteorder") and archive.read(folder + "byteorder") != b"little":
+            raise _Unusable("was saved by a machine of the other byte order; save it again with pickle_protocol=2")
+
+        def read_storage(key: str, expected: int) -> bytes:
+            content = archive.read(f"{folder}data/{key}")
+            if len(content) != expected:
+                raise ValueError(f"data/{key} has {len(content)} bytes, the pickle says {expected}")
+            return content
+
+        with _refusals_of_content():
+            return load_pickle(pickles[name], read_storage)
 
 
-def _check_names(stream: IO[bytes]) -> None:
-    """Read one pickle without building anything of it."""
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name == "GLOBAL" and not _PERMITTED.fullmatch(".".join(str(argument).split(" ", 1))):
-            raise ValueError(f"GLOBAL {'.'.join(str(argument).split(' ', 1))}")
+def _read_stream(path: Path, start: bytes) -> Any:
+    """Of torch's format before archives, or of a pickle that another tool wrote."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        if _OLDER_FORMAT not in start[:32]:
+            content = stream.read()
+            check_pickle(io.BytesIO(content), size)
+            with _refusals_of_content():
+                return load_pickle(content)
+        protocols = [check_pickle(stream, size) for _ in range(_PICKLES)]
+    if max(protocols) > 2:
+        raise _Unusable("is of torch's older format in another pickle protocol; save it again with pickle_protocol=2")
+    try:
+        with _refusals_of_content(), torch.serialization.safe_globals(_NUMPY_TYPES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        missing = re.search(r"expected (\d+) more bytes", str(error))
+        if missing is None:
+            raise
+        raise _Unusable(f"is cut off after {size} bytes, {missing[1]} are missing; copy it again") from None
+
+
+def _how_to_save_again(path: Path, error: NotPermitted) -> str:
+    """The refusal of a file that needs other objects, with the line of Python that saves it without them."""
+    names = [name[:60] if name.isprintable() else ascii(name)[:60] for name in error.names]
+    kept = tuple(key for key in _KEPT if key in error.texts)
+    saved = f"{{k: c[k] for k in {kept} if k in c}}" if kept else "{k: v for k, v in c.items() if torch.is_tensor(v)}"
+    if any(name.startswith("torch.nn.modules.") for name in names):  # a whole model, not its parameters
+        saved = "c.state_dict()"
+    needed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"needs {needed} to be loaded, which could run code; refused. Expected tensors and numpy arrays only: if you "
+        f"trust it, save it again where it was made: import torch; c = torch.load({str(path)!r}, 'cpu', "
+        f"weights_only=False); torch.save({saved}, 'plain.pt')"
+    )
 
 
 def _check_tensors(content: Any) -> None:
@@ -125,16 +188,6 @@ def _claims_more(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
-def _why_not_loaded(path: Path, message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"class ([\w.]+)", message)
-    if found:
-        return (
-            f"{path} needs {found[1]} to be loaded, which could run code; refused. "
-            "Expected tensors and numpy arrays only: save it again without other objects"
-        )
-    return f"{path} is damaged or not a torch.save file; expected one, copy or make it again"
-
-
 @contextlib.contextmanager
 def write_beside(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes the file ``path`` when all is written; a reader never sees half of one."""
@@ -157,38 +210,3 @@ def save_checkpoint(path: Path, model_state_dict: dict[str, Any], stats: dict[st
     """Write a checkpoint as users have them: ``model_state_dict``, ``stats`` and whatever else is given."""
     cpu = {name: value.detach().cpu() for name, value in model_state_dict.items()}
     write_pt(path, {"model_state_dict": cpu, "stats": stats, **extra})
-
-
-def load_reference(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, data_file: Path | None = None
-) -> tuple[CMG, Stats]:
-    """The reference model and its normalisation; sizes come from the tensors.
-
-    Args:
-        path: a checkpoint, or a bare ``state_dict``.
-        device, dtype: where and in which float type both are returned.
-        data_file: a ``cmg_training_data.pt`` whose stats are used instead of the checkpoint's.
-
-    Raises:
-        ValueError: unreadable, without stats, or not a CMG.
-    """
-    data = read_pt(path)
-    try:
-        state = data.get("model_state_dict", data)
-        stats = (read_pt(data_file) if data_file else data)["stats"]
-        experts = sum(name.startswith("layers.0.expert_biases.") for name in state)
-        layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
-        motion_dim = state[f"layers.{layers - 1}.expert_biases.0"].shape[0]
-        input_dim, hidden_dim = state["layers.0.expert_weights.0"].shape
-        gate_dim = state["gating.gating_network.0.bias"].shape[0]
-        model = CMG(motion_dim, input_dim - motion_dim, hidden_dim, experts, layers, gate_dim)
-        model.load_state_dict(state)
-        values = {
-            name: torch.as_tensor(np.asarray(stats[name]), dtype=dtype, device=device) for name in Stats.__annotations__
-        }
-    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path}: not a CMG checkpoint with stats ({reason}); expected train.py's, or name the data file"
-        ) from None
-    return model.to(device, dtype).eval(), Stats(**values)

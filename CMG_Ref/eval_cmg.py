@@ -21,7 +21,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from CMG_Ref.checkpoint_io import Stats, load_reference, read_pt
+from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import read_start
 from CMG_Ref.command_line import pick_device, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
@@ -49,7 +50,7 @@ class EvalConfig:
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A checkpoint of the G1's 29 joints."""
     data: Path | None = None
-    """The cmg_training_data.pt to take stats from, for a checkpoint without them."""
+    """Where the stats are, for a checkpoint without them: cmg_training_data.pt, or YAML of the same keys."""
     bank: Path | None = None
     """Initial motion states, "motion" [K, 58] in an .npz; without it, bank.npz beside the checkpoint if there."""
     clips: Path | None = None
@@ -132,8 +133,11 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
-    model, stats = load_reference(config.checkpoint, pick_device(config.device), data_file=config.data)
-    extra = read_pt(config.checkpoint)
+    device = pick_device(config.device)
+    trained = read_checkpoint(config.checkpoint, config.data)
+    print(f"{config.checkpoint}: {trained.weights.note}")
+    model, stats = as_reference(trained, device)
+    extra = trained.content
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:
         calibration = calibrate(config.clips)
@@ -175,6 +179,7 @@ def _load_bank(config: EvalConfig) -> torch.Tensor | None:
     path = config.bank or config.checkpoint.parent / "bank.npz"
     if config.bank is None and not path.exists():
         return None
+    read_start(path, "an .npz with motion [K, 58]")
     try:
         with np.load(path, allow_pickle=False) as data:
             return torch.from_numpy(np.asarray(data["motion"], dtype=np.float32))

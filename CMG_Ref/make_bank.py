@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import tyro
 
-from CMG_Ref.checkpoint_io import load_reference, write_beside
+from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import write_beside
 from CMG_Ref.command_line import run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
@@ -36,6 +37,8 @@ class BankConfig:
     """A checkpoint of the G1's 29 joints, with stats."""
     out: Path | None = None
     """The file to write; without it, bank.npz beside the checkpoint."""
+    data: Path | None = None
+    """Where the stats are, for a checkpoint without them: cmg_training_data.pt, or YAML of the same keys."""
     num_states: int = 512
     seed: int = 0
 
@@ -48,7 +51,9 @@ def make_bank(config: BankConfig) -> np.ndarray:
     """
     if config.num_states < 1:
         raise ValueError(f"num_states is {config.num_states}, expected at least 1")
-    model, stats = load_reference(config.checkpoint)
+    trained = read_checkpoint(config.checkpoint, config.data)
+    print(f"{config.checkpoint}: {trained.weights.note}")
+    model, stats = as_reference(trained)
     if len(stats.motion_mean) != 2 * len(JOINT_NAMES):
         raise ValueError(
             f"{config.checkpoint}: motion has {len(stats.motion_mean)} values, expected {2 * len(JOINT_NAMES)}; "

@@ -3,8 +3,9 @@
     python -m CMG_Ref.train --data cmg_training_data.pt --out CMG_Ref/runs/mine
 
 The rollout grows from one frame to ``phases``' last; the loss is the mean squared error of every frame in
-normalised units. Interrupt at will: the state is saved, and the same command goes on from ``cmg_last.pt``. The result,
-``cmg_final.pt``, holds the moving average of the weights and the stats.
+normalised units. Interrupt at will: the state is saved, and the same command goes on from ``cmg_last.pt``. So does one
+with other settings, which says what differs; other sizes, joints or stats are refused. The result, ``cmg_final.pt``,
+holds the moving average of the weights, the stats, and as its recipe the settings of every part of the training.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
+from CMG_Ref.checkpoint.stats import read_stats
 from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
 from CMG_Ref.command_line import interrupts_held_back, pick_device, run
 from CMG_Ref.module import CMG
+from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry, is_symmetric
@@ -39,7 +43,8 @@ class TrainConfig:
     data: Path = Path("cmg_training_data.pt")
     out: Path = Path("CMG_Ref/runs/mine")
     init: Path | None = None
-    """Checkpoint to start from (its weights; stats come from the data), for a second round."""
+    """Checkpoint to start from (its weights; stats come from the data), for a second round. A training that is gone on
+    with keeps its own weights: a checkpoint that it did not begin with is refused then."""
     hidden_dim: int = 512
     num_experts: int = 4
     num_layers: int = 3
@@ -132,21 +137,29 @@ def read_data(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     data = read_pt(path)
     if not isinstance(data, dict) or not data.get("samples") or "stats" not in data:
         raise ValueError(f"{path}: holds no samples with stats; make it with python -m CMG_Ref.dataloader.dataset")
+    with _one_line(f"{path}: its samples are not motion [T + 1, D] and command [T, C]; make it anew"):
+        motion_dim, command_dim = (data["samples"][0][key].shape[1] for key in ("motion", "command"))
+    read_stats(data["stats"], motion_dim, command_dim, path)
+    stats = {**data["stats"], "num_joints": motion_dim // 2, "motion_dim": motion_dim, "command_dim": command_dim}
     joint_names = tuple(data.get("joint_names", ()))
-    if joint_names and len(joint_names) != data["stats"]["num_joints"]:
+    if joint_names and len(joint_names) != motion_dim // 2:
         raise ValueError(
-            f"{path}: {len(joint_names)} joint names, expected {data['stats']['num_joints']} as stats say; make it anew"
+            f"{path}: {len(joint_names)} joint names, expected {motion_dim // 2} as its motion has; make it anew"
         )
-    return data, joint_names
+    return {**data, "stats": stats}, joint_names
 
 
 def initial_model(config: TrainConfig, stats: dict[str, Any], joint_names: tuple[str, ...]) -> CMG:
     """The model that training starts from: fresh weights, or those of ``config.init``."""
     model = CMG(stats["motion_dim"], stats["command_dim"], config.hidden_dim, config.num_experts, config.num_layers)
     if config.init is not None:
-        saved = read_pt(config.init)
-        with _one_line(f"{config.init}: its weights do not fit"):
-            model.load_state_dict(saved.get("model_state_dict", saved))
+        content = read_pt(config.init)
+        weights = read_weights(content, config.init)
+        differing = resume.differing_sizes(read_sizes(weights.state_dict, config.init), config, stats)
+        if differing:
+            raise ValueError(f"{config.init}: its weights do not fit ({differing}); give its sizes as options")
+        print(f"{config.init}: {weights.note}")
+        model.load_state_dict(weights.state_dict)
     elif config.symmetric_part > 0:
         MirrorSymmetry(model, joint_names).initialise_(model)
     return model
@@ -165,17 +178,29 @@ def train(config: TrainConfig) -> Path:
     torch.manual_seed(config.seed)
     data, joint_names = read_data(config.data)
     stats = data["stats"]
+    final, last = config.out / "cmg_final.pt", config.out / "cmg_last.pt"
+    saved = read_pt(last) if last.exists() else None
     if config.symmetric_part > 0 and not (joint_names and is_symmetric(stats, joint_names)):
         raise ValueError(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
-    model = initial_model(config, stats, joint_names).to(device)
+    step, parts = 0, (resume.first_part(config, device),)
+    if saved is not None:
+        with _fits(last):
+            step = int(saved["epoch"])
+            resume.require_same_network(saved, config, stats, joint_names)
+            parts, differing = resume.go_on(resume.saved_parts(saved), parts[0], step, config)
+        for line in differing:
+            print(f"{last}: {line}")
+        if step == config.num_steps and resume.is_written(final, step, config.asymmetry_kept):
+            print(f"{final}: finished before, {step} steps; longer phases go on, another out begins anew")
+            return final
+    start = config if saved is None else dataclasses.replace(config, init=None)
+    model = initial_model(start, stats, joint_names).to(device)
     trainer = TrainStep(model, WindowSampler(data, device, config.balance), config, stats, joint_names)
+    if saved is not None:
+        with _fits(last):
+            trainer.load_state(saved)
     config.out.mkdir(parents=True, exist_ok=True)
-    last = config.out / "cmg_last.pt"
-    step = 0
-    if last.exists():
-        saved = read_pt(last)
-        with _one_line(f"{last}: cannot go on from it; move it away, or choose another out"):
-            step = trainer.load_state(saved)
+    about = {"stats": stats, "joint_names": list(joint_names)}
 
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
     progress = tqdm(total=config.num_steps, initial=step, desc="training", mininterval=2.0)
@@ -202,18 +227,20 @@ def train(config: TrainConfig) -> Path:
                     writer.add_scalar("rollout_frames", frames, step)
                     progress.set_postfix(frames=frames, loss=f"{loss:.4f}")
                 if save:
-                    save_checkpoint(last, trainer.model.state_dict(), stats, epoch=step, **trainer.state())
+                    made_with = resume.recipe(parts, step, config.asymmetry_kept)
+                    state = {"epoch": step, "recipe": made_with, **trainer.state()}
+                    save_checkpoint(last, trainer.model.state_dict(), **about, **state)
                 if stop:
                     raise KeyboardInterrupt(f"the same command goes on from {last}, step {step}")
-    final = config.out / "cmg_final.pt"
-    recipe: dict[str, Any] = {
-        k: str(v) if isinstance(v, Path) else v
-        for k, v in dataclasses.asdict(config).items()
-        if k not in ("out", "data", "init")
-    }
-    save_checkpoint(final, trainer.averaged_model().state_dict(), stats, epoch=step, loss=trainer.loss(), recipe=recipe)
+    made_with = resume.recipe(parts, step, config.asymmetry_kept)
+    average = trainer.averaged_model().state_dict()
+    save_checkpoint(final, average, **about, epoch=step, loss=trainer.loss(), recipe=made_with)
     print(f"{final}: {step} steps, {time.monotonic() - started:.0f} s in this run")
     return final
+
+
+def _fits(last: Path) -> contextlib.AbstractContextManager[None]:
+    return _one_line(f"{last}: cannot go on from it; move it away, or choose another out")
 
 
 @contextlib.contextmanager
@@ -221,8 +248,8 @@ def _one_line(complaint: str) -> Iterator[None]:
     """Turns what loading a saved state raises when it does not fit into a ``ValueError`` of one line."""
     try:
         yield
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{complaint} ({' '.join(str(error).split())[:200]})") from None
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{complaint} ({' '.join(str(error).split())[:300]})") from None
 
 
 def main() -> int:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import yaml
 
-from cmg_export.checkpoint import _read_card, _read_stats, load_checkpoint
+from cmg_export.checkpoint import _read_card, load_checkpoint
 from cmg_export.errors import CheckpointError
-from cmg_export.layout import read_sizes, read_state_dict
-from cmg_export.safe_load import load_torch_file, load_yaml_file
+from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
+from CMG_Ref.checkpoint.stats import load_data_file, read_stats, stats_of
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.clips import load_clip
 from cmg_runtime import load_engine
@@ -89,9 +89,10 @@ def _values() -> list[Any]:
 
 
 def _pt(scratch: Path) -> Target:
-    """A whole file: zip archives, and the older formats."""
+    """A whole file: zip archives, the older formats, and pickles of other tools."""
     path = scratch / "x.pt"
     seeds = [_saved(value, _use_new_zipfile_serialization=new) for value in _values() for new in (True, False)]
+    seeds += [pickle.dumps(value, protocol) for value in _values() for protocol in (0, 2, 5)]
     return _from_file(path, lambda: read_pt(path)), (ValueError,), seeds
 
 
@@ -111,7 +112,7 @@ def _pt_pickle(scratch: Path) -> Target:
     """The pickle inside an archive that is otherwise as torch writes it."""
     path = scratch / "x.pt"
     read = _from_file(path, lambda: read_pt(path))
-    files = [_members(_saved(value)) for value in _values()]
+    files = [_members(_saved(value, pickle_protocol=protocol)) for value in _values() for protocol in (2, 5)]
     name = next(name for name in files[0] if name.endswith("data.pkl"))
     return lambda content: read(_archived({**files[0], name: content})), (ValueError,), [f[name] for f in files]
 
@@ -152,7 +153,7 @@ def _stats_text() -> dict[str, Any]:
 @functools.cache
 def _sizes_of(folder: Path) -> Any:
     made = make_checkpoint(folder / "sizes", **SIZES)
-    return read_sizes(read_state_dict(load_torch_file(made.path), made.path), made.path)
+    return read_sizes(read_weights(read_pt(made.path), made.path).state_dict, made.path)
 
 
 def _yaml(scratch: Path) -> Target:
@@ -160,16 +161,22 @@ def _yaml(scratch: Path) -> Target:
     texts = [yaml.safe_dump(_stats_text()), yaml.safe_dump({"stats": _stats_text()}, default_flow_style=True)]
     texts += ["a: &x [1, 2]\nb: *x\n", "!!python/object/apply:os.system [true]", "<<: {a: 1}\n? b\n: !!set {c}\n"]
     texts += ["a: 1:30\nb: 0x1F\nc: 2001-12-14t21:59:43.10-05:00\nd: !!binary aGk=\ne: .inf\n"]
-    read = _from_file(path, lambda: _read_stats(load_yaml_file(path), sizes, path))
-    return read, (CheckpointError,), [text.encode() for text in texts]
+    read = _from_file(
+        path, lambda: read_stats(stats_of(load_data_file(path)), sizes.motion_dim, sizes.command_dim, path)
+    )
+    return read, (ValueError,), [text.encode() for text in texts]
 
 
 def _card(scratch: Path) -> Target:
     path, sizes = scratch / "card.json", _sizes_of(scratch)
-    stats = _read_stats(_stats_text(), sizes, path)
+    stats = read_stats(_stats_text(), sizes.motion_dim, sizes.command_dim, path)
     card = {"name": "x", "joint_names": ["a"], "default_dof_pos": [0.5], "license": "l", "attribution": None}
     card["command_range"] = {"min": [-1, -0.5, 0], "max": [1, 1, 1]}
-    return _from_file(path, lambda: _read_card(path, sizes, stats)), (CheckpointError,), [json.dumps(card).encode()]
+    return (
+        _from_file(path, lambda: _read_card(path, sizes, stats)),
+        (CheckpointError, ValueError),
+        [json.dumps(card).encode()],
+    )
 
 
 def _manifest(scratch: Path) -> Target:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from CMG_Ref.checkpoint_io import Stats, load_reference, save_checkpoint
+from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import save_checkpoint
 from CMG_Ref.eval_cmg import MIN_FRAMES, evaluate, main
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate
 from CMG_Ref.evaluation.gait import StanceVelocity, estimate_velocity, leg_speed, step_frequency
@@ -260,14 +261,15 @@ def test_reference_from_checkpoint_and_from_bare_state_with_data(tmp_path: Path,
     state = write_checkpoint(tmp_path / "whole.pt", stats)
     torch.save(state, tmp_path / "bare.pt")
     inputs = torch.randn(5, 58, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    model, found = load_reference(tmp_path / "whole.pt", dtype=torch.float64)
-    bare, from_data = load_reference(tmp_path / "bare.pt", dtype=torch.float64, data_file=tmp_path / "whole.pt")
+    whole, bare_file = tmp_path / "whole.pt", tmp_path / "bare.pt"
+    model, found = as_reference(read_checkpoint(whole), dtype=torch.float64)
+    bare, from_data = as_reference(read_checkpoint(bare_file, data=whole), dtype=torch.float64)
     torch.testing.assert_close(model(*inputs), bare(*inputs))
     assert torch.equal(found.motion_std.float(), stats.motion_std) and torch.equal(
         from_data.motion_std, found.motion_std
     )
     with pytest.raises(ValueError, match="stats"):
-        load_reference(tmp_path / "bare.pt")
+        read_checkpoint(bare_file)
 
 
 def test_command_line(

@@ -212,6 +212,9 @@ def test_a_resumed_training_tells_what_has_changed(
     assert "  GPUs: 1, before 2\n" in said(gpus=2)
     with pytest.raises(EngineError, match=r"was trained with another generator \(abcabc.*--engine"):
         said(generator="abc" * 20)
+    (run / "model_7.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
+    with pytest.raises(EngineError, match="is no checkpoint of this task .*git lfs pull"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
     (run / "model_7.pt").write_bytes(b"half a checkpoint")
     with pytest.raises(EngineError, match="is no checkpoint of this task"):
         train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))

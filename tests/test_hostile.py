@@ -154,6 +154,64 @@ def test_checkpoints_that_call(tmp_path: Path, case: str, older: bool) -> None:
 
 @pytest.mark.parametrize("case", CALLS)
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_checkpoints_of_other_protocols_that_call(tmp_path: Path, case: str, protocol: int) -> None:
+    """In a plain pickle, and in torch's archive where that has the protocol."""
+    path, content = tmp_path / "x.pt", {"a": torch.zeros(1), "b": CALLS[case]}
+    path.write_bytes(pickle.dumps(content, protocol))
+    refuses(lambda: read_pt(path), ValueError)
+    if protocol > 2:
+        torch.save(content, path, pickle_protocol=protocol)
+        refuses(lambda: read_pt(path), ValueError)
+    assert not Path("/tmp/cmg_outside").exists()
+
+
+FLOATS = b"\x80\x04ctorch\nFloatStorage\n"
+PICKLES = {
+    "a storage called": FLOATS + b"J\xff\xff\xff\x7f\x85R.",
+    "a storage made": FLOATS + b"J\xff\xff\xff\x7f\x85\x81.",
+    "a tensor's state": pickle.dumps(torch.zeros(3), 4)[:-1] + b"N\x85b.",
+    "a function's attributes": b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\nN}\x8c\x0c__defaults__)s\x86b.",
+    "a class's attributes": b"\x80\x04cnumpy\nndarray\nN}\x8c\x0c__setstate__Ns\x86b.",
+    "what it made itself": b"\x80\x04ccollections\nOrderedDict\n)R)R.",
+    "outside": b"\x80\x04(\x8c\x07storage" + FLOATS[2:] + b"\x8c\x010\x8c\x03cpuK\x01tQ.",
+    "absurd bytes": b"\x80\x05\x96" + b"\xff" * 5 + bytes(3) + b".",
+    "absurd number": b"\x80\x04N" + memo(2**32 - 1) + b".",
+    "an extension": b"\x80\x04\x82\x01.",
+    "an old instance": b"(ios\nsystem\n.",
+    "pieces of a name": b"\x80\x04\x8c\x02os\x94\x8c\x06systemh\x00\x8c\x06system\x93\x8c\x04true\x85R.",
+}
+"""Written by hand, each of what no pickler writes."""
+
+
+@pytest.mark.parametrize("case", PICKLES)
+def test_pickles_written_by_hand(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(PICKLES[case])
+    refuses(lambda: read_pt(path), ValueError)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_archives_whose_tensors_claim_more(tmp_path: Path, protocol: int) -> None:
+    """More than is stored, by a pickle changed after it was written, or by strides of zero."""
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path, pickle_protocol=protocol)
+    refuses(lambda: read_pt(path), ValueError)
+    torch.save({"a": torch.zeros(77)}, path, pickle_protocol=protocol)
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    name = next(name for name in members if name.endswith("data.pkl"))
+    if protocol > 2:  # without its frame, whose length would be wrong
+        assert members[name][2:3] == pickle.FRAME
+        members[name] = members[name][:2] + members[name][11:]
+    assert members[name].count(b"K\x4d") == 2  # numbers stored, and the tensor's size
+    for count in (1, 2):
+        members[name] = members[name].replace(b"K\x4d", b"J\xff\xff\xff\x7f", count)
+        path.write_bytes(archive(members))
+        refuses(lambda: read_pt(path), ValueError)
+
+
+@pytest.mark.parametrize("case", CALLS)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_clips_that_call(tmp_path: Path, case: str, protocol: int) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"fps": CALLS[case]}, protocol))

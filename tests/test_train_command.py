@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import os
 import re
 import signal
@@ -15,7 +17,8 @@ import pytest
 import torch
 
 from CMG_Ref import train as train_module
-from CMG_Ref.checkpoint_io import load_reference, read_pt, write_pt
+from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import read_pt, write_pt
 from CMG_Ref.train import TrainConfig, train
 from CMG_Ref.training.step import TrainStep
 from training_case import TINY, make_data
@@ -89,7 +92,7 @@ def test_the_result_is_a_checkpoint_that_depends_on_the_seed(config: TrainConfig
     data = read_pt(config.data)
     assert content["recipe"]["hidden_dim"] == 12 and "data" not in content["recipe"]
     np.testing.assert_array_equal(content["stats"]["motion_std"], data["stats"]["motion_std"])
-    model, _ = load_reference(final)
+    model, _ = as_reference(read_checkpoint(final))
     assert model(torch.zeros(2, 6), torch.zeros(2, 3)).isfinite().all()
     again = train(dataclasses.replace(config, out=config.out.with_name("again")))
     assert_same(weights(final), weights(again))
@@ -119,6 +122,9 @@ def test_complaints_are_one_line(
         "misnamed": {**data, "joint_names": ["waist_yaw_joint"]},
         "no_samples": {"stats": data["stats"]},
         "a_list": [1, 2],
+        "no_stats": {**data, "stats": {}},
+        "wide": {**data, "stats": {**data["stats"], "motion_std": np.ones(7, np.float32)}},
+        "flat": {**data, "samples": [{"motion": np.zeros(4), "command": np.zeros(3)}]},
         "nan": {**data, "samples": [{**s, "motion": s["motion"] * np.float32("nan")} for s in data["samples"]]},
     }
     for name, content in made.items():
@@ -136,6 +142,9 @@ def test_complaints_are_one_line(
         ("1 joint names", {"data": tmp_path / "misnamed.pt"}),
         ("no samples", {"data": tmp_path / "no_samples.pt"}),
         ("no samples", {"data": tmp_path / "a_list.pt"}),
+        ("motion_mean is missing", {"data": tmp_path / "no_stats.pt"}),
+        ("motion_std has shape [7]", {"data": tmp_path / "wide.pt"}),
+        ("samples are not motion", {"data": tmp_path / "flat.pt"}),
         ("loss is nan", {"data": tmp_path / "nan.pt"}),
         ("even number", {"hidden_dim": 13}),
         ("abacus", {"device": "abacus"}),
@@ -181,3 +190,124 @@ def test_numbers_that_cannot_be_are_refused(
     said = capsys.readouterr().err
     assert re.fullmatch(rf"train: {option.replace('-', '_')} is {value}(\.0)?; expected .+\n", said)
     assert not list(tmp_path.iterdir())
+
+
+def start_again(config: TrainConfig, capsys: pytest.CaptureFixture[str], **changes: Any) -> list[str]:
+    """Train with these settings in the same place; the lines that say what differs."""
+    capsys.readouterr()
+    train(dataclasses.replace(config, **changes))
+    prefix = f"{config.out / 'cmg_last.pt'}: "
+    return [line.removeprefix(prefix) for line in capsys.readouterr().out.splitlines() if line.startswith(prefix)]
+
+
+def refused(config: TrainConfig, **changes: Any) -> str:
+    """The refusal of these settings in the same place, which changes no file there."""
+    before = {path.name: path.read_bytes() for path in config.out.glob("*.pt")}
+    with pytest.raises(ValueError) as caught:
+        train(dataclasses.replace(config, **changes))
+    assert {path.name: path.read_bytes() for path in config.out.glob("*.pt")} == before
+    assert str(config.out / "cmg_last.pt") in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def half_trained(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A training of 10 steps that was interrupted after 4."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patch, 4)
+        train(config)
+    return config
+
+
+def test_other_settings_are_said_and_recorded_part_by_part(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half_trained(config, monkeypatch)
+    changes: dict[str, Any] = {
+        "learning_rate": 1e-4,
+        "seed": config.seed + 1,
+        "phases": ((2, 1), (10, 2)),
+        "log_every": 7,
+    }
+    lines = start_again(config, capsys, **changes)
+    assert [line.split()[0] for line in lines] == ["learning_rate", "phases", "seed"]
+    assert lines[0] == "learning_rate was 0.003, is 0.0001 from step 4 on"
+    assert "rollouts go on with 2 frames" in lines[1] and "not used" in lines[2]
+    recipe = read_pt(config.out / "cmg_final.pt")["recipe"]
+    assert [(part["from_step"], part["to_step"]) for part in recipe["parts"]] == [(0, 4), (4, 12)]
+    assert [part["settings"]["learning_rate"] for part in recipe["parts"]] == [0.003, 1e-4]
+    assert {part["settings"]["seed"] for part in recipe["parts"]} == {config.seed} == {recipe["seed"]}
+    assert "learning_rate" not in recipe and "phases" not in recipe and recipe["batch_size"] == 16
+    assert recipe["parts"] == read_pt(config.out / "cmg_last.pt")["recipe"]["parts"]
+    again = dataclasses.replace(config, **changes)
+    assert start_again(again, capsys, phases=((2, 1), (10, 2), (3, 3)))[0].startswith("phases was")
+    parts = read_pt(config.out / "cmg_final.pt")["recipe"]["parts"]
+    assert [(part["from_step"], part["to_step"]) for part in parts] == [(0, 4), (4, 12), (12, 15)]
+
+
+def test_other_data_is_gone_on_with_only_in_the_same_units(
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    rng: np.random.Generator,
+) -> None:
+    half_trained(config, monkeypatch)
+    data = read_pt(config.data)
+    stats = data["stats"]
+    degrees = {**stats, **{key: np.rad2deg(stats[key]) for key in ("motion_mean", "motion_std")}}
+    in_degrees = [{**sample, "motion": np.rad2deg(sample["motion"])} for sample in data["samples"]]
+    write_pt(tmp_path / "degrees.pt", {**data, "samples": in_degrees, "stats": degrees})
+    write_pt(tmp_path / "renamed.pt", {**data, "joint_names": ["left_hip_joint", "waist_yaw_joint", "right_hip_joint"]})
+    write_pt(tmp_path / "more.pt", {**data, "samples": data["samples"] + make_data(rng)["samples"]})
+    assert re.search(r"motion_(mean|std)\[\d+\] was .* in .*degrees.pt", refused(config, data=tmp_path / "degrees.pt"))
+    assert "joint_names were left_knee_joint" in refused(config, data=tmp_path / "renamed.pt")
+    assert "num_experts was 2, is 3 now" in refused(config, num_experts=3)
+    assert "num_layers was 2, is 3 now" in refused(config, num_layers=3)
+    (line,) = start_again(config, capsys, data=tmp_path / "more.pt")
+    assert line == "data is another file than up to step 4, with the same stats"
+    parts = read_pt(config.out / "cmg_final.pt")["recipe"]["parts"]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (config.data, tmp_path / "more.pt")]
+    assert [part["data_sha256"] for part in parts] == hashes
+
+
+def test_the_checkpoint_to_start_from_is_the_one_it_began_with(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, other = (train(dataclasses.replace(config, out=tmp_path / str(seed), seed=seed)) for seed in (1, 2))
+    begun = half_trained(dataclasses.replace(config, init=one), monkeypatch)
+    assert "init is not the checkpoint" in refused(begun, init=other)
+    assert start_again(begun, capsys) == []  # the same command
+    parts = read_pt(begun.out / "cmg_final.pt")["recipe"]["parts"]
+    assert [part["init_sha256"] for part in parts] == [hashlib.sha256(one.read_bytes()).hexdigest()]
+    fresh = half_trained(dataclasses.replace(config, out=tmp_path / "fresh"), monkeypatch)
+    assert "init is not the checkpoint" in refused(fresh, init=one)
+
+
+def test_a_finished_training_started_again(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    final = train(config)
+    before = {path.name: path.read_bytes() for path in config.out.glob("*.pt")}
+    assert start_again(config, capsys, log_every=3) == []
+    assert {path.name: path.read_bytes() for path in config.out.glob("*.pt")} == before
+    assert "learning_rate was 0.003, is 0.1" in refused(config, learning_rate=0.1)
+    assert "10 steps are done, phases end at 9" in refused(config, phases=((9, 1),))
+    start_again(config, capsys, asymmetry_kept=1.0)  # acts on the final weights alone
+    changed = read_pt(final)
+    assert changed["recipe"]["asymmetry_kept"] == 1.0 and changed["epoch"] == 10
+    final.write_bytes(before[final.name][:500])
+    start_again(config, capsys)
+    assert_same(weights(final), torch.load(io.BytesIO(before[final.name]), weights_only=False)["model_state_dict"])
+
+
+def test_a_state_that_does_not_say_what_it_was_made_with(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As versions before wrote it: it goes on, and nothing is claimed for its steps."""
+    last = half_trained(config, monkeypatch).out / "cmg_last.pt"
+    content = read_pt(last)
+    write_pt(last, {key: value for key, value in content.items() if key not in ("recipe", "joint_names")})
+    (line,) = start_again(config, capsys)
+    assert line.startswith("nothing says what the 4 steps so far were trained with")
+    recipe = read_pt(config.out / "cmg_final.pt")["recipe"]
+    assert [(part["from_step"], part["to_step"]) for part in recipe["parts"]] == [(0, 4), (4, 10)]
+    assert recipe["parts"][0]["settings"] is None and "learning_rate" not in recipe
+    assert recipe["parts"][1]["settings"]["learning_rate"] == 0.003

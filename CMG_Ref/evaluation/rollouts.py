@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from CMG_Ref.checkpoint_io import Stats
+from CMG_Ref.checkpoint.reader import Stats
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import Calibration
 from CMG_Ref.evaluation.gait import StanceVelocity, leg_speed, step_frequency

@@ -91,6 +91,7 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
         sizes = checkpoint.sizes
         note(f"{sizes.num_joints} joints, hidden {sizes.hidden_dim}")
         note(f"{sizes.num_experts} experts, {sizes.num_layers} layers, stats from {checkpoint.stats_from}")
+        note(checkpoint.weights.note)
     out = _out_folder(options)
     shown = _shown(out)  # now: publishing replaces the folder, and a user may be standing in it
     check_out(out, [path for path in (options.checkpoint, options.data, options.robot) if path])

@@ -1,9 +1,4 @@
-"""Read a trained checkpoint, in every form that users have them, without running any code in it.
-
-A checkpoint is a ``torch.save`` file: a bare state dict, or a dict with ``model_state_dict`` and often
-``stats``. Where it has no stats they come from a data file (``cmg_training_data.pt``, or YAML). All sizes
-are read from the tensors. Beside the checkpoint there may be a ``card.json`` and a ``bank.npz``.
-"""
+"""A trained checkpoint, as ``CMG_Ref.checkpoint`` reads it, with the ``card.json`` and ``bank.npz`` beside it."""
 
 from __future__ import annotations
 
@@ -16,19 +11,16 @@ import numpy as np
 import torch
 
 from cmg_export.errors import CheckpointError
-from cmg_export.layout import read_sizes, read_state_dict
-from cmg_export.safe_load import load_torch_file, load_yaml_file
+from CMG_Ref.checkpoint.parameters import Weights
+from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
+from CMG_Ref.checkpoint.stats import check_range, read_vector
+from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import typed_json
 from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
 from cmg_runtime.npz import load_arrays
 
 CARD_FILE = "card.json"
 BANK_FILE = "bank.npz"
-STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
-"""Looked for beside a checkpoint that has no stats inside, in this order."""
-
-SMALLEST_STD = 1e-6
-"""rad or rad/s; trained checkpoints have 0.1 and more."""
 
 FARTHEST_STATE = 100.0
 """Deviations from the mean; motion data stay within about 10. Parity takes a rollout past this for a diverged one."""
@@ -60,7 +52,7 @@ class Checkpoint:
 
     Attributes:
         path: the checkpoint's file.
-        state_dict: parameter name -> float32 tensor on the CPU, named and shaped as ``CMG_Ref.module.CMG``'s.
+        weights: the parameters, and where in the file they lay.
         sizes: shapes of the network.
         stats: normalisation.
         stats_from: "checkpoint", or the name of the file that they came from.
@@ -70,13 +62,18 @@ class Checkpoint:
     """
 
     path: Path
-    state_dict: dict[str, torch.Tensor]
+    weights: Weights
     sizes: Sizes
     stats: Stats
     stats_from: str
     card: Card
     bank: np.ndarray | None
     sha256: dict[str, str]
+
+    @property
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Parameter name -> float32 tensor on the CPU, named and shaped as ``CMG_Ref.module.CMG``'s."""
+        return self.weights.state_dict
 
 
 def load_source(folder: Path, manifest: Manifest, path: Path, data: Path | None) -> Checkpoint:
@@ -99,115 +96,39 @@ def load_checkpoint(path: str | Path, data: str | Path | None = None) -> Checkpo
 
     Args:
         path: a ``torch.save`` file.
-        data: where the stats are, if not in the checkpoint: ``cmg_training_data.pt`` or a ``.yaml`` file.
-            None looks beside the checkpoint for the names in ``STATS_FILES``.
+        data: where the stats are, if neither in the checkpoint nor in a file of the usual names beside it.
 
     Raises:
         CheckpointError: one line saying which file cannot be used and why.
     """
     path = Path(path)
-    content = load_torch_file(path)
-    state_dict = read_state_dict(content, path)
-    sizes = read_sizes(state_dict, path)
+    try:
+        trained = read_checkpoint(path, Path(data) if data is not None else None)
+        return _with_companions(trained)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _with_companions(trained: TrainedCMG) -> Checkpoint:
+    """With the card and the bank that lie beside it, and the hashes of all of it."""
+    path, sizes, stats = trained.path, trained.sizes, trained.stats
     sha256 = {"checkpoint": file_sha256(path)}
-
-    data_path = Path(data) if data is not None else None
-    inside = content.get("stats") if "model_state_dict" in content else None
-    if inside is None and data_path is None:
-        data_path = _find_stats_file(path)
-    stats = _read_stats(inside, sizes, path) if inside is not None else None
     stats_from = "checkpoint"
-    if data_path is not None:
-        given = _read_stats(_load_stats_file(data_path), sizes, data_path)
-        if stats is not None and stats != given:
-            raise CheckpointError(
-                f"{data_path} has other stats than those inside {path}; leave out --data to use the checkpoint's own"
-            )
-        sha256["data"] = file_sha256(data_path)
-        if stats is None:
-            stats, stats_from = given, data_path.name
-    assert stats is not None
-
+    if trained.data_path is not None:
+        sha256["data"] = file_sha256(trained.data_path)
+        if not trained.stats_inside:
+            stats_from = trained.data_path.name
     card, bank = Card(), None
     card_path, bank_path = path.with_name(CARD_FILE), path.with_name(BANK_FILE)
     if card_path.exists():
+        read_start(card_path, "JSON")
         card = _read_card(card_path, sizes, stats)
         sha256["card"] = file_sha256(card_path)
     if bank_path.exists():
+        read_start(bank_path, "what np.savez writes")
         bank = _read_bank(bank_path, stats)
         sha256["bank"] = file_sha256(bank_path)
-    return Checkpoint(path, state_dict, sizes, stats, stats_from, card, bank, sha256)
-
-
-def _find_stats_file(checkpoint: Path) -> Path:
-    for name in STATS_FILES:
-        if checkpoint.with_name(name).is_file():
-            return checkpoint.with_name(name)
-    raise CheckpointError(
-        f"{checkpoint} has no stats inside and none of {', '.join(STATS_FILES)} lies beside it; "
-        "name the data file with --data"
-    )
-
-
-def _load_stats_file(path: Path) -> Any:
-    content = load_yaml_file(path) if path.suffix in (".yaml", ".yml") else load_torch_file(path)
-    return content["stats"] if isinstance(content, dict) and "stats" in content else content
-
-
-def _read_stats(stats: Any, sizes: Sizes, where: Path) -> Stats:
-    if not isinstance(stats, dict):
-        raise CheckpointError(f"{where}: stats are a {type(stats).__name__}; expected a mapping with motion_mean, ...")
-    for key in ("num_joints", "motion_dim", "command_dim"):
-        if key in stats and not _is_number(stats[key], getattr(sizes, key)):
-            raise CheckpointError(
-                f"{where}: stats are for {key} {typed_json.short(stats[key])}, the network has {getattr(sizes, key)}; "
-                "expected the stats that the checkpoint was trained with"
-            )
-    mean = _vector(stats, "motion_mean", sizes.motion_dim, where)
-    std = _vector(stats, "motion_std", sizes.motion_dim, where)
-    low = _vector(stats, "command_min", sizes.command_dim, where)
-    high = _vector(stats, "command_max", sizes.command_dim, where)
-    for index, value in enumerate(std):
-        if value < SMALLEST_STD:
-            raise CheckpointError(
-                f"{where}: motion_std[{index}] is {value:g}; expected every deviation to be {SMALLEST_STD:g} or more"
-            )
-    _check_range(low, high, "command_min", "command_max", where)
-    return Stats(mean, std, low, high)
-
-
-def _is_number(value: Any, expected: int) -> bool:
-    """Lists are not looked into: shared ones can stand for more values than any memory holds."""
-    return not isinstance(value, (list, tuple, dict)) and np.ndim(value) == 0 and bool(value == expected)
-
-
-def _vector(values: dict[str, Any], key: str, length: int, where: Path) -> tuple[float, ...]:
-    """A float32 vector of a mapping, as Python floats (which hold every float32 exactly)."""
-    if key not in values:
-        raise CheckpointError(f"{where}: {key} is missing; expected {length} numbers")
-    given = values[key]
-    if isinstance(given, (list, tuple)) and any(isinstance(value, (list, tuple, dict)) for value in given):
-        raise CheckpointError(f"{where}: {key} has lists inside; expected {length} numbers")
-    try:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            vector = np.asarray(given, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise CheckpointError(f"{where}: {key} is not a list of numbers; expected {length}") from None
-    if vector.shape != (length,):
-        raise CheckpointError(f"{where}: {key} has shape {list(vector.shape)}; the network needs [{length}]")
-    if not np.isfinite(vector).all():
-        index = int(np.flatnonzero(~np.isfinite(vector))[0])
-        raise CheckpointError(f"{where}: {key}[{index}] is {vector[index]}; expected finite numbers")
-    return tuple(vector.tolist())
-
-
-def _check_range(low: tuple[float, ...], high: tuple[float, ...], low_key: str, high_key: str, where: Path) -> None:
-    for index, (minimum, maximum) in enumerate(zip(low, high, strict=True)):
-        if minimum >= maximum:
-            raise CheckpointError(
-                f"{where}: {low_key}[{index}] is {minimum:g} and {high_key}[{index}] is {maximum:g}; "
-                "expected the minimum below the maximum"
-            )
+    return Checkpoint(path, trained.weights, sizes, stats, stats_from, card, bank, sha256)
 
 
 def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
@@ -232,7 +153,7 @@ def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
         raise CheckpointError(f"{path} has a text that is not valid Unicode; expected plain names") from None
     pose = None
     if content.get("default_dof_pos") is not None:
-        pose = _vector(content, "default_dof_pos", sizes.num_joints, path)
+        pose = read_vector(content, "default_dof_pos", sizes.num_joints, path)
     return Card(joint_names=names, default_dof_pos=pose, command_range=_card_range(content, stats, path), **texts)
 
 
@@ -244,9 +165,9 @@ def _card_range(content: dict[str, Any], stats: Stats, path: Path) -> CommandRan
         raise CheckpointError(
             f"{path}: command_range is {typed_json.short(given)}; expected an object with min and max"
         )
-    low = _vector(given, "min", len(stats.command_min), path)
-    high = _vector(given, "max", len(stats.command_max), path)
-    _check_range(low, high, "command_range.min", "command_range.max", path)
+    low = read_vector(given, "min", len(stats.command_min), path)
+    high = read_vector(given, "max", len(stats.command_max), path)
+    check_range(low, high, "command_range.min", "command_range.max", path)
     for index in range(len(low)):
         slack = 1e-6 * (1 + math.fabs(stats.command_max[index] - stats.command_min[index]))
         if low[index] < stats.command_min[index] - slack or high[index] > stats.command_max[index] + slack:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cmg_export
+import CMG_Ref.checkpoint
 import CMG_Ref.module
 import cmg_runtime
 from cmg_export.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ def source_record(checkpoint: Checkpoint, robot: Path | None, options: dict[str,
     return {
         "file": checkpoint.path.name,
         "sha256": checkpoint.sha256["checkpoint"],
+        "weights_from": checkpoint.weights.found,
         "stats_from": checkpoint.stats_from,
         "data_sha256": checkpoint.sha256.get("data"),
         "card_sha256": checkpoint.sha256.get("card"),
@@ -57,9 +59,9 @@ def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _code_sha256() -> str:
-    """One hash over the source of the exporter, of the runtime that it proves artifacts with, and of the reference."""
+    """One hash over the source of the exporter, the runtime that it proves with, the reader and the reference."""
     digest = hashlib.sha256()
-    for package in (cmg_export, cmg_runtime, CMG_Ref.module):
+    for package in (cmg_export, cmg_runtime, CMG_Ref.checkpoint, CMG_Ref.module):
         folder = Path(str(package.__file__)).parent
         for path in sorted(folder.rglob("*.py")):
             digest.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\0".encode())

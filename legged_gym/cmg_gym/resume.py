@@ -10,6 +10,7 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
 from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.observations import reference
+from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import EngineError
 from cmg_runtime.manifest import Manifest
 
@@ -50,6 +51,11 @@ def read_trained_with(checkpoint: Path) -> dict[str, Any]:
     Raises:
         EngineError: it is no checkpoint of this task.
     """
+    try:
+        read_start(checkpoint)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{checkpoint} ")
+        raise EngineError(f"{checkpoint} is no checkpoint of this task ({reason})") from None
     try:
         found = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"].get("trained_with", {})
         if not isinstance(found.get("generator", ""), str):

@@ -10,7 +10,7 @@ from torch import nn
 
 from cmg_export.checkpoint import Checkpoint
 from cmg_export.graph import one_product_weights
-from cmg_export.parity.truth import reference_model
+from CMG_Ref.checkpoint.reader import reference_model
 from cmg_runtime.network import OneProductNetwork
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cmg_export.checkpoint import FARTHEST_STATE, Checkpoint
-from CMG_Ref.module import CMG
+from CMG_Ref.checkpoint.reader import reference_model
 from cmg_runtime.manifest import CommandRange, Sizes, Stats
 
 SHORT_ENVS, SHORT_FRAMES = 256, 100
@@ -30,20 +30,6 @@ GROWTH_BOUND = 10.0
 _BATCH = 512  # rows at once through the reference: its hidden values then still fit a cache
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def reference_model(state_dict: dict[str, torch.Tensor], sizes: Sizes) -> CMG:
-    """The PyTorch model with a checkpoint's weights, in float32."""
-    model = CMG(
-        sizes.motion_dim,
-        sizes.command_dim,
-        sizes.hidden_dim,
-        sizes.num_experts,
-        sizes.num_layers,
-        sizes.gating_hidden_dim,
-    )
-    model.load_state_dict(state_dict, strict=True)
-    return model
 
 
 class Truth:

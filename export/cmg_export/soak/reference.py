@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from cmg_export.checkpoint import Checkpoint
-from cmg_export.parity.truth import reference_model
+from CMG_Ref.checkpoint.reader import reference_model
 from cmg_runtime.kinematics import KinematicChain
 
 ROWS_AT_ONCE = 1024
