@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmg_export.data_samples import check_samples
 from cmg_export.errors import CheckpointError
 from cmg_export.layout import read_sizes, read_state_dict
 from cmg_export.safe_load import load_torch_file, load_yaml_file
@@ -118,7 +119,9 @@ def load_checkpoint(path: str | Path, data: str | Path | None = None) -> Checkpo
     stats = _read_stats(inside, sizes, path) if inside is not None else None
     stats_from = "checkpoint"
     if data_path is not None:
-        given = _read_stats(_load_stats_file(data_path), sizes, data_path)
+        content = _load_data_file(data_path)
+        given = _read_stats(_stats_of(content), sizes, data_path)
+        check_samples(content, given, data_path)
         if stats is not None and stats != given:
             raise CheckpointError(
                 f"{data_path} has other stats than those inside {path}; leave out --data to use the checkpoint's own"
@@ -149,8 +152,11 @@ def _find_stats_file(checkpoint: Path) -> Path:
     )
 
 
-def _load_stats_file(path: Path) -> Any:
-    content = load_yaml_file(path) if path.suffix in (".yaml", ".yml") else load_torch_file(path)
+def _load_data_file(path: Path) -> Any:
+    return load_yaml_file(path) if path.suffix in (".yaml", ".yml") else load_torch_file(path)
+
+
+def _stats_of(content: Any) -> Any:
     return content["stats"] if isinstance(content, dict) and "stats" in content else content
 
 

@@ -29,12 +29,12 @@ ONE_TURN = 2 * math.pi
 """rad from 0, where a joint's limits are not known: no joint of a body with legs turns farther."""
 
 MEAN_SPEED = 1.0
-"""rad/s, of a joint's mean velocity: a joint within its limits comes back, so over a motion of some seconds it is almost
-0 (the bundled checkpoint's: 0.01)."""
+"""rad/s, of a joint's mean velocity: a joint within its limits comes back, so over a motion of some seconds it is
+almost 0 (the bundled checkpoint's: 0.01)."""
 
 DEVIATION_SPEED = 20.0
-"""rad/s, of the deviation of a joint's velocity: the fastest motors of humanoids turn at 20 to 40 at the most, legs that
-run deviate by 5."""
+"""rad/s, of the deviation of a joint's velocity: the fastest motors of humanoids turn at 20 to 40 at the most, legs
+that run deviate by 5."""
 
 FASTEST_WALK, FASTEST_TURN = 12.5, 2 * math.pi
 """m/s, nobody has run faster; rad/s, a turn a second. Of commands."""
@@ -188,12 +188,12 @@ class _Limits:
         )
 
     def of_bank(self, bank: np.ndarray | None) -> str:
-        """No state of the bank is beyond what the guard allows every robot with these limits, and few are beyond them at all."""
+        """No state of the bank is beyond what the guard allows every robot, and few are beyond limits at all."""
         if bank is None:
             return ""
         beyond, speed = self._beyond(bank[:, : self.count]), np.abs(bank[:, self.count :])
         if beyond.max() > POSITION_MARGIN:
-            row, joint = np.unravel_index(beyond.argmax(), beyond.shape)
+            row, joint = map(int, np.unravel_index(beyond.argmax(), beyond.shape))
             value = float(bank[row, joint])
             return f"bank.npz has {self.names[joint]} at {value:.4g} in state {row}, {self._expected(joint, value)}"
         if speed.max() > LOWEST_VELOCITY_LIMIT:
@@ -241,8 +241,8 @@ def _of_order(about: Manifest) -> str:
         other = float(np.linalg.norm(placed - default))
         if other < NEARER * own:
             return (
-                f"the mean pose is {own:.2g} rad from default_dof_pos in the order of joint_names, and {other:.2g} if it "
-                f"lists the joints of {robot.name} {name} first"
+                f"the mean pose is {own:.2g} rad from default_dof_pos in the order of joint_names, and {other:.2g} if "
+                f"it lists the joints of {robot.name} {name} first"
             )
     return ""
 

@@ -51,8 +51,8 @@ LOWEST_VELOCITY_LIMIT = 50.0
 """rad/s. No velocity limit is tighter than this: humanoids' joints turn at 20 to 40 at the most."""
 
 HIGHEST_VELOCITY_LIMIT = 100.0
-"""rad/s. None is wider either, whatever the stats say: it is more than twice the speed of the fastest joints. The widest
-of the bundled checkpoint is 82."""
+"""rad/s. None is wider either, whatever the stats say: it is more than twice the speed of the fastest joints. The
+widest of the bundled checkpoint is 82."""
 
 WATCH_EVERY = 256
 """Steps between two looks at the counter."""
@@ -73,7 +73,7 @@ def limits(manifest: Manifest, bank: torch.Tensor) -> Tuple[torch.Tensor, torch.
         EngineError: a state of the bank is beyond that at a joint whose limits are known. Where they are not, the
             guard's take it in, and a warning says so.
     """
-    num_joints, robot = manifest.sizes.num_joints, manifest.robot
+    num_joints = manifest.sizes.num_joints
     mean, std = (_float64(values) for values in (manifest.stats.motion_mean, manifest.stats.motion_std))
     lower, upper, limited = joint_limits(manifest)
     width = DEVIATIONS * std
