@@ -20,13 +20,9 @@ from cmg_export.errors import CheckpointError
 from cmg_export.layout import read_sizes, read_state_dict
 from cmg_export.safe_load import load_torch_file, load_yaml_file
 from cmg_runtime import typed_json
+from cmg_runtime.engine_cache import BANK_FILE, CARD_FILE, STATS_FILES
 from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
 from cmg_runtime.npz import load_arrays
-
-CARD_FILE = "card.json"
-BANK_FILE = "bank.npz"
-STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
-"""Looked for beside a checkpoint that has no stats inside, in this order."""
 
 SMALLEST_STD = 1e-6
 """rad or rad/s; trained checkpoints have 0.1 and more."""
