@@ -84,8 +84,9 @@ def test_another_exporter_or_robot_compiles_anew_and_none_takes_what_is_there(
 
 @pytest.mark.parametrize("name", ["card.json", "bank.npz", "cmg_training_data.pt", "stats.yaml", "stats.yml"])
 def test_what_lies_beside_a_checkpoint_is_part_of_it(
-    tmp_path: Path, cache: Path, compiled: list[Path], name: str
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr(provenance, "fingerprint", lambda: "the same")
     (tmp_path / "x.pt").write_bytes(b"weights")
     for content in (None, "a", "b"):
         if content is not None:
@@ -134,12 +135,8 @@ def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
 def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
     """Of the reference, every module that a process which builds has imported, and none of training and evaluation."""
     code = "import sys, cmg_export.build as b; print(*[n for n in sys.modules if n.split('.')[0] == 'CMG_Ref'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     sources = list(Path(str(cmg_export.__file__)).parent.rglob("*.py"))
     found = provenance._imported("CMG_Ref", sources)
     assert "CMG_Ref.module.moe_layer" in done.stdout.split() and set(done.stdout.split()) <= set(found)
