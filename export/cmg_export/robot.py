@@ -16,6 +16,7 @@ import numpy as np
 
 from cmg_export.errors import RobotError
 from cmg_export.soles import body_spheres, sole_body_ids
+from CMG_Ref.robot_g1 import MJLAB_MODEL
 from cmg_runtime.kinematics import KinematicChain
 
 UNLIMITED = 1e6
@@ -39,7 +40,7 @@ def g1_model() -> Path | None:
     """mjlab's model of the Unitree G1, found without importing mjlab; None where mjlab or mujoco is not installed."""
     spec = importlib.util.find_spec("mjlab") if importlib.util.find_spec("mujoco") else None
     for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / "asset_zoo" / "robots" / "unitree_g1" / "xmls" / "g1.xml"
+        path = Path(root) / MJLAB_MODEL
         if path.is_file():
             return path
     return None
