@@ -14,6 +14,9 @@ JOINT_NAMES: tuple[str, ...] = (
     "right_wrist_roll_joint", "right_wrist_pitch_joint", "right_wrist_yaw_joint",
 )  # fmt: skip
 
+MJLAB_MODEL = "asset_zoo/robots/unitree_g1/xmls/g1.xml"
+"""The robot's MJCF, within mjlab's package."""
+
 # mjlab's KNEES_BENT_KEYFRAME: the pose in which its G1 environments start. Joints not named are at 0.
 _STANDING = {
     "hip_pitch": -0.312, "knee": 0.669, "ankle_pitch": -0.363,

@@ -73,6 +73,17 @@ def make_stats(num_joints: int, command_dim: int, seed: int) -> dict[str, Any]:
     }
 
 
+def make_sample(stats: dict[str, Any], rng: np.random.Generator, frames: int = 100) -> dict[str, np.ndarray]:
+    """A sample of a data file, spread as the stats say; an empty one for stats that were spoiled on purpose."""
+    try:
+        noise = rng.standard_normal((frames + 1, stats["motion_dim"]))
+        motion = stats["motion_mean"] + stats["motion_std"] * noise
+        command = rng.uniform(stats["command_min"], stats["command_max"], (frames, stats["command_dim"]))
+    except (TypeError, ValueError, OverflowError):
+        return {}
+    return {"motion": motion.astype(np.float32), "command": command.astype(np.float32)}
+
+
 def save_checkpoint(folder: Path, state_dict: Any, stats: dict[str, Any], form: str) -> tuple[Path, Path | None]:
     """Write weights and stats in the given form; the paths of the checkpoint and of its data file, if any."""
     folder = Path(folder)
@@ -85,12 +96,8 @@ def save_checkpoint(folder: Path, state_dict: Any, stats: dict[str, Any], form: 
     (folder / "train").mkdir(exist_ok=True)
     if form == "bare+data":
         data = folder / "train" / "cmg_training_data.pt"
-        width = stats["motion_dim"]
-        sample = {
-            "motion": np.zeros((5, width), np.float32),
-            "command": np.zeros((4, stats["command_dim"]), np.float32),
-        }
-        torch.save({"samples": [sample], "stats": stats}, data)
+        rng = np.random.default_rng(len(state_dict))
+        torch.save({"samples": [make_sample(stats, rng) for _ in range(3)], "stats": stats}, data)
     elif form == "bare+yaml":
         data = folder / "train" / "stats.yaml"
         plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in stats.items()}

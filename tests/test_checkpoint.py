@@ -93,6 +93,39 @@ def test_stats_given_twice_must_agree(tmp_path: Path, seed: int) -> None:
     assert "other stats" in refusal(made.path, differing)
 
 
+SAMPLES: dict[str, tuple[str, Any]] = {
+    "as they are": ("", lambda motion, command: (motion, command)),
+    "others, as many": ("", lambda motion, command: (motion[::2], command * 0.9)),
+    "degrees": ("motion_", lambda motion, command: (np.degrees(motion), command)),
+    "velocities in degrees": ("motion_std", lambda motion, command: (motion * [1, 1, 1, 57.3, 57.3, 57.3], command)),
+    "another order": ("motion_mean", lambda motion, command: (motion[:, [1, 2, 0, 4, 5, 3]], command)),
+    "turns in degrees": ("command_max[2]", lambda motion, command: (motion, command * [1, 1, 57.3])),
+    "km/h in the stats": ("command_max[0]", lambda motion, command: (motion, command / [4.2, 1, 1])),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+def test_stats_that_contradict_the_samples_beside_them(
+    tmp_path: Path, seed: int, rng: np.random.Generator, case: str
+) -> None:
+    said, edit = SAMPLES[case]
+    made = make_checkpoint(tmp_path, "bare+data", num_joints=3, hidden_dim=8, seed=seed)
+    made.stats["motion_mean"][:3], made.stats["motion_std"][:3] = rng.permutation([-0.9, 0.1, 0.8]), 0.2
+    made.stats["command_min"][:], made.stats["command_max"][:] = -1.5, 2.0
+    _, data = save_checkpoint(tmp_path, made.model.state_dict(), made.stats, "bare+data")
+    assert data is not None
+    content = torch.load(data, weights_only=False)
+    for sample in content["samples"]:
+        altered = edit(sample["motion"].astype(np.float64), sample["command"].astype(np.float64))
+        sample["motion"], sample["command"] = (values.astype(np.float32) for values in altered)
+    torch.save(content, data)
+    if said:
+        message = refusal(made.path, data)
+        assert said in message and "in the samples beside them" in message and str(data) in message
+    else:
+        load_checkpoint(made.path, data)
+
+
 def test_reads_card_and_bank(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:
     made = make_checkpoint(tmp_path, num_joints=2, seed=seed)
     low, high = made.stats["command_min"] / 2, made.stats["command_max"] / 2

@@ -219,6 +219,11 @@ def test_it_compiles(shape: ClusterShape) -> None:
     assert image.startswith(b"\x7fELF") and b"generate_frames" in image
     with pytest.raises(cuda_source.CudaError, match=r"NVRTC \d+\.\d+: kernel.cu\(\d+\): error: "):
         cuda_source.compile_source(source.replace("u32 block = ring.wait();", "u32 block = ring.wait(1);"), options)
+    # What would be launched with other sizes than the kernel has does not compile.
+    for size in (f"SHARED_BYTES={shape.shared_bytes}", f"THREADS={shape.threads}"):
+        others = [f"-D{size}8" if option == f"-D{size}" else option for option in options]
+        with pytest.raises(cuda_source.CudaError, match="ClusterShape in cluster.py has other sizes"):
+            cuda_source.compile_source(source, others)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty", "another kernel's"])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cmg_runtime import load_engine
+import cmg_export
+import cmg_runtime
+from cmg_export import provenance
+from cmg_runtime import engine_cache, load_engine
 from cmg_runtime.engine_cache import CACHE_VARIABLE, engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import file_sha256
@@ -45,6 +50,97 @@ def test_a_checkpoint_is_compiled_once(tmp_path: Path, cache: Path, seed: int) -
     with pytest.raises(EngineError, match="was not compiled: .*bank.npz"):
         engine_folder(made.path, made.data)
     assert os.listdir(cache) == [folder.name]
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that engines would be compiled into from now on; each gets a manifest at once."""
+    folders: list[Path] = []
+
+    def compile_into(_: Path, __: object, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        os.utime(folder / "manifest.json", (len(folders), len(folders)))
+        folders.append(folder)
+
+    monkeypatch.setattr(engine_cache, "_compile", compile_into)
+    return folders
+
+
+def test_another_exporter_or_robot_compiles_anew_and_none_takes_what_is_there(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "cmg_final.pt"
+    model.write_bytes(b"weights")
+    assert engine_folder(model) == engine_folder(model) == compiled[0] and len(compiled) == 1
+    monkeypatch.setattr(provenance, "g1_model", lambda: model)  # as if mjlab had come, or gone
+    assert engine_folder(model) == engine_folder(model) == compiled[1] and len(compiled) == 2
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))  # where the exporter cannot run
+    assert engine_folder(model) == compiled[1]
+    model.write_bytes(b"other weights")
+    assert engine_folder(model) == compiled[2]
+    assert compiled[0] != compiled[1] and len(os.listdir(cache)) == len(compiled) == 3
+
+
+@pytest.mark.parametrize("name", ["card.json", "bank.npz", "cmg_training_data.pt", "stats.yaml", "stats.yml"])
+def test_what_lies_beside_a_checkpoint_is_part_of_it(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(provenance, "fingerprint", lambda: "the same")
+    (tmp_path / "x.pt").write_bytes(b"weights")
+    for content in (None, "a", "b"):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        assert engine_folder(tmp_path / "x.pt") == engine_folder(tmp_path / "x.pt") == compiled[-1]
+    assert len(set(compiled)) == 3
+
+
+def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    copies = {}
+    for package in (cmg_export, cmg_runtime):
+        copies[package] = tmp_path / package.__name__
+        shutil.copytree(Path(str(package.__file__)).parent, copies[package])
+        monkeypatch.setattr(package, "__file__", str(copies[package] / "__init__.py"))
+    robot = tmp_path / "robot" / "robot.xml"
+    (robot.parent / "meshes").mkdir(parents=True)
+    (robot.parent / "more").mkdir()
+    robot.write_text('<mujoco><compiler meshdir="meshes"/><include file="more/parts.xml"/></mujoco>')
+    (robot.parent / "more" / "parts.xml").write_text('<mujoco><asset><mesh file="sole.STL"/></asset></mujoco>')
+    (robot.parent / "meshes" / "sole.STL").write_bytes(b"solid")
+    monkeypatch.setattr(provenance, "g1_model", lambda: robot)
+    seen = [provenance.fingerprint()]
+    assert provenance.fingerprint() == seen[0]
+
+    kernels = copies[cmg_runtime] / "kernels"
+    read = [kernels / "cluster.cu", kernels / "hopper.cuh", copies[cmg_runtime] / "guard.py"]
+    read += [robot, robot.parent / "more" / "parts.xml", robot.parent / "meshes" / "sole.STL"]
+    modules = sorted(copies[cmg_export].rglob("*.py"))
+    for path in [*read, modules[rng.integers(len(modules))]]:
+        path.write_bytes(path.read_bytes() + b"\n")
+        seen.append(provenance.fingerprint())
+    monkeypatch.setattr(provenance, "installed_versions", lambda names: dict.fromkeys(names, "1.2"))
+    seen.append(provenance.fingerprint())
+    monkeypatch.setattr(provenance, "g1_model", lambda: None)
+    seen.append(provenance.fingerprint())
+    assert len(set(seen)) == len(seen)
+
+    for name in ("__pycache__/guard.cpython-399.pyc", ".guard.py.swp", ".cache/x.py"):  # nobody reads these
+        (copies[cmg_runtime] / name).parent.mkdir(exist_ok=True)
+        (copies[cmg_runtime] / name).write_bytes(b"?")
+    assert provenance.fingerprint() == seen[-1]
+
+
+def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
+    """Of the reference, every module that a process which builds has imported, and none of training and evaluation."""
+    code = "import sys, cmg_export.build as b; print(*[n for n in sys.modules if n.split('.')[0] == 'CMG_Ref'])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    sources = list(Path(str(cmg_export.__file__)).parent.rglob("*.py"))
+    found = provenance._imported("CMG_Ref", sources)
+    assert "CMG_Ref.module.moe_layer" in done.stdout.split() and set(done.stdout.split()) <= set(found)
+    assert not any("train" in name or "evaluation" in name for name in found)
 
 
 def test_old_python_is_told_the_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -257,11 +258,41 @@ def test_limits_of_a_robot_and_of_a_bank() -> None:
     lower = np.minimum(np.array(robot.joint_lower) - 0.5, mean[:n] - 8 * std[:n])
     np.testing.assert_allclose(low[:n], np.minimum(lower, bank.min(axis=0)[:n]), rtol=1e-6, atol=1e-6)
     widest = np.maximum(50 * std[n:], 50.0)
-    np.testing.assert_allclose(high[n:], np.maximum(mean[n:] + widest, bank.max(axis=0)[n:]), rtol=1e-6, atol=1e-6)
-    far = engine.bank.clone()
-    far[3, 1], far[5, 7] = 1000.0, -2000.0  # a bank of such states may be gone on from
-    low, high = limits(engine.manifest, far)
-    assert float(high[1]) == 1000.0 and float(low[7]) == -2000.0
+    expected = np.minimum(np.maximum(mean[n:] + widest, bank.max(axis=0)[n:]), 100.0)
+    np.testing.assert_allclose(high[n:], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_stats_and_no_bank_make_room_for_themselves(rng: np.random.Generator) -> None:
+    """Whatever they say, a joint with limits stays within half a turn of them, another one within two turns."""
+    folder, _, _ = random_robot_case()
+    engine = load_engine(folder, 1)
+    manifest, bank, robot = engine.manifest, engine.bank, engine.manifest.robot
+    assert robot is not None
+    in_degrees = dataclasses.replace(
+        manifest.stats, motion_std=tuple(math.degrees(value) for value in manifest.stats.motion_std)
+    )
+    wide = dataclasses.replace(manifest, stats=in_degrees)
+    low, high = (bound.numpy() for bound in limits(wide, bank))
+    np.testing.assert_allclose(low, [*(np.array(robot.joint_lower) - math.pi), *[-100.0] * JOINTS], rtol=1e-6)
+    np.testing.assert_allclose(high, [*(np.array(robot.joint_upper) + math.pi), *[100.0] * JOINTS], rtol=1e-6)
+    joint, row = int(rng.integers(JOINTS)), int(rng.integers(len(bank)))
+    for column, value in ((joint, robot.joint_upper[joint] + 3.2), (JOINTS + joint, -101.0)):
+        far = bank.clone()
+        far[row, column] = value
+        with pytest.raises(EngineError, match=f"state {row} of its bank has .* at {manifest.joint_names[joint]}") as e:
+            limits(manifest, far)
+        assert "\n" not in str(e.value)
+    far = bank.clone()
+    far[row, joint] = robot.joint_upper[joint] + 3.1  # of another variant of the robot
+    assert float(limits(manifest, far)[1][joint]) == float(far[row, joint])
+    # Of a joint without limits nothing is proved: the bank is gone on from, and a warning tells.
+    nobody = dataclasses.replace(wide, robot=None)
+    assert float(limits(nobody, bank)[1][joint]) == pytest.approx(4 * math.pi)
+    turning = dataclasses.replace(robot, joint_lower=(-1e6,) * JOINTS, joint_upper=(1e6,) * JOINTS)
+    far[row, joint] = 13.0
+    for unlimited in (nobody, dataclasses.replace(wide, robot=turning)):
+        with pytest.warns(RuntimeWarning, match=f"state {row} of its bank has dof_pos 13 at"):
+            assert float(limits(unlimited, far)[1][joint]) == 13.0
 
 
 def test_motions_beyond_the_limits_are_refused_on_the_host() -> None:

@@ -11,10 +11,8 @@ from yaml.events import AliasEvent
 
 from CMG_Ref.checkpoint_io import read_pt, read_start
 from cmg_runtime import typed_json
+from cmg_runtime.engine_cache import STATS_FILES
 from cmg_runtime.manifest import Stats
-
-STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
-"""Looked for beside a checkpoint that has no stats inside, in this order."""
 
 SMALLEST_STD = 1e-6
 """rad or rad/s; trained checkpoints have 0.1 and more."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1 import JOINT_NAMES, MJLAB_MODEL
 from cmg_runtime.kinematics import KinematicChain
 
 FEET = ("left_ankle_roll_link", "right_ankle_roll_link")
@@ -28,7 +28,7 @@ def g1_mjcf() -> Path:
     spec = importlib.util.find_spec("mjlab")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("mjlab is not installed; its Unitree G1 model is needed: pip install mjlab")
-    path = Path(spec.origin).parent / "asset_zoo" / "robots" / "unitree_g1" / "xmls" / "g1.xml"
+    path = Path(spec.origin).parent / MJLAB_MODEL
     if not path.is_file():
         raise FileNotFoundError(f"no G1 model at {path}; expected mjlab's asset zoo: pip install mjlab==1.6.0")
     return path

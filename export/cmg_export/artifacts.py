@@ -11,10 +11,10 @@ import numpy as np
 
 from cmg_export.onnx_graph import export_onnx, trace
 from cmg_export.progress import stage
-from cmg_export.provenance import tool_versions
 from cmg_export.tensorrt_plan import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan
 from cmg_export.torchscript import export_torchscript
 from cmg_runtime.manifest import Artifact, Manifest, file_sha256
+from cmg_runtime.sources import installed_versions
 
 WEIGHTS_FILE = "weights.npz"
 
@@ -110,7 +110,7 @@ def _artifact(
         file=file,
         sha256=file_sha256(folder / file),
         target=target or {"device": "any"},
-        tools=tool_versions(tools),
+        tools=installed_versions(tools),
         parity={"status": "not_run", "reason": ""},
     )
 

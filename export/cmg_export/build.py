@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +28,7 @@ from cmg_export.parity import (
     with_results,
 )
 from cmg_export.parity.report import FILE_NAME as PARITY_FILE
+from cmg_export.plausible import check_plausible
 from cmg_export.progress import stage
 from cmg_export.provenance import source_record
 from cmg_export.publish import check_out, publish, staging
@@ -98,7 +100,8 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     with stage("tensorrt") as note:
         flavour, reason = find_flavour(options.tensorrt)
         note(f"no plans: {reason}" if flavour is None else f"{flavour.library} {flavour.version}")
-    about = _describe(checkpoint, options, flavour)
+    weights = one_product_weights(checkpoint)
+    about = _without_doubt(checkpoint, _describe(checkpoint, options, flavour), weights)
     if _is_current(out, about):
         report = read_report(out)
         print(
@@ -108,7 +111,7 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
         return read_manifest(out), report
     with staging(out) as folder:
         plans = Plans(flavour, options.tensorrt, options.num_envs, previous=out)
-        manifest, report = _build(folder, checkpoint, about, options.precision, plans)
+        manifest, report = _build(folder, checkpoint, weights, about, options.precision, plans)
         publish(folder, out)
     print(f"\n{format_table(report)}\n\n{shown} is ready: {_verdicts(report)}", flush=True)
     return manifest, report
@@ -155,6 +158,20 @@ def _describe(checkpoint: Checkpoint, options: Options, flavour: Flavour | None)
     )
 
 
+def _without_doubt(checkpoint: Checkpoint, about: Manifest, weights: dict[str, np.ndarray]) -> Manifest:
+    """The manifest with what is implausible about the checkpoint, of which a line on stderr warns, too."""
+    with stage("plausibility"):
+        doubt = check_plausible(checkpoint, about, weights)
+    if doubt:
+        print(
+            f"cmg_export: warning: {doubt}; see that stats, bank and card are in rad, rad/s and m/s and in the order "
+            "of joint_names" + ("" if about.robot else " (no robot is known to prove it: --robot)"),
+            file=sys.stderr,
+            flush=True,
+        )
+    return dataclasses.replace(about, source={**about.source, "doubt": doubt or None})
+
+
 def _verdicts(report: ParityReport) -> str:
     statuses = [artifact.status for artifact in report.artifacts]
     counts = {"passed": "passed parity", "failed": "failed it", "not_run": "not run here"}
@@ -179,9 +196,13 @@ def _is_current(out: Path, about: Manifest) -> bool:
 
 
 def _build(
-    folder: Path, checkpoint: Checkpoint, about: Manifest, precision: str, plans: Plans
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: dict[str, np.ndarray],
+    about: Manifest,
+    precision: str,
+    plans: Plans,
 ) -> tuple[Manifest, ParityReport]:
-    weights = one_product_weights(checkpoint)
     with stage("bank") as note:
         bank = checkpoint.bank
         if bank is None:

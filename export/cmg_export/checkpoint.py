@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmg_export.data_samples import check_samples
 from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint.parameters import Weights
 from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
 from CMG_Ref.checkpoint.stats import check_range, read_vector
 from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import typed_json
+from cmg_runtime.engine_cache import BANK_FILE, CARD_FILE
 from cmg_runtime.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
 from cmg_runtime.npz import load_arrays
-
-CARD_FILE = "card.json"
-BANK_FILE = "bank.npz"
 
 FARTHEST_STATE = 100.0
 """Deviations from the mean; motion data stay within about 10. Parity takes a rollout past this for a diverged one."""
@@ -115,6 +114,7 @@ def _with_companions(trained: TrainedCMG) -> Checkpoint:
     sha256 = {"checkpoint": file_sha256(path)}
     stats_from = "checkpoint"
     if trained.data_path is not None:
+        check_samples(trained.data_content, stats, trained.data_path)
         sha256["data"] = file_sha256(trained.data_path)
         if not trained.stats_inside:
             stats_from = trained.data_path.name

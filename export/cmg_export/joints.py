@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +45,7 @@ def resolve_joints(checkpoint: Checkpoint, robot: Path | None) -> Joints:
     if not set(names) <= set(G1_JOINTS):
         return Joints(names, None, None, "none (not the G1's joints, and no --robot); no root height, no bodies")
     path = g1_model()
-    if path is None or importlib.util.find_spec("mujoco") is None:
+    if path is None:
         return Joints(names, None, None, "none (the G1's model needs mjlab and mujoco); no root height, no bodies")
     return _with_chain(names, RobotModel(path), path)
 

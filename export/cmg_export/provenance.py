@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 import cmg_export
-import CMG_Ref.checkpoint
-import CMG_Ref.module
 import cmg_runtime
-from cmg_export.checkpoint import Checkpoint
-from cmg_runtime.manifest import file_sha256
+from cmg_export.robot import g1_model, model_files
+from cmg_runtime.sources import installed_versions, package_files, sources_sha256
+
+if TYPE_CHECKING:
+    from cmg_export.checkpoint import Checkpoint
 
 _TOOLS = (
     "torch",
     "numpy",
     "onnx",
     "onnxscript",
+    "onnx-ir",
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt_rtx",
     "mujoco",
 )
+"""What engines are made and proved with."""
 
 
 def source_record(checkpoint: Checkpoint, robot: Path | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -37,33 +45,73 @@ def source_record(checkpoint: Checkpoint, robot: Path | None, options: dict[str,
         "data_sha256": checkpoint.sha256.get("data"),
         "card_sha256": checkpoint.sha256.get("card"),
         "bank_sha256": checkpoint.sha256.get("bank"),
-        "robot_file": robot.name if robot else None,
-        "robot_sha256": file_sha256(robot) if robot else None,
         "license": checkpoint.card.license,
         "attribution": checkpoint.card.attribution,
         "options": options,
-        "tools": tool_versions(_TOOLS),
+        **_surroundings(robot),
+    }
+
+
+def fingerprint() -> str:
+    """One hash over all that an engine depends on besides a checkpoint's own files, if it is built here with the
+    defaults of every option: see :func:`cmg_runtime.engine_cache.engine_folder`. It imports neither mujoco nor
+    TensorRT."""
+    found = _surroundings(g1_model())
+    if "tensorrt" in found["tools"]:  # which builds plans only where it sees a GPU
+        found["gpu"] = torch.cuda.is_available()
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _surroundings(robot: Path | None) -> dict[str, Any]:
+    """The list of what an engine depends on besides a checkpoint's own files and options: robot, libraries, code."""
+    return {
+        "robot_file": robot.name if robot else None,
+        "robot_sha256": sources_sha256(model_files(robot)) if robot else None,
+        "tools": installed_versions(_TOOLS),
         "code_sha256": _code_sha256(),
     }
 
 
-def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those of the named packages that are installed."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def _code_sha256() -> str:
-    """One hash over the source of the exporter, the runtime that it proves with, the reader and the reference."""
-    digest = hashlib.sha256()
-    for package in (cmg_export, cmg_runtime, CMG_Ref.checkpoint, CMG_Ref.module):
+    """One hash over every file of the exporter, and of the runtime that it proves artifacts with, and over the modules
+    of the reference that it imports."""
+    files = {}
+    for package in (cmg_export, cmg_runtime):
         folder = Path(str(package.__file__)).parent
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+        files.update({f"{package.__name__}/{name}": path for name, path in package_files(folder).items()})
+    exporter = [path for name, path in files.items() if name.startswith("cmg_export/") and path.suffix == ".py"]
+    return sources_sha256({**files, **_imported("CMG_Ref", exporter)})
+
+
+def _imported(package: str, sources: Iterable[Path]) -> dict[str, Path]:
+    """Name and file of every module of ``package`` that the sources import, and those modules in turn."""
+    found: dict[str, Path] = {}
+    left = list(sources)
+    while left:
+        for name in _imports(left.pop()):
+            parts = name.split(".")
+            for depth in range(1, len(parts) + 1) if parts[0] == package else ():
+                path = _module_file(".".join(parts[:depth]))
+                if path is not None and path not in found.values():
+                    found[".".join(parts[:depth])] = path
+                    left.append(path)
+    return found
+
+
+def _imports(source: Path) -> set[str]:
+    """Whatever the source's import statements could mean: of ``from a import b``, ``a.b`` may be a module."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def _module_file(name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # of a name within a module that is no package
+        return None
+    return Path(spec.origin) if spec and spec.origin else None

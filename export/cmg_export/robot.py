@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,17 @@ import numpy as np
 
 from cmg_export.errors import RobotError
 from cmg_export.soles import body_spheres, sole_body_ids
+from CMG_Ref.robot_g1 import MJLAB_MODEL
 from cmg_runtime.kinematics import KinematicChain
 
 UNLIMITED = 1e6
 """Joint limit, rad, of a joint that has none (JSON has no infinity)."""
+
+_ATTRIBUTE = {
+    "dir": re.compile(r"""\b(?:mesh|texture|asset)dir\s*=\s*["']([^"']*)"""),
+    "file": re.compile(r"""\bfile\s*=\s*["']([^"']+)"""),
+}
+"""Of an MJCF's elements: folders that files are in, relative to the first MJCF's, and files."""
 
 _G1_POINTS = {
     "left_rubber_hand": ("left_wrist_yaw_link", (0.0415, 0.003, 0.0)),
@@ -29,13 +37,27 @@ _G1_POINTS = {
 
 
 def g1_model() -> Path | None:
-    """mjlab's model of the Unitree G1, found without importing mjlab; None where mjlab is not installed."""
-    spec = importlib.util.find_spec("mjlab")
+    """mjlab's model of the Unitree G1, found without importing mjlab; None where mjlab or mujoco is not installed."""
+    spec = importlib.util.find_spec("mjlab") if importlib.util.find_spec("mujoco") else None
     for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / "asset_zoo" / "robots" / "unitree_g1" / "xmls" / "g1.xml"
+        path = Path(root) / MJLAB_MODEL
         if path.is_file():
             return path
     return None
+
+
+def model_files(path: Path) -> dict[str, Path]:
+    """An MJCF file and the files that it names, by their names in it: what a robot that is read from it depends on."""
+    found, left, folders = {path.name: path}, [path], [path.parent]
+    while left:
+        text = left.pop().read_text(encoding="utf-8", errors="ignore")
+        folders += [path.parent / name for name in _ATTRIBUTE["dir"].findall(text)]
+        for name in _ATTRIBUTE["file"].findall(text):
+            file = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            if file is not None and name not in found:
+                found[name] = file
+                left += [file] if file.suffix == ".xml" else []
+    return found
 
 
 class RobotModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Optional
 
 import torch
@@ -35,6 +35,10 @@ class Report:
     frames_replaced: int
 
 
+ORDER = tuple(entry.name for entry in fields(Report))
+"""Of the numbers on a device. Whoever counts asks for the place of a name here."""
+
+
 class Counters:
     """The numbers of a :class:`Report` on a device. Counting never makes the host wait.
 
@@ -43,8 +47,8 @@ class Counters:
 
     Attributes:
         command_range: (min, max), [command_dim] float32 each, on the device.
-        counts: [6] int64, the numbers in :class:`Report`'s order.
-        replaced: [] int64, a view of the last: the guard adds to it.
+        counts: [len(ORDER)] int64, in the order of :data:`ORDER`.
+        replaced: [] int64, a view of ``frames_replaced``: the guard adds to it.
     """
 
     def __init__(self, command_range: CommandRange, device: torch.device) -> None:
@@ -53,9 +57,11 @@ class Counters:
         )
         self.command_range = (low, high)
         self._warned = False
-        self.counts = torch.zeros(6, dtype=torch.int64, device=device)
-        self._commands, self._entries, self._ignored_commands, self._ignored_motions, self._lookups = self.counts[:5]
-        self.replaced = self.counts[5]
+        self.counts = torch.zeros(len(ORDER), dtype=torch.int64, device=device)
+        by_name = dict(zip(ORDER, self.counts))
+        self._commands, self._entries = by_name["commands_clamped"], by_name["entries_clamped"]
+        self._ignored_commands, self._ignored_motions = by_name["commands_ignored"], by_name["motions_ignored"]
+        self._lookups, self.replaced = by_name["lookups_clamped"], by_name["frames_replaced"]
 
     def clamp_commands(self, commands: torch.Tensor, counted: Optional[torch.Tensor] = None) -> torch.Tensor:
         """``commands`` [.., command_dim] within the range; those that ``counted`` [..] names are counted, or all."""
@@ -83,9 +89,9 @@ class Counters:
 
     def report(self, owner: str) -> Report:
         """The numbers. The host waits. The first time that one is not zero, warn in the name of ``owner``."""
-        counts = [int(count) for count in self.counts.tolist()]
-        report = Report(*counts)
-        if any(counts) and not self._warned:
+        counts = {name: int(count) for name, count in zip(ORDER, self.counts.tolist())}
+        report = Report(**counts)
+        if any(counts.values()) and not self._warned:
             self._warned = True
             low, high = ([round(value, 3) for value in bound.tolist()] for bound in self.command_range)
             warnings.warn(

@@ -18,15 +18,20 @@ logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "CMG_ENGINE_CACHE"
 """Environment variable with the folder that compiled engines are kept in; else ``cmg_engine`` in the user's cache."""
 
-_BESIDE = ("card.json", "bank.npz")  # files beside a checkpoint that go into its engine
+CARD_FILE, BANK_FILE = "card.json", "bank.npz"
+STATS_FILES = ("cmg_training_data.pt", "stats.yaml", "stats.yml")
+"""Files beside a checkpoint that go into its engine; those with stats, in this order, where it has none and none are
+named."""
 
 
 def engine_folder(model_path: str | Path, data_path: str | Path | None = None) -> Path:
     """The engine folder that ``model_path`` is, or that a checkpoint is compiled into.
 
     A checkpoint is compiled by ``python -m cmg_export`` in a process of its own (about a minute), into the cache. Its
-    place there follows from the contents of the checkpoint, of ``data_path`` and of the card and bank beside it, so
-    the next call finds it, and a changed file is compiled anew. Delete folders in the cache as you like.
+    place there follows from the contents of the checkpoint, of ``data_path`` and of the files beside it, and from the
+    exporter's fingerprint: its code, its libraries, and the robot that it finds. So the next call finds it, and what
+    has changed is compiled anew. Where the exporter cannot run, the newest engine of the same files is taken, whatever
+    it was compiled with. Delete folders in the cache as you like.
 
     Args:
         model_path: an engine folder, or a checkpoint file.
@@ -51,10 +56,28 @@ def engine_folder(model_path: str | Path, data_path: str | Path | None = None) -
 
 def _place(model: Path, data_path: str | Path | None) -> Path:
     digest = hashlib.sha256(str(SCHEMA_VERSION).encode())
-    for path in (model, Path(data_path) if data_path is not None else None, *map(model.with_name, _BESIDE)):
-        digest.update((file_sha256(path) if path is not None and path.is_file() else "none").encode())
-    cache = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cmg_engine"
-    return Path(cache).expanduser().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
+    stats = [Path(data_path)] if data_path is not None else [model.with_name(name) for name in STATS_FILES]
+    for path in (model, model.with_name(CARD_FILE), model.with_name(BANK_FILE), *stats):
+        digest.update((file_sha256(path) if path.is_file() else "none").encode())
+    root = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cmg_engine"
+    place = Path(root).expanduser().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
+    exporter = _fingerprint()
+    if exporter is not None:
+        return place.with_name(f"{place.name}-{exporter[:16]}")
+    kept = [path for path in place.parent.glob("*") if path == place or path.name.startswith(f"{place.name}-")]
+    kept = [path for path in kept if (path / FILE_NAME).is_file()]
+    return max(kept, key=lambda path: (path / FILE_NAME).stat().st_mtime, default=place)
+
+
+def _fingerprint() -> str | None:
+    """Of the exporter; None where it is not installed, or is for another Python."""
+    if sys.version_info < (3, 10):
+        return None
+    try:
+        from cmg_export.provenance import fingerprint
+    except ImportError:
+        return None
+    return fingerprint()
 
 
 def _compile(model: Path, data_path: str | Path | None, folder: Path) -> None:

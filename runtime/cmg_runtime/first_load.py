@@ -12,7 +12,6 @@ against the checkpoint itself, is ``make verify``.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -28,6 +27,7 @@ from cmg_runtime.errors import BackendUnavailable
 from cmg_runtime.kept_files import keep, read_kept
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.network import OneProductNetwork
+from cmg_runtime.sources import installed_versions, package_files, sources_sha256
 from cmg_runtime.weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         "driver": driver_version(),
         "torch": torch.__version__,
+        "libraries": _library_versions(),
         "tools": dict(artifact.tools),
     }
 
@@ -115,11 +116,14 @@ def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
 @functools.lru_cache(maxsize=None)
 def _runtime_sha256() -> str:
     """Of this package's own sources, kernels among them."""
-    content = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cu", ".cuh")):
-        content.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return content.hexdigest()
+    return sources_sha256(package_files(Path(__file__).parent))
+
+
+@functools.lru_cache(maxsize=None)
+def _library_versions() -> Dict[str, str]:
+    """Of those that compile or run an artifact here, whatever it was made with."""
+    names = ("triton", "tensorrt", "tensorrt_rtx", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
+    return installed_versions(names)
 
 
 def _read(folder: Path) -> Dict[str, Any]:

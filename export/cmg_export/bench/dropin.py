@@ -18,13 +18,13 @@ from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.command_line import exit_status, parse, require_positive
 from cmg_export.errors import ExportError
-from cmg_export.provenance import tool_versions
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
+from cmg_runtime.sources import installed_versions
 
 MODULE = "cmg_export.bench.dropin"
 
@@ -177,7 +177,7 @@ def _run(options: Options) -> int:
         raise EngineError(f"--seconds is {options.seconds:g}; expected more than 0")
     rows = measure(options)
     if options.out is not None:
-        content = {"versions": tool_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
+        content = {"versions": installed_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
         options.out.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 

@@ -10,8 +10,8 @@ import torch
 
 from cmg_export.bench.results import Machine
 from cmg_export.bench.timing import Samples, time_block
-from cmg_export.provenance import tool_versions
 from cmg_runtime.manifest import Sizes
+from cmg_runtime.sources import installed_versions
 
 _PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
 _CLOCKS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
@@ -34,7 +34,7 @@ def floor_us(flop: int, tflops: float, num_envs: int) -> float:
 def describe(device: torch.device) -> Machine:
     """The machine, and the rate of a matrix product on ``device`` in each precision."""
     cuda = device.type == "cuda"
-    versions = {"python": platform.python_version(), **tool_versions(_PACKAGES)}
+    versions = {"python": platform.python_version(), **installed_versions(_PACKAGES)}
     if cuda:
         versions["cuda"] = str(torch.version.cuda)
     rates = {"fp32": _tflops(device, torch.float32, 8192 if cuda else 1024)}

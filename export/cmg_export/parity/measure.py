@@ -103,18 +103,20 @@ def one_step(errors: Errors, truth: Truth, inputs: Inputs, joint_names: Sequence
     """The figures of the teacher-forced step.
 
     Raises:
-        ParityError: the reference's answers are zero in normalised units, so there is nothing to be relative to.
+        ParityError: all of the reference's answers are zero in normalised units, so there is nothing to be relative to.
     """
     error, expected = errors.step / truth.motion_std, truth.normalise(inputs.states.next_motion)
     size = expected.norm(dim=1)
-    if not bool((size > 0).all()):
+    answered = size > 0  # without biases, the one state whose inputs are all 0 is answered with 0
+    if not bool(answered.any()):
         raise ParityError(
-            "the reference answers with exactly its mean pose; expected a checkpoint with trained weights"
+            f"the reference answers each of {len(size)} states with exactly its mean pose; expected a checkpoint with "
+            "trained weights"
         )
     largest, joint = errors.step.abs().amax(0).reshape(2, -1).max(1)  # positions, velocities
     return OneStep(
         relative=float(error.norm() / expected.norm()),
-        worst_row=float((error.norm(dim=1) / size).max()),
+        worst_row=float((error.norm(dim=1) / size)[answered].max()),
         max_rad=float(largest[0]),
         max_rad_joint=joint_names[int(joint[0])],
         max_rad_s=float(largest[1]),

@@ -18,12 +18,12 @@ from cmg_export.parity.report import ArtifactParity, Gate, OneStep, ParityReport
 from cmg_export.parity.states import Inputs, make_inputs
 from cmg_export.parity.truth import SHORT_FRAMES, Course, Truth, draw_course
 from cmg_export.parity.workers import workers
-from cmg_export.provenance import tool_versions
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.bank import load_bank
 from cmg_runtime.errors import BackendUnavailable
 from cmg_runtime.first_load import ONE_STEP_ALLOWED, needs_proof
 from cmg_runtime.manifest import Artifact, CommandRange, Manifest
+from cmg_runtime.sources import installed_versions
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def run_parity(
         engine=manifest.name,
         source_sha256=str(manifest.source.get("sha256", "")),
         device=_device_label(on_cpu, on_gpu, target),
-        versions=tool_versions(_LIBRARIES),
+        versions=installed_versions(_LIBRARIES),
         seed=seed,
         num_visited=inputs.states.num_visited,
         num_random=len(inputs.states.motion) - inputs.states.num_visited,

@@ -79,7 +79,8 @@ def _motion(frames: ReferenceFrames, commands: torch.Tensor, reference: Referenc
     expected = torch.stack(one_step, dim=1)
     difference = (seen[:, 1:] - expected) / reference.std
     size = reference.normalise(expected)
-    rows = difference.norm(dim=2) / size.norm(dim=2)
+    # Without biases a state may be answered with the mean pose: what is next to 0 is no measure of anything.
+    rows = difference.norm(dim=2) / size.norm(dim=2).clamp(min=1.0)
     largest = torch.stack(apart, dim=1)
     of_envs = largest.amax(dim=1)
     finite = bool(torch.isfinite(of_envs).all())

@@ -14,7 +14,6 @@ import torch
 from cmg_export.bench.machine import read_clocks
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import ExportError
-from cmg_export.provenance import tool_versions
 from cmg_export.soak.changes import Change, Expected, Told, draw_changes, first_reset
 from cmg_export.soak.compare import Deviation, compare
 from cmg_export.soak.limits import drifted, grown, miscounted, slowed
@@ -25,6 +24,7 @@ from cmg_export.soak.watch import BURST, StepTimes, read_memory
 from cmg_runtime import load_engine
 from cmg_runtime.counters import Report
 from cmg_runtime.manifest import read_manifest
+from cmg_runtime.sources import installed_versions
 
 _PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
 
@@ -95,7 +95,7 @@ def run_soak(settings: Settings) -> SoakReport:
         selection=engine.selection,
         device=torch.cuda.get_device_name(settings.device) if cuda else "cpu",
         clocks=tuple(clocks) if cuda else (),
-        versions=dict(tool_versions(_PACKAGES)),
+        versions=dict(installed_versions(_PACKAGES)),
         num_envs=settings.num_envs,
         horizon=settings.horizon,
         seed=settings.seed,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-GRANULE = tl.constexpr(16)
+from cmg_runtime.kernels import packing
 
-
-LOG2E = tl.constexpr(1.4426950408889634)
+GRANULE = tl.constexpr(packing.GRANULE)
+LOG2E = tl.constexpr(packing.LOG2E)
 
 
 @triton.jit

@@ -12,6 +12,9 @@ from cmg_runtime.kinematics import KinematicChain, matrix_from_quat
 STEPS_AT_ONCE = 4
 """Steps are walked, and their bodies written, so many at a time."""
 
+STEP_FLOATS, STEP_MARKS, SOLE_FLOATS = 15, 3, 4
+"""Widths of the tables' rows; the kernels take them from here."""
+
 
 @dataclass(frozen=True)
 class ChainTables:
@@ -61,8 +64,8 @@ def chain_tables(chain: KinematicChain, key_bodies: Sequence[int], place: int, d
     frames = _joint_frames(chain)
     constants = _constants(chain, frames)
     nowhere = torch.cat([torch.eye(3, dtype=torch.float64).flatten(), torch.zeros(6, dtype=torch.float64)])
-    floats = nowhere.repeat(*shape, 1)
-    marks = torch.zeros(*shape, 3, dtype=torch.int32)
+    floats = nowhere.expand(STEP_FLOATS).repeat(*shape, 1)
+    marks = torch.zeros(*shape, STEP_MARKS, dtype=torch.int32)
     joints = torch.full(shape, -1, dtype=torch.int32)
     places = torch.full_like(joints, -1)
     for g, group in enumerate(groups):
@@ -175,7 +178,7 @@ def _constants(chain: KinematicChain, frames: _JointFrames) -> torch.Tensor:
 
 def _soles(chain: KinematicChain, order: Sequence[int], frames: _JointFrames) -> torch.Tensor:
     """[S, 4] float64, the soles in ``order``."""
-    rows = [torch.zeros(0, 4, dtype=torch.float64)]
+    rows = [torch.zeros(0, SOLE_FLOATS, dtype=torch.float64)]
     for sole in order:
         body = chain.sole_bodies[sole]
         centre = frames.axes[body].T @ (_wide(chain.sole_points[sole]) - frames.origins[body])

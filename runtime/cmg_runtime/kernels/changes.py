@@ -14,10 +14,15 @@ import triton
 import triton.language as tl
 
 from cmg_runtime.changes import Changes
+from cmg_runtime.counters import ORDER
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.kernels.walk import arctan2, lerp
 
 ROWS = 16
+COMMANDS_CLAMPED = tl.constexpr(ORDER.index("commands_clamped"))
+ENTRIES_CLAMPED = tl.constexpr(ORDER.index("entries_clamped"))
+COMMANDS_IGNORED = tl.constexpr(ORDER.index("commands_ignored"))
+MOTIONS_IGNORED = tl.constexpr(ORDER.index("motions_ignored"))
 
 
 class FusedChanges(Changes):
@@ -145,7 +150,7 @@ def _change(
     ramp_start,  # in and out: [columns, C] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
-    counts,  # in and out: int64, in the order of cmg_runtime.counters.Report
+    counts,  # in and out: int64, in cmg_runtime.counters.ORDER
     n,
     ramp_frames,
     RESET: tl.constexpr,
@@ -187,7 +192,7 @@ def _change(
             tl.store(placement + column * 4 + 3, yaw, mask=put)
             tl.store(ground + column, z, mask=put)
             tl.store(fresh + column, usable, mask=there)
-        _count(counts + 3, there & (usable == 0))
+        _count(counts + MOTIONS_IGNORED, there & (usable == 0))
         tl.store(current + column[:, None] * D + lanes[None, :], value, mask=inside & usable[:, None])
     if COMMAND or AT_ONCE:
         entries = tl.arange(0, COMMAND_WIDTH)
@@ -199,14 +204,14 @@ def _change(
         if COMMAND:
             given = tl.load(command + row[:, None] * command_stride + entries[None, :], mask=inside, other=0.0)
             usable = tl.sum((inside & (finite(given) == 0)).to(tl.int32), axis=1) == 0
-            _count(counts + 2, there & (usable == 0))
+            _count(counts + COMMANDS_IGNORED, there & (usable == 0))
             least = tl.load(command_low + entries, mask=used, other=0.0)
             most = tl.load(command_high + entries, mask=used, other=0.0)
             clamped = tl.minimum(tl.maximum(given, least[None, :]), most[None, :])
             outside = tl.sum((inside & usable[:, None] & (clamped != given)).to(tl.int32), axis=1)
-            _count(counts, outside > 0)
+            _count(counts + COMMANDS_CLAMPED, outside > 0)
             total = tl.sum(outside, axis=0).to(tl.int64)
-            tl.atomic_add(counts + 1, total, mask=total > 0)
+            tl.atomic_add(counts + ENTRIES_CLAMPED, total, mask=total > 0)
             restart = usable & (tl.sum((inside & (clamped != target)).to(tl.int32), axis=1) > 0)
             elapsed = tl.load(ramp_elapsed + column, mask=there, other=0.0)
             in_force = target

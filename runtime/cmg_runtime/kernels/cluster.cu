@@ -17,19 +17,19 @@
 // is the frame's number. Shared memory of x1 is used for other things while it is free; what makes each of them safe
 // stands where it is written.
 //
-// Compiled at run time with -DC= (2, 4 or 8), -DR=, -DSTAGES=: see cluster.py.
+// Compiled at run time with -DC= (2, 4 or 8), -DR=, -DSTAGES=, and with what it has in common with the code that launches
+// it: see cluster.py. Declared in cluster_arguments.py are Guard and Arguments, EXPERTS, CHUNKS (of 64 hidden units each),
+// HIDDEN, LOG2E, and BLOCK (bytes of a block of weights: 256 columns x 64).
 
-constexpr int EXPERTS = 4, CHUNKS = 8;             // hidden units come in 8 chunks of 64
+static_assert(HIDDEN == CHUNKS * 64 && BLOCK == EXPERTS * 64 * 64 * 2, "the kernel's tiles are written for these");
 constexpr int TILES = CHUNKS / C;                  // chunks of a CTA
-constexpr int GATE = 512 / C;                      // gate units of a CTA
-constexpr int BLOCK = 32768;                       // bytes of a block of weights: 256 columns x 64
+constexpr int GATE = HIDDEN / C;                   // gate units of a CTA
 constexpr int GATE_WEIGHTS = GATE * 128, GATE_OUT = GATE * 4 * EXPERTS;  // bytes; in one block where they fit
 constexpr int GATE_BLOCKS = GATE_WEIGHTS + GATE_OUT > BLOCK ? 2 : 1;
 constexpr int BLOCKS = GATE_BLOCKS + TILES + TILES * (CHUNKS + 1);  // of a frame
 constexpr int GROUP_BYTES = 64 * 128;              // 64 rows of one chunk in half precision
 constexpr int CHUNK_BYTES = R * GROUP_BYTES;
 constexpr int OWNED = 64 / C;                      // rows of a group whose result a CTA finishes
-constexpr float LOG2E = 1.4426950408889634f;
 
 // Byte offsets in shared memory.
 constexpr int RING = CHUNKS * CHUNK_BYTES;
@@ -40,26 +40,7 @@ constexpr int FULL = BARRIERS, EMPTY = FULL + 8 * STAGES;
 constexpr int X1_FULL = EMPTY + 8 * STAGES;        // [R, CHUNKS]
 constexpr int LOGITS_FULL = X1_FULL + 8 * R * CHUNKS;
 constexpr int X1_FREE = LOGITS_FULL + 8 * R, PARTS_FULL = X1_FREE + 8 * R, NEXT_FULL = PARTS_FULL + 8 * R;
-
-struct Guard {           // see cmg_runtime.guard; low is null where there is none
-    const float *low, *high, *bank;
-    const i64 *columns, *frame;
-    i64 *replaced;
-    i64 ahead, num_states, scratch_column, stride;
-};
-
-struct Arguments {
-    const char *stream;          // [C, BLOCKS, BLOCK] the weights
-    const float *bias;           // [2048] of the middle layer
-    const float *gate_bias;      // [4]
-    const float *last_bias;      // [4, 64]
-    const float *shift, *scale, *motion_std;  // [64]
-    const float *motion, *command;            // first frame's; commands of frame f: command + f * command_pitch
-    float *out;                               // frame f's result: out + f * out_pitch
-    i64 motion_stride, command_stride, command_pitch, out_stride, out_pitch;
-    int num_rows, num_frames, motion_dim, input_dim;
-    Guard guard;
-};
+static_assert(NEXT_FULL + 8 * R == SHARED_BYTES && 128 * R + 128 == THREADS, "ClusterShape in cluster.py has other sizes");
 
 // log2(e) elu(x / log2(e)), as in cmg_runtime.kernels.arithmetic
 __device__ __forceinline__ float elu(float x) { return x > 0.f ? x : fmaf(exp2_fast(x), LOG2E, -LOG2E); }

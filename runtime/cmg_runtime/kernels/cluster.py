@@ -8,7 +8,6 @@ which changes no result; for others, other GPUs and float32 there are the kernel
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -16,7 +15,9 @@ from typing import List, Optional, Tuple
 import torch
 
 from cmg_runtime.guard import STRIDE, Guard
-from cmg_runtime.kernels.cluster_weights import CHUNKS, EXPERTS, HIDDEN, WIDTH, padded_to, weight_stream
+from cmg_runtime.kernels import cluster_arguments
+from cmg_runtime.kernels.cluster_arguments import Arguments, declarations
+from cmg_runtime.kernels.cluster_weights import BLOCK_BYTES, CHUNKS, EXPERTS, HIDDEN, WIDTH, padded_to, weight_stream
 from cmg_runtime.kernels.cuda_source import CudaError, CudaKernel
 from cmg_runtime.kernels.packing import Packed, Shapes
 
@@ -44,10 +45,10 @@ class ClusterShape:
 
     @property
     def shared_bytes(self) -> int:
-        """As ``cluster.cu`` lays it out."""
+        """As ``cluster.cu`` lays it out, which does not compile for another size."""
         logits = 0 if self.tiles > 1 else self.groups * self.ctas * 1024
         barriers = 8 * (2 * self.stages + self.groups * (CHUNKS + 4))
-        return CHUNKS * self.rows * 128 + self.stages * 32768 + self.tiles * 1024 + logits + barriers
+        return CHUNKS * self.rows * 128 + self.stages * BLOCK_BYTES + self.tiles * 1024 + logits + barriers
 
 
 FEW = ClusterShape(ctas=8, groups=1, stages=4)
@@ -105,23 +106,6 @@ def fits(shapes: Shapes, precision: str, device: torch.device) -> bool:
         and torch.cuda.get_device_capability(device) == (9, 0)
         and (shapes.num_layers, shapes.experts, shapes.inputs_padded, shapes.outputs) == (3, EXPERTS, 64, WIDTH)
         and max(shapes.hidden, shapes.gate) <= HIDDEN
-    )
-
-
-class _Guard(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("low", "high", "bank", "columns", "frame", "replaced")] + [
-        (name, ctypes.c_int64) for name in ("ahead", "num_states", "scratch_column", "stride")
-    ]
-
-
-class _Arguments(ctypes.Structure):
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("stream", "bias", "gate_bias", "last_bias", "shift", "scale")]
-        + [(name, ctypes.c_void_p) for name in ("motion_std", "motion", "command", "out")]
-        + [(name, ctypes.c_int64) for name in ("motion_stride", "command_stride", "command_pitch")]
-        + [(name, ctypes.c_int64) for name in ("out_stride", "out_pitch")]
-        + [(name, ctypes.c_int) for name in ("num_rows", "num_frames", "motion_dim", "input_dim")]
-        + [("guard", _Guard)]
     )
 
 
@@ -200,7 +184,7 @@ class ClusterNetwork:
         kernel, stream = self._kernels[shape]
         rows = slice(launch.first, launch.first + launch.rows)
         motion, commands, out = motion[rows], commands[:, rows], out[:, rows]
-        arguments = _Arguments(
+        arguments = Arguments(
             stream=stream.data_ptr(),
             bias=self._bias.data_ptr(),
             gate_bias=packed.gate_out_bias.data_ptr(),
@@ -220,7 +204,7 @@ class ClusterNetwork:
             num_frames=len(out),
             motion_dim=shapes.motion,
             input_dim=shapes.inputs,
-            guard=_Guard() if guard is None or columns is None else _guard(guard, columns[rows], ahead),
+            guard=_guard(guard, None if columns is None else columns[rows], ahead),
         )
         queue = torch.cuda.current_stream(self._device).cuda_stream
         grid = -(-launch.rows // shape.rows) * shape.ctas
@@ -236,13 +220,17 @@ def _load(shape: ClusterShape, packed: Packed, device: torch.device) -> Tuple[Cu
 
 def program(shape: ClusterShape) -> Tuple[str, List[str]]:
     """The source for a shape, and the options that it is compiled with."""
-    source = "".join((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", "cluster.cu"))
+    header, kernel = ((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", "cluster.cu"))
+    source = header + declarations() + kernel
     sizes = [f"-DC={shape.ctas}", f"-DR={shape.groups}", f"-DSTAGES={shape.stages}"]
+    sizes += [f"-DSHARED_BYTES={shape.shared_bytes}", f"-DTHREADS={shape.threads}"]
     return source, ["-arch=sm_90a", "-std=c++17", *sizes]
 
 
-def _guard(guard: Guard, columns: torch.Tensor, ahead: int) -> _Guard:
-    return _Guard(
+def _guard(guard: Optional[Guard], columns: Optional[torch.Tensor], ahead: int) -> cluster_arguments.Guard:
+    if guard is None or columns is None:
+        return cluster_arguments.Guard()
+    return cluster_arguments.Guard(
         low=guard.low.data_ptr(),
         high=guard.high.data_ptr(),
         bank=guard.bank.data_ptr(),

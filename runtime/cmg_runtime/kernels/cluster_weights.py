@@ -8,11 +8,15 @@ import torch
 
 from cmg_runtime.kernels.packing import Packed
 
-HIDDEN, EXPERTS, CHUNKS, WIDTH = 512, 4, 8, 64
-"""Hidden units of layers and gate, experts, chunks of hidden units, and units of one chunk, as the kernel has them."""
+HIDDEN, EXPERTS, WIDTH = 512, 4, 64
+"""Hidden units of layers and gate, experts, and hidden units of one chunk. The kernel takes them from here."""
+
+CHUNKS = HIDDEN // WIDTH
 
 TILE = WIDTH * EXPERTS
 """Columns of a block of weights: one chunk's outputs, for every expert."""
+
+BLOCK_BYTES = TILE * WIDTH * torch.finfo(torch.float16).bits // 8
 
 
 def weight_stream(packed: Packed, ctas: int) -> torch.Tensor:

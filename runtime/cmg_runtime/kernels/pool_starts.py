@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from cmg_runtime.inputs import EnvSelection
-from cmg_runtime.kernels.changes import finite, rows_of, selected, yaw_of
+from cmg_runtime.kernels.changes import MOTIONS_IGNORED, finite, rows_of, selected, yaw_of
 from cmg_runtime.kernels.walk import heading, lerp, store_root, turn
 from cmg_runtime.pool import TrajectoryPool
 from cmg_runtime.pool_starts import PoolStarts
@@ -103,7 +103,7 @@ def _start(
     ramp_start,  # out: [columns, 3] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
-    counts,  # in and out: int64, in the order of cmg_runtime.counters.Report
+    counts,  # in and out: int64, in cmg_runtime.counters.ORDER
     clamped,  # in and out: [] int64
     pool_frames,
     trajectories,
@@ -164,7 +164,7 @@ def _start(
     tl.store(state + 2, pz, mask=newest)
     tl.store(state + 3, headings, mask=newest)
 
-    tl.atomic_add(counts + 3 + row * 0, 1, mask=chosen & (usable == 0) & (offset == 0))
+    tl.atomic_add(counts + MOTIONS_IGNORED + row * 0, 1, mask=chosen & (usable == 0) & (offset == 0))
     tl.atomic_add(clamped + row * 0, 1, mask=oldest & (first != wanted))
     tl.store(ground + column, z, mask=oldest)
     tl.store(fresh + column, usable == 0, mask=oldest)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-STEPS_AT_ONCE = tl.constexpr(4)
-STEP_FLOATS = tl.constexpr(15)
-STEP_MARKS = tl.constexpr(3)
-SOLE_FLOATS = tl.constexpr(4)
+from cmg_runtime.kernels import chain
+
+STEPS_AT_ONCE = tl.constexpr(chain.STEPS_AT_ONCE)
+STEP_FLOATS = tl.constexpr(chain.STEP_FLOATS)
+STEP_MARKS = tl.constexpr(chain.STEP_MARKS)
+SOLE_FLOATS = tl.constexpr(chain.SOLE_FLOATS)
 TWO_PI = tl.constexpr(6.283185307179586)
 HALF_PI = tl.constexpr(1.5707963267948966)
 
@@ -147,6 +149,7 @@ def walk(angles, source, rows, place, there, group, floats, marks, joints, targe
     Returns:
         [N] the lowest point of the group's soles, m, or infinity.
     """
+    tl.static_assert(STEPS_AT_ONCE == 4, "what is written together is four steps' bodies")
     zero = there.to(tl.float32) * 0
     one = zero + 1.0
     lowest = zero + float("inf")
