@@ -27,10 +27,7 @@ _OLDER_FORMAT = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES = 5
 """In a file of that format, before the values of its tensors."""
 
-WEIGHTS = ("model_state_dict", "state_dict", "model", "ema")
-"""Where a checkpoint has its parameters, mostly."""
-
-_KEPT = (*WEIGHTS, "stats", "samples", "joint_names")
+_KEPT = ("model_state_dict", "state_dict", "model", "ema", "stats", "samples", "joint_names")
 """What of a file with more in it is worth saving again."""
 
 
