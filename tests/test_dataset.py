@@ -271,7 +271,7 @@ def test_errors_and_interrupts_are_one_line(
     for expected, arguments in {
         "no .npz or .pkl": (tmp_path / "empty",),
         "No .npz or .pkl": (tmp_path / "absent",),
-        "readable": (tmp_path / "bad",),
+        "its only clip cannot be used: a.npz: not a readable": (tmp_path / "bad",),
         "file": (tmp_path, "--out", tmp_path / "file" / "d.pt"),
     }.items():
         assert run(monkeypatch, *arguments) == 2

@@ -54,8 +54,8 @@ class ClipFolder:
         if not self.skipped:
             raise ValueError(f"{self.folder}: every clip there is left out; name fewer with --exclude")
         first = self.skipped[0]
-        count = f"none of {len(self.skipped)} clips" if len(self.skipped) > 1 else "the only clip"
-        raise ValueError(f"{self.folder}: {count} can be used: {first.name}: {first.reason}")
+        count = f"none of {len(self.skipped)} clips can" if len(self.skipped) > 1 else "its only clip cannot"
+        raise ValueError(f"{self.folder}: {count} be used: {first.name}: {first.reason}")
 
     def table(self) -> str:
         """What was read, one line for each clip, then everything that was not."""
