@@ -14,8 +14,8 @@ JOINT_NAMES: tuple[str, ...] = (
     "right_wrist_roll_joint", "right_wrist_pitch_joint", "right_wrist_yaw_joint",
 )  # fmt: skip
 
-MJLAB_MODEL = "asset_zoo/robots/unitree_g1/xmls/g1.xml"
-"""The robot's MJCF, within mjlab's package."""
+WRIST_NAMES: tuple[str, ...] = tuple(name for name in JOINT_NAMES if "_wrist_" in name)
+"""The joints that robots, and motions, of 23 joints are without."""
 
 # mjlab's KNEES_BENT_KEYFRAME: the pose in which its G1 environments start. Joints not named are at 0.
 _STANDING = {

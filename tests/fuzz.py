@@ -25,7 +25,9 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-Name = Literal["pt", "pt-pickle", "checkpoint", "yaml", "card", "manifest", "npz", "clip-npz", "clip-pickle", "engine"]
+Name = Literal[
+    "pt", "pt-pickle", "checkpoint", "yaml", "card", "manifest", "npz", "clip-npz", "clip-pickle", "clip-csv", "engine"
+]
 TARGETS: tuple[Name, ...] = get_args(Name)
 
 MEMORY_ALLOWED = 512 << 20

@@ -14,6 +14,7 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import load_data_file, read_stats, stats_of
 from CMG_Ref.checkpoint_io import read_pt
-from CMG_Ref.dataloader.clips import load_clip
+from CMG_Ref.dataloader.reading import load_clip
 from cmg_runtime import load_engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.manifest import Manifest
@@ -56,6 +57,7 @@ def make_target(name: str, scratch: Path) -> Target:
         "npz": _npz,
         "clip-npz": _clip_npz,
         "clip-pickle": _clip_pickle,
+        "clip-csv": _clip_csv,
         "engine": _engine,
     }[name](scratch)
 
@@ -212,8 +214,21 @@ def _clip_npz(scratch: Path) -> Target:
 def _clip_pickle(scratch: Path) -> Target:
     path = scratch / "clip.pkl"
     clip = {"fps": 50, "root_pos": np.zeros((4, 3)), "root_rot": np.ones((4, 4)), "dof_pos": np.zeros((4, 2))}
-    seeds = [pickle.dumps(value, protocol) for value in (clip, _Command()) for protocol in (0, 2, 4, 5)]
+    tensors = {key: torch.as_tensor(value) for key, value in clip.items()}
+    several = {"a": {"dof": np.zeros((4, 2)), "root_trans_offset": np.zeros((4, 3)), "root_rot": [[0, 0, 0, 1]] * 4}}
+    values = (clip, _Command(), tensors, several)
+    seeds = [pickle.dumps(value, protocol) for value in values for protocol in (0, 2, 4, 5)]
+    # As joblib writes: a description of an array, and its bytes after it.
+    described = {"subclass": None, "shape": (2,), "order": "C", "dtype": np.dtype("f4")}
+    joblib = b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81" + pickle.dumps(described, 2)[2:-1]
+    seeds += [joblib + b"b" + bytes(8) + b".", zlib.compress(seeds[0])]
     return _from_file(path, lambda: load_clip(path)), (ValueError,), seeds
+
+
+def _clip_csv(scratch: Path) -> Target:
+    path = scratch / "clip.csv"
+    rows = "\n".join(",".join(["0.5"] * 36) for _ in range(4))
+    return _from_file(path, lambda: load_clip(path)), (ValueError,), [rows.encode(), b"# x\n1,2e3,nan,-inf\n", b"1;2"]
 
 
 def _engine(scratch: Path) -> Target:

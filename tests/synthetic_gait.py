@@ -8,7 +8,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from CMG_Ref.evaluation.robot import FEET, LEG_JOINTS, g1_mjcf
+from cmg_export.robot import g1_model
+from CMG_Ref.evaluation.robot import FEET, LEG_JOINTS
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 FPS = 50
@@ -23,7 +24,7 @@ def walk(
     Each foot stands still in the world for half a stride, the other is swung 8 cm high meanwhile. The pelvis
     rolls by ``lean`` rad to its right.
     """
-    model = mujoco.MjModel.from_xml_path(str(g1_mjcf()))
+    model = mujoco.MjModel.from_xml_path(str(g1_model()))
     data = mujoco.MjData(model)
     frames = round(stride * FPS)
     address = [int(model.jnt_qposadr[model.joint(name).id]) for name in JOINT_NAMES]
@@ -62,6 +63,40 @@ def clip_arrays(dof_pos: np.ndarray, velocity: tuple[float, float, float]) -> di
         "fps": np.array([FPS]), "dof_names": np.array(JOINT_NAMES), "dof_positions": dof_pos,
         "body_positions": root[:, None], "body_rotations": quat[:, None],
     }  # fmt: skip
+
+
+def whole_clip(rng: np.random.Generator, frames: int = 160) -> dict[str, np.ndarray]:
+    """A clip file with everything that the public sets have: a walk along a curve, its arms swinging.
+
+    Bodies' poses are MuJoCo's; velocities are differences.
+    """
+    velocity = (rng.uniform(0.4, 0.7), rng.uniform(0.08, 0.15), rng.choice([-1, 1]) * rng.uniform(0.4, 0.6))
+    dof_pos, t = walk(velocity, frames / FPS), np.arange(frames)[:, None] / FPS
+    arms = np.array([0.0, 0.1, 0.15, 0.3, 0.1, 0.1, 0.1, 0.0, -0.1, -0.15, 0.3, -0.1, 0.1, -0.1])  # left, right
+    swing = rng.uniform(0.1, 0.2, 17) * np.sin(2 * np.pi * rng.uniform(0.9, 1.4, 17) * t + rng.uniform(0, 6, 17))
+    dof_pos[:, 12:] += swing + np.concatenate([[0.1, 0.05, 0.05], arms])
+    arrays = clip_arrays(dof_pos, velocity)
+    root_pos, root_quat = arrays["body_positions"][:, 0], arrays["body_rotations"][:, 0]
+    model = mujoco.MjModel.from_xml_path(str(g1_model()))
+    data = mujoco.MjData(model)
+    address = [int(model.jnt_qposadr[model.joint(name).id]) for name in JOINT_NAMES]
+    bodies, body_pos, body_quat = range(1, model.nbody), [], []
+    for frame in range(frames):
+        data.qpos[:3], data.qpos[3:7], data.qpos[address] = root_pos[frame], root_quat[frame], dof_pos[frame]
+        mujoco.mj_kinematics(model, data)
+        body_pos.append(data.xpos[1:].copy())
+        body_quat.append(data.xquat[1:].copy())
+    turn = np.zeros((frames, len(bodies), 3))
+    turn[:, 0, 2] = velocity[2]  # of the root; no check reads the others
+    return {
+        **arrays,
+        "body_names": np.array([model.body(body).name for body in bodies]),
+        "dof_velocities": np.gradient(dof_pos, axis=0) * FPS,
+        "body_positions": np.stack(body_pos),
+        "body_rotations": np.stack(body_quat),
+        "body_linear_velocities": np.gradient(np.stack(body_pos), axis=0) * FPS,
+        "body_angular_velocities": turn,
+    }
 
 
 def _foot_target(

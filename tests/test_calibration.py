@@ -14,7 +14,9 @@ from CMG_Ref.evaluation.gait import StanceVelocity
 from synthetic_gait import clip_arrays, walk
 
 
-def test_apparent_turning_of_sideways_steps_is_taken_off(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_apparent_turning_of_sideways_steps_is_taken_off(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bias, yaw_factor = rng.uniform(0.2, 0.8) * rng.choice([-1, 1]), rng.uniform(0.7, 0.95)
     speed = rng.uniform(0.32, 0.4)
     straight = [(0.6, 0.0, 0.0), (-0.5, 0.0, 0.0)]
@@ -24,7 +26,11 @@ def test_apparent_turning_of_sideways_steps_is_taken_off(rng: np.random.Generato
     for number, (feet, root) in enumerate(motions + sideways):
         arrays: dict[str, Any] = clip_arrays(walk(feet, 6.0), root)
         np.savez(tmp_path / f"clip{number}.npz", **arrays)
+    (tmp_path / "deep").mkdir()
+    np.savez(tmp_path / "deep" / "bad.npz", **{**arrays, "dof_positions": np.degrees(arrays["dof_positions"])})
     found = calibrate(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("calibration without deep/bad.npz: ") and "limits" in line
     assert found.yaw == pytest.approx(yaw_factor, rel=0.05)
     assert found.yaw_per_vy == pytest.approx(bias, abs=0.06)
 

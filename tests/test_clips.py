@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip, load_clip, resample, select_joints
+from cmg_export.robot import g1_model
+from CMG_Ref.dataloader.clips import Clip, resample, select_joints
 from CMG_Ref.dataloader.commands import heading, heading_velocity, smooth
 from CMG_Ref.dataloader.library import build_library
-from CMG_Ref.evaluation.robot import FEET, g1_mjcf
+from CMG_Ref.dataloader.reading import load_clip
+from CMG_Ref.evaluation.robot import FEET
 from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
 
 Arrays = dict[str, Any]
@@ -221,7 +223,7 @@ def test_smoothing_keeps_sums_and_constants(rng: np.random.Generator) -> None:
 
 
 def test_mirrored_angles_mirror_the_feet(rng: np.random.Generator) -> None:
-    model = mujoco.MjModel.from_xml_path(str(g1_mjcf()))
+    model = mujoco.MjModel.from_xml_path(str(g1_model()))
     data = mujoco.MjData(model)
     address = [int(model.jnt_qposadr[model.joint(name).id]) for name in JOINT_NAMES]
     ends = [*FEET, "left_wrist_yaw_link", "right_wrist_yaw_link"]

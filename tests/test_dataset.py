@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader import dataset
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.commands import smooth
-from CMG_Ref.dataloader.dataset import DatasetConfig, balance_weights, build_dataset, compute_stats, load_clips
+from CMG_Ref.dataloader.dataset import DatasetConfig, balance_weights, build_dataset, compute_stats
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
+from CMG_Ref.dataloader.reading import load_clips, read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.training.symmetry import is_symmetric
-from synthetic_gait import clip_arrays
+from synthetic_gait import clip_arrays, stand, walk
 
 VELOCITIES = ((0.5, 0.0, 0.0), (-0.4, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 0.6), (0.0, 0.0, 0.0))
 QUICK = SynthesisConfig(num_sequences=6, sequence_seconds=5.0, num_candidates=400, num_compared=50)
@@ -29,11 +32,18 @@ CODE_JOINTS = [JOINT_NAMES.index(f"waist_{axis}_joint") for axis in ("pitch", "r
 """Joints that hold vx, vy and yaw rate: mirrored and cross-faded just as the velocity must be."""
 
 
+@cache
+def _legs(velocity: tuple[float, float, float]) -> np.ndarray:
+    return walk(velocity, 8.0)
+
+
 def make_arrays(rng: np.random.Generator, velocity: tuple[float, float, float], seconds: float = 8.0) -> dict[str, Any]:
-    """A clip at a constant velocity: joints swing, but for those that tell the velocity."""
-    t = np.arange(round(seconds * 50)) / 50
-    swing = rng.uniform(0.1, 0.4, 29) * np.any(velocity)
-    dof_pos = swing * np.sin(2 * np.pi * rng.uniform(0.8, 1.3) * t[:, None] + rng.uniform(0, 6, 29))
+    """A clip at a constant velocity: legs walk at it and arms swing, but for the joints that tell the velocity."""
+    frames = round(seconds * 50)
+    dof_pos = _legs(velocity)[:frames].copy() if np.any(velocity) else stand(seconds)
+    swing = rng.uniform(0.1, 0.4, 14) * (1 if np.any(velocity) else 0.01)
+    t = np.arange(frames)[:, None] / 50
+    dof_pos[:, 15:] += swing * np.sin(2 * np.pi * rng.uniform(0.8, 1.3) * t + rng.uniform(0, 6, 14))
     dof_pos[:, CODE_JOINTS] = velocity
     return clip_arrays(dof_pos, velocity)
 
@@ -261,7 +271,7 @@ def test_errors_and_interrupts_are_one_line(
     for expected, arguments in {
         "no .npz or .pkl": (tmp_path / "empty",),
         "No .npz or .pkl": (tmp_path / "absent",),
-        "readable": (tmp_path / "bad",),
+        "its only clip cannot be used: a.npz: not a readable": (tmp_path / "bad",),
         "file": (tmp_path, "--out", tmp_path / "file" / "d.pt"),
     }.items():
         assert run(monkeypatch, *arguments) == 2
@@ -277,3 +287,62 @@ def test_errors_and_interrupts_are_one_line(
     assert run(monkeypatch, tmp_path, "--out", out, *quick) == 130
     assert capfd.readouterr().err.splitlines()[-1] == "dataset: interrupted"
     assert not out.exists()
+
+
+def test_what_is_not_used_is_named_and_counted(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    (folder / "deep" / "er").mkdir(parents=True)
+    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
+    np.savez(folder / "walk.npz", **arrays)
+    np.savez(folder / "deep" / "er" / "back.npz", **make_arrays(rng, (-0.4, 0.0, 0.0)))
+    (folder / "side.csv").write_text(as_csv(make_arrays(rng, (0.0, 0.3, 0.0))))
+    np.savez(folder / "degrees.npz", **{**arrays, "dof_positions": np.degrees(arrays["dof_positions"])})
+    np.savez(folder / "short.npz", **{k: v[:3] if len(v) > 99 else v for k, v in arrays.items()})
+    arrays["dof_positions"][7, 3] = np.nan
+    np.savez(folder / "nan.npz", **arrays)
+    (folder / "._walk.npz").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x.npz").write_bytes(b"")
+    (folder / "walk.mp4").touch()
+    (folder / "README").touch()
+
+    out = tmp_path / "d.pt"
+    quick = ["--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1, "--playbacks", 1]
+    assert run(monkeypatch, folder, "--out", out, *quick, "--exclude", "nan", "no_such") == 0
+    printed = capfd.readouterr().out
+    rows = {line.split()[0]: line.split()[1:7] for line in printed.splitlines()}
+    assert rows["walk"][:4] == ["400", "8.0", "50", "0.50"] and rows["deep/er/back"][3] == "0.40"
+    assert rows["side"][:4] == ["400", "13.3", "30", "0.18"]
+    assert "30 fps assumed" in printed and "3 clips, " in printed
+    assert "left out: nan" in printed and "--exclude names what is not there: no_such" in printed
+    assert "not clips: 4 files (1 .mp4, 2 hidden, 1 without suffix)" in printed
+    assert all(name in printed for name in ("._walk.npz", ".cache/x.npz", "walk.mp4", "README"))
+    assert "skipped 2:" in printed and "at least 4 frames" in printed and "with --angles degrees it fits" in printed
+    assert len(read_pt(out)["samples"]) == 1 + 2 * 3
+
+    before = out.read_bytes()
+    assert run(monkeypatch, folder, "--out", out, *quick, "--strict") == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1 and all(name in err for name in ("degrees.npz", "short.npz", "nan.npz"))
+    assert out.read_bytes() == before
+    assert run(monkeypatch, folder, "--out", out, *quick, "--strict", "--exclude", "nan", "degrees", "short") == 0
+    assert run(monkeypatch, folder, "--out", out, *quick, "--strict", "--exclude", "nan", "degrees", "short", "x") == 2
+
+
+def as_csv(arrays: dict[str, Any]) -> str:
+    quat = arrays["body_rotations"][:, 0][:, [1, 2, 3, 0]]
+    stream = io.StringIO()
+    np.savetxt(stream, np.hstack([arrays["body_positions"][:, 0], quat, arrays["dof_positions"]]), delimiter=",")
+    return stream.getvalue()
+
+
+def test_one_motion_in_several_files_counts_once(tmp_path: Path, rng: np.random.Generator) -> None:
+    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
+    np.savez(tmp_path / "b.npz", **arrays)
+    np.savez_compressed(tmp_path / "c.npz", **arrays)
+    (tmp_path / "a.csv").write_text(as_csv(arrays))
+    found = read_folder(tmp_path)
+    assert [(clip.name, clip.fps) for clip in found.clips] == [("b", 50)] and not found.skipped
+    assert found.left_out == ["c.npz (the same motion as b.npz)", "a.csv (the same motion as b.npz)"]

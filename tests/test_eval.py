@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from cmg_export.robot import g1_model
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
 from CMG_Ref.checkpoint_io import save_checkpoint
 from CMG_Ref.eval_cmg import MIN_FRAMES, evaluate, main
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate
 from CMG_Ref.evaluation.gait import StanceVelocity, estimate_velocity, leg_speed, step_frequency
 from CMG_Ref.evaluation.grid import Case, Command, command_grid, make_starts
-from CMG_Ref.evaluation.robot import g1_mjcf
 from CMG_Ref.evaluation.rollouts import LIMIT_MARGIN, measure, roll_out
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
@@ -108,7 +108,7 @@ def test_measures_tell_good_from_frozen_wild_and_out_of_limits(rng: np.random.Ge
     wild = good * (1 + 0.05 * np.exp(np.linspace(0, 12, 500)))[:, None]
     broken = good.copy()
     broken[400, 3] = np.nan
-    model = mujoco.MjModel.from_xml_path(str(g1_mjcf()))  # pyright: ignore[reportAttributeAccessIssue]
+    model = mujoco.MjModel.from_xml_path(str(g1_model()))  # pyright: ignore[reportAttributeAccessIssue]
     joint = int(rng.integers(12, 29))
     upper = model.jnt_range[model.joint(JOINT_NAMES[joint]).id, 1]
     inside, outside = good.copy(), good.copy()

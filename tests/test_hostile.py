@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import CheckpointError
 from CMG_Ref.checkpoint_io import read_pt
-from CMG_Ref.dataloader.clips import load_clip
+from CMG_Ref.dataloader.plain_pickle import load_plain
+from CMG_Ref.dataloader.reading import load_clip
 from cmg_runtime import load_engine, typed_json
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import Manifest, file_sha256
@@ -110,6 +112,14 @@ def test_packed_checkpoints(tmp_path: Path) -> None:
         members = {name: whole.read(name) for name in whole.namelist()}
     path.write_bytes(archive(members, zipfile.ZIP_DEFLATED))
     refuses(lambda: read_pt(path), ValueError)
+
+
+def shared_lists(depth: int) -> list[Any]:
+    """A list of 10 ** depth values in a few objects."""
+    values: list[Any] = [0.0] * 10
+    for _ in range(depth - 1):
+        values = [values] * 10
+    return values
 
 
 def memo(number: int) -> bytes:
@@ -226,6 +236,76 @@ def test_pickles_that_claim_more_than_they_hold(tmp_path: Path, content: bytes) 
     refuses(lambda: load_clip(path), ValueError)
 
 
+def storage(count: int, content: bytes) -> Call:
+    """A torch storage as a plain pickle holds it: torch's older file format, in bytes."""
+    before, persistent = pickle.dumps({"little_endian": True}, 2), pickle.BINPERSID + pickle.STOP
+    reference = pickle.PROTO + b"\2" + pickle.MARK + b"\x8c\7storage" + b"ctorch\nFloatStorage\n" + b"\x8c\1a\x8c\3cpu"
+    reference += pickle.dumps(count, 2)[2:-1] + b"Nt" + persistent
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    whole = magic + before + reference + pickle.dumps(["a"], 2) + count.to_bytes(8, "little") + content
+    return Call(torch.storage._load_from_bytes, whole)
+
+
+def tensor(held: Any, size: Any, stride: Any, offset: Any = 0) -> Call:
+    return Call(REBUILD, held, offset, size, stride, False, {})
+
+
+REBUILD: Any = torch.zeros(1).__reduce_ex__(2)[0]
+FOUR = storage(4, np.arange(4, dtype="<f4").tobytes())
+TENSORS = {
+    "more values than stored": tensor(FOUR, (1 << 20, 1 << 20), (0, 0)),
+    "beyond the end": tensor(FOUR, (4,), (1 << 30,)),
+    "before the start": tensor(FOUR, (2,), (1,), -2),
+    "backward": tensor(FOUR, (4,), (-1,), 3),
+    "an absurd storage": tensor(storage(BILLIONS, b""), (4,), (1,)),
+    "an absurd empty shape": tensor(FOUR, (BILLIONS, 0), (1, 1)),
+    "sizes that are none": tensor(FOUR, [4], (1.0,)),
+    "no storage": tensor(np.zeros((2, 2)), (4,), (1,)),
+    "code within": tensor(Call(torch.storage._load_from_bytes, pickle.dumps(CALLS["command"])), (4,), (1,)),
+    "another format within": tensor(Call(torch.storage._load_from_bytes, b"PK\3\4" * 9), (4,), (1,)),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_tensors_in_clips(tmp_path: Path, case: str, protocol: int) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"dof_pos": TENSORS[case]}, protocol))
+    refuses(lambda: load_clip(path), ValueError)
+    assert not Path("/tmp/cmg_outside").exists()
+
+
+def test_a_storage_made_here_is_as_torch_has_it() -> None:
+    """Otherwise the cases above would be refused for another reason."""
+    made = load_plain(pickle.dumps([tensor(FOUR, (2, 2), (1, 2)), torch.arange(4.0).reshape(2, 2).T]))
+    assert np.array_equal(made[0], [[0, 2], [1, 3]]) and np.array_equal(made[1], made[0])
+
+
+JOBLIB = b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81"
+DESCRIBED = {"subclass": None, "order": "C", "dtype": np.dtype("f4"), "numpy_array_alignment_bytes": None}
+STREAMS = {
+    "absurd joblib shape": JOBLIB + pickle.dumps({**DESCRIBED, "shape": (BILLIONS,)}, 2)[2:-1] + b"b" + bytes(99),
+    "negative joblib shape": JOBLIB + pickle.dumps({**DESCRIBED, "shape": (-1, 4)}, 2)[2:-1] + b"b" + bytes(99),
+    "joblib of objects": JOBLIB + pickle.dumps({**DESCRIBED, "dtype": np.dtype("O")}, 2)[2:-1] + b"b" + bytes(99),
+    "packed bomb": zlib.compress(pickle.dumps({"fps": bytes(400_000_000)}), 9),
+    "packed, cut off": zlib.compress(pickle.dumps({"fps": bytes(4000)}))[:-3],
+    "state for a function": b"cnumpy.core.multiarray\n_reconstruct\n}U\1aI1\nsb.",
+    "state for a class": b"cnumpy\nndarray\nN}U\3newI1\ns\x86b.",
+    "hashed for ever": b"(" * 2 + b")" + b"2\x86" * 60 + b"Ntd.",
+    "hashed for ever in a set": b"\x80\4\x8f()" + b"2\x86" * 60 + b"\x90.",
+    "lists of lists": pickle.dumps({"dof_pos": shared_lists(12), "root_pos": 1, "root_rot": 1}),
+    "fps of lists": pickle.dumps({"dof_pos": 1, "root_pos": 1, "root_rot": 1, "fps": shared_lists(12)}),
+    "names of lists": pickle.dumps({"dof_pos": [[1.0]], "root_pos": 1, "root_rot": 1, "dof_names": shared_lists(12)}),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams_in_clips(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(STREAMS[case])
+    refuses(lambda: load_clip(path), ValueError)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "<f4", ">f8", "i1", "<u8", "?"])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_arrays_in_pickles_are_read_as_they_were(
@@ -269,14 +349,6 @@ def test_weights_of_another_network(tmp_path: Path, change: str) -> None:
     with pytest.raises(EngineError, match="other weights than this network's") as caught:
         load_engine(folder, 2, backend="torch")
     assert "\n" not in str(caught.value)
-
-
-def shared_lists(depth: int) -> list[Any]:
-    """A list of 10 ** depth values in a few objects."""
-    values: list[Any] = [0.0] * 10
-    for _ in range(depth - 1):
-        values = [values] * 10
-    return values
 
 
 @pytest.mark.parametrize("key", ["motion_mean", "num_joints"])

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from cmg_export.robot import g1_model
 from CMG_Ref import make_bank
 from CMG_Ref.checkpoint_io import save_checkpoint
-from CMG_Ref.evaluation.robot import g1_mjcf
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from make_checkpoint import make_checkpoint
 
 # MuJoCo's limits, read here by themselves.
-_MODEL = mujoco.MjModel.from_xml_path(str(g1_mjcf()))
+_MODEL = mujoco.MjModel.from_xml_path(str(g1_model()))
 LIMITS = np.array([_MODEL.jnt_range[_MODEL.joint(name).id] for name in JOINT_NAMES])
 
 

@@ -1,23 +1,40 @@
-"""Motion clips from files: ``.npz`` sets and the pickles that retargeting tools write."""
+"""Motion clips: what one is, and picking its joints or changing its frame rate."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import pickletools
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
-from CMG_Ref.plain_arrays import STAND_INS
-from cmg_runtime.errors import first_line
-from cmg_runtime.npz import load_arrays
+from CMG_Ref.robot_g1 import WRIST_NAMES
 
 FPS = 50.0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a file says a second time, in other words; None where it does not. Nothing is made of it but checks.
+
+    Attributes:
+        dof_vel: [T, J], rad/s.
+        root_lin_vel, root_ang_vel: [T, 3], m/s and rad/s, world.
+        times: [T], as the file has them: seconds, milliseconds or anything proportional.
+        body_names: of the bodies below.
+        body_pos: [T, B, 3], m, world.
+        body_quat: [T, B, 4], world, (w, x, y, z).
+        local_body_pos: [T, B, 3], m, in the root's frame.
+    """
+
+    dof_vel: np.ndarray | None = None
+    root_lin_vel: np.ndarray | None = None
+    root_ang_vel: np.ndarray | None = None
+    times: np.ndarray | None = None
+    body_names: tuple[str, ...] = ()
+    body_pos: np.ndarray | None = None
+    body_quat: np.ndarray | None = None
+    local_body_pos: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,8 @@ class Clip:
         dof_pos: [T, J] float64, rad.
         root_pos: [T, 3] float64, m, world, z up.
         root_quat: [T, 4] float64, world, (w, x, y, z).
+        recorded: what else the file says of the same motion.
+        notes: what was filled in or assumed, in words.
     """
 
     name: str
@@ -39,69 +58,94 @@ class Clip:
     dof_pos: np.ndarray
     root_pos: np.ndarray
     root_quat: np.ndarray
+    recorded: Recorded = field(default_factory=Recorded)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dof_pos.ndim != 2 or len(self.dof_pos) < 4:
             raise ValueError(f"{self.name}: dof_pos is {self.dof_pos.shape}, expected (T, J) with at least 4 frames")
-        frames = len(self.dof_pos)
-        for field, shape in (("dof_pos", self.dof_pos.shape), ("root_pos", (frames, 3)), ("root_quat", (frames, 4))):
-            value = getattr(self, field)
-            if value.shape != shape:
-                raise ValueError(f"{self.name}: {field} is {value.shape}, expected {shape} as dof_pos has it")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{self.name}: {field} holds NaN or infinity; clean the clip")
-        if np.linalg.norm(self.root_quat, axis=1).min() < 0.5:
-            raise ValueError(f"{self.name}: root_quat is not a rotation everywhere, expected unit quaternions")
+        for name, value, shape in self._arrays():
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{self.name}: {name} is {value.shape}, expected {shape} as dof_pos has it")
+            if value is not None and not np.isfinite(value).all():
+                raise ValueError(f"{self.name}: {name} holds NaN or infinity; clean the clip")
+        with np.errstate(over="ignore"):
+            if np.linalg.norm(self.root_quat, axis=1).min() < 0.5:
+                raise ValueError(f"{self.name}: root_quat is not a rotation everywhere, expected unit quaternions")
         if not (np.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"{self.name}: fps is {self.fps}, expected a positive number")
         if self.joint_names and len(self.joint_names) != self.dof_pos.shape[1]:
             raise ValueError(
                 f"{self.name}: {len(self.joint_names)} joint names for {self.dof_pos.shape[1]} joints; expected as many"
             )
+        twice = sorted({name for name in self.joint_names if self.joint_names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.name}: joint names {', '.join(twice)} come twice; expected each once")
 
+    def measured(self) -> list[np.ndarray]:
+        """Every array that is there, but for times."""
+        return [value for name, value, _ in self._arrays() if value is not None and name != "its time"]
 
-def load_clip(path: Path, joint_names: tuple[str, ...] = ()) -> Clip:
-    """Read one clip.
-
-    Args:
-        path: ``.npz`` with ``fps``, ``dof_names``, ``dof_positions``, ``body_positions`` [T, B, 3] and
-            ``body_rotations`` [T, B, 4] (w, x, y, z), body 0 the root; or ``.pkl`` holding a dictionary with
-            ``fps``, ``root_pos`` [T, 3], ``root_rot`` [T, 4] (x, y, z, w) and ``dof_pos`` [T, J]. Pickles are
-            read without running code: one that asks for more than numpy arrays is refused.
-        joint_names: joints to pick, in this order; empty keeps the file's. A pickle has no names: its
-            joints must already be these.
-
-    Raises:
-        ValueError: unreadable, not of one of the two layouts, joints missing, or values not finite.
-    """
-    path = Path(path)
-    readers = {".npz": _read_npz, ".pkl": _read_pickle, ".pickle": _read_pickle}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: unknown clip type {path.suffix!r}; expected .npz or .pkl")
-    try:
-        fields = readers[path.suffix](path)
-    except Exception as error:  # a damaged file can fail in any way; every one of them means the same to the user
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{path}: not a readable motion clip ({reason}); see load_clip for the layouts") from None
-    clip = Clip(path.stem, **fields)
-    return select_joints(clip, joint_names) if joint_names else clip
+    def _arrays(self) -> list[tuple[str, np.ndarray | None, tuple[int, ...]]]:
+        """Name, value and expected shape of every array, the motion's own first."""
+        joints, frames, again = self.dof_pos.shape, len(self.dof_pos), self.recorded
+        bodies = (frames, len(again.body_names))
+        return [
+            ("dof_pos", self.dof_pos, joints),
+            ("root_pos", self.root_pos, (frames, 3)),
+            ("root_quat", self.root_quat, (frames, 4)),
+            ("its joint velocity", again.dof_vel, joints),
+            ("its root velocity", again.root_lin_vel, (frames, 3)),
+            ("its root angular velocity", again.root_ang_vel, (frames, 3)),
+            ("its time", again.times, (frames,)),
+            ("its body positions", again.body_pos, (*bodies, 3)),
+            ("its body rotations", again.body_quat, (*bodies, 4)),
+            ("its local body positions", again.local_body_pos, (*bodies, 3)),
+        ]
 
 
 def select_joints(clip: Clip, joint_names: tuple[str, ...]) -> Clip:
-    """The clip with its joints picked and ordered by name."""
-    if not clip.joint_names:
-        if clip.dof_pos.shape[1] != len(joint_names):
-            raise ValueError(f"{clip.name}: {clip.dof_pos.shape[1]} unnamed joints, expected {len(joint_names)}")
-        return Clip(clip.name, clip.fps, joint_names, clip.dof_pos, clip.root_pos, clip.root_quat)
-    missing = [name for name in joint_names if name not in clip.joint_names]
-    if missing:
-        raise ValueError(f"{clip.name}: joints {', '.join(missing)} are missing; it has {', '.join(clip.joint_names)}")
-    columns = [clip.joint_names.index(name) for name in joint_names]
-    return Clip(clip.name, clip.fps, joint_names, clip.dof_pos[:, columns], clip.root_pos, clip.root_quat)
+    """The clip with its joints picked and ordered by name. Wrists that it lacks are filled with zeros, and noted.
+
+    Raises:
+        ValueError: other joints are missing, or unnamed joints are another number than wanted.
+    """
+    given = clip.joint_names
+    without_wrists = tuple(name for name in joint_names if name not in WRIST_NAMES)
+    if not given:
+        wanted = {len(joint_names): joint_names, len(without_wrists): without_wrists}
+        if clip.dof_pos.shape[1] not in wanted:
+            counts = " or ".join(str(count) for count in sorted(wanted, reverse=True))
+            raise ValueError(f"{clip.name}: {clip.dof_pos.shape[1]} unnamed joints, expected {counts}")
+        given = wanted[clip.dof_pos.shape[1]]
+    missing = [name for name in joint_names if name not in given]
+    filled = set(missing) == set(WRIST_NAMES) & set(joint_names) and bool(missing)
+    if missing and not filled:
+        raise ValueError(f"{clip.name}: joints {', '.join(missing)} are missing; it has {', '.join(given)}")
+    notes = (f"{len(missing)} wrist joints filled with zeros",) if filled else ()
+    dropped = sorted(set(given) - set(joint_names))
+    if dropped:
+        notes += (f"{len(dropped)} other joints left out ({', '.join(dropped[:3])}{' ...' if dropped[3:] else ''})",)
+
+    def pick(values: np.ndarray) -> np.ndarray:
+        columns = [values[:, given.index(name)] if name in given else np.zeros(len(values)) for name in joint_names]
+        return np.stack(columns, axis=1)
+
+    dof_vel = clip.recorded.dof_vel
+    return replace(
+        clip,
+        joint_names=joint_names,
+        dof_pos=pick(clip.dof_pos),
+        recorded=replace(clip.recorded, dof_vel=None if dof_vel is None else pick(dof_vel)),
+        notes=clip.notes + notes,
+    )
 
 
 def resample(clip: Clip, fps: float = FPS) -> Clip:
-    """The clip at another frame rate: cubic splines for joints and root, slerp for the root's rotation."""
+    """The clip at another frame rate: cubic splines for joints and root, slerp for the root's rotation.
+
+    What the file says a second time is dropped.
+    """
     times = np.arange(len(clip.dof_pos)) / clip.fps
     wanted = np.arange(int(np.floor(times[-1] * fps + 1e-9)) + 1) / fps
     wanted = np.minimum(wanted, times[-1])  # the last may lie a rounding error beyond the clip
@@ -113,54 +157,5 @@ def resample(clip: Clip, fps: float = FPS) -> Clip:
         CubicSpline(times, clip.dof_pos)(wanted),
         CubicSpline(times, clip.root_pos)(wanted),
         rotation.as_quat()[:, [3, 0, 1, 2]],
+        notes=clip.notes,
     )
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    """The fields of :class:`Clip` but its name."""
-    with open(path, "rb") as stream:
-        data = load_arrays(stream)
-    return {
-        "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
-        "joint_names": tuple(str(name) for name in data["dof_names"]),
-        "dof_pos": np.asarray(data["dof_positions"], dtype=np.float64),
-        "root_pos": np.asarray(data["body_positions"][:, 0], dtype=np.float64),
-        "root_quat": np.asarray(data["body_rotations"][:, 0], dtype=np.float64),
-    }
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    """The fields of :class:`Clip` but its name."""
-    content = path.read_bytes()
-    _check_sizes(content)
-    data = _ArrayUnpickler(io.BytesIO(content)).load()
-    return {
-        "fps": float(np.asarray(data["fps"]).reshape(-1)[0]),
-        "joint_names": (),
-        "dof_pos": np.asarray(data["dof_pos"], dtype=np.float64),
-        "root_pos": np.asarray(data["root_pos"], dtype=np.float64),
-        "root_quat": np.asarray(data["root_rot"], dtype=np.float64)[:, [3, 0, 1, 2]],
-    }
-
-
-def _check_sizes(content: bytes) -> None:
-    """Refuse a pickle that claims more than it holds, without building anything of it."""
-    for opcode, argument, _ in pickletools.genops(content):  # reads every text and every run of bytes
-        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and numpy arrays; refuses every other class or function."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if (module, name) not in STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, only numpy arrays are read")
-        return STAND_INS[module, name]
-
-
-def _encode(text: str, codec: str) -> bytes:
-    """How old pickles hold bytes. The codec is always latin-1; some others take ages."""
-    return text.encode("latin-1")

@@ -19,14 +19,19 @@ from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import write_pt
 from CMG_Ref.command_line import run
-from CMG_Ref.dataloader.clips import FPS, Clip, load_clip
+from CMG_Ref.dataloader.clips import FPS, Clip
 from CMG_Ref.dataloader.commands import smooth
+from CMG_Ref.dataloader.conventions import Conventions
+from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
+from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
 MIN_COMMAND_RANGE = 0.2  # m/s or rad/s from minimum to maximum; clips that only walk straight have no vy at all
+
+_AS_EXPECTED = Conventions()
 
 Sample = dict[str, np.ndarray]
 """``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
@@ -52,18 +57,6 @@ class DatasetConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not all(0 <= seconds <= 60 for seconds in self.smoothing_seconds):
             raise ValueError(f"smoothing_seconds is {self.smoothing_seconds}, expected 0 to 60")
-
-
-def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()) -> list[Clip]:
-    """Every ``.npz`` and ``.pkl`` clip of a folder but those named in ``exclude``, sorted by name.
-
-    Raises ``ValueError`` if there is none.
-    """
-    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in (".npz", ".pkl", ".pickle"))
-    paths = [p for p in paths if p.stem not in exclude]
-    if not paths:
-        raise ValueError(f"{folder}: no .npz or .pkl clips there; expected a folder of motion clips")
-    return [load_clip(path, joint_names) for path in paths]
 
 
 def playback_samples(library: MotionLibrary, config: DatasetConfig) -> list[Sample]:
@@ -162,17 +155,30 @@ def make_data_file(
     /,
     out: Path = Path("cmg_training_data.pt"),
     exclude: tuple[str, ...] = (),
+    accept: tuple[Kind, ...] = (),
+    strict: bool = False,
+    conventions: tyro.conf.OmitArgPrefixes[Conventions] = _AS_EXPECTED,
     config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),
 ) -> None:
     """Make ``cmg_training_data.pt`` from a folder of motion clips.
 
+    What each clip was read as is printed; clips that something speaks against are skipped, and the reason is printed.
+
     Args:
-        clips: folder of .npz or .pkl clips.
+        clips: folder of .npz, .pkl or .csv clips, and of folders of them.
         out: file to write.
         exclude: names of clips to leave out, without suffix.
+        accept: doubts that are no reason to skip a clip, such as "tilt" for a robot that crawls.
+        strict: stop, with exit status 2, if a clip is skipped or --exclude names none.
+        conventions: what to take files for where they are not as expected.
         config: what samples are made of.
     """
-    loaded = load_clips(clips, exclude=exclude)
+    found = read_folder(clips, exclude=exclude, conventions=conventions, accept=accept)
+    print(found.table(), flush=True)
+    if strict and (found.skipped or found.unmatched):
+        names = ", ".join([skipped.name for skipped in found.skipped] + found.unmatched)
+        raise ValueError(f"{clips}: skipped or not there: {names}; the reasons are above (--strict)")
+    loaded = found.usable()
     out.parent.mkdir(parents=True, exist_ok=True)
     data = build_dataset(loaded, config)
     write_pt(out, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from CMG_Ref.dataloader.clips import FPS, load_clip, resample
+from CMG_Ref.dataloader.clips import FPS, resample
 from CMG_Ref.dataloader.commands import heading_velocity
+from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.evaluation.gait import StanceVelocity
 from CMG_Ref.robot_g1 import JOINT_NAMES
 
@@ -86,7 +88,7 @@ def calibration_from_dict(values: dict[str, Any], source: str) -> Calibration:
 
 
 def calibrate(clips_dir: Path) -> Calibration:
-    """Measure the factors on a folder of ``.npz`` or ``.pkl`` clips.
+    """Measure the factors on a folder of clips.
 
     Each is the median of implied over true velocity over half overlapping 2 s windows that move along the
     direction. Sideways the factor falls with speed, from 0.8 at 0.25 m/s to 0.5 at 0.45, because the pelvis leans
@@ -124,13 +126,12 @@ def calibrate(clips_dir: Path) -> Calibration:
 
 def clip_windows(clips_dir: Path, window: float = WINDOW) -> tuple[np.ndarray, np.ndarray]:
     """Implied and true velocity, each [M, 3], over half overlapping windows of all clips of a folder."""
-    paths = sorted(p for p in Path(clips_dir).iterdir() if p.suffix in (".npz", ".pkl"))
-    if not paths:
-        raise ValueError(f"{clips_dir}: holds no .npz or .pkl clips; name the folder that does")
+    found = read_folder(clips_dir, JOINT_NAMES)
+    for skipped in found.skipped:
+        print(f"calibration without {skipped.name}: {skipped.reason}", file=sys.stderr)
     estimator, length = StanceVelocity(dtype=torch.float64), round(window * FPS)
     implied, true = [], []
-    for path in paths:
-        clip = resample(load_clip(path, JOINT_NAMES))
+    for clip in map(resample, found.usable()):
         velocity = torch.from_numpy(heading_velocity(clip.root_pos, clip.root_quat, clip.fps))
         joints = torch.from_numpy(clip.dof_pos)
         if len(joints) <= length:

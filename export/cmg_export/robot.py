@@ -16,7 +16,6 @@ import numpy as np
 
 from cmg_export.errors import RobotError
 from cmg_export.soles import body_spheres, sole_body_ids
-from CMG_Ref.robot_g1 import MJLAB_MODEL
 from cmg_runtime.kinematics import KinematicChain
 
 UNLIMITED = 1e6
@@ -27,6 +26,9 @@ _ATTRIBUTE = {
     "file": re.compile(r"""\bfile\s*=\s*["']([^"']+)"""),
 }
 """Of an MJCF's elements: folders that files are in, relative to the first MJCF's, and files."""
+
+_G1_MODEL = "asset_zoo/robots/unitree_g1/xmls/g1.xml"
+"""Within mjlab's package."""
 
 _G1_POINTS = {
     "left_rubber_hand": ("left_wrist_yaw_link", (0.0415, 0.003, 0.0)),
@@ -40,7 +42,7 @@ def g1_model() -> Path | None:
     """mjlab's model of the Unitree G1, found without importing mjlab; None where mjlab or mujoco is not installed."""
     spec = importlib.util.find_spec("mjlab") if importlib.util.find_spec("mujoco") else None
     for root in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(root) / MJLAB_MODEL
+        path = Path(root) / _G1_MODEL
         if path.is_file():
             return path
     return None
