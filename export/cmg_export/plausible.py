@@ -176,12 +176,12 @@ class _Limits:
 
     def of_frames(self, frames: np.ndarray, what: str) -> str:
         """In few of the frames [n, motion_dim] a joint is beyond its limits."""
-        beyond = self._beyond(frames[:, : self.count])
-        share = float((~(beyond <= LIMIT_MARGIN)).any(axis=1).mean())  # what is not finite is beyond
+        beyond = ~(self._beyond(frames[:, : self.count]) <= LIMIT_MARGIN)  # so is what is not finite
+        share = float(beyond.any(axis=1).mean())
         if share < OFTEN:
             return ""
-        joint = int((~(beyond <= LIMIT_MARGIN)).mean(axis=0).argmax())
-        middle = float(np.median(frames[:, joint]))
+        joint = int(beyond.mean(axis=0).argmax())
+        middle = float(np.median(np.nan_to_num(frames[beyond[:, joint], joint], nan=np.inf)))
         return (
             f"{what} {share:.0%} of its frames beyond joint limits, {self.names[joint]} most often (at {middle:.4g}, "
             f"{self._expected(joint, middle)})"
