@@ -132,8 +132,8 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
-    model, stats = load_reference(config.checkpoint, pick_device(config.device), data_file=config.data)
     extra = read_pt(config.checkpoint)
+    model, stats = load_reference(config.checkpoint, pick_device(config.device), data_file=config.data)
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:
         calibration = calibrate(config.clips)

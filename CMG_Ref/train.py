@@ -161,13 +161,14 @@ def train(config: TrainConfig) -> Path:
     """
     started = time.monotonic()
     require_usable_numbers(config)
-    device = pick_device(config.device)
     torch.manual_seed(config.seed)
     data, joint_names = read_data(config.data)
     stats = data["stats"]
     if config.symmetric_part > 0 and not (joint_names and is_symmetric(stats, joint_names)):
         raise ValueError(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
-    model = initial_model(config, stats, joint_names).to(device)
+    model = initial_model(config, stats, joint_names)
+    device = pick_device(config.device)  # only now: what is wrong with the input comes before what the machine lacks
+    model = model.to(device)
     trainer = TrainStep(model, WindowSampler(data, device, config.balance), config, stats, joint_names)
     config.out.mkdir(parents=True, exist_ok=True)
     last = config.out / "cmg_last.pt"

@@ -1,18 +1,18 @@
 """The Unitree G1's legs, soles and joint limits, read from its MJCF."""
 
-# MuJoCo's bindings come without types.
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
-import mujoco
 import numpy as np
 
+from CMG_Ref import mujoco_import
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.kinematics import KinematicChain
+
+mujoco = mujoco_import.for_models()
 
 FEET = ("left_ankle_roll_link", "right_ankle_roll_link")
 KNEES = (JOINT_NAMES.index("left_knee_joint"), JOINT_NAMES.index("right_knee_joint"))
@@ -72,7 +72,7 @@ def load_g1_legs(mjcf: Path | None = None) -> KinematicChain:
     )
 
 
-def _capsule_ends(model: mujoco.MjModel, body_name: str) -> list[tuple[tuple[float, ...], float]]:
+def _capsule_ends(model: Any, body_name: str) -> list[tuple[tuple[float, ...], float]]:
     """(centre in the body's frame, radius) of both end spheres of every capsule of a body."""
     body, spheres = model.body(body_name).id, []
     for geom in range(model.ngeom):
