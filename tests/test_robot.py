@@ -221,7 +221,7 @@ def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int,
 @needs_g1
 @pytest.mark.parametrize("exported", ["osmesa", "no such renderer"])
 def test_reading_a_model_needs_nothing_to_draw_with(exported: str) -> None:
-    """Whatever MUJOCO_GL says, and whether or not its library is there; and Triton, which torch imports, loads after it.
+    """Whatever MUJOCO_GL says, with or without that library; and Triton, which torch imports, loads after it.
 
     In a process of its own: mujoco looks at the variable when it is first imported.
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cmg_runtime.errors import EngineError
 from CMG_Ref import mujoco_import
+from cmg_runtime.errors import EngineError
 
 
 def choose_renderer() -> bool:
