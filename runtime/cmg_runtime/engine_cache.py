@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import FILE_NAME, SCHEMA_VERSION, file_sha256
+from cmg_runtime.user_cache import user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,19 @@ def _place(model: Path, data_path: str | Path | None) -> Path:
     digest = hashlib.sha256(str(SCHEMA_VERSION).encode())
     for path in (model, Path(data_path) if data_path is not None else None, *map(model.with_name, _BESIDE)):
         digest.update((file_sha256(path) if path is not None and path.is_file() else "none").encode())
-    cache = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cmg_engine"
-    return Path(cache).expanduser().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
+    return _cache().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
+
+
+def _cache() -> Path:
+    chosen, of_user = os.environ.get(CACHE_VARIABLE), user_cache()
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    if of_user is None:
+        raise EngineError(
+            f"there is no home folder to keep compiled engines in; set {CACHE_VARIABLE} to a folder, or give an engine "
+            "folder instead of a checkpoint"
+        )
+    return of_user / "cmg_engine"
 
 
 def _compile(model: Path, data_path: str | Path | None, folder: Path) -> None:
