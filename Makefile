@@ -2,8 +2,8 @@
 # Needs Python 3.10 to 3.13 with venv; PYTHON=/path/to/python picks one.
 
 CKPT ?= CMG_Ref/runs/g1_neutral/cmg_final.pt
-# The same default as cmg_export's own.
-OUT ?= engines/$(notdir $(patsubst %/,%,$(dir $(abspath $(CKPT)))))
+# The same default as cmg_export's own. The shell finds it: make's functions take a path with a space for two.
+OUT ?= engines/$(shell folder=$$(dirname '$(CKPT)'); basename "$$(cd "$$folder" 2>/dev/null && pwd -P || echo "$$folder")")
 DATA ?=
 NUM_ENVS ?=
 PRECISION ?=
@@ -35,6 +35,36 @@ export OMP_WAIT_POLICY ?= PASSIVE
 engine parity: export MALLOC_MMAP_THRESHOLD_ ?= 1000000000
 engine parity: export MALLOC_TRIM_THRESHOLD_ ?= 1000000000
 
+# What each target takes on make's command line. Another name there is a misspelt one, which make would ignore.
+TAKES_engine := CKPT OUT DATA NUM_ENVS PRECISION ROBOT ARGS
+TAKES_parity := CKPT OUT DATA ARGS
+TAKES_verify := CKPT OUT DATA BACKEND NUM_ENVS ARGS
+TAKES_train := $(TAKES_engine) BACKEND ITERATIONS GPUS RESUME
+TAKES_play := $(TAKES_engine) POLICY BACKEND
+TAKES_evaluate := $(TAKES_play)
+TAKES_test := JOBS ARGS
+TAKES_test-py38 := ARGS
+TAKES_fuzz := SECONDS ARGS
+TAKES_test-matrix := UV ARGS
+TAKES_demo := $(TAKES_engine)
+TAKES_bench := $(TAKES_engine)
+TAKES_soak := $(TAKES_engine) STEPS BACKEND
+TAKES_ALL := PYTHON HASHES VENV SHELL
+GOALS := $(or $(MAKECMDGOALS),help)
+TAKEN := $(sort $(foreach goal,$(GOALS),$(TAKES_$(goal))))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(TAKEN) $(TAKES_ALL),$(GIVEN))
+ifeq ($(MAKELEVEL),0)
+ifneq ($(UNKNOWN),)
+$(error make $(GOALS) takes no $(UNKNOWN); it takes $(TAKEN) $(TAKES_ALL))
+endif
+endif
+
+# Where a target needs an engine and there is none yet: the one of the same CKPT, without the target's own options.
+define needs_engine
+@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help engine parity verify train play evaluate test test-py38 test-matrix lint fuzz demo bench soak clean
 .DELETE_ON_ERROR:
@@ -58,17 +88,17 @@ verify: $(VENV)/.engine  ## run BACKEND (trt unless given) of the engine in OUT 
 		$(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(ARGS)
 
 train: $(VENV)/.train  ## train a walking policy on the engine: NUM_ENVS= BACKEND= ITERATIONS= GPUS= RESUME=1
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	$(needs_engine)
 	@$(PY) -m cmg_gym.train --engine '$(OUT)' $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) \
 		$(if $(BACKEND),--backend $(BACKEND)) $(if $(ITERATIONS),--iterations $(ITERATIONS)) \
 		$(if $(GPUS),--gpus $(GPUS)) $(if $(RESUME),--resume) $(ARGS)
 
 play: $(VENV)/.train  ## draw a policy (the bundled one, or POLICY=) to build/play.gif; ARGS=--viewer opens the viewer
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	$(needs_engine)
 	@$(PY) -m cmg_gym.play --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 evaluate: $(VENV)/.train  ## measure a policy (the bundled one, or POLICY=) over a grid of commands, into build/evaluation
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	$(needs_engine)
 	@$(PY) -m cmg_gym.evaluate --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') \
 		$(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
@@ -92,15 +122,15 @@ test-matrix: $(VENV)/.test  ## run the runtime's tests on other Pythons and torc
 	@$(PY) tests/matrix.py $(if $(UV),--uv '$(UV)') $(ARGS)
 
 demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait.gif and gait.png
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
+	$(needs_engine)
 	@$(PY) -m cmg_export.demo --engine '$(OUT)' $(ARGS)
 
 bench: $(VENV)/.test  ## time the engine in OUT and its peers: table, and JSON and pictures in build/bench
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine
+	$(needs_engine)
 	@$(PY) -m cmg_export.bench --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 soak: $(VENV)/.engine  ## step the engine in OUT for STEPS= with random resets and commands, and check it: build/soak
-	@test -f '$(OUT)/manifest.json' || $(MAKE) --no-print-directory engine ARGS= NUM_ENVS=
+	$(needs_engine)
 	@$(PY) -m cmg_export.soak --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') \
 		$(if $(STEPS),--steps $(STEPS)) $(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(if $(BACKEND),--backend $(BACKEND)) \
 		$(if $(filter-out all,$(PRECISION)),--precision $(PRECISION)) $(ARGS)

@@ -133,10 +133,10 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
-    device = pick_device(config.device)
     trained = read_checkpoint(config.checkpoint, config.data)
     print(f"{config.checkpoint}: {trained.weights.note}")
-    model, stats = as_reference(trained, device)
+    # Only now the device: what is wrong with the input comes before what the machine lacks.
+    model, stats = as_reference(trained, pick_device(config.device))
     extra = trained.content
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import read_stats
 from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
-from CMG_Ref.command_line import interrupts_held_back, pick_device, run
+from CMG_Ref.command_line import interrupts_held_back, run
 from CMG_Ref.module import CMG
 from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler
@@ -174,7 +174,6 @@ def train(config: TrainConfig) -> Path:
     """
     started = time.monotonic()
     require_usable_numbers(config)
-    device = pick_device(config.device)
     torch.manual_seed(config.seed)
     data, joint_names = read_data(config.data)
     stats = data["stats"]
@@ -182,6 +181,9 @@ def train(config: TrainConfig) -> Path:
     saved = read_pt(last) if last.exists() else None
     if config.symmetric_part > 0 and not (joint_names and is_symmetric(stats, joint_names)):
         raise ValueError(f"{config.data}: no joint names or no symmetric stats; rebuild it, or pass --symmetric-part 0")
+    start = config if saved is None else dataclasses.replace(config, init=None)
+    model = initial_model(start, stats, joint_names)
+    device = pick_device(config.device)  # only now: what is wrong with the input comes before what the machine lacks
     step, parts = 0, (resume.first_part(config, device),)
     if saved is not None:
         with _fits(last):
@@ -193,9 +195,7 @@ def train(config: TrainConfig) -> Path:
         if step == config.num_steps and resume.is_written(final, step, config.asymmetry_kept):
             print(f"{final}: finished before, {step} steps; longer phases go on, another out begins anew")
             return final
-    start = config if saved is None else dataclasses.replace(config, init=None)
-    model = initial_model(start, stats, joint_names).to(device)
-    trainer = TrainStep(model, WindowSampler(data, device, config.balance), config, stats, joint_names)
+    trainer = TrainStep(model.to(device), WindowSampler(data, device, config.balance), config, stats, joint_names)
     if saved is not None:
         with _fits(last):
             trainer.load_state(saved)

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
+import importlib
 import os
 import secrets
 import signal
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+
+from CMG_Ref.mujoco_import import OFF, choose_renderer
 
 if TYPE_CHECKING:
     from engine_folder import Truth
 
 SEED_VARIABLE = "CMG_TEST_SEED"
 
+NO_GPU = "needs a CUDA device: `pytest -m gpu` on a machine with one"
+NO_RENDERER = "MuJoCo cannot draw here: apt-get install libosmesa6"
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    # mjlab would choose EGL, for every test of the process; a machine without a GPU may not have it.
-    os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "disable")
-    # Before any test imports mujoco: the LLVM inside its OSMesa, loaded first, crashes the one inside Triton.
+    # Before any test imports mujoco, for all tests of the process: some draw, and others read models before them.
+    choose_renderer(("osmesa",))
     with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
+        importlib.import_module("mujoco")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(SEED_VARIABLE, str(secrets.randbelow(2**31)))  # worker processes inherit it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped: here all of them should run")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -36,11 +45,36 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
+    missing = {} if torch.cuda.is_available() else {"gpu": NO_GPU}
+    if os.environ["MUJOCO_GL"] in OFF:
+        missing["draws"] = NO_RENDERER
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device"))
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def skip_reasons(reporter: Any) -> Counter[str]:
+    """Why tests were skipped, and how many for each reason; of all worker processes."""
+    reports = reporter.stats.get("skipped", [])
+    return Counter(" ".join(report.longrepr[2].split()).replace("Skipped: ", "", 1) for report in reports)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    strict = reporter is not None and session.config.getoption("--no-skips")
+    if strict and session.exitstatus == pytest.ExitCode.OK and skip_reasons(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Reasons say what to do, so that those tests run too."""
+    reasons = skip_reasons(terminalreporter)
+    if reasons:
+        terminalreporter.section("not run here")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")

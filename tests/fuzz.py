@@ -1,6 +1,7 @@
 """Coverage-guided fuzzing of everything that reads files: ``make fuzz SECONDS=300``, shared by the targets below.
 
-Each target runs in a process of its own under atheris (libFuzzer). An input fails it that
+Each target runs in a process of its own under atheris (libFuzzer), forked from one that has imported everything: that
+takes longer than the share of a short run. An input fails it that
 
 - raises anything but the errors that readers promise, in one line of bounded length;
 - starts a process, opens a connection, unpickles a class, writes, or removes a file;
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import re
 import resource
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -77,10 +79,10 @@ class Options:
     """Fuzz the readers of files, each for its share of the time, and print a table."""
 
     seconds: int = 300
-    """In all."""
+    """In all, once everything is imported."""
 
     target: Name | None = None
-    """Only this one, in this process: what the command does for each."""
+    """Only this one."""
 
     reproduce: Path | None = None
     """Only this input of the target."""
@@ -122,9 +124,8 @@ class Watch:
         assert taken < MEMORY_ALLOWED, f"it took {taken >> 20} MiB"
 
 
-def fuzz(options: Options) -> None:
-    """Run one target in this process; does not return, unless to reproduce."""
-    assert options.target is not None
+def instrument() -> None:
+    """Import what is fuzzed, so that its branches are seen."""
     from torch._weights_only_unpickler import Unpickler
 
     # Only `make fuzz` installs the one, and numpy declares nothing of the other: types for them there are none.
@@ -133,8 +134,16 @@ def fuzz(options: Options) -> None:
 
     Unpickler.load = atheris.instrument_func(Unpickler.load)
     npy._read_array_header = atheris.instrument_func(npy._read_array_header)
-    with atheris.instrument_imports(include=INSTRUMENTED):
-        from fuzz_targets import make_target
+    # It would name every module on stderr.
+    with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(include=INSTRUMENTED):
+        importlib.import_module("fuzz_targets")
+
+
+def fuzz(options: Options) -> None:
+    """Run one target in this process; does not return, unless to reproduce."""
+    assert options.target is not None
+    atheris: Any = importlib.import_module("atheris")
+    from fuzz_targets import make_target
 
     folder = options.corpus / options.target
     scratch, corpus = folder / "scratch", folder / "corpus"
@@ -164,25 +173,44 @@ def fuzz(options: Options) -> None:
     atheris.Fuzz()
 
 
+def in_a_fork(work: Callable[[], None], log: Path) -> int:
+    """The exit status of ``work`` in a process of its own, all of whose output goes to ``log``."""
+    pid = os.fork()
+    if pid == 0:
+        with log.open("wb") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def main(options: Options) -> int:
     """Fuzz all targets in turn; the exit status, 1 if an input failed one."""
+    if options.target is None and options.seconds < len(TARGETS):
+        print(
+            f"fuzz: --seconds is {options.seconds}; expected {len(TARGETS)} or more, one for a target", file=sys.stderr
+        )
+        return 2
+    instrument()
     if options.target is not None:
         fuzz(options)
         return 0
-    share = max(1, options.seconds // len(TARGETS))
+    share = options.seconds // len(TARGETS)
     failed = False
     print("| target | inputs | kept for new coverage | outcome |\n| --- | --- | --- | --- |", flush=True)
     for target in TARGETS:
-        command = [sys.executable, __file__, "--target", target, "--seconds", str(share)]
-        command += ["--corpus", str(options.corpus)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        found = re.search(r"number_of_executed_units: (\d+)", done.stdout)
         log = options.corpus / target / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(done.stdout)
+        status = in_a_fork(lambda: fuzz(replace(options, target=target, seconds=share)), log)  # noqa: B023
+        found = re.search(r"number_of_executed_units: (\d+)", log.read_text(errors="replace"))
         kept = len(list((options.corpus / target / "corpus").glob("*")))
-        outcome = "nothing" if done.returncode == 0 else f"FAILED, see {log}"
-        failed |= done.returncode != 0
+        outcome = "nothing" if status == 0 else f"FAILED, see {log}"
+        failed |= status != 0
         print(f"| {target} | {found[1] if found else '?'} | {kept} | {outcome} |", flush=True)
     return int(failed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cmg_export import provenance
 from cmg_runtime import engine_cache, load_engine
 from cmg_runtime.engine_cache import CACHE_VARIABLE, engine_folder
 from cmg_runtime.errors import EngineError
+from cmg_runtime.kernels import cuda_source
 from cmg_runtime.manifest import file_sha256
 from make_checkpoint import make_checkpoint
 
@@ -180,3 +182,27 @@ def test_missing_files_are_named(tmp_path: Path, cache: Path) -> None:
         engine_folder(tmp_path / "text.pt", tmp_path / "stats.pt")
     with pytest.raises(EngineError, match="text.pt was not compiled: .*damaged or not a torch.save file"):
         engine_folder(tmp_path / "text.pt")
+
+
+def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """As in a container that is started with a user's number: one line for engines, and kernels are not kept."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", CACHE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(EngineError, match=f"set {CACHE_VARIABLE}") as caught:
+        engine_folder(made.path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(cuda_source, "_compiler_version", lambda: (13, 0))
+    monkeypatch.setattr(cuda_source, "compile_source", lambda source, options: source.encode())
+    assert cuda_source.compiled.__wrapped__("source", ()) == b"source"
+    assert set(tmp_path.rglob("*")) == before  # no folder named ~
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    assert cuda_source.compiled.__wrapped__("source", ()) == b"source"
+    assert len(list((tmp_path / "kept").rglob("*.cubin"))) == 1

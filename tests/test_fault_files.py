@@ -201,7 +201,6 @@ def test_training_a_generator_killed_at_random_moments_ends_as_if_it_had_not_bee
     command = [sys.executable, "-m", "CMG_Ref.train", "--data", str(tmp_path / "data.pt"), "--phases", "150", "2"]
     command += ["--hidden-dim", "12", "--num-experts", "2", "--batch-size", "8", "--save-every", "1", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    environment["MUJOCO_GL"] = "disable"  # OSMesa loaded before Triton crashes it: see conftest.py
 
     def start(out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

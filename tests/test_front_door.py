@@ -226,6 +226,51 @@ def test_training_passes_its_variables_on(checkout: Path) -> None:
 
 
 @needs_make
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "right"),
+    [
+        ("engine ckpt=foo.pt", "ckpt", "CKPT"),
+        ("engine CKPT=foo.pt NUM_ENV=7", "NUM_ENV", "NUM_ENVS"),
+        ("engine BACKEND=torch", "BACKEND", "PRECISION"),  # another target's
+        ("train gpus=2 NUM_ENVS=7", "gpus", "GPUS"),
+        ("fuzz seconds=20", "seconds", "SECONDS"),
+        ("test job=1", "job", "JOBS"),
+        ("clean out=engines", "out", "PYTHON"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_in_one_line(checkout: Path, arguments: str, wrong: str, right: str) -> None:
+    done = make(checkout, *arguments.split())
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    refused, taken = done.stderr.split("; it takes ")
+    assert refused.endswith(f" takes no {wrong}") and right in taken.split()
+
+
+@needs_make
+def test_every_variable_that_a_target_uses_is_taken(checkout: Path) -> None:
+    """What a recipe mentions, or what help and README show, is no misspelling."""
+    text = (checkout / "Makefile").read_text()
+    recipes = re.findall(r"^([a-z0-9-]+):[^\n]*##[^\n]*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    assert len(recipes) > 12
+    for target, recipe in recipes:
+        for name in re.findall(r"\$\((?:if |or |origin |filter-out \w+,\$\()?([A-Z_]+)[),]", recipe):
+            if name not in ("PY", "PIP", "INSTALL", "VENV", "CHECKED", "MAKE", "MAKEFILE_LIST"):
+                assert "takes no" not in make(checkout, "--dry-run", target, f"{name}=1").stderr, (target, name)
+
+
+@needs_make
+def test_paths_with_spaces(checkout: Path, tmp_path: Path) -> None:
+    """Of the clone, and of the checkpoint."""
+    checkout = checkout.rename(tmp_path.with_name(f"{tmp_path.name} my clone"))
+    (checkout / "my runs" / "a walk").mkdir(parents=True)
+    (checkout / "CMG_Ref" / "runs" / "g1_neutral").mkdir(parents=True)
+    assert make(checkout, "parity").stdout == (
+        "[-m][cmg_export.parity][engines/g1_neutral][CMG_Ref/runs/g1_neutral/cmg_final.pt]\n"
+    )
+    again = make(checkout, "parity", "CKPT=my runs/a walk/x.pt")
+    assert again.stdout == "[-m][cmg_export.parity][engines/a walk][my runs/a walk/x.pt]\n"
+
+
+@needs_make
 def test_help_is_the_default_and_names_every_target(checkout: Path) -> None:
     done = make(checkout)
     assert done.returncode == 0

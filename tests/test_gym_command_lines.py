@@ -39,7 +39,7 @@ WRONG = (
     (time_share, "--checkpoint nowhere", "cannot read nowhere ("),
     (export_checkpoint, "--policy nowhere", "nowhere is neither"),
     (export_checkpoint, f"--policy {BUNDLED_POLICY / 'policy.onnx'}", "policy.onnx is neither"),
-    (export_checkpoint, "--device cuda:99", "cuda:99"),
+    (evaluate, "--device cuda:99", "cuda:99"),
     (evaluate, "--seed -2", "--seed is -2"),
     (evaluate, "--device nonsense", "unknown device 'nonsense'"),
     (play, "--seed 4294967296", "--seed is 4294967296"),
@@ -68,6 +68,7 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command_line, "ManagerBasedRlEnv", build)
     monkeypatch.setattr(time_share, "ManagerBasedRlEnv", build)
     monkeypatch.setattr(train, "launch_training", build)
+    monkeypatch.setenv("MUJOCO_GL", "disable")  # as where there is nothing to draw with
     monkeypatch.chdir(tmp_path)
 
 

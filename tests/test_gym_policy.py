@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp
         load_policy(path, robots)
 
 
-@pytest.mark.skipif(os.environ.get("MUJOCO_GL") == "disable", reason="MuJoCo cannot draw here: libosmesa6 is missing")
+@pytest.mark.draws
 def test_play_draws_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "play.gif"
     commands = [str(number) for command in (STAND, FORWARD) for number in command]

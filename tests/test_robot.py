@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -214,3 +216,22 @@ def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int,
     assert joints.chain is not None
     with pytest.raises(RobotError, match="3 hinge joints, the motion state 2"):
         resolve_joints(load(tmp_path / "c", seed, 2), robot.path)
+
+
+@needs_g1
+@pytest.mark.parametrize("exported", ["osmesa", "no such renderer"])
+def test_reading_a_model_needs_nothing_to_draw_with(exported: str) -> None:
+    """Whatever MUJOCO_GL says, with or without that library; and Triton, which torch imports, loads after it.
+
+    In a process of its own: mujoco looks at the variable when it is first imported.
+    """
+    code = (
+        "import importlib.util, os; from cmg_export.robot import RobotModel, g1_model;"
+        "from CMG_Ref.evaluation.robot import load_g1_legs;"
+        "print(len(RobotModel(g1_model()).hinge_names()), len(load_g1_legs().body_names), os.environ['MUJOCO_GL']);"
+        "importlib.util.find_spec('triton') and importlib.import_module('triton')"
+    )
+    environment = {**os.environ, "MUJOCO_GL": exported, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=2) == ["29", "13", f"{exported}\n"]

@@ -183,9 +183,9 @@ def run(options: Options) -> None:
     """Draw both pictures. Raises :class:`EngineError`, :class:`StageError` or ``OSError``."""
     if not 1 <= options.seconds <= 60:
         raise StageError(f"--seconds is {options.seconds:g}; expected 1 to 60")
-    choose_renderer()
     engine = load_engine(options.engine, num_envs=1)
     gaits = generate_gaits(engine, round(options.seconds * engine.fps), options.seed)
+    choose_renderer()  # only now: a wrong argument is told whether or not this machine can draw
     options.out.mkdir(parents=True, exist_ok=True)
     with Stage(engine.joint_names, CELL) as stage:
         rows = list(_with_progress("gait.png", len(gaits), (draw_row(stage, gait) for gait in gaits)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import math
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cmg_export.robot import g1_model
+from CMG_Ref import mujoco_import
 
 OVERSAMPLING = 2
 """Pictures are drawn this much larger and reduced: OSMesa does not smooth edges itself."""
@@ -30,9 +30,9 @@ def choose_renderer() -> None:
     """Have MuJoCo draw with OSMesa, unless ``MUJOCO_GL`` says otherwise. Must run before mujoco is imported.
 
     Raises:
-        StageError: the system's OSMesa library is missing.
+        StageError: there is nothing to draw with.
     """
-    if os.environ.setdefault("MUJOCO_GL", "osmesa") == "osmesa" and ctypes.util.find_library("OSMesa") is None:
+    if not mujoco_import.choose_renderer(("osmesa",)):
         raise StageError(
             "the system library OSMesa is missing, MuJoCo needs it to draw on a CPU; "
             "install it (Debian, Ubuntu: apt-get install libosmesa6), or set MUJOCO_GL=egl to draw on a GPU"

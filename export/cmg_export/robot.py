@@ -5,7 +5,6 @@ Bodies that no joint of the motion state turns are fixed in the pose that they h
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from cmg_export.errors import RobotError
 from cmg_export.soles import body_spheres, sole_body_ids
+from CMG_Ref import mujoco_import
 from cmg_runtime.kinematics import KinematicChain
 
 UNLIMITED = 1e6
@@ -75,7 +75,7 @@ class RobotModel:
 
     def __init__(self, path: Path) -> None:
         try:
-            mujoco: Any = importlib.import_module("mujoco")
+            mujoco = mujoco_import.for_models()
         except ImportError:
             raise RobotError("mujoco is not installed, and --robot needs it; pip install mujoco") from None
         self._mujoco = mujoco

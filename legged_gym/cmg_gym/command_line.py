@@ -15,10 +15,12 @@ from mjlab.rl import RslRlVecEnvWrapper
 
 from cmg_export.command_line import exit_status, parse, require_seed
 from cmg_gym.curriculum import push_range
+from cmg_gym.drawing import require_renderer
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.policies import Policy, load_policy, require_same_generator
 from cmg_gym.reference_command import ReferenceCommandCfg
 from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
@@ -70,6 +72,16 @@ def require_machine(options: PolicyOptions) -> None:
     resolve_device(options.device)
 
 
+def require_backend(name: str) -> None:
+    """Refuse a backend of the generator that there is not.
+
+    Raises:
+        EngineError: names those that there are.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise EngineError(f"--backend is {name!r}; expected one of auto, {', '.join(BACKENDS)}")
+
+
 def require_commands(commands: Sequence[Sequence[float]]) -> None:
     """Refuse velocity commands that are missing or not finite.
 
@@ -90,9 +102,17 @@ def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
 def open_policy(
     options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
 ) -> tuple[RslRlVecEnvWrapper, Policy]:
-    """The play environment with episodes of ``seconds``, and the policy in it."""
+    """The play environment with episodes of ``seconds``, and the policy in it.
+
+    Raises:
+        EngineError: an argument is wrong, or else the machine lacks what it takes. Building the environment takes a
+            minute: both are told before.
+    """
+    require_backend(options.backend)
+    require_same_generator(options.policy, read_manifest(options.engine))
     require_machine(options)
-    require_same_generator(options.policy, read_manifest(options.engine))  # building the environment takes a minute
+    if render_mode is not None:
+        require_renderer()
     env = open_env(options, num_envs, seconds, pushes, render_mode)
     return env, load_policy(options.policy, env)
 

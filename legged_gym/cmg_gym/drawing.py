@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-
-# Loaded after mujoco, the LLVM inside Triton, which this imports, crashes on the one inside OSMesa.
-import tensordict  # noqa: F401
 import torch
 
+from CMG_Ref import mujoco_import
+from cmg_runtime.errors import EngineError
 
-def choose_renderer() -> None:
-    """EGL on a machine with a GPU, else OSMesa, else nothing, unless ``MUJOCO_GL`` says otherwise.
+
+def choose_renderer() -> bool:
+    """EGL on a machine with a GPU, else OSMesa, else nothing, unless ``MUJOCO_GL`` says otherwise; whether it draws.
 
     mjlab's own choice is EGL everywhere, and without it mujoco cannot be imported.
     """
-    if torch.cuda.is_available() and ctypes.util.find_library("EGL"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "disable")
+    return mujoco_import.choose_renderer(("egl", "osmesa") if torch.cuda.is_available() else ("osmesa",))
+
+
+def require_renderer() -> None:
+    """Refuse to draw where MuJoCo cannot.
+
+    Raises:
+        EngineError: says what to install.
+    """
+    if not choose_renderer():
+        raise EngineError("MuJoCo cannot draw here; install OSMesa (Debian, Ubuntu: apt-get install libosmesa6)")

@@ -28,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
-    command_line.require_machine(options)
+    command_line.require_backend(options.backend)
     checkpoint = find_checkpoint(options.policy)
     require_same_generator(checkpoint, read_manifest(options.engine))
+    command_line.require_machine(options)
     env = command_line.open_env(options, num_envs=1, seconds=1.0)
     export_policy(load_runner(checkpoint, env), options.out)
     print(f"policy.onnx and policy.json are in {options.out}")

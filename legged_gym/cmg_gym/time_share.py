@@ -25,6 +25,7 @@ from cmg_gym.observations import reference
 from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from cmg_runtime.errors import EngineError
+from cmg_runtime.manifest import read_manifest
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
 
@@ -81,9 +82,12 @@ def measure(options: Options) -> None:
     """Time every backend, and the textbook form for contrast."""
     require_positive(options, "num_envs", "steps", "textbook_envs")
     require_not_negative(options, "warm_up")
-    command_line.require_machine(options)
+    for backend in options.backends:
+        command_line.require_backend(backend)
     find_policy(options.policy)  # building the environment takes a minute
+    read_manifest(options.engine)
     checkpoint = load_checkpoint(options.checkpoint)
+    command_line.require_machine(options)
     env = _training_env(options)
     policy = load_policy(options.policy, env)
     shares = [_share(env, policy, backend, options) for backend in options.backends]

@@ -71,7 +71,9 @@ def train_config(options: Options) -> TrainConfig:
     require_positive(options, "num_envs", "iterations")
     require_not_negative(options, "gpus", "delay_steps")
     require_seed(options.seed)
+    command_line.require_backend(options.backend)
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
+    checkpoint = newest_checkpoint(options.logs) if options.resume else None
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
     env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
@@ -84,12 +86,7 @@ def train_config(options: Options) -> TrainConfig:
         reference.pregenerated_s = env.episode_length_s
     env.scene.num_envs = options.num_envs
     agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
-    if options.resume:
-        checkpoint = latest_checkpoint(options.logs / agent.experiment_name)
-        if checkpoint is None:
-            raise EngineError(
-                f"no checkpoint below {options.logs / agent.experiment_name}; train without --resume first"
-            )
+    if checkpoint is not None:
         given = {
             "gpus": max(options.gpus, 1),
             "num_envs": options.num_envs,
@@ -102,6 +99,19 @@ def train_config(options: Options) -> TrainConfig:
         agent.load_checkpoint = f"^{re.escape(checkpoint.name)}$"
     gpu_ids = list(range(options.gpus)) or None
     return TrainConfig(env=env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
+
+
+def newest_checkpoint(logs: Path) -> Path:
+    """What is resumed.
+
+    Raises:
+        EngineError: there is nothing.
+    """
+    folder = logs / make_rl_cfg().experiment_name
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is None:
+        raise EngineError(f"no checkpoint below {folder}; train without --resume first")
+    return checkpoint
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.manifest import FILE_NAME, SCHEMA_VERSION, file_sha256
+from cmg_runtime.user_cache import user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,25 @@ def _place(model: Path, data_path: str | Path | None) -> Path:
     stats = [Path(data_path)] if data_path is not None else [model.with_name(name) for name in STATS_FILES]
     for path in (model, model.with_name(CARD_FILE), model.with_name(BANK_FILE), *stats):
         digest.update((file_sha256(path) if path.is_file() else "none").encode())
-    root = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cmg_engine"
-    place = Path(root).expanduser().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
+    place = _cache().resolve() / f"{model.stem}-{digest.hexdigest()[:16]}"
     exporter = _fingerprint()
     if exporter is not None:
         return place.with_name(f"{place.name}-{exporter[:16]}")
     kept = [path for path in place.parent.glob("*") if path == place or path.name.startswith(f"{place.name}-")]
     kept = [path for path in kept if (path / FILE_NAME).is_file()]
     return max(kept, key=lambda path: (path / FILE_NAME).stat().st_mtime, default=place)
+
+
+def _cache() -> Path:
+    chosen, of_user = os.environ.get(CACHE_VARIABLE), user_cache()
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    if of_user is None:
+        raise EngineError(
+            f"there is no home folder to keep compiled engines in; set {CACHE_VARIABLE} to a folder, or give an engine "
+            "folder instead of a checkpoint"
+        )
+    return of_user / "cmg_engine"
 
 
 def _fingerprint() -> str | None:

@@ -17,6 +17,7 @@ from cmg_export.bench.report import format_table
 from cmg_export.bench.results import FILE_NAME, BenchError, write_file
 from cmg_export.bench.run import INTERRUPTED, run_bench
 from cmg_export.bench.settings import Settings
+from cmg_runtime.manifest import read_manifest
 
 MODULE = "cmg_export.bench"
 GPU_SIZES = (64, 256, 1024, 4096, 16384, 65536)
@@ -67,8 +68,6 @@ def settings(options: Options) -> Settings:
         BenchError: one of them is wrong.
     """
     check_backends(options.backends)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise BenchError("device is cuda, but torch sees no GPU; use --device cpu")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     num_envs = (4096 if on_gpu else 64) if options.num_envs is None else options.num_envs
@@ -82,6 +81,9 @@ def settings(options: Options) -> Settings:
         raise BenchError(f"--minutes is {options.minutes:g}; expected more than 0")
     if options.seed < 0:
         raise BenchError(f"--seed is {options.seed}; expected 0 or more")
+    read_manifest(options.engine)
+    if options.device == "cuda" and not on_gpu:
+        raise BenchError("device is cuda, but torch sees no GPU; use --device cpu")
     return Settings(
         folder=options.engine,
         checkpoint=options.checkpoint,

@@ -103,10 +103,12 @@ def measure(options: Options) -> list[Row]:
     Raises:
         ExportError, EngineError: the engine or the checkpoint cannot be used.
     """
+    read_manifest(options.engine)
+    checkpoint = load_checkpoint(options.checkpoint)
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if options.device == "cuda" and device.type == "cpu":
         raise ExportError("--device is cuda, and torch sees no GPU; use --device cpu")
-    network = ReferenceForm(load_checkpoint(options.checkpoint)).to(device)
+    network = ReferenceForm(checkpoint).to(device)
     table = _Table(options, device)
     for mode in ("realtime", "pregenerated"):
         _compare_generators(options, device, network, mode, table)

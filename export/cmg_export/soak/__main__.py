@@ -15,6 +15,7 @@ from cmg_export.bench.results import write_file
 from cmg_export.soak.report import FILE_NAME, format_table
 from cmg_export.soak.run import Settings, SoakError, run_soak
 from cmg_runtime.backends import BACKENDS
+from cmg_runtime.manifest import read_manifest
 
 MODULE = "cmg_export.soak"
 
@@ -70,8 +71,6 @@ def settings(options: Options) -> Settings:
     """
     if options.backend != "auto" and options.backend not in BACKENDS:
         raise SoakError(f"unknown backend {options.backend!r}; expected one of auto, {', '.join(BACKENDS)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SoakError("device is cuda, but torch sees no GPU; use --device cpu")
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
     num_envs = (4096 if on_gpu else 16) if options.num_envs is None else options.num_envs
     steps = (1_000_000 if on_gpu else 2000) if options.steps is None else options.steps
@@ -85,6 +84,9 @@ def settings(options: Options) -> Settings:
     for name, value in (("slowdown", slowdown), ("minutes", options.minutes)):
         if not value > 0:
             raise SoakError(f"--{name} is {value:g}; expected more than 0")
+    read_manifest(options.engine)
+    if options.device == "cuda" and not on_gpu:
+        raise SoakError("device is cuda, but torch sees no GPU; use --device cpu")
     return Settings(
         folder=options.engine,
         checkpoint=options.checkpoint,

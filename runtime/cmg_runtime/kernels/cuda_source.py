@@ -11,7 +11,6 @@ import ctypes
 import functools
 import glob
 import hashlib
-import os
 import sys
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple
@@ -19,6 +18,7 @@ from typing import Any, List, Sequence, Tuple
 import torch
 
 from cmg_runtime.kept_files import read_kept, replace_file
+from cmg_runtime.user_cache import user_cache
 
 _MOST_SHARED_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
@@ -137,8 +137,10 @@ def compiled(source: str, options: Tuple[str, ...]) -> bytes:
     """The machine code, from the cache if it is there."""
     version = ".".join(str(number) for number in _compiler_version())
     key = hashlib.sha256("\0".join([source, *options, version]).encode()).hexdigest()[:32]
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    kept = Path(base) / "cmg_runtime" / f"{key}.kernel"
+    cache = user_cache()
+    if cache is None:
+        return compile_source(source, options)
+    kept = cache / "cmg_runtime" / f"{key}.kernel"
     content = read_kept(kept) or b""
     if content[:32] == _seal(key, content[32:]):
         return content[32:]
