@@ -19,6 +19,7 @@ import torch
 
 from CMG_Ref.module import CMG
 from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
+from cmg_runtime.kept_files import naming
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def write_beside(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes the file ``path`` when all is written; a reader never sees half of one."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as stream:
+        with naming(path), open(partial, "wb") as stream:
             yield stream
         os.replace(partial, path)
     finally:

@@ -159,11 +159,10 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("eval_cmg", _main)
+    return run(EvalConfig, _report, None, "CMG_Ref.eval_cmg", description=__doc__)
 
 
-def _main() -> int:
-    config = tyro.cli(EvalConfig, description=__doc__)
+def _report(config: EvalConfig) -> int:
     evaluation = evaluate_checkpoint(config)
     paths = write_reports(evaluation, config.out or config.checkpoint.parent)
     print(text_report(evaluation))

@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from CMG_Ref.checkpoint_io import load_reference, write_beside
-from CMG_Ref.command_line import run
+from CMG_Ref.command_line import require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
 from CMG_Ref.evaluation.robot import load_g1_legs
@@ -46,8 +46,8 @@ def make_bank(config: BankConfig) -> np.ndarray:
     Raises:
         ValueError: an unreadable checkpoint, or one whose rollouts never stay within the limits.
     """
-    if config.num_states < 1:
-        raise ValueError(f"num_states is {config.num_states}, expected at least 1")
+    require_between("num_states", config.num_states, 1)
+    require_seed(config.seed)
     model, stats = load_reference(config.checkpoint)
     if len(stats.motion_mean) != 2 * len(JOINT_NAMES):
         raise ValueError(
@@ -78,11 +78,10 @@ def make_bank(config: BankConfig) -> np.ndarray:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("make_bank", _main)
+    return run(BankConfig, _write_bank, None, "CMG_Ref.make_bank", description=__doc__)
 
 
-def _main() -> None:
-    config = tyro.cli(BankConfig, description=__doc__)
+def _write_bank(config: BankConfig) -> None:
     out = config.out or config.checkpoint.parent / "bank.npz"
     states = make_bank(config)
     with write_beside(out) as stream:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -227,11 +226,11 @@ def _one_line(complaint: str) -> Iterator[None]:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("train", _main)
+    return run(TrainConfig, _train, None, "CMG_Ref.train", description=__doc__)
 
 
-def _main() -> None:
-    train(tyro.cli(TrainConfig, description=__doc__))
+def _train(config: TrainConfig) -> None:
+    train(config)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ python -m CMG_Ref.dataloader.dataset CLIPS_FOLDER --out cmg_training_data.pt
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,7 +184,13 @@ def make_data_file(
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("dataset", lambda: tyro.cli(make_data_file))
+    return run(_asked_for, lambda make: make(), None, "CMG_Ref.dataloader.dataset")
+
+
+@functools.wraps(make_data_file)
+def _asked_for(*arguments: Any, **options: Any) -> Callable[[], None]:
+    """:func:`make_data_file` as the command line asks for it, to be called once that is parsed."""
+    return functools.partial(make_data_file, *arguments, **options)
 
 
 if __name__ == "__main__":

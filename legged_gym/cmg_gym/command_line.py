@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_export.command_line import exit_status, parse, require_seed
 from cmg_gym.curriculum import push_range
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.policies import Policy, load_policy, require_same_generator
 from cmg_gym.reference_command import ReferenceCommandCfg
+from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,26 +35,6 @@ class PolicyOptions:
     """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
     device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
     seed: int = 0
-
-
-def run(
-    options: type[T],
-    action: Callable[[T], None],
-    arguments: Sequence[str] | None,
-    module: str,
-    interrupted: str = "interrupted",
-) -> int:
-    """Parse ``options``, act; one line and status 2 for what the user can put right, 130 after an interrupt."""
-    parsed = parse(options, module, arguments)
-
-    def work() -> int:
-        try:
-            action(parsed)
-        except OSError as error:  # of files and folders that were given
-            raise EngineError(str(error)) from error
-        return 0
-
-    return exit_status(module, work, interrupted)
 
 
 def require_machine(options: PolicyOptions) -> None:

@@ -14,6 +14,7 @@ import torch
 from cmg_gym.controller import ObservationTerm, PolicyCard
 from cmg_gym.observations import reference
 from cmg_gym.residual_action import ResidualJointAction
+from cmg_runtime.kept_files import replace_file
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
@@ -40,9 +41,7 @@ def export_policy(runner: MjlabOnPolicyRunner, folder: Path) -> None:
     )
     os.replace(unfinished, folder / "policy.onnx")
     card = describe(runner.env.unwrapped, runner.current_learning_iteration)
-    unfinished = folder / "policy.json.unfinished"
-    unfinished.write_text(json.dumps(asdict(card), indent=1) + "\n")
-    os.replace(unfinished, folder / "policy.json")
+    replace_file(folder / "policy.json", (json.dumps(asdict(card), indent=1) + "\n").encode())
 
 
 def describe(env: ManagerBasedRlEnv, iterations: int) -> PolicyCard:

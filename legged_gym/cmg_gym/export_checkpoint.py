@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.export import export_policy
 from cmg_gym.policies import find_checkpoint, load_runner, require_same_generator
+from CMG_Ref.command_line import run
 from cmg_runtime import read_manifest
 
 
@@ -23,7 +25,7 @@ class Options(command_line.PolicyOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, export, arguments, "cmg_gym.export_checkpoint")
+    return run(Options, export, arguments, "cmg_gym.export_checkpoint", FORESEEN)
 
 
 def export(options: Options) -> None:

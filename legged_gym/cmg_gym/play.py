@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import torch
 
-from cmg_export.command_line import require_positive
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.observations import reference
+from CMG_Ref.command_line import require_positive, run
 from cmg_runtime import EngineError
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
@@ -39,7 +40,7 @@ class Options(command_line.PolicyOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, play, arguments, "cmg_gym.play")
+    return run(Options, play, arguments, "cmg_gym.play", FORESEEN)
 
 
 def play(options: Options) -> None:

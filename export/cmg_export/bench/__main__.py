@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line, interrupts
 from cmg_export.bench.contenders import check_backends
 from cmg_export.bench.plots import draw
 from cmg_export.bench.report import format_table
 from cmg_export.bench.results import FILE_NAME, BenchError, write_file
 from cmg_export.bench.run import INTERRUPTED, run_bench
 from cmg_export.bench.settings import Settings
+from cmg_export.errors import FORESEEN
+from CMG_Ref import command_line, interrupts
 
 MODULE = "cmg_export.bench"
 GPU_SIZES = (64, 256, 1024, 4096, 16384, 65536)
@@ -101,8 +102,7 @@ def settings(options: Options) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options))
+    return command_line.run(Options, _run, argv, MODULE, FORESEEN)
 
 
 def _run(options: Options) -> int:

@@ -16,12 +16,13 @@ from cmg_export.bench.dropin_reference import Network, ReferenceMotionLib, Refer
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_checkpoint
-from cmg_export.command_line import exit_status, parse, require_positive
-from cmg_export.errors import ExportError
+from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.provenance import tool_versions
+from CMG_Ref.command_line import require_positive, run
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.errors import EngineError
+from cmg_runtime.kept_files import replace_file
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
@@ -167,8 +168,7 @@ def _commands(manifest: Manifest, n: int, device: torch.device) -> torch.Tensor:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 2 after bad input."""
-    options = parse(Options, MODULE, args)
-    return exit_status(MODULE, lambda: _run(options))
+    return run(Options, _run, args, MODULE, FORESEEN)
 
 
 def _run(options: Options) -> int:
@@ -178,7 +178,7 @@ def _run(options: Options) -> int:
     rows = measure(options)
     if options.out is not None:
         content = {"versions": tool_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        replace_file(options.out, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

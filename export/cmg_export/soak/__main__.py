@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line
 from cmg_export.bench.results import write_file
+from cmg_export.errors import FORESEEN
 from cmg_export.soak.report import FILE_NAME, format_table
 from cmg_export.soak.run import Settings, SoakError, run_soak
+from CMG_Ref import command_line
 from cmg_runtime.backends import BACKENDS
 
 MODULE = "cmg_export.soak"
@@ -106,8 +107,7 @@ def settings(options: Options) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options), "interrupted; nothing was written")
+    return command_line.run(Options, _run, argv, MODULE, FORESEEN, "interrupted; nothing was written")
 
 
 def _run(options: Options) -> int:
