@@ -60,7 +60,7 @@ _MOST_PICKLES = 5
 """In a file of torch's older format, before the values of its tensors."""
 
 
-def read_pt(path: Path) -> Any:
+def read_pt(path: str | Path) -> Any:
     """Load a ``torch.save`` file that holds nothing but containers, numbers, tensors and numpy arrays.
 
     Raises:
@@ -137,8 +137,9 @@ def _why_not_loaded(path: Path, message: str) -> str:
 
 
 @contextlib.contextmanager
-def write_beside(path: Path) -> Iterator[IO[bytes]]:
+def write_beside(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes the file ``path`` when all is written; a reader never sees half of one."""
+    path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with naming(path), open(partial, "wb") as stream:
@@ -148,20 +149,23 @@ def write_beside(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-def write_pt(path: Path, data: Any) -> None:
+def write_pt(path: str | Path, data: Any) -> None:
     """Write a ``.pt`` file, all of it or none."""
     with write_beside(path) as stream:
         torch.save(data, stream)
 
 
-def save_checkpoint(path: Path, model_state_dict: dict[str, Any], stats: dict[str, Any], **extra: Any) -> None:
+def save_checkpoint(path: str | Path, model_state_dict: dict[str, Any], stats: dict[str, Any], **extra: Any) -> None:
     """Write a checkpoint as users have them: ``model_state_dict``, ``stats`` and whatever else is given."""
     cpu = {name: value.detach().cpu() for name, value in model_state_dict.items()}
     write_pt(path, {"model_state_dict": cpu, "stats": stats, **extra})
 
 
 def load_reference(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, data_file: Path | None = None
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    data_file: str | Path | None = None,
 ) -> tuple[CMG, Stats]:
     """The reference model and its normalisation; sizes come from the tensors.
 

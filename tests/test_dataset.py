@@ -266,7 +266,11 @@ def test_errors_and_interrupts_are_one_line(
     }.items():
         assert run(monkeypatch, *arguments) == 2
         err = capfd.readouterr().err
-        assert len(err.splitlines()) == 1 and err.startswith("CMG_Ref.dataloader.dataset: ") and expected.lower() in err.lower()
+        assert (
+            len(err.splitlines()) == 1
+            and err.startswith("CMG_Ref.dataloader.dataset: ")
+            and expected.lower() in err.lower()
+        )
 
     def interrupt_all(samples: Any, config: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -60,7 +60,7 @@ class Clip:
             )
 
 
-def load_clip(path: Path, joint_names: tuple[str, ...] = ()) -> Clip:
+def load_clip(path: str | Path, joint_names: tuple[str, ...] = ()) -> Clip:
     """Read one clip.
 
     Args:

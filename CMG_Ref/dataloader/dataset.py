@@ -56,7 +56,9 @@ class DatasetConfig:
             raise ValueError(f"smoothing_seconds is {self.smoothing_seconds}, expected 0 to 60")
 
 
-def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()) -> list[Clip]:
+def load_clips(
+    folder: str | Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()
+) -> list[Clip]:
     """Every ``.npz`` and ``.pkl`` clip of a folder but those named in ``exclude``, sorted by name.
 
     Raises ``ValueError`` if there is none.

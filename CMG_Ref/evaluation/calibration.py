@@ -85,7 +85,7 @@ def calibration_from_dict(values: dict[str, Any], source: str) -> Calibration:
     )
 
 
-def calibrate(clips_dir: Path) -> Calibration:
+def calibrate(clips_dir: str | Path) -> Calibration:
     """Measure the factors on a folder of ``.npz`` or ``.pkl`` clips.
 
     Each is the median of implied over true velocity over half overlapping 2 s windows that move along the
@@ -122,7 +122,7 @@ def calibrate(clips_dir: Path) -> Calibration:
     )
 
 
-def clip_windows(clips_dir: Path, window: float = WINDOW) -> tuple[np.ndarray, np.ndarray]:
+def clip_windows(clips_dir: str | Path, window: float = WINDOW) -> tuple[np.ndarray, np.ndarray]:
     """Implied and true velocity, each [M, 3], over half overlapping windows of all clips of a folder."""
     paths = sorted(p for p in Path(clips_dir).iterdir() if p.suffix in (".npz", ".pkl"))
     if not paths:

@@ -54,10 +54,11 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     return _plain({"passed": evaluation.passed, **dataclasses.asdict(evaluation), "mirror": pairs})
 
 
-def write_reports(evaluation: Evaluation, folder: Path) -> list[Path]:
+def write_reports(evaluation: Evaluation, folder: str | Path) -> list[Path]:
     """Write ``evaluation.json``, ``.md`` and ``.png``, each in one step."""
     from CMG_Ref.evaluation.plot import plot  # loads matplotlib, which takes its time
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "json": (json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n").encode(),

@@ -173,14 +173,14 @@ def draw_row(stage: Stage, gait: Gait) -> Image.Image:
     return row
 
 
-def save_gif(pictures: Sequence[Image.Image], path: Path, fps: float) -> None:
+def save_gif(pictures: Sequence[Image.Image], path: str | Path, fps: float) -> None:
     """Write an animation: one palette for all pictures and no dithering, so small, and free of flicker."""
     sample = _stack([pictures[i * len(pictures) // 4] for i in range(4)])
     palette = sample.quantize(72, method=Image.Quantize.MEDIANCUT, kmeans=2)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     duration, content = round(1000 / fps), io.BytesIO()
     indexed[0].save(content, format="GIF", save_all=True, append_images=indexed[1:], duration=duration, loop=0)
-    replace_file(path, content.getvalue())
+    replace_file(Path(path), content.getvalue())
 
 
 def draw_pictures(options: Options) -> None:

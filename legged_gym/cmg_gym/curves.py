@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(Options, draw, arguments, "cmg_gym.curves", FORESEEN)
 
 
-def read_curve(folder: Path, tag: str) -> tuple[list[int], list[float]]:
+def read_curve(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
     """Iterations and values of ``tag`` in all TensorBoard files below ``folder``, later files over earlier ones.
 
     Raises:
         EngineError: there are none.
     """
-    (curve,) = _read(folder, tag)
+    (curve,) = _read(Path(folder), tag)
     return list(curve), [value for value, _ in curve.values()]
 
 

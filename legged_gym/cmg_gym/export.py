@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 COMMAND, ACTION, GROUP = "reference", "joint_pos", "actor"
 
 
-def export_policy(runner: MjlabOnPolicyRunner, folder: Path) -> None:
+def export_policy(runner: MjlabOnPolicyRunner, folder: str | Path) -> None:
     """Write ``policy.onnx`` (observation -> action, normalisation inside) and ``policy.json`` into ``folder``."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network: Any = runner.alg.get_policy().as_onnx(verbose=False).to("cpu").eval()
     unfinished = folder / "policy.onnx.unfinished"

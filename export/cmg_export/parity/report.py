@@ -194,7 +194,7 @@ def _artifact(data: dict[str, Any]) -> ArtifactParity:
     )
 
 
-def read_report(folder: Path) -> ParityReport:
+def read_report(folder: str | Path) -> ParityReport:
     """The report in an engine folder.
 
     Raises:
