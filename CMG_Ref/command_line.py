@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -55,7 +56,8 @@ def run(
     try:
         parsed = parse(options, module, arguments, description)
         interrupts.begin()
-        status = action(parsed) or 0
+        with _threads_say_it_here():
+            status = action(parsed) or 0
         if lost := _lost_output():
             raise lost
         return status
@@ -200,6 +202,29 @@ def unframed(text: str) -> str:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+@contextlib.contextmanager
+def _threads_say_it_here() -> Iterator[None]:
+    """An ``OSError`` that ends another thread is raised at the end, unless one is here already: no traceback beside it.
+
+    TensorBoard writes its files in a thread, and whoever uses the writer after it has failed gets the same error.
+    """
+    errors: list[BaseException] = []
+
+    def note(ended: threading.ExceptHookArgs) -> None:
+        if isinstance(ended.exc_value, OSError):
+            errors.append(ended.exc_value)
+        else:
+            before(ended)
+
+    before, threading.excepthook = threading.excepthook, note
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if errors:
+        raise errors[0]
 
 
 def _lost_output() -> OSError | None:

@@ -22,7 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import Stats, load_reference, read_pt
-from CMG_Ref.command_line import pick_device, run
+from CMG_Ref.command_line import pick_device, require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case, command_grid, make_starts
@@ -96,17 +96,7 @@ def evaluate(
     Raises:
         ValueError: too few frames or rollouts, or not the G1's 29 joints.
     """
-    joints = len(JOINT_NAMES)
-    if stats.motion_mean.shape[-1] != 2 * joints:
-        raise ValueError(
-            f"motion has {stats.motion_mean.shape[-1]} values, expected {2 * joints}; only 29 joint G1s are evaluated"
-        )
-    if bank is not None and (bank.dim() != 2 or bank.shape[1] != 2 * joints or not len(bank)):
-        raise ValueError(f"bank is {tuple(bank.shape)}, expected (K, {2 * joints}); make it from this checkpoint")
-    if num_frames < MIN_FRAMES or num_rollouts < 4:
-        raise ValueError(
-            f"{num_rollouts} rollouts of {num_frames} frames; expected at least 4 of {MIN_FRAMES}, to see stops through"
-        )
+    _require_usable(stats, bank, num_rollouts, num_frames)
     cases = command_grid() if cases is None else cases
     poses = [torch.tensor(default_dof_pos())] + ([] if idle_dof_pos is None else [idle_dof_pos])
     starts = make_starts(bank, poses, num_rollouts, torch.Generator().manual_seed(seed))
@@ -126,13 +116,32 @@ def evaluate(
     return Evaluation(results, judge(results), calibration, float(mismatch.mean()), settings)
 
 
+def _require_usable(stats: Stats, bank: torch.Tensor | None, num_rollouts: int, num_frames: int) -> None:
+    joints = len(JOINT_NAMES)
+    if stats.motion_mean.shape[-1] != 2 * joints:
+        raise ValueError(
+            f"motion has {stats.motion_mean.shape[-1]} values, expected {2 * joints}; only 29 joint G1s are evaluated"
+        )
+    if bank is not None and (bank.dim() != 2 or bank.shape[1] != 2 * joints or not len(bank)):
+        raise ValueError(f"bank is {tuple(bank.shape)}, expected (K, {2 * joints}); make it from this checkpoint")
+    if num_frames < MIN_FRAMES or num_rollouts < 4:
+        raise ValueError(
+            f"{num_rollouts} rollouts of {num_frames} frames; expected at least 4 of {MIN_FRAMES}, to see stops through"
+        )
+
+
 def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     """Load what ``config`` names, and evaluate it.
 
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
+    require_seed(config.seed)
+    require_between("num_rollouts", config.num_rollouts, 1)
+    require_between("num_frames", config.num_frames, 1)
     model, stats = load_reference(config.checkpoint, pick_device(config.device), data_file=config.data)
+    bank = _load_bank(config)
+    _require_usable(stats, bank, config.num_rollouts, config.num_frames)  # now, before there is a progress bar
     extra = read_pt(config.checkpoint)
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:
@@ -145,7 +154,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
         evaluation = evaluate(
             model,
             stats,
-            bank=_load_bank(config),
+            bank=bank,
             idle_dof_pos=None if idle is None else torch.as_tensor(idle),
             calibration=calibration,
             num_rollouts=config.num_rollouts,

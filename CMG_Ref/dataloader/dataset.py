@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import write_pt
-from CMG_Ref.command_line import run
+from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, run
 from CMG_Ref.dataloader.clips import FPS, Clip, load_clip
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
@@ -29,6 +29,7 @@ from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
 MIN_COMMAND_RANGE = 0.2  # m/s or rad/s from minimum to maximum; clips that only walk straight have no vy at all
+MOST_WORKERS = 1024
 
 Sample = dict[str, np.ndarray]
 """``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
@@ -49,9 +50,9 @@ class DatasetConfig:
     """Processes; 0 for one per CPU. The result does not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("playbacks", "seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name, most in (("playbacks", LARGEST_COUNT), ("seed", LARGEST_SEED), ("workers", MOST_WORKERS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to {most}")
         if not all(0 <= seconds <= 60 for seconds in self.smoothing_seconds):
             raise ValueError(f"smoothing_seconds is {self.smoothing_seconds}, expected 0 to 60")
 

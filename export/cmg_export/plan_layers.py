@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print_layers(arguments: Arguments) -> int:
     require_positive(arguments, "num_envs")
+    if not re.fullmatch(r"\d{1,2}\.\d", arguments.target):
+        raise ExportError(f"--target is {arguments.target!r}; expected a compute capability such as 8.9")
     layers, memory = plan_layers(arguments)
     for layer in layers:
         print(f"{layer.name[:46]:<46} {layer.mega_bytes:7.1f} MB  {' '.join(layer.reads)} -> {' '.join(layer.writes)}")

@@ -14,7 +14,7 @@ from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.parity import Truth, format_table, run_parity
-from CMG_Ref.command_line import run
+from CMG_Ref.command_line import require_between, run
 from cmg_runtime import BackendUnavailable, Engine, Manifest, load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS
 
@@ -52,6 +52,7 @@ def verify(arguments: Arguments) -> bool:
     Raises:
         ExportError, EngineError: one line.
     """
+    require_between("num_envs", arguments.num_envs, 1)
     if arguments.backend not in BACKENDS:
         raise ExportError(f"unknown backend {arguments.backend!r}; expected one of {', '.join(BACKENDS)}")
     manifest = read_manifest(arguments.engine_folder)

@@ -18,9 +18,14 @@ from cmg_gym.policies import Policy, load_policy, require_same_generator
 from cmg_gym.reference_command import ReferenceCommandCfg
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.backends import BACKENDS
+from cmg_runtime.inputs import require_choice
 from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
+
+MOST_SECONDS = 1e6
+"""Of an episode, or of a command; twelve days."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,13 @@ class PolicyOptions:
 
 
 def require_machine(options: PolicyOptions) -> None:
-    """Refuse a device that is not there, and a seed that is none.
+    """Refuse a device that is not there, a backend that there is none of, and a seed that is none.
 
     Raises:
         EngineError: says which.
     """
     require_seed(options.seed)
+    require_choice(options.backend, "backend", ("auto", *BACKENDS))
     resolve_device(options.device)
 
 
@@ -55,6 +61,16 @@ def require_commands(commands: Sequence[Sequence[float]]) -> None:
     """
     if not commands or not all(math.isfinite(value) for command in commands for value in command):
         raise EngineError(f"--commands is {commands}; expected finite numbers, vx vy yaw of one or more commands")
+
+
+def require_seconds(seconds: float) -> None:
+    """Refuse a time that no number of steps takes.
+
+    Raises:
+        EngineError: says what it is.
+    """
+    if not 0 < seconds <= MOST_SECONDS:  # NaN is not
+        raise EngineError(f"--seconds is {seconds:g}; expected a finite number above 0, at most {MOST_SECONDS:g}")
 
 
 def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:

@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(options: Options) -> None:
     """Run the episodes and write what came of them."""
-    require_positive(options, "episodes", "seconds")
+    require_positive(options, "episodes")
+    command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     grid = torch.tensor(options.commands)
     num_envs = len(grid) * options.episodes

@@ -67,7 +67,8 @@ def draw(options: Options) -> None:
 
     from cmg_export.demo import save_gif
 
-    require_positive(options, "seconds", "frames_per_picture")
+    require_positive(options, "frames_per_picture")
+    command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     if os.environ["MUJOCO_GL"] == "disable":
         raise EngineError("MuJoCo cannot draw here; install OSMesa (Debian, Ubuntu: apt-get install libosmesa6)")

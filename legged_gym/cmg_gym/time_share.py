@@ -25,7 +25,9 @@ from cmg_gym.observations import reference
 from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from CMG_Ref.command_line import require_not_negative, require_positive, run
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import require_choice
 from cmg_runtime.kept_files import replace_file
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
@@ -84,6 +86,8 @@ def measure(options: Options) -> None:
     require_positive(options, "num_envs", "steps", "textbook_envs")
     require_not_negative(options, "warm_up")
     command_line.require_machine(options)
+    for backend in options.backends:
+        require_choice(backend, "backend", tuple(BACKENDS))
     find_policy(options.policy)  # building the environment takes a minute
     checkpoint = load_checkpoint(options.checkpoint)
     env = _training_env(options)

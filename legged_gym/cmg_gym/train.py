@@ -21,6 +21,8 @@ from cmg_gym.runner import latest_checkpoint
 from cmg_gym.tasks import TASK
 from CMG_Ref.command_line import require_not_negative, require_positive, require_seed, run
 from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.backends import BACKENDS
+from cmg_runtime.inputs import require_choice
 from cmg_runtime.kept_files import naming
 
 
@@ -73,6 +75,9 @@ def train_config(options: Options) -> TrainConfig:
     require_positive(options, "num_envs", "iterations")
     require_not_negative(options, "gpus", "delay_steps")
     require_seed(options.seed, processes=max(options.gpus, 1))
+    require_choice(options.backend, "backend", ("auto", *BACKENDS))
+    if not re.fullmatch(r"[\w.+=-]*", options.run_name):
+        raise EngineError(f"--run-name is {options.run_name!r}; expected letters, digits and . _ + = - only")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")

@@ -187,7 +187,7 @@ def require_choice(value: str, name: str, choices: Sequence[str]) -> None:
 
 
 def as_count(value: Any, name: str, least: int = 1) -> int:
-    """``value``, of any integral type, as an int. Raises :class:`EngineError` unless it is one of at least ``least``."""
+    """``value``, of any integral type, as an int. Raises :class:`EngineError` where it is none, or below ``least``."""
     try:
         count = _index(value)
     except TypeError:

@@ -75,14 +75,12 @@ def settings(options: Options) -> Settings:
     num_envs = (4096 if on_gpu else 64) if options.num_envs is None else options.num_envs
     sizes = options.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
     steps = (10_000 if on_gpu else 200) if options.steps is None else options.steps
-    numbers = {"num-envs": num_envs, "sizes": min(sizes), "steps": steps, "horizon": options.horizon}
-    for name, value in numbers.items():
-        if value < 1:
-            raise BenchError(f"--{name} is {value}; expected at least 1")
+    numbers = [("num_envs", num_envs), ("steps", steps), ("horizon", options.horizon), *(("sizes", n) for n in sizes)]
+    for name, value in numbers:
+        command_line.require_between(name, value, 1)
     if not options.minutes > 0:  # NaN is not
         raise BenchError(f"--minutes is {options.minutes:g}; expected more than 0")
-    if options.seed < 0:
-        raise BenchError(f"--seed is {options.seed}; expected 0 or more")
+    command_line.require_seed(options.seed)
     return Settings(
         folder=options.engine,
         checkpoint=options.checkpoint,

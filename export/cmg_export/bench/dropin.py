@@ -19,9 +19,11 @@ from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.provenance import tool_versions
 from CMG_Ref.command_line import require_positive, run
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import require_choice
 from cmg_runtime.kept_files import replace_file
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
@@ -173,6 +175,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(options: Options) -> int:
     require_positive(options, "num_envs", "num_motions", "frames", "count")
+    require_choice(options.backend, "backend", ("auto", *BACKENDS))
     if not options.seconds > 0:  # NaN is not
         raise EngineError(f"--seconds is {options.seconds:g}; expected more than 0")
     rows = measure(options)

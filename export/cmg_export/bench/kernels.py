@@ -55,8 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(options: Options) -> int:
     command_line.require_positive(options, "frames", "launches", "repeats")
-    if not options.rows or min(options.rows) < 1:
-        raise BenchError(f"--rows is {options.rows}; expected numbers above 0")
+    command_line.require_seed(options.seed)
+    if not options.rows:
+        raise BenchError("--rows is empty; expected numbers of environments")
+    for rows in options.rows:
+        command_line.require_between("rows", rows, 1)
     device = torch.device("cuda")
     reason = why_not(device) if torch.cuda.is_available() else "torch sees no GPU"
     if reason:

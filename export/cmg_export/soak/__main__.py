@@ -77,12 +77,12 @@ def settings(options: Options) -> Settings:
     num_envs = (4096 if on_gpu else 16) if options.num_envs is None else options.num_envs
     steps = (1_000_000 if on_gpu else 2000) if options.steps is None else options.steps
     slowdown = (1.25 if on_gpu else 2.0) if options.slowdown is None else options.slowdown
+    command_line.require_seed(options.seed)
     lowest = [("num-envs", num_envs, 1), ("horizon", options.horizon, 2), ("checks", options.checks, 10)]
     lowest += [("steps", steps, options.checks), ("sampled", options.sampled, 1)]
-    lowest += [("change-every", options.change_every, 1), ("seed", options.seed, 0)]
+    lowest += [("change-every", options.change_every, 1)]
     for name, value, least in lowest:
-        if value < least:
-            raise SoakError(f"--{name} is {value}; expected at least {least}")
+        command_line.require_between(name, value, least)
     for name, value in (("slowdown", slowdown), ("minutes", options.minutes)):
         if not value > 0:
             raise SoakError(f"--{name} is {value:g}; expected more than 0")
