@@ -18,7 +18,8 @@ import torch
 import tyro
 
 from CMG_Ref import interrupts
-from cmg_runtime.errors import EngineError, short_of_memory
+from cmg_runtime.errors import EngineError
+from cmg_runtime.memory import short_of_memory
 
 T = TypeVar("T")
 

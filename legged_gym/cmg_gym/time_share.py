@@ -86,6 +86,7 @@ def measure(options: Options) -> None:
     require_positive(options, "num_envs", "steps", "textbook_envs")
     require_not_negative(options, "warm_up")
     command_line.require_machine(options)
+    command_line.require_room(options.num_envs, options.device)
     for backend in options.backends:
         require_choice(backend, "backend", tuple(BACKENDS))
     find_policy(options.policy)  # building the environment takes a minute

@@ -81,6 +81,7 @@ def train_config(options: Options) -> TrainConfig:
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
+    command_line.require_room(options.num_envs, "cuda" if options.gpus else "cpu")
     env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
     reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())

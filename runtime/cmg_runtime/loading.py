@@ -14,7 +14,7 @@ from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.bank import load_bank
 from cmg_runtime.engine import Engine
-from cmg_runtime.errors import BackendUnavailable, EngineError, short_of_memory
+from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.first_load import needs_proof, prove_here
 from cmg_runtime.frame_writer import key_body_indices, make_frame_writer
 from cmg_runtime.inputs import as_count, as_seed
@@ -33,6 +33,8 @@ has not been timed (docs/tensorrt.md)."""
 
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "bad allocation", "bad_alloc")
 
 
 def load_engine(
@@ -88,7 +90,7 @@ def load_engine(
                 folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies
             )
         except (RuntimeError, MemoryError) as error:
-            short = short_of_memory(error)
+            short = _short_of_memory(error)
             if not short:
                 raise
     if engine is None:  # raised here: in the handler the other error would be its context, and all that hangs on that
@@ -125,6 +127,21 @@ def _start(
 def _full_precision(device: torch.device) -> Iterator[None]:
     with full_precision(torch.device("cpu")), full_precision(device):
         yield
+
+
+def _short_of_memory(error: BaseException) -> str:
+    """What was said by the one that found no memory, or an empty string where another thing is wrong.
+
+    Torch has an error class for its own allocator on CUDA only; libraries and CPUs say it in words, and the end of a
+    CUDA graph's capture says something else altogether.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, EngineError):
+        said = str(seen).lower()
+        if isinstance(seen, (MemoryError, torch.cuda.OutOfMemoryError)) or any(words in said for words in _NO_MEMORY):
+            return first_line(seen)
+        seen = seen.__context__
+    return ""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
