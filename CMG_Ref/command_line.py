@@ -19,6 +19,7 @@ import tyro
 
 from CMG_Ref import interrupts
 from cmg_runtime.errors import EngineError
+from cmg_runtime.kept_files import naming
 from cmg_runtime.memory import short_of_memory
 
 T = TypeVar("T")
@@ -57,18 +58,16 @@ def run(
     try:
         parsed = parse(options, module, arguments, description)
         interrupts.begin()
-        with _threads_say_it_here():
+        # Our own writers name their files; what then fails without a name is printing.
+        with naming("standard output"), _threads_say_it_here():
             status = action(parsed) or 0
-        if lost := _lost_output():
-            raise lost
+            _print_the_rest()
         return status
     except (KeyboardInterrupt, Exception) as error:
         if interrupts.behind(error) is not None:
             more = f"interrupted; {error}" if isinstance(error, KeyboardInterrupt) and error.args else interrupted
             print(f"{module}: {more}", file=sys.stderr)
             return 130
-        if isinstance(error, OSError) and error.filename is None:  # our own writers name their files
-            error = _lost_output() or error
         line = complaint(error, foreseen)
         if not line:
             raise
@@ -228,11 +227,10 @@ def _threads_say_it_here() -> Iterator[None]:
         raise errors[0]
 
 
-def _lost_output() -> OSError | None:
-    """What became of the output so far, where it cannot be written. Python would say so in several lines at its end."""
+def _print_the_rest() -> None:
+    """See that what was printed arrives; Python would say that it did not in several lines, on its way out."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest of it can go
-        return OSError(error.errno, error.strerror, "standard output")
-    return None
+        raise
