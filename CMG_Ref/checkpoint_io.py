@@ -17,6 +17,7 @@ import torch
 from CMG_Ref.file_kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
 from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
 from CMG_Ref.safe_pickle import NotPermitted, check_pickle, load_pickle
+from cmg_runtime.kept_files import naming
 
 _NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
 _NUMPY_TYPES += [PlainArray, PlainDtype]
@@ -31,7 +32,7 @@ _KEPT = ("model_state_dict", "state_dict", "model", "ema", "stats", "samples", "
 """What of a file with more in it is worth saving again."""
 
 
-def read_pt(path: Path) -> Any:
+def read_pt(path: str | Path) -> Any:
     """Load a ``torch.save`` file, or a pickle, that holds nothing but containers, numbers, tensors and numpy arrays.
 
     Raises:
@@ -186,24 +187,25 @@ def _claims_more(tensor: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def write_beside(path: Path) -> Iterator[IO[bytes]]:
+def write_beside(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes the file ``path`` when all is written; a reader never sees half of one."""
+    path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as stream:
+        with naming(path), open(partial, "wb") as stream:
             yield stream
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_pt(path: Path, data: Any) -> None:
+def write_pt(path: str | Path, data: Any) -> None:
     """Write a ``.pt`` file, all of it or none."""
     with write_beside(path) as stream:
         torch.save(data, stream)
 
 
-def save_checkpoint(path: Path, model_state_dict: dict[str, Any], stats: dict[str, Any], **extra: Any) -> None:
+def save_checkpoint(path: str | Path, model_state_dict: dict[str, Any], stats: dict[str, Any], **extra: Any) -> None:
     """Write a checkpoint as users have them: ``model_state_dict``, ``stats`` and whatever else is given."""
     cpu = {name: value.detach().cpu() for name, value in model_state_dict.items()}
     write_pt(path, {"model_state_dict": cpu, "stats": stats, **extra})

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
 from CMG_Ref.checkpoint_io import read_start
-from CMG_Ref.command_line import pick_device, run
+from CMG_Ref.command_line import pick_device, require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case, command_grid, make_starts
@@ -97,17 +97,7 @@ def evaluate(
     Raises:
         ValueError: too few frames or rollouts, or not the G1's 29 joints.
     """
-    joints = len(JOINT_NAMES)
-    if stats.motion_mean.shape[-1] != 2 * joints:
-        raise ValueError(
-            f"motion has {stats.motion_mean.shape[-1]} values, expected {2 * joints}; only 29 joint G1s are evaluated"
-        )
-    if bank is not None and (bank.dim() != 2 or bank.shape[1] != 2 * joints or not len(bank)):
-        raise ValueError(f"bank is {tuple(bank.shape)}, expected (K, {2 * joints}); make it from this checkpoint")
-    if num_frames < MIN_FRAMES or num_rollouts < 4:
-        raise ValueError(
-            f"{num_rollouts} rollouts of {num_frames} frames; expected at least 4 of {MIN_FRAMES}, to see stops through"
-        )
+    _require_usable(stats, bank, num_rollouts, num_frames)
     cases = command_grid() if cases is None else cases
     poses = [torch.tensor(default_dof_pos())] + ([] if idle_dof_pos is None else [idle_dof_pos])
     starts = make_starts(bank, poses, num_rollouts, torch.Generator().manual_seed(seed))
@@ -127,16 +117,35 @@ def evaluate(
     return Evaluation(results, judge(results), calibration, float(mismatch.mean()), settings)
 
 
+def _require_usable(stats: Stats, bank: torch.Tensor | None, num_rollouts: int, num_frames: int) -> None:
+    joints = len(JOINT_NAMES)
+    if stats.motion_mean.shape[-1] != 2 * joints:
+        raise ValueError(
+            f"motion has {stats.motion_mean.shape[-1]} values, expected {2 * joints}; only 29 joint G1s are evaluated"
+        )
+    if bank is not None and (bank.dim() != 2 or bank.shape[1] != 2 * joints or not len(bank)):
+        raise ValueError(f"bank is {tuple(bank.shape)}, expected (K, {2 * joints}); make it from this checkpoint")
+    if num_frames < MIN_FRAMES or num_rollouts < 4:
+        raise ValueError(
+            f"{num_rollouts} rollouts of {num_frames} frames; expected at least 4 of {MIN_FRAMES}, to see stops through"
+        )
+
+
 def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     """Load what ``config`` names, and evaluate it.
 
     Raises:
         ValueError: a file is missing, damaged or not what it should be.
     """
+    require_seed(config.seed)
+    require_between("num_rollouts", config.num_rollouts, 1)
+    require_between("num_frames", config.num_frames, 1)
     trained = read_checkpoint(config.checkpoint, config.data)
     print(f"{config.checkpoint}: {trained.weights.note}")
+    bank = _load_bank(config)
     # Only now the device: what is wrong with the input comes before what the machine lacks.
     model, stats = as_reference(trained, pick_device(config.device))
+    _require_usable(stats, bank, config.num_rollouts, config.num_frames)  # now, before there is a progress bar
     extra = trained.content
     idle = extra.get("idle_dof_pos")
     if config.clips is not None:
@@ -149,7 +158,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
         evaluation = evaluate(
             model,
             stats,
-            bank=_load_bank(config),
+            bank=bank,
             idle_dof_pos=None if idle is None else torch.as_tensor(idle),
             calibration=calibration,
             num_rollouts=config.num_rollouts,
@@ -163,11 +172,10 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("eval_cmg", _main)
+    return run(EvalConfig, _report, None, "CMG_Ref.eval_cmg", description=__doc__)
 
 
-def _main() -> int:
-    config = tyro.cli(EvalConfig, description=__doc__)
+def _report(config: EvalConfig) -> int:
     evaluation = evaluate_checkpoint(config)
     paths = write_reports(evaluation, config.out or config.checkpoint.parent)
     print(text_report(evaluation))

@@ -19,7 +19,7 @@ import tyro
 
 from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
 from CMG_Ref.checkpoint_io import write_beside
-from CMG_Ref.command_line import run
+from CMG_Ref.command_line import require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
 from CMG_Ref.evaluation.robot import load_g1_legs
@@ -49,8 +49,8 @@ def make_bank(config: BankConfig) -> np.ndarray:
     Raises:
         ValueError: an unreadable checkpoint, or one whose rollouts never stay within the limits.
     """
-    if config.num_states < 1:
-        raise ValueError(f"num_states is {config.num_states}, expected at least 1")
+    require_between("num_states", config.num_states, 1)
+    require_seed(config.seed)
     trained = read_checkpoint(config.checkpoint, config.data)
     print(f"{config.checkpoint}: {trained.weights.note}")
     model, stats = as_reference(trained)
@@ -83,11 +83,10 @@ def make_bank(config: BankConfig) -> np.ndarray:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("make_bank", _main)
+    return run(BankConfig, _write_bank, None, "CMG_Ref.make_bank", description=__doc__)
 
 
-def _main() -> None:
-    config = tyro.cli(BankConfig, description=__doc__)
+def _write_bank(config: BankConfig) -> None:
     out = config.out or config.checkpoint.parent / "bank.npz"
     states = make_bank(config)
     with write_beside(out) as stream:

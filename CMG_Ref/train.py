@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import read_stats
 from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
-from CMG_Ref.command_line import interrupts_held_back, run
+from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, interrupts_held_back, pick_device, run
 from CMG_Ref.module import CMG
 from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry, is_symmetric
+from cmg_runtime.kept_files import naming
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TrainConfig:
     log_every: int = 200
 
     def __post_init__(self) -> None:
-        if not self.phases or min(min(phase) for phase in self.phases) < 1:
+        if not self.phases or not all(1 <= number <= LARGEST_COUNT for phase in self.phases for number in phase):
             raise ValueError(f"phases are {self.phases}, expected pairs of positive numbers: steps, frames of rollout")
 
     @property
@@ -113,16 +113,21 @@ def require_usable_numbers(config: TrainConfig) -> None:
     Raises:
         ValueError: names the first.
     """
-    counts = ("hidden_dim", "num_experts", "num_layers", "batch_size", "velocity_every", "save_every", "log_every")
-    amounts = ("velocity_frames", "noise", "command_noise", "velocity_weight", "balance")
-    ranges = {
-        "1 or more": {name: getattr(config, name) >= 1 for name in counts},
-        "0 or more": {name: 0 <= getattr(config, name) < math.inf for name in amounts},
-        "more than 0": {name: getattr(config, name) > 0 for name in ("learning_rate", "gradient_clip")},
-        "0 to 1": {name: 0 <= getattr(config, name) <= 1 for name in ("symmetric_part", "asymmetry_kept")},
+    counts = {"hidden_dim": 1 << 16, "num_experts": 1024, "num_layers": 64, "batch_size": LARGEST_COUNT}
+    counts |= dict.fromkeys(("velocity_every", "save_every", "log_every"), LARGEST_COUNT)
+    ranges = {name: (1, most) for name, most in counts.items()}
+    ranges |= {"velocity_frames": (0, LARGEST_COUNT), "seed": (0, LARGEST_SEED)}
+    ranges |= {"noise": (0, 100), "command_noise": (0, 100), "velocity_weight": (0, 1e6), "balance": (0, 10)}
+    ranges |= {"symmetric_part": (0, 1), "asymmetry_kept": (0, 1)}
+    for name, (least, most) in ranges.items():
+        if not least <= getattr(config, name) <= most:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected {least} to {most:.16g}")
+    open_ranges = {
+        "more than 0, at most 1": {"learning_rate": 0 < config.learning_rate <= 1},
+        "more than 0": {"gradient_clip": config.gradient_clip > 0},
         "0 or more, below 1": {"ema": 0 <= config.ema < 1},
     }
-    for expected, within in ranges.items():
+    for expected, within in open_ranges.items():
         for name, fits in within.items():
             if not fits:
                 raise ValueError(f"{name} is {getattr(config, name)}; expected {expected}")
@@ -195,7 +200,9 @@ def train(config: TrainConfig) -> Path:
         if step == config.num_steps and resume.is_written(final, step, config.asymmetry_kept):
             print(f"{final}: finished before, {step} steps; longer phases go on, another out begins anew")
             return final
-    trainer = TrainStep(model.to(device), WindowSampler(data, device, config.balance), config, stats, joint_names)
+    sampler = WindowSampler(data, device, config.balance)
+    sampler.set_num_frames(max(frames for _, frames in config.phases))  # refuses what only a late phase would meet
+    trainer = TrainStep(model.to(device), sampler, config, stats, joint_names)
     if saved is not None:
         with _fits(last):
             trainer.load_state(saved)
@@ -204,7 +211,12 @@ def train(config: TrainConfig) -> Path:
 
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
     progress = tqdm(total=config.num_steps, initial=step, desc="training", mininterval=2.0)
-    with contextlib.closing(writer), contextlib.closing(progress), interrupts_held_back() as interrupted:
+    with (
+        naming(config.out / "tensorboard"),
+        contextlib.closing(writer),
+        contextlib.closing(progress),
+        interrupts_held_back() as interrupted,
+    ):
         while step < config.num_steps:
             frames, end = config.rollout_frames(step)
             symmetric_end = round(config.symmetric_part * config.num_steps)
@@ -254,11 +266,11 @@ def _one_line(complaint: str) -> Iterator[None]:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("train", _main)
+    return run(TrainConfig, _train, None, "CMG_Ref.train", description=__doc__)
 
 
-def _main() -> None:
-    train(tyro.cli(TrainConfig, description=__doc__))
+def _train(config: TrainConfig) -> None:
+    train(config)
 
 
 if __name__ == "__main__":

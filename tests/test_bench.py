@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cmg_export import interrupts
 from cmg_export.bench import __main__ as bench
 from cmg_export.bench import engines, kernels
 from cmg_export.bench.inputs import Inputs
@@ -25,6 +24,7 @@ from cmg_export.bench.run import _Bench
 from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import Samples, interleave, time_block
 from cmg_export.checkpoint import load_checkpoint
+from CMG_Ref import interrupts
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.backends.torch_backend import TorchBackend
 from cmg_runtime.manifest import read_manifest

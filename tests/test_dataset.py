@@ -276,7 +276,11 @@ def test_errors_and_interrupts_are_one_line(
     }.items():
         assert run(monkeypatch, *arguments) == 2
         err = capfd.readouterr().err
-        assert len(err.splitlines()) == 1 and err.startswith("dataset: ") and expected.lower() in err.lower()
+        assert (
+            len(err.splitlines()) == 1
+            and err.startswith("CMG_Ref.dataloader.dataset: ")
+            and expected.lower() in err.lower()
+        )
 
     def interrupt_all(samples: Any, config: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -285,7 +289,7 @@ def test_errors_and_interrupts_are_one_line(
     out = tmp_path / "d.pt"
     quick = ["--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1]
     assert run(monkeypatch, tmp_path, "--out", out, *quick) == 130
-    assert capfd.readouterr().err.splitlines()[-1] == "dataset: interrupted"
+    assert capfd.readouterr().err.splitlines()[-1] == "CMG_Ref.dataloader.dataset: interrupted"
     assert not out.exists()
 
 

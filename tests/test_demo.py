@@ -21,6 +21,7 @@ from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.manifest import CommandRange
 from engine_folder import SEED, make_engine_folder
+from full_disk import largest_file
 
 needs_g1 = pytest.mark.skipif(g1_model() is None, reason="mjlab, which has the G1's model, is not installed")
 
@@ -142,16 +143,12 @@ def test_gif_has_every_picture_at_the_right_speed(tmp_path: Path, rng: np.random
             gif.seek(len(frames))
 
 
-def test_failed_write_keeps_the_old_picture(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_picture(tmp_path: Path, rng: np.random.Generator) -> None:
     path = tmp_path / "gait.gif"
     path.write_text("old")
-
-    def fail(partial: Path) -> None:
-        partial.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        demo._publish(path, fail)
+    pictures = [Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(4)]
+    with largest_file(2000), pytest.raises(OSError, match="gait.gif"):
+        demo.save_gif(pictures, path, fps=25)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("gait.gif", "old")]
 
 

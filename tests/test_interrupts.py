@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cmg_export import interrupts
+from CMG_Ref import interrupts
 from make_checkpoint import make_checkpoint
 
 BUILD = """

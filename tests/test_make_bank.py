@@ -84,7 +84,7 @@ def test_errors_are_one_line(
     for expected, arguments in cases.items():
         assert run(monkeypatch, *arguments) == 2, expected
         err = capsys.readouterr().err
-        assert len(err.splitlines()) == 1 and err.startswith("make_bank: ") and expected in err, err
+        assert len(err.splitlines()) == 1 and err.startswith("CMG_Ref.make_bank: ") and expected in err, err
     assert not list(tmp_path.rglob("bank.npz")) and not list(tmp_path.rglob("*.partial"))
 
 
@@ -96,4 +96,4 @@ def test_an_interrupt_is_one_line(
 
     monkeypatch.setattr(make_bank, "make_bank", interrupted)
     assert run(monkeypatch, tmp_path / "c.pt") == 130
-    assert capsys.readouterr().err == "make_bank: interrupted\n"
+    assert capsys.readouterr().err == "CMG_Ref.make_bank: interrupted\n"

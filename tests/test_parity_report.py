@@ -34,8 +34,8 @@ def test_table_and_json(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     use_inputs(case, monkeypatch)
     withheld = dataclasses.replace(case.manifest.artifacts[0], name="gone_fp32", file=None, sha256=None)
     chosen = [*case.manifest.artifacts, withheld]
-    report = run_parity(case.folder, case.manifest, case.truth, chosen, seed=SEED, with_joints=True)
-    table = format_table(report)
+    report = run_parity(case.folder, case.manifest, case.truth, chosen, seed=SEED)
+    table = format_table(report, with_joints=True)
     assert max(map(len, table.splitlines())) <= 120 and table.isascii()
     assert table.count("PASS") == 6 and table.count("FAIL: withheld") == 1
     assert f"seed {SEED}" in table and table.count("joint_4") == 6
@@ -62,7 +62,7 @@ def test_command_line_records_what_it_found(case: Case, copy: Path, capsys: pyte
     assert main([str(copy), str(case.checkpoint), "--seed", "3", "--per-joint"]) == 0
     output = capsys.readouterr()
     report = read_report(copy)
-    assert output.err == "" and output.out.strip() == format_table(report)
+    assert output.err == "" and output.out.strip() == format_table(report, with_joints=True)
     assert {path.name for path in copy.iterdir()} == kept
     assert report.seed == 3 and report.source_sha256 == file_sha256(case.checkpoint)
     assert all(len(artifact.per_joint) == JOINTS for artifact in report.artifacts)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from cmg_export import command_line, plan_layers, tensorrt_plan, verify
+from cmg_export import plan_layers, tensorrt_plan, verify
 from cmg_export.__main__ import main
 from cmg_export.build import Options
 from cmg_export.checkpoint import load_checkpoint
@@ -23,6 +23,7 @@ from cmg_export.graph import one_product_weights
 from cmg_export.onnx_graph import export_onnx
 from cmg_export.plan_progress import make_monitor
 from cmg_export.tensorrt_plan import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan, find_flavour
+from CMG_Ref import command_line
 from cmg_runtime.backends import trt_library
 from cmg_runtime.backends.trt_plan import PlanTarget
 from cmg_runtime.manifest import Artifact, file_sha256, read_manifest

@@ -77,7 +77,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         interrupt_after(patch, steps)
         assert run(patch, *arguments(halves)) == 130
     err = capsys.readouterr().err.splitlines()
-    assert err[-1].startswith("train: interrupted") and "cmg_last.pt" in err[-1] and f"step {steps}" in err[-1]
+    assert err[-1].startswith("CMG_Ref.train: interrupted") and "cmg_last.pt" in err[-1] and f"step {steps}" in err[-1]
     assert not (halves.out / "cmg_final.pt").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run(monkeypatch, *arguments(halves)) == 0
@@ -156,7 +156,7 @@ def test_complaints_are_one_line(
         before = last.read_bytes()
         assert run(monkeypatch, *arguments(wrong)) == 2, expected
         err = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("training:")]
-        assert len(err) == 1 and err[0].startswith("train: ") and expected in err[0], err
+        assert len(err) == 1 and err[0].startswith("CMG_Ref.train: ") and expected in err[0], err
         assert last.read_bytes() == before
     assert run(monkeypatch, *arguments(dataclasses.replace(config, out=tmp_path / "new")), "--init", str(last)) == 0
     capsys.readouterr()
@@ -188,7 +188,7 @@ def test_numbers_that_cannot_be_are_refused(
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "train", f"--{option}", value) == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(rf"train: {option.replace('-', '_')} is {value}(\.0)?; expected .+\n", said)
+    assert re.fullmatch(rf"CMG_Ref.train: {option.replace('-', '_')} is {value}(\.0)?; expected .+\n", said)
     assert not list(tmp_path.iterdir())
 
 

@@ -34,11 +34,10 @@ class CheckpointConfig:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("checkpoint", _main)
+    return run(CheckpointConfig, _say, None, "CMG_Ref.checkpoint", description=__doc__)
 
 
-def _main() -> None:
-    config = tyro.cli(CheckpointConfig, description=__doc__)
+def _say(config: CheckpointConfig) -> None:
     content = read_pt(config.checkpoint)
     weights = read_weights(content, config.checkpoint, config.take)
     sizes = read_sizes(weights.state_dict, config.checkpoint)

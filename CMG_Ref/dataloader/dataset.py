@@ -5,10 +5,12 @@ python -m CMG_Ref.dataloader.dataset CLIPS_FOLDER --out cmg_training_data.pt
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint_io import write_pt
-from CMG_Ref.command_line import run
+from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, run
 from CMG_Ref.dataloader.clips import FPS, Clip
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.conventions import Conventions
@@ -30,6 +32,7 @@ from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
 MIN_COMMAND_RANGE = 0.2  # m/s or rad/s from minimum to maximum; clips that only walk straight have no vy at all
+MOST_WORKERS = 1024
 
 _AS_EXPECTED = Conventions()
 
@@ -52,9 +55,9 @@ class DatasetConfig:
     """Processes; 0 for one per CPU. The result does not depend on it."""
 
     def __post_init__(self) -> None:
-        for name in ("playbacks", "seed", "workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name, most in (("playbacks", LARGEST_COUNT), ("seed", LARGEST_SEED), ("workers", MOST_WORKERS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to {most}")
         if not all(0 <= seconds <= 60 for seconds in self.smoothing_seconds):
             raise ValueError(f"smoothing_seconds is {self.smoothing_seconds}, expected 0 to 60")
 
@@ -188,7 +191,13 @@ def make_data_file(
 
 def main() -> int:
     """Command line; returns the exit status."""
-    return run("dataset", lambda: tyro.cli(make_data_file))
+    return run(_asked_for, lambda make: make(), None, "CMG_Ref.dataloader.dataset")
+
+
+@functools.wraps(make_data_file)
+def _asked_for(*arguments: Any, **options: Any) -> Callable[[], None]:
+    """:func:`make_data_file` as the command line asks for it, to be called once that is parsed."""
+    return functools.partial(make_data_file, *arguments, **options)
 
 
 if __name__ == "__main__":

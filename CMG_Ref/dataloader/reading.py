@@ -81,7 +81,7 @@ class ClipFolder:
         return "\n".join(lines + [f"  {skipped.name}: {skipped.reason}" for skipped in self.skipped])
 
 
-def load_clip(path: Path, joint_names: tuple[str, ...] = (), conventions: Conventions | None = None) -> Clip:
+def load_clip(path: str | Path, joint_names: tuple[str, ...] = (), conventions: Conventions | None = None) -> Clip:
     """The one motion of a file, not checked; see :mod:`CMG_Ref.dataloader.formats` for the layouts.
 
     Args:
@@ -111,7 +111,7 @@ def read_recordings(path: Path) -> list[Recording]:
 
 
 def read_folder(
-    folder: Path,
+    folder: str | Path,
     joint_names: tuple[str, ...] = JOINT_NAMES,
     exclude: tuple[str, ...] = (),
     conventions: Conventions | None = None,
@@ -178,7 +178,9 @@ def read_folder(
     return found
 
 
-def load_clips(folder: Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()) -> list[Clip]:
+def load_clips(
+    folder: str | Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()
+) -> list[Clip]:
     """The clips of :func:`read_folder`. Raises ``ValueError`` if there is none."""
     return read_folder(folder, joint_names, exclude).usable()
 

@@ -8,10 +8,12 @@ find. Every sequence is labelled with the velocity that the played frames really
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from CMG_Ref.command_line import LARGEST_COUNT
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.library import MotionLibrary
@@ -39,18 +41,24 @@ class SynthesisConfig:
     """Chance that a sequence begins in the robot's default standing pose, held still."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.num_candidates <= 10_000_000:
+            raise ValueError(f"num_candidates is {self.num_candidates}, expected 1 to 10000000")
         if not 0 < self.num_compared < self.num_candidates:
             raise ValueError(
                 f"num_compared is {self.num_compared}, expected at least 1 and fewer than num_candidates, "
                 f"{self.num_candidates}"
             )
-        for name in ("num_sequences", "sequence_seconds"):
-            if not 0 < getattr(self, name) < np.inf:  # NaN is not
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name, least in (("chunk_seconds", 1 / FPS), ("blend_seconds", 1 / FPS), ("speed_range", 0.01)):
+        for name, least, most in (("num_sequences", 1, LARGEST_COUNT), ("sequence_seconds", 1 / FPS, 3600)):
+            if not least <= getattr(self, name) <= most:  # NaN is not
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} to {most}")
+        for name, least, most in (
+            ("chunk_seconds", 1 / FPS, 60),
+            ("blend_seconds", 1 / FPS, 60),
+            ("speed_range", 0.01, 10),
+        ):
             low, high = getattr(self, name)
-            if not least <= low <= high < np.inf:
-                raise ValueError(f"{name} is {low} to {high}, expected {least} or more, the lower first")
+            if not least <= low <= high <= most:
+                raise ValueError(f"{name} is {low} to {high}, expected {least} to {most}, the lower first")
         for name in ("hold_probability", "standing_start_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
@@ -81,9 +89,20 @@ class Synthesiser:
         self.library = library
         self.config = config
         self.standing_dof_pos = standing_dof_pos
+        self._require_long_clips()
         scale = np.array([1.0 if _is_leg(name) else 0.4 for name in library.joint_names])
         self._pose_weight = scale / np.maximum(library.dof_pos.std(axis=0), 0.1)
         self._velocity_weight = 0.5 * scale / np.maximum(library.dof_vel.std(axis=0), 0.5)
+
+    def _require_long_clips(self) -> None:
+        """Refuse settings whose longest stretch no clip holds, before work begins that only a late draw would end."""
+        longest = round(self.config.chunk_seconds[1] * FPS) + round(self.config.blend_seconds[1] * FPS)
+        played = math.ceil(longest * max(1.0, self.config.speed_range[0]))
+        if self.library.remaining.max() <= played + 1:
+            raise ValueError(
+                f"no clip goes on for {played / FPS:.1f} s, the longest stretch and cross-fade; "
+                "add longer clips, or shorten chunk_seconds"
+            )
 
     def sequence(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One labelled sequence.

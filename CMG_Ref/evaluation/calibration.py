@@ -87,7 +87,7 @@ def calibration_from_dict(values: dict[str, Any], source: str) -> Calibration:
     )
 
 
-def calibrate(clips_dir: Path) -> Calibration:
+def calibrate(clips_dir: str | Path) -> Calibration:
     """Measure the factors on a folder of clips.
 
     Each is the median of implied over true velocity over half overlapping 2 s windows that move along the
@@ -124,7 +124,7 @@ def calibrate(clips_dir: Path) -> Calibration:
     )
 
 
-def clip_windows(clips_dir: Path, window: float = WINDOW) -> tuple[np.ndarray, np.ndarray]:
+def clip_windows(clips_dir: str | Path, window: float = WINDOW) -> tuple[np.ndarray, np.ndarray]:
     """Implied and true velocity, each [M, 3], over half overlapping windows of all clips of a folder."""
     found = read_folder(clips_dir, JOINT_NAMES)
     for skipped in found.skipped:

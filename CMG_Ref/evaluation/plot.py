@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 import matplotlib
@@ -20,7 +20,7 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def save_plot(evaluation: Evaluation, path: Path) -> None:
+def plot(evaluation: Evaluation) -> bytes:
     """Commanded against achieved velocity, good rollouts by command, stride frequency. PNG, 150 dpi."""
     style: dict[Any, Any] = {
         "font.size": 9,
@@ -47,8 +47,10 @@ def save_plot(evaluation: Evaluation, path: Path) -> None:
             f"{settings['name']}: {settings['num_rollouts']} rollouts of {settings['num_frames']} frames a command",
             fontsize=13,
         )
-        figure.savefig(path, dpi=150, format="png")
+        stream = io.BytesIO()
+        figure.savefig(stream, dpi=150, format="png")
         plt.close(figure)
+    return stream.getvalue()
 
 
 def _tracking(

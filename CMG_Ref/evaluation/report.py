@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from CMG_Ref.evaluation.results import CaseResult, Evaluation, command_text, mirror_difference, mirror_pairs
+from cmg_runtime.kept_files import replace_file
 
 
 def text_report(evaluation: Evaluation) -> str:
@@ -54,19 +54,20 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     return _plain({"passed": evaluation.passed, **dataclasses.asdict(evaluation), "mirror": pairs})
 
 
-def write_reports(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``evaluation.json``, ``.md`` and ``.png``, each beside its name and then renamed."""
-    from CMG_Ref.evaluation.plot import save_plot  # loads matplotlib, which takes its time
+def write_reports(evaluation: Evaluation, folder: str | Path) -> list[Path]:
+    """Write ``evaluation.json``, ``.md`` and ``.png``, each in one step."""
+    from CMG_Ref.evaluation.plot import plot  # loads matplotlib, which takes its time
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"evaluation.{kind}" for kind in ("json", "md", "png")]
-    partial = [path.with_name(f".partial_{path.name}") for path in paths]
-    partial[0].write_text(json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n")
-    partial[1].write_text(markdown_report(evaluation))
-    save_plot(evaluation, partial[2])
-    for source, target in zip(partial, paths, strict=True):
-        os.replace(source, target)
-    return paths
+    contents = {
+        "json": (json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n").encode(),
+        "md": markdown_report(evaluation).encode(),
+        "png": plot(evaluation),
+    }
+    for kind, content in contents.items():
+        replace_file(folder / f"evaluation.{kind}", content)
+    return [folder / f"evaluation.{kind}" for kind in contents]
 
 
 def _row(result: CaseResult, groups: list[str]) -> str:

@@ -2,6 +2,10 @@
 
 import os
 
+from CMG_Ref import interrupts
+
+interrupts.end_at_once(__name__)
+
 # Threads that wait for each other sleep instead of spinning. On a machine that is busy with something else, the many
 # small products of parity take an eighth of the time so. It has no effect where torch is loaded already.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

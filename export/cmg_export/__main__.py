@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cmg_export import interrupts
+from CMG_Ref import interrupts
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -25,17 +25,19 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str] | None) -> int:
     # Imported here, so that an interrupt during the seconds that torch takes is one line too.
-    from cmg_export import command_line
     from cmg_export.build import Options, build_engine
-    from cmg_export.errors import ExportError
-    from cmg_runtime.errors import EngineError
+    from cmg_export.errors import FORESEEN
+    from CMG_Ref.command_line import complaint, parse
 
-    options = command_line.parse(Options, "cmg_export", args)
+    options = parse(Options, "cmg_export", args)
     try:
         manifest, _ = build_engine(options)
-    except (ExportError, EngineError, OSError) as error:
+    except Exception as error:
         interrupts.raise_if_received()  # of which a library may have made this
-        print(f"cmg_export: {' '.join(str(error).split())}", file=sys.stderr)
+        line = complaint(error, FORESEEN)
+        if not line:
+            raise
+        print(f"cmg_export: {line}", file=sys.stderr)
         return 2
     failed = [artifact for artifact in manifest.artifacts if artifact.parity["status"] == "failed"]
     for artifact in failed:

@@ -13,6 +13,7 @@ from cmg_export.onnx_graph import export_onnx, trace
 from cmg_export.progress import stage
 from cmg_export.tensorrt_plan import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan
 from cmg_export.torchscript import export_torchscript
+from cmg_runtime.kept_files import naming
 from cmg_runtime.manifest import Artifact, Manifest, file_sha256
 from cmg_runtime.sources import installed_versions
 
@@ -52,7 +53,7 @@ def compile_artifacts(
         precisions: which of "fp32" and "fp16".
         plans: what TensorRT plans are built with.
     """
-    with stage("weights"):
+    with stage("weights"), naming(folder / WEIGHTS_FILE):
         np.savez(folder / WEIGHTS_FILE, **weights)  # type: ignore[arg-type]  # numpy's stubs take them for options
     artifacts = [_artifact(folder, WEIGHTS_FILE, "torch", p, ("numpy",)) for p in precisions]
     artifacts += [_artifact(folder, WEIGHTS_FILE, "fused", p, ("numpy",), {"device": "cuda"}) for p in precisions]

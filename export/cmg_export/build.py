@@ -33,7 +33,9 @@ from cmg_export.progress import stage
 from cmg_export.provenance import source_record
 from cmg_export.publish import check_out, publish, staging
 from cmg_export.tensorrt_plan import Flavour, PlanOptions, find_flavour
+from CMG_Ref.command_line import require_between
 from cmg_runtime.errors import EngineError
+from cmg_runtime.kept_files import naming, replace_file
 from cmg_runtime.manifest import FILE_NAME, CommandRange, FileEntry, Manifest, file_sha256, read_manifest, read_verified
 
 FPS = 50.0
@@ -85,8 +87,7 @@ def build_engine(options: Options) -> tuple[Manifest, ParityReport]:
     Raises:
         ExportError: the input cannot be used, or the engine cannot be written.
     """
-    if options.num_envs < 1:
-        raise ExportError(f"--num-envs is {options.num_envs}; expected at least 1")
+    require_between("num_envs", options.num_envs, 1)
     options.tensorrt.check()
     with stage("checkpoint") as note:
         checkpoint = load_checkpoint(options.checkpoint, options.data)
@@ -207,7 +208,8 @@ def _build(
         bank = checkpoint.bank
         if bank is None:
             bank = make_bank(weights, about.stats, about.command_range)
-        np.savez(folder / BANK_FILE, motion=bank)
+        with naming(folder / BANK_FILE):
+            np.savez(folder / BANK_FILE, motion=bank)
         note(f"{len(bank)} states {'made by rollouts' if checkpoint.bank is None else 'from the checkpoint'}")
     truth = Truth.from_checkpoint(checkpoint)
     precisions = ("fp32", "fp16") if precision == "all" else (precision,)
@@ -219,8 +221,8 @@ def _build(
             report = run_parity(folder, manifest, truth, reference=reference)
             note(f"{report.num_visited} states visited in float64, {_verdicts(report)}")
     manifest = _withhold_failed(folder, with_results(manifest, report))
-    (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    (folder / PARITY_FILE).write_text(report.to_json(), encoding="utf-8")
+    replace_file(folder / FILE_NAME, manifest.to_json().encode())
+    replace_file(folder / PARITY_FILE, report.to_json().encode())
     return manifest, report
 
 

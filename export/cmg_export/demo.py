@@ -6,19 +6,21 @@ the pelvis level, and as high as puts the lowest point of the soles on the groun
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cmg_export import command_line
 from cmg_export.demo_stage import Stage, StageError, choose_renderer
+from cmg_export.errors import FORESEEN
+from CMG_Ref.command_line import require_seed, run
 from cmg_runtime import Engine, EngineError, load_engine
+from cmg_runtime.kept_files import replace_file
 from cmg_runtime.kinematics import ForwardKinematics
 
 MODULE = "cmg_export.demo"
@@ -171,43 +173,41 @@ def draw_row(stage: Stage, gait: Gait) -> Image.Image:
     return row
 
 
-def save_gif(pictures: Sequence[Image.Image], path: Path, fps: float) -> None:
-    """One palette for all pictures and no dithering: small, and free of flicker."""
+def save_gif(pictures: Sequence[Image.Image], path: str | Path, fps: float) -> None:
+    """Write an animation: one palette for all pictures and no dithering, so small, and free of flicker."""
     sample = _stack([pictures[i * len(pictures) // 4] for i in range(4)])
     palette = sample.quantize(72, method=Image.Quantize.MEDIANCUT, kmeans=2)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    indexed[0].save(path, format="GIF", save_all=True, append_images=indexed[1:], duration=round(1000 / fps), loop=0)
+    duration, content = round(1000 / fps), io.BytesIO()
+    indexed[0].save(content, format="GIF", save_all=True, append_images=indexed[1:], duration=duration, loop=0)
+    replace_file(Path(path), content.getvalue())
 
 
-def run(options: Options) -> None:
+def draw_pictures(options: Options) -> None:
     """Draw both pictures. Raises :class:`EngineError`, :class:`StageError` or ``OSError``."""
     if not 1 <= options.seconds <= 60:
         raise StageError(f"--seconds is {options.seconds:g}; expected 1 to 60")
+    require_seed(options.seed)
     engine = load_engine(options.engine, num_envs=1)
     gaits = generate_gaits(engine, round(options.seconds * engine.fps), options.seed)
     choose_renderer()  # only now: a wrong argument is told whether or not this machine can draw
     options.out.mkdir(parents=True, exist_ok=True)
     with Stage(engine.joint_names, CELL) as stage:
         rows = list(_with_progress("gait.png", len(gaits), (draw_row(stage, gait) for gait in gaits)))
-    _publish(options.out / "gait.png", lambda path: _stack(rows).save(path, format="PNG", optimize=True))
+    content = io.BytesIO()
+    _stack(rows).save(content, format="PNG", optimize=True)
+    replace_file(options.out / "gait.png", content.getvalue())
+    _say_size(options.out / "gait.png")
     with Stage(engine.joint_names, PANEL) as stage:
         count = math.ceil(len(gaits[0].root) / FRAMES_PER_PICTURE)
         pictures = list(_with_progress("gait.gif", count, draw_animation(stage, gaits)))
-    _publish(options.out / "gait.gif", lambda path: save_gif(pictures, path, engine.fps / FRAMES_PER_PICTURE))
+    save_gif(pictures, options.out / "gait.gif", engine.fps / FRAMES_PER_PICTURE)
+    _say_size(options.out / "gait.gif")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. Every foreseen failure is one line on stderr."""
-    options = command_line.parse(Options, MODULE, args)
-    try:
-        run(options)
-    except (EngineError, StageError, OSError) as error:
-        print(f"{MODULE}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{MODULE}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run(Options, draw_pictures, args, MODULE, FORESEEN)
 
 
 def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -229,14 +229,7 @@ def _with_progress(name: str, total: int, pictures: Iterable[Image.Image]) -> It
         yield picture
 
 
-def _publish(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside ``path``, then rename, so that an interrupted run leaves the old picture."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _say_size(path: Path) -> None:
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cmg_export.errors import ExportError
 from cmg_export.robot import g1_model
 from CMG_Ref import mujoco_import
 
@@ -22,7 +23,7 @@ SKY = (0.125, 0.145, 0.172)
 GREEN = (0.30, 0.85, 0.55, 1.0)
 
 
-class StageError(Exception):
+class StageError(ExportError):
     """The pictures cannot be drawn here. The message is one line."""
 
 

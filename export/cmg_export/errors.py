@@ -3,6 +3,8 @@
 Each message is one line: what is wrong, what was expected, what to do.
 """
 
+from cmg_runtime.errors import EngineError
+
 
 class ExportError(Exception):
     """A request to export cannot be carried out as given."""
@@ -18,3 +20,7 @@ class RobotError(ExportError):
 
 class ParityError(ExportError):
     """Artifacts cannot be compared with the reference as asked."""
+
+
+FORESEEN = (ExportError, EngineError)
+"""What this package and the runtime raise for bad input."""

@@ -21,6 +21,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from cmg_runtime.kept_files import naming
 from cmg_runtime.manifest import Manifest
 from cmg_runtime.network import OneProductNetwork
 
@@ -58,7 +59,8 @@ def export_onnx(
     _describe(model, precision, about)
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    with naming(path):
+        path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def trace(weights: dict[str, np.ndarray]) -> onnx.ModelProto:

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from cmg_export import command_line
-from cmg_export.errors import ExportError
+from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.tensorrt_plan import PlanOptions, find_flavour
+from CMG_Ref.command_line import require_positive, run
 from cmg_runtime.backends import trt_library
 
 MODULE = "cmg_export.plan_layers"
@@ -115,12 +115,13 @@ def _tensors(text: str, num_envs: int) -> list[tuple[str, str, int]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = command_line.parse(Arguments, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _print_layers(arguments))
+    return run(Arguments, _print_layers, argv, MODULE, FORESEEN)
 
 
 def _print_layers(arguments: Arguments) -> int:
-    command_line.require_positive(arguments, "num_envs")
+    require_positive(arguments, "num_envs")
+    if not re.fullmatch(r"\d{1,2}\.\d", arguments.target):
+        raise ExportError(f"--target is {arguments.target!r}; expected a compute capability such as 8.9")
     layers, memory = plan_layers(arguments)
     for layer in layers:
         print(f"{layer.name[:46]:<46} {layer.mega_bytes:7.1f} MB  {' '.join(layer.reads)} -> {' '.join(layer.writes)}")

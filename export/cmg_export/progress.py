@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from cmg_export.interrupts import raise_if_received
+from CMG_Ref.interrupts import raise_if_received
 
 Note = Callable[[str], None]
 

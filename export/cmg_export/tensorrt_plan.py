@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from cmg_export import interrupts
 from cmg_export.errors import ExportError
 from cmg_export.plan_progress import make_monitor
+from CMG_Ref import interrupts
+from CMG_Ref.command_line import require_between
 from cmg_runtime.backends import trt_library
 from cmg_runtime.backends.trt_plan import driver_version
 from cmg_runtime.errors import BackendUnavailable, first_line
+from cmg_runtime.kept_files import naming
 from cmg_runtime.manifest import file_sha256
 
 RTX_TARGETS = ("8.6", "8.9", "12.0")
@@ -64,8 +66,8 @@ class PlanOptions:
         Raises:
             ExportError: one line.
         """
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ExportError(f"--tensorrt.workspace-mib is {self.workspace_mib}; expected at least 1")
+        if self.workspace_mib is not None:
+            require_between("tensorrt.workspace_mib", self.workspace_mib, 1)
         for target in self.targets:
             if not re.fullmatch(r"\d{1,2}\.\d", target):
                 raise ExportError(f"--tensorrt.targets has {target!r}; expected compute capabilities such as 8.9")
@@ -202,9 +204,11 @@ def _build(
     monitor.finish()
     if plan is None:
         raise _plan_error(flavour, onnx_path, logger.said())
-    path.write_bytes(bytes(plan))
+    with naming(path):
+        path.write_bytes(bytes(plan))
     if cache is not None:
-        path.with_name(TIMING_CACHE).write_bytes(bytes(config.get_timing_cache().serialize()))
+        with naming(path.with_name(TIMING_CACHE)):
+            path.with_name(TIMING_CACHE).write_bytes(bytes(config.get_timing_cache().serialize()))
 
 
 def profile_batches(num_envs: int) -> list[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cmg_runtime.kept_files import naming
 from cmg_runtime.network import OneProductNetwork
 
 
@@ -34,7 +35,7 @@ def export_torchscript(weights: dict[str, np.ndarray], precision: str, path: Pat
 
 def _without_source_paths(stream: io.BytesIO, path: Path) -> None:
     """Copy the archive less its debug records, which hold this machine's paths."""
-    with zipfile.ZipFile(stream) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as copy:
+    with naming(path), zipfile.ZipFile(stream) as archive, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as copy:
         for record in archive.infolist():
             if not record.filename.endswith(".debug_pkl"):
                 copy.writestr(zipfile.ZipInfo(record.filename), archive.read(record))  # ZipInfo: a fixed time

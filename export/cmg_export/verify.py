@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_source
-from cmg_export.errors import ExportError
+from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.parity import Truth, format_table, run_parity
+from CMG_Ref.command_line import require_between, run
 from cmg_runtime import BackendUnavailable, Engine, Manifest, load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS
 
@@ -52,6 +52,7 @@ def verify(arguments: Arguments) -> bool:
     Raises:
         ExportError, EngineError: one line.
     """
+    require_between("num_envs", arguments.num_envs, 1)
     if arguments.backend not in BACKENDS:
         raise ExportError(f"unknown backend {arguments.backend!r}; expected one of {', '.join(BACKENDS)}")
     manifest = read_manifest(arguments.engine_folder)
@@ -117,8 +118,7 @@ def _latency(engines: dict[str, Engine], arguments: Arguments, device: str) -> s
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = command_line.parse(Arguments, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _report(arguments))
+    return run(Arguments, _report, argv, MODULE, FORESEEN)
 
 
 def _report(arguments: Arguments) -> int:

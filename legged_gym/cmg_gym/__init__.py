@@ -7,6 +7,10 @@ Without the simulator only :mod:`cmg_gym.controller` can be used, which needs no
 import importlib.util
 
 if importlib.util.find_spec("rsl_rl") is not None:
+    from CMG_Ref import interrupts
+
+    interrupts.end_at_once(__name__)
+
     from cmg_gym.drawing import choose_renderer
 
     choose_renderer()

@@ -54,14 +54,14 @@ class PolicyCard:
     observation: tuple[ObservationTerm, ...]
 
 
-def read_card(folder: Path) -> PolicyCard:
+def read_card(folder: str | Path) -> PolicyCard:
     """``policy.json`` of an exported policy.
 
     Raises:
         EngineError: there is none, or it is another format.
     """
     try:
-        fields: dict[str, Any] = json.loads((folder / "policy.json").read_text())
+        fields: dict[str, Any] = json.loads((Path(folder) / "policy.json").read_text())
         terms = tuple(ObservationTerm(t["name"], t["width"], tuple(t["offsets"])) for t in fields.pop("observation"))
         lists: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
@@ -108,13 +108,15 @@ class Controller:
         EngineError: the engine is not the one that the policy was trained with.
     """
 
-    def __init__(self, policy: Path, engine: Path, backend: str = "auto") -> None:
+    def __init__(self, policy: str | Path, engine: str | Path, backend: str = "auto") -> None:
         import onnxruntime
 
         self.card = read_card(policy)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._policy = onnxruntime.InferenceSession(str(policy / "policy.onnx"), options, ["CPUExecutionProvider"])
+        self._policy = onnxruntime.InferenceSession(
+            str(Path(policy) / "policy.onnx"), options, ["CPUExecutionProvider"]
+        )
         offsets = {1}.union(*(term.offsets for term in self.card.observation))
         self._engine = load_engine(
             engine, 1, backend=backend, horizon=max(offsets) + 1, command_ramp_s=self.card.command_ramp_s, key_bodies=()

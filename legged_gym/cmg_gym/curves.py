@@ -5,6 +5,7 @@ A picture of their learning curves, and a table of what they reached and how fas
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
-from cmg_gym import command_line
+from cmg_export.errors import FORESEEN
+from CMG_Ref.command_line import run
 from cmg_runtime import EngineError
+from cmg_runtime.kept_files import replace_file
 
 REWARD, STEPS_PER_SECOND = "Train/mean_reward", "Perf/total_fps"
 CURVES = {"Train/mean_episode_length": "mean episode length, steps of 20 ms", REWARD: "mean reward"}
@@ -33,16 +36,16 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, draw, arguments, "cmg_gym.curves")
+    return run(Options, draw, arguments, "cmg_gym.curves", FORESEEN)
 
 
-def read_curve(folder: Path, tag: str) -> tuple[list[int], list[float]]:
+def read_curve(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
     """Iterations and values of ``tag`` in all TensorBoard files below ``folder``, later files over earlier ones.
 
     Raises:
         EngineError: there are none.
     """
-    (curve,) = _read(folder, tag)
+    (curve,) = _read(Path(folder), tag)
     return list(curve), [value for value, _ in curve.values()]
 
 
@@ -83,8 +86,10 @@ def draw(options: Options) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
     pyplot.close(figure)
+    replace_file(options.out, picture.getvalue())
     print(f"{options.out} is written\n\n{table(runs, options.iterations)}")
 
 

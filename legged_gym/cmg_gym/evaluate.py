@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import torch
 
-from cmg_export.command_line import require_positive
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
+from CMG_Ref.command_line import require_positive, run
+from cmg_runtime.kept_files import replace_file
 
 GRID = (
     (0.0, 0.0, 0.0),
@@ -50,12 +53,13 @@ class Options(command_line.PolicyOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, evaluate, arguments, "cmg_gym.evaluate")
+    return run(Options, evaluate, arguments, "cmg_gym.evaluate", FORESEEN)
 
 
 def evaluate(options: Options) -> None:
     """Run the episodes and write what came of them."""
-    require_positive(options, "episodes", "seconds")
+    require_positive(options, "episodes")
+    command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     grid = torch.tensor(options.commands)
     num_envs = len(grid) * options.episodes
@@ -87,16 +91,16 @@ def write(results: Sequence[CommandResult], options: Options) -> None:
     conditions = (
         f"{options.episodes} episodes of {options.seconds:g} s each, {'with' if options.pushes else 'no'} pushes"
     )
-    (options.out / "evaluation.md").write_text(f"{conditions}\n\n{table(results)}\n")
+    replace_file(options.out / "evaluation.md", f"{conditions}\n\n{table(results)}\n".encode())
     # JSON has no NaN.
     rows = [{name: None if value != value else value for name, value in asdict(r).items()} for r in results]
     document = {"pushes": options.pushes, "seconds": options.seconds, "results": rows}
-    (options.out / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n")
-    draw(results, options.out / "evaluation.png", conditions)
+    replace_file(options.out / "evaluation.json", (json.dumps(document, indent=1) + "\n").encode())
+    replace_file(options.out / "evaluation.png", draw(results, conditions))
 
 
-def draw(results: Sequence[CommandResult], path: Path, title: str) -> None:
-    """Bars of every measure, a group for each command."""
+def draw(results: Sequence[CommandResult], title: str) -> bytes:
+    """A PNG: bars of every measure, a group for each command."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,8 +121,10 @@ def draw(results: Sequence[CommandResult], path: Path, title: str) -> None:
         axis.set_title(f"{name.replace('_', ' ')}, {unit}")
         axis.tick_params(axis="x", rotation=90)
     figure.suptitle(f"vx, vy (m/s), yaw rate (rad/s); {title}")
-    figure.savefig(path, dpi=110)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
     pyplot.close(figure)
+    return picture.getvalue()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from cmg_gym.controller import ObservationTerm, PolicyCard
 from cmg_gym.observations import reference
 from cmg_gym.residual_action import ResidualJointAction
+from cmg_runtime.kept_files import replace_file
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 COMMAND, ACTION, GROUP = "reference", "joint_pos", "actor"
 
 
-def export_policy(runner: MjlabOnPolicyRunner, folder: Path) -> None:
+def export_policy(runner: MjlabOnPolicyRunner, folder: str | Path) -> None:
     """Write ``policy.onnx`` (observation -> action, normalisation inside) and ``policy.json`` into ``folder``."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network: Any = runner.alg.get_policy().as_onnx(verbose=False).to("cpu").eval()
     unfinished = folder / "policy.onnx.unfinished"
@@ -40,9 +42,7 @@ def export_policy(runner: MjlabOnPolicyRunner, folder: Path) -> None:
     )
     os.replace(unfinished, folder / "policy.onnx")
     card = describe(runner.env.unwrapped, runner.current_learning_iteration)
-    unfinished = folder / "policy.json.unfinished"
-    unfinished.write_text(json.dumps(asdict(card), indent=1) + "\n")
-    os.replace(unfinished, folder / "policy.json")
+    replace_file(folder / "policy.json", (json.dumps(asdict(card), indent=1) + "\n").encode())
 
 
 def describe(env: ManagerBasedRlEnv, iterations: int) -> PolicyCard:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.export import export_policy
 from cmg_gym.policies import find_checkpoint, load_runner, require_same_generator
+from CMG_Ref.command_line import run
 from cmg_runtime import read_manifest
+from cmg_runtime.loading import resolve_device
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,15 @@ class Options(command_line.PolicyOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, export, arguments, "cmg_gym.export_checkpoint")
+    return run(Options, export, arguments, "cmg_gym.export_checkpoint", FORESEEN)
 
 
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
-    command_line.require_backend(options.backend)
+    command_line.require_options(options)
     checkpoint = find_checkpoint(options.policy)
     require_same_generator(checkpoint, read_manifest(options.engine))
-    command_line.require_machine(options)
+    resolve_device(options.device)
     env = command_line.open_env(options, num_envs=1, seconds=1.0)
     export_policy(load_runner(checkpoint, env), options.out)
     print(f"policy.onnx and policy.json are in {options.out}")

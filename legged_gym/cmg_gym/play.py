@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import torch
 
-from cmg_export.command_line import require_positive
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.observations import reference
+from CMG_Ref.command_line import require_positive, run
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
 
@@ -38,7 +39,7 @@ class Options(command_line.PolicyOptions):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, play, arguments, "cmg_gym.play")
+    return run(Options, play, arguments, "cmg_gym.play", FORESEEN)
 
 
 def play(options: Options) -> None:
@@ -65,7 +66,8 @@ def draw(options: Options) -> None:
 
     from cmg_export.demo import save_gif
 
-    require_positive(options, "seconds", "frames_per_picture")
+    require_positive(options, "frames_per_picture")
+    command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     env, policy = command_line.open_policy(options, 1, seconds=1e9, render_mode="rgb_array")
     world = env.unwrapped

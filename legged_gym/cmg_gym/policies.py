@@ -26,18 +26,19 @@ Policy = Callable[[TensorDict], torch.Tensor]
 """Observations of all environments -> actions [num_envs, num_joints]."""
 
 
-def find_policy(path: Path) -> Path:
+def find_policy(path: str | Path) -> Path:
     """The file that ``path`` stands for: an exported policy's ``policy.onnx``, else a checkpoint."""
-    exported = path / "policy.onnx"
+    exported = Path(path) / "policy.onnx"
     return exported if exported.is_file() else find_checkpoint(path)
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """A checkpoint ``model_N.pt``, or the newest in a run's folder.
 
     Raises:
         EngineError: it is neither.
     """
+    path = Path(path)
     if path.is_dir() and checkpoints(path):
         return checkpoints(path)[-1]
     if path.suffix != ".pt" or not path.is_file():
@@ -45,7 +46,7 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def require_same_generator(path: Path, manifest: Manifest) -> None:
+def require_same_generator(path: str | Path, manifest: Manifest) -> None:
     """Refuse a policy that was trained with another generator than an engine's. An older checkpoint does not say.
 
     Args:
@@ -63,7 +64,7 @@ def require_same_generator(path: Path, manifest: Manifest) -> None:
         require_generator(file, read_trained_with(file), manifest, "give its --engine")
 
 
-def load_policy(path: Path, env: RslRlVecEnvWrapper) -> Policy:
+def load_policy(path: str | Path, env: RslRlVecEnvWrapper) -> Policy:
     """A policy for ``env``.
 
     Args:
@@ -105,7 +106,7 @@ def _alike(one: Any, other: Any) -> bool:
     return one == other
 
 
-def load_runner(path: Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
+def load_runner(path: str | Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
     """A runner with the policy of a checkpoint ``model_N.pt``, or of the newest in a run's folder.
 
     Raises:

@@ -15,6 +15,7 @@ from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.export import export_policy
 from cmg_gym.observations import reference
 from cmg_gym.resume import trained_with
+from cmg_runtime.kept_files import naming
 
 KEPT_EVERY = 250
 """Iterations between checkpoints that are kept for good; of the others the newest two are."""
@@ -57,7 +58,8 @@ class ResidualRunner(MjlabOnPolicyRunner):
         target = Path(path)
         unfinished = target.with_suffix(".unfinished")
         try:
-            super().save(str(unfinished), infos)
+            with naming(target):
+                super().save(str(unfinished), infos)
             os.replace(unfinished, target)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -18,13 +18,18 @@ from mjlab.rl import RslRlVecEnvWrapper
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import synchronise
 from cmg_export.checkpoint import Checkpoint, load_checkpoint
-from cmg_export.command_line import require_not_negative, require_positive
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
 from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
+from CMG_Ref.command_line import require_not_negative, require_positive, run
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import require_choice
+from cmg_runtime.kept_files import replace_file
+from cmg_runtime.loading import resolve_device
 from cmg_runtime.manifest import read_manifest
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
@@ -75,19 +80,21 @@ class Share:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(Options, measure, arguments, "cmg_gym.time_share")
+    return run(Options, measure, arguments, "cmg_gym.time_share", FORESEEN)
 
 
 def measure(options: Options) -> None:
     """Time every backend, and the textbook form for contrast."""
     require_positive(options, "num_envs", "steps", "textbook_envs")
     require_not_negative(options, "warm_up")
+    command_line.require_options(options)
     for backend in options.backends:
-        command_line.require_backend(backend)
+        require_choice(backend, "backend", tuple(BACKENDS))
     find_policy(options.policy)  # building the environment takes a minute
     read_manifest(options.engine)
     checkpoint = load_checkpoint(options.checkpoint)
-    command_line.require_machine(options)
+    resolve_device(options.device)
+    command_line.require_room(options.num_envs, options.device)
     env = _training_env(options)
     policy = load_policy(options.policy, env)
     shares = [_share(env, policy, backend, options) for backend in options.backends]
@@ -96,10 +103,10 @@ def measure(options: Options) -> None:
     frame_ms = _textbook_frame(checkpoint, options)
     text = f"{table(shares, options)}\n\n{_contrast(frame_ms, frames, options)}"
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "time_share.md").write_text(text + "\n")
+    replace_file(options.out / "time_share.md", (text + "\n").encode())
     rows = [{**asdict(share), "share": share.share} for share in shares if not share.left_out]
     document = {"num_envs": options.num_envs, "shares": rows, "textbook_frame_ms": frame_ms, "frames_ahead": frames}
-    (options.out / "time_share.json").write_text(json.dumps(document, indent=1) + "\n")
+    replace_file(options.out / "time_share.json", (json.dumps(document, indent=1) + "\n").encode())
     print(text)
 
 

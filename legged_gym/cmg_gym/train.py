@@ -12,14 +12,18 @@ from typing import Literal
 import torch
 from mjlab.scripts.train import TrainConfig, launch_training
 
-from cmg_export.command_line import require_not_negative, require_positive, require_seed
+from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
 from cmg_gym.resume import changes
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import latest_checkpoint
 from cmg_gym.tasks import TASK
+from CMG_Ref.command_line import require_not_negative, require_positive, require_seed, run
 from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.backends import BACKENDS
+from cmg_runtime.inputs import require_choice
+from cmg_runtime.kept_files import naming
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,14 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line.run(
-        Options, train, arguments, "cmg_gym.train", "interrupted; --resume goes on behind the last saved iteration"
-    )
+    resumable = "interrupted; --resume goes on behind the last saved iteration"
+    return run(Options, train, arguments, "cmg_gym.train", FORESEEN, resumable)
 
 
 def train(options: Options) -> None:
     """Launch the training and wait for its end."""
-    launch_training(TASK, train_config(options))
+    with naming(options.logs):  # of TensorBoard's files there, which mjlab writes
+        launch_training(TASK, train_config(options))
 
 
 def train_config(options: Options) -> TrainConfig:
@@ -70,12 +74,15 @@ def train_config(options: Options) -> TrainConfig:
     """
     require_positive(options, "num_envs", "iterations")
     require_not_negative(options, "gpus", "delay_steps")
-    require_seed(options.seed)
-    command_line.require_backend(options.backend)
+    require_seed(options.seed, processes=max(options.gpus, 1))
+    require_choice(options.backend, "backend", ("auto", *BACKENDS))
+    if not re.fullmatch(r"[\w.+=-]*", options.run_name):
+        raise EngineError(f"--run-name is {options.run_name!r}; expected letters, digits and . _ + = - only")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     checkpoint = newest_checkpoint(options.logs) if options.resume else None
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
+    command_line.require_room(options.num_envs, "cuda" if options.gpus else "cpu")
     env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
     reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import torch
 
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import as_floats, select_envs
+from cmg_runtime.inputs import as_count, as_floats, as_seed, select_envs
 from cmg_runtime.loading import resolve_device
 
 Ranges = Tuple[Tuple[float, float], Tuple[float, float], Tuple[float, float]]
@@ -65,11 +65,11 @@ class CommandSampler:
         yaw_range: Sequence[float] = (-0.8, 0.8),
         seed: int = 0,
     ) -> None:
-        self.num_envs = _count(num_envs, "num_envs", 1)
+        self.num_envs = as_count(num_envs, "num_envs")
         self.device = resolve_device(device)
         named = {"vx_range": vx_range, "vy_range": vy_range, "yaw_range": yaw_range}
         self._ranges: Ranges = tuple(_checked_range(name, pair) for name, pair in named.items())  # type: ignore
-        self._generator = torch.Generator(device=self.device).manual_seed(seed)
+        self._generator = torch.Generator(device=self.device).manual_seed(as_seed(seed))
 
     def sample_batch(self, n: int, strategy: str = "uniform", difficulty: float = 1.0) -> torch.Tensor:
         """Draw ``n`` commands by one of :data:`STRATEGIES`.
@@ -83,7 +83,7 @@ class CommandSampler:
         Raises:
             EngineError: unknown strategy, ``n`` negative, or a difficulty outside 0..1.
         """
-        _count(n, "n", 0)
+        n = as_count(n, "n", least=0)
         if strategy in ("uniform", "uniform_random", "mixed"):
             return self._uniform(n, self._ranges)
         if strategy in STAGES:
@@ -154,8 +154,8 @@ class CommandSampler:
         Raises:
             EngineError: unknown mode, or numbers of frames that are not positive.
         """
-        _count(duration, "duration", 1)
-        _count(change_interval, "change_interval", 1)
+        duration = as_count(duration, "duration")
+        change_interval = as_count(change_interval, "change_interval")
         n, draws = self._rows(env_ids), duration // change_interval + 1
         strategy = mode[len("preset:") :] if mode.startswith("preset:") else mode
         keys = [self.sample_batch(n, strategy, i / max(draws - 1, 1)) for i in range(draws)]
@@ -226,9 +226,3 @@ def _checked_range(name: str, pair: Sequence[float]) -> Tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise EngineError(f"{name} is {pair!r}; expected two finite numbers, the lower one first")
     return low, high
-
-
-def _count(value: Any, name: str, smallest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise EngineError(f"{name} is {value!r}; expected an integer of at least {smallest}")
-    return value

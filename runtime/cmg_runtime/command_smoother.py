@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cmg_runtime.inputs import as_floats, require_count, select_envs
+from cmg_runtime.inputs import as_count, as_floats, select_envs
 from cmg_runtime.loading import resolve_device
 from cmg_runtime.ramp import CommandRamp
 
@@ -25,8 +25,8 @@ class CommandSmoother:
 
     @torch.inference_mode(False)  # its tensors could not be updated outside of the caller's inference mode
     def __init__(self, num_envs: int, interpolation_steps: int = 25, device: str | torch.device = "cuda") -> None:
-        self.num_envs = require_count(num_envs, "num_envs")
-        self.interpolation_steps = require_count(interpolation_steps, "interpolation_steps")
+        self.num_envs = as_count(num_envs, "num_envs")
+        self.interpolation_steps = as_count(interpolation_steps, "interpolation_steps")
         self.device = resolve_device(device)
         self._ramp = CommandRamp(num_envs + 1, 3, interpolation_steps, self.device)  # with a scratch column, not used
         self._calls = self._ramp.elapsed[:num_envs]

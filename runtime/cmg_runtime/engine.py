@@ -14,7 +14,7 @@ from cmg_runtime.frame_writer import FrameWriter, require_root_motion
 from cmg_runtime.frames import ReferenceFrames
 from cmg_runtime.future_view import FutureView
 from cmg_runtime.guard import Guard, GuardWatch, limits
-from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, as_offsets, require_count, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
@@ -335,8 +335,7 @@ class Engine:
         Raises:
             EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
         """
-        n = require_count(num_trajectories, "num_trajectories")
-        require_count(num_frames, "num_frames")
+        n, num_frames = as_count(num_trajectories, "num_trajectories"), as_count(num_frames, "num_frames")
         writer = require_root_motion(self._writer)
         given = as_commands(commands, n, 3, self.device, num_frames - 1)
         start = self._motions(motion, EnvSelection(n))

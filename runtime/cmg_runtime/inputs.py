@@ -15,6 +15,8 @@ import torch
 
 from cmg_runtime.errors import EngineError, first_line
 
+SEEDS = range(-(1 << 63), 1 << 64)
+
 
 @dataclass(frozen=True)
 class EnvSelection:
@@ -160,7 +162,7 @@ def as_integers(
 def as_offsets(offsets: Any) -> Tuple[int, ...]:
     """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers."""
     try:
-        return tuple(operator.index(offset) for offset in offsets)
+        return tuple(_index(offset) for offset in offsets)
     except TypeError:
         raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
 
@@ -184,17 +186,39 @@ def require_choice(value: str, name: str, choices: Sequence[str]) -> None:
         raise EngineError(f"unknown {name} {value!r}; expected {' or '.join(choices)}")
 
 
-def require_count(value: Any, name: str) -> int:
-    """``value``. Raises :class:`EngineError` unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise EngineError(f"{name} is {value!r}; expected an integer of at least 1")
-    return value
+def as_count(value: Any, name: str, least: int = 1) -> int:
+    """``value``, of any integral type, as an int. Raises :class:`EngineError` where it is none, or below ``least``."""
+    try:
+        count = _index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise EngineError(f"{name} is {value!r}; expected an integer of at least {least}")
+    return count
+
+
+def as_seed(value: Any) -> int:
+    """``value``, of any integral type, as an int. Raises :class:`EngineError` unless torch's generators take it."""
+    try:
+        seed = _index(value)
+    except TypeError:
+        seed = SEEDS.stop
+    if seed not in SEEDS:
+        raise EngineError(f"seed is {value!r}; expected an integer, {SEEDS.start} to {SEEDS.stop - 1}")
+    return seed
 
 
 def require_finite(tensor: torch.Tensor, name: str) -> None:
     """Raise :class:`EngineError` unless every entry is finite. On CUDA the host waits for the answer."""
     if not bool(torch.isfinite(tensor).all()):
         raise EngineError(f"{name} has entries that are NaN or infinite; expected finite float32 numbers")
+
+
+def _index(value: Any) -> int:
+    """An integer of Python's, numpy's or torch's. Raises ``TypeError`` for another, and for booleans."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, np.bool_):
+        raise TypeError
+    return operator.index(value)
 
 
 def _require_in_range(ids: torch.Tensor, limit: int, name: str) -> None:

@@ -17,7 +17,7 @@ from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.first_load import needs_proof, prove_here
 from cmg_runtime.frame_writer import key_body_indices, make_frame_writer
-from cmg_runtime.inputs import require_count
+from cmg_runtime.inputs import as_count, as_seed
 from cmg_runtime.manifest import PRECISIONS, Artifact, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ def load_engine(
         raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     if precision is not None and precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}, or None for the best")
-    require_count(num_envs, "num_envs")
-    require_count(horizon, "horizon")
+    num_envs, horizon, seed = as_count(num_envs, "num_envs"), as_count(horizon, "horizon"), as_seed(seed)
     if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:
         raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
     target = resolve_device(device)

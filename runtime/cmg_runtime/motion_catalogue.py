@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, Sequence, Union
 
+import numpy as np
 import torch
 
 from cmg_runtime.errors import EngineError
@@ -46,7 +47,7 @@ class MotionCatalogue:
 
     def get_motion_length(self, motion_ids: Any) -> torch.Tensor:
         """How long motions last, s: [n] float32 for ids [n], [] for a single int."""
-        if isinstance(motion_ids, int):
+        if isinstance(motion_ids, (int, np.integer)):
             return self._lengths[self._ids([motion_ids])][0]
         return self._lengths[self._ids(motion_ids)]
 

@@ -11,7 +11,7 @@ import torch
 from cmg_runtime.body_transforms import BodyTransforms
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import EnvSelection, as_floats, require_choice, require_count, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.pregenerated import PregeneratedMotion
 from cmg_runtime.stopwatch import Stopwatch
@@ -71,13 +71,13 @@ class CMGMotionGenerator:
         precision: str | None = None,
         seed: int = 0,
     ) -> None:
-        require_count(buffer_size, "buffer_size")
-        require_count(preload_duration, "preload_duration")
+        as_count(buffer_size, "buffer_size")
+        preload_duration = as_count(preload_duration, "preload_duration")
         require_choice(mode, "mode", MODES)
         self.mode = mode
         folder = engine_folder(model_path, data_path)
         self.engine = load_engine(folder, num_envs, device, backend, precision, seed, command_ramp_s=0.0)
-        self.num_envs = num_envs
+        self.num_envs = self.engine.num_envs
         self.device = self.engine.device
         self.current_commands = self.engine.command
         self.preload_duration = preload_duration
@@ -85,9 +85,9 @@ class CMGMotionGenerator:
         self._ready = False
         # Environments whose current frame was given out, so that the next one is due: bools on the device, used
         # where they differ; the host remembers whether they are all alike.
-        self._due = torch.zeros(num_envs, 1, dtype=torch.bool, device=self.device)
+        self._due = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
         self._all_due: bool | None = False  # None: they differ
-        self._pregenerated = PregeneratedMotion(num_envs, preload_duration, self.device)
+        self._pregenerated = PregeneratedMotion(self.num_envs, preload_duration, self.device)
         self._stopwatch = Stopwatch(self.device)
         self._transforms: BodyTransforms | None = None
 

@@ -11,7 +11,7 @@ import torch
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import as_floats, as_integers, require_choice, require_count, select_envs
+from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import read_manifest
 from cmg_runtime.motion_catalogue import MotionCatalogue
@@ -94,8 +94,8 @@ class MotionLibCMG(MotionCatalogue):
         seed: int = 0,
     ) -> None:
         require_choice(mode, "mode", MODES)
-        require_count(num_motions, "num_motions")
-        require_count(motion_length, "motion_length")
+        num_motions, motion_length = as_count(num_motions, "num_motions"), as_count(motion_length, "motion_length")
+        num_envs, horizon = as_count(num_envs, "num_envs"), as_count(horizon, "horizon")
         folder = engine_folder(cmg_model_path, cmg_data_path)
         manifest = read_manifest(folder)
         if float(fps) != manifest.fps:
@@ -149,8 +149,7 @@ class MotionLibCMG(MotionCatalogue):
         Raises:
             EngineError: see :class:`MotionSampler`; in realtime mode another n.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise EngineError(f"n is {n!r}; expected an integer of at least 0")
+        n = as_count(n, "n", least=0)
         if self._window is not None:
             if n != self.num_envs:
                 raise EngineError(

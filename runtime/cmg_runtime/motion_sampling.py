@@ -7,7 +7,7 @@ from typing import Any, Optional
 import torch
 
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import as_floats
+from cmg_runtime.inputs import as_floats, as_seed
 
 EASIEST_SHARE = 0.25
 """Of the motions, at curriculum level 0."""
@@ -26,7 +26,7 @@ class MotionSampler:
         size = commands.abs()
         effort = (size / size.amax(dim=0).clamp(min=1e-6)).amax(dim=1)
         self._rank = torch.argsort(torch.argsort(effort))
-        self._generator = torch.Generator(device=commands.device).manual_seed(seed)
+        self._generator = torch.Generator(device=commands.device).manual_seed(as_seed(seed))
 
     def draw(self, n: int, motion_difficulty: Any = None, curriculum_level: Optional[float] = None) -> torch.Tensor:
         """``n`` motion ids [n] int64, with repetition.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import List, Sequence
 
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import as_count
 from cmg_runtime.manifest import Manifest
 
 KEY_BODIES = (
@@ -23,6 +24,7 @@ def kept_joints(manifest: Manifest, dof_dim: int) -> List[int]:
     Raises:
         EngineError: the engine has neither that many joints nor that many besides its wrists.
     """
+    dof_dim = as_count(dof_dim, "dof_dim")
     names = manifest.joint_names
     if dof_dim == len(names):
         return list(range(len(names)))

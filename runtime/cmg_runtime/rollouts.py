@@ -9,7 +9,7 @@ import torch
 from cmg_runtime.backends import Backend
 from cmg_runtime.errors import EngineError
 from cmg_runtime.guard import Guard
-from cmg_runtime.inputs import as_floats, require_finite
+from cmg_runtime.inputs import as_count, as_floats, require_finite
 
 
 def roll_out(backend: Backend, guard: Guard, motion: torch.Tensor, commands: torch.Tensor) -> torch.Tensor:
@@ -48,10 +48,12 @@ def per_frame(commands: torch.Tensor, num_frames: int | None) -> torch.Tensor:
     Raises:
         EngineError: ``num_frames`` is missing, negative, or is not T.
     """
+    if num_frames is not None:
+        num_frames = as_count(num_frames, "num_frames", least=0)
     if commands.dim() == 3:
         if num_frames not in (None, commands.shape[1]):
             raise EngineError(f"num_frames is {num_frames!r} for commands of {commands.shape[1]} frames; leave it out")
         return commands
-    if not isinstance(num_frames, int) or num_frames < 0:
-        raise EngineError(f"num_frames is {num_frames!r}; commands that are held need a number of frames")
+    if num_frames is None:
+        raise EngineError("num_frames is None; commands that are held need a number of frames")
     return commands.unsqueeze(1).expand(-1, num_frames, -1)

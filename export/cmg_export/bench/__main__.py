@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line, interrupts
 from cmg_export.bench.contenders import check_backends
 from cmg_export.bench.plots import draw
 from cmg_export.bench.report import format_table
 from cmg_export.bench.results import FILE_NAME, BenchError, write_file
 from cmg_export.bench.run import INTERRUPTED, run_bench
 from cmg_export.bench.settings import Settings
+from cmg_export.errors import FORESEEN
+from CMG_Ref import command_line, interrupts
 from cmg_runtime.manifest import read_manifest
 
 MODULE = "cmg_export.bench"
@@ -73,14 +74,12 @@ def settings(options: Options) -> Settings:
     num_envs = (4096 if on_gpu else 64) if options.num_envs is None else options.num_envs
     sizes = options.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
     steps = (10_000 if on_gpu else 200) if options.steps is None else options.steps
-    numbers = {"num-envs": num_envs, "sizes": min(sizes), "steps": steps, "horizon": options.horizon}
-    for name, value in numbers.items():
-        if value < 1:
-            raise BenchError(f"--{name} is {value}; expected at least 1")
+    numbers = [("num_envs", num_envs), ("steps", steps), ("horizon", options.horizon), *(("sizes", n) for n in sizes)]
+    for name, value in numbers:
+        command_line.require_between(name, value, 1)
     if not options.minutes > 0:  # NaN is not
         raise BenchError(f"--minutes is {options.minutes:g}; expected more than 0")
-    if options.seed < 0:
-        raise BenchError(f"--seed is {options.seed}; expected 0 or more")
+    command_line.require_seed(options.seed)
     read_manifest(options.engine)
     if options.device == "cuda" and not on_gpu:
         raise BenchError("device is cuda, but torch sees no GPU; use --device cpu")
@@ -103,8 +102,7 @@ def settings(options: Options) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options))
+    return command_line.run(Options, _run, argv, MODULE, FORESEEN)
 
 
 def _run(options: Options) -> int:

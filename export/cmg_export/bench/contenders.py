@@ -13,7 +13,7 @@ from cmg_export.bench import peers
 from cmg_export.bench.results import BenchError
 from cmg_export.checkpoint import Checkpoint
 from cmg_export.errors import ExportError
-from cmg_export.interrupts import raise_if_received
+from CMG_Ref.interrupts import raise_if_received
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.capture import WARM_UPS, GraphRecorder, Piece
 from cmg_runtime.errors import EngineError, first_line

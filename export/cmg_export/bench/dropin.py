@@ -16,11 +16,14 @@ from cmg_export.bench.dropin_reference import Network, ReferenceMotionLib, Refer
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_checkpoint
-from cmg_export.command_line import exit_status, parse, require_positive
-from cmg_export.errors import ExportError
+from cmg_export.errors import FORESEEN, ExportError
+from CMG_Ref.command_line import require_positive, run
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.bank import load_bank
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import require_choice
+from cmg_runtime.kept_files import replace_file
 from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
@@ -169,18 +172,18 @@ def _commands(manifest: Manifest, n: int, device: torch.device) -> torch.Tensor:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status: 2 after bad input."""
-    options = parse(Options, MODULE, args)
-    return exit_status(MODULE, lambda: _run(options))
+    return run(Options, _run, args, MODULE, FORESEEN)
 
 
 def _run(options: Options) -> int:
     require_positive(options, "num_envs", "num_motions", "frames", "count")
+    require_choice(options.backend, "backend", ("auto", *BACKENDS))
     if not options.seconds > 0:  # NaN is not
         raise EngineError(f"--seconds is {options.seconds:g}; expected more than 0")
     rows = measure(options)
     if options.out is not None:
         content = {"versions": installed_versions(("torch", "numpy")), "rows": [asdict(row) for row in rows]}
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        replace_file(options.out, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 

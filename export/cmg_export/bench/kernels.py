@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from cmg_export import command_line
 from cmg_export.bench import machine
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.results import BenchError
 from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_source
+from cmg_export.errors import FORESEEN
+from CMG_Ref import command_line
 from cmg_runtime import read_manifest
 from cmg_runtime.capture import GraphRecorder, Piece
 from cmg_runtime.kernels import why_not
@@ -49,14 +50,16 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options))
+    return command_line.run(Options, _run, argv, MODULE, FORESEEN)
 
 
 def _run(options: Options) -> int:
     command_line.require_positive(options, "frames", "launches", "repeats")
-    if not options.rows or min(options.rows) < 1:
-        raise BenchError(f"--rows is {options.rows}; expected numbers above 0")
+    command_line.require_seed(options.seed)
+    if not options.rows:
+        raise BenchError("--rows is empty; expected numbers of environments")
+    for rows in options.rows:
+        command_line.require_between("rows", rows, 1)
     device = torch.device("cuda")
     reason = why_not(device) if torch.cuda.is_available() else "torch sees no GPU"
     if reason:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from cmg_export import interrupts
 from cmg_export.bench import engines, machine
 from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders, reason
 from cmg_export.bench.inputs import Inputs
@@ -18,6 +17,7 @@ from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import BLOCK, Run, Samples, interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
+from CMG_Ref import interrupts
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.errors import EngineError
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cmg_export.bench.results import Quantiles, Timing
-from cmg_export.interrupts import raise_if_received
+from CMG_Ref.interrupts import raise_if_received
 
 Run = Callable[[], object]
 Failed = Callable[[str, Exception], None]

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cmg_export import command_line
 from cmg_export.checkpoint import load_source
-from cmg_export.errors import ParityError
+from cmg_export.errors import FORESEEN, ParityError
 from cmg_export.parity.report import FILE_NAME, ParityReport, format_table
 from cmg_export.parity.run import run_parity, with_results
 from cmg_export.parity.truth import Truth
+from CMG_Ref.command_line import require_seed, run
 from cmg_runtime.kept_files import replace_file
 from cmg_runtime.manifest import FILE_NAME as MANIFEST_FILE
 from cmg_runtime.manifest import read_manifest
@@ -39,7 +39,7 @@ class Arguments:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the artifacts run. The reference runs on the CPU."""
     per_joint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also report the errors of each joint."""
+    """Also print the errors of each joint, which parity.json has in any case."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Of states and commands; another seed is another sample."""
 
@@ -50,8 +50,7 @@ def prove(arguments: Arguments) -> ParityReport:
     Raises:
         ExportError, EngineError: one line; nothing has been written.
     """
-    if arguments.seed < 0:
-        raise ParityError(f"seed is {arguments.seed}; expected 0 or more")
+    require_seed(arguments.seed)
     manifest = read_manifest(arguments.engine_folder)
     checkpoint = load_source(arguments.engine_folder, manifest, arguments.checkpoint, arguments.data)
     report = run_parity(
@@ -60,7 +59,6 @@ def prove(arguments: Arguments) -> ParityReport:
         Truth.from_checkpoint(checkpoint),
         device=arguments.device,
         seed=arguments.seed,
-        with_joints=arguments.per_joint,
     )
     _write(arguments.engine_folder / FILE_NAME, report.to_json())
     _write(arguments.engine_folder / MANIFEST_FILE, with_results(manifest, report).to_json())
@@ -77,14 +75,12 @@ def _write(path: Path, text: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    arguments = command_line.parse(Arguments, MODULE, argv)
-    return command_line.exit_status(
-        MODULE, lambda: _verdict(prove(arguments)), "interrupted; the engine folder is as it was"
-    )
+    return run(Arguments, _run, argv, MODULE, FORESEEN, "interrupted; the engine folder is as it was")
 
 
-def _verdict(report: ParityReport) -> int:
-    print(format_table(report))
+def _run(arguments: Arguments) -> int:
+    report = prove(arguments)
+    print(format_table(report, with_joints=arguments.per_joint))
     if report.passed:
         return 0
     failed = [artifact.name for artifact in report.artifacts if artifact.status == "failed"]

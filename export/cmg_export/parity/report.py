@@ -107,7 +107,7 @@ class ArtifactParity:
         one_step: None where nothing could be measured.
         rollouts: of 100 and of 500 frames; fewer where there was nothing to compare with.
         gates: one per tolerance.
-        per_joint: on request, one per joint.
+        per_joint: one per joint; none where nothing could be measured.
     """
 
     name: str
@@ -194,7 +194,7 @@ def _artifact(data: dict[str, Any]) -> ArtifactParity:
     )
 
 
-def read_report(folder: Path) -> ParityReport:
+def read_report(folder: str | Path) -> ParityReport:
     """The report in an engine folder.
 
     Raises:
@@ -207,12 +207,13 @@ def read_report(folder: Path) -> ParityReport:
     return ParityReport.from_json(text)
 
 
-def format_table(report: ParityReport) -> str:
-    """The report as plain text, at most 120 columns wide: errors, then tolerances, then joints if measured."""
+def format_table(report: ParityReport, with_joints: bool = False) -> str:
+    """The report as plain text, at most 120 columns wide: errors, then tolerances, then joints if asked for."""
     states = f"{report.num_visited} visited + {report.num_random} random states"
     head = f"Parity of {report.engine} with the float64 reference: {report.device}, seed {report.seed}, {states}"
     blocks = [[*textwrap.wrap(head, _WIDTH), *_error_lines(report)], _gate_lines(report)]
-    blocks += [_joint_lines(artifact) for artifact in report.artifacts if artifact.per_joint]
+    if with_joints:
+        blocks += [_joint_lines(artifact) for artifact in report.artifacts if artifact.per_joint]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 

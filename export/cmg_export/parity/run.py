@@ -76,7 +76,6 @@ def run_parity(
     artifacts: Sequence[Artifact] | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
-    with_joints: bool = False,
     reference: Reference | None = None,
 ) -> ParityReport:
     """Compare artifacts of an engine folder with the reference.
@@ -89,7 +88,6 @@ def run_parity(
         device: where they run. On "cpu", those that are for a GPU run on the first one there is. The reference always
             runs on the CPU.
         seed: of states and commands.
-        with_joints: also report the errors of each joint.
         reference: what :func:`reference_beside` gives for this engine's bank, command range and seed; None to run it.
 
     Raises:
@@ -110,10 +108,10 @@ def run_parity(
     if reference is None:
         bank = load_bank(folder, manifest, torch.device("cpu")).numpy()
         with reference_beside(truth, bank, manifest.command_range, seed) as reference:
-            return run_parity(folder, manifest, truth, chosen, target, seed, with_joints, reference)
+            return run_parity(folder, manifest, truth, chosen, target, seed, reference)
 
     def judge(artifact: Artifact) -> ArtifactParity:
-        return _judge(folder, manifest, artifact, truth, reference, _device_of(artifact, target), with_joints)
+        return _judge(folder, manifest, artifact, truth, reference, _device_of(artifact, target))
 
     with workers(torch.get_num_threads()) as pool:
         on_gpu = [artifact for artifact in chosen if _device_of(artifact, target).type == "cuda"]
@@ -181,7 +179,6 @@ def _judge(
     truth: Truth,
     reference: Reference,
     device: torch.device,
-    with_joints: bool,
 ) -> ArtifactParity:
     """Load one artifact, measure it and compare the figures with the tolerances."""
     name, precision, joints = artifact.name, artifact.precision, manifest.joint_names
@@ -203,9 +200,7 @@ def _judge(
     rollouts = rollout_errors(errors, joints)
     gates = _gates(precision, step, rollouts, inputs.stability.stable)
     status, reason = _verdict(gates, inputs.stability.reason)
-    return ArtifactParity(
-        name, precision, status, reason, step, rollouts, gates, per_joint(errors, joints) if with_joints else ()
-    )
+    return ArtifactParity(name, precision, status, reason, step, rollouts, gates, per_joint(errors, joints))
 
 
 def _gates(precision: str, step: OneStep, rollouts: Sequence[RolloutError], stable: bool) -> tuple[Gate, ...]:

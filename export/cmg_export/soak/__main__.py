@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export import command_line
 from cmg_export.bench.results import write_file
+from cmg_export.errors import FORESEEN
 from cmg_export.soak.report import FILE_NAME, format_table
 from cmg_export.soak.run import Settings, SoakError, run_soak
+from CMG_Ref import command_line
 from cmg_runtime.backends import BACKENDS
 from cmg_runtime.manifest import read_manifest
 
@@ -75,12 +76,12 @@ def settings(options: Options) -> Settings:
     num_envs = (4096 if on_gpu else 16) if options.num_envs is None else options.num_envs
     steps = (1_000_000 if on_gpu else 2000) if options.steps is None else options.steps
     slowdown = (1.25 if on_gpu else 2.0) if options.slowdown is None else options.slowdown
+    command_line.require_seed(options.seed)
     lowest = [("num-envs", num_envs, 1), ("horizon", options.horizon, 2), ("checks", options.checks, 10)]
     lowest += [("steps", steps, options.checks), ("sampled", options.sampled, 1)]
-    lowest += [("change-every", options.change_every, 1), ("seed", options.seed, 0)]
+    lowest += [("change-every", options.change_every, 1)]
     for name, value, least in lowest:
-        if value < least:
-            raise SoakError(f"--{name} is {value}; expected at least {least}")
+        command_line.require_between(name, value, least)
     for name, value in (("slowdown", slowdown), ("minutes", options.minutes)):
         if not value > 0:
             raise SoakError(f"--{name} is {value:g}; expected more than 0")
@@ -108,8 +109,7 @@ def settings(options: Options) -> Settings:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = command_line.parse(Options, MODULE, argv)
-    return command_line.exit_status(MODULE, lambda: _run(options), "interrupted; nothing was written")
+    return command_line.run(Options, _run, argv, MODULE, FORESEEN, "interrupted; nothing was written")
 
 
 def _run(options: Options) -> int:

@@ -1,20 +1,24 @@
-"""Interrupts that no exporter can lose.
+"""Interrupts that no command line can lose.
 
-What an interrupt raises comes up wherever Python happens to be, and other libraries' code does not always pass it on:
-an import of ``torch._dynamo`` that is left half way ends as an AttributeError, TensorRT's log prints it and goes on. So
-it is written down that one has come, or it waits.
+While a command line still imports what it needs, an interrupt ends the process. After that, what it raises comes up
+wherever Python happens to be, and other libraries' code does not always pass it on: an import of ``torch._dynamo`` that
+is left half way ends as an AttributeError, TensorRT's log prints it and goes on. So it is written down that one has
+come, or it waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: list[int] = []
+_starting = ""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -23,6 +27,27 @@ class Interrupted(KeyboardInterrupt):
     A class of its own: Python ends itself by SIGINT, whatever its exit status was to be, once a plain KeyboardInterrupt
     has passed through ``exec`` of a string, which ``dataclasses`` and others use.
     """
+
+
+def end_at_once(package: str) -> None:
+    """Until :func:`begin`, SIGINT ends a command line of ``package`` with status 130 and one line.
+
+    For the top of the package's ``__init__``: ``python -m package.module`` imports that first, and torch and simulators
+    then take seconds. There is nothing yet to clean up, and their imports are not made to be left half way.
+    """
+    global _starting
+    looking = sys.argv[:1] == ["-m"]  # so it says while Python has not found the module yet
+    module = _module_asked_for() if looking else ""
+    ours = module == package or module.startswith(package + ".")
+    if ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _starting = module
+        signal.signal(signal.SIGINT, _end)
+
+
+def begin() -> None:
+    """All is imported: where :func:`end_at_once` held, SIGINT now raises :class:`Interrupted` and is noted."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, _note)
 
 
 def note_interrupts() -> None:
@@ -82,6 +107,18 @@ def held() -> Iterator[Callable[[], bool]]:
 
 def _heeded() -> list[signal.Signals]:
     return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _module_asked_for() -> str:
+    """Of ``python [options] -m module ...``."""
+    words = iter(getattr(sys, "orig_argv", []))  # since Python 3.10
+    word = next((word for word in words if word.startswith("-m")), "")
+    return word[2:] or next(words, "")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"{_starting}: interrupted\n".encode())
+    os._exit(128 + number)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
