@@ -8,11 +8,12 @@ from typing import Any, Tuple
 import torch
 
 from cmg_runtime.capture import GraphRecorder, Piece, run_eagerly
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window import Window
 
 
-class FutureView:
+class FutureView(NotCopied):
     """Made by :meth:`cmg_runtime.Engine.future_view`. On CUDA a refresh is one graph, and nothing is allocated.
 
     Attributes:
@@ -22,15 +23,14 @@ class FutureView:
 
     def __init__(self, window: Window, offsets: Tuple[int, ...], ready: Readiness) -> None:
         buffers = window.buffers
-        self._window = window
-        self._offsets = offsets
         self._ready = ready
         window.slots(offsets)  # raises where one is outside
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
             self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
             self.command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
-            pieces = [Piece(self._read)]
+            # A function, not a method of this object, which would then keep itself alive.
+            pieces = [Piece(functools.partial(_read, window, offsets, self._rows, self.command))]
             self._program: Any = functools.partial(run_eagerly, pieces)
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
@@ -46,7 +46,8 @@ class FutureView:
         self._ready.require_reset("refresh()")
         self._program()
 
-    def _read(self) -> None:
-        buffers = self._window.buffers
-        torch.index_select(buffers.frames, 0, self._window.slots(self._offsets), out=self._rows)
-        self.command.copy_(buffers.ramp.now()[: buffers.num_envs])
+
+def _read(window: Window, offsets: Tuple[int, ...], rows: torch.Tensor, command: torch.Tensor) -> None:
+    buffers = window.buffers
+    torch.index_select(buffers.frames, 0, window.slots(offsets), out=rows)
+    command.copy_(buffers.ramp.now()[: buffers.num_envs])

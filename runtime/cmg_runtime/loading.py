@@ -10,6 +10,7 @@ from typing import Iterator, Sequence
 
 import torch
 
+from cmg_runtime import forks
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.bank import load_bank
@@ -74,6 +75,7 @@ def load_engine(
         raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
     if precision is not None and precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}, or None for the best")
+    forks.settle_threads()
     require_count(num_envs, "num_envs")
     require_count(horizon, "horizon")
     if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:

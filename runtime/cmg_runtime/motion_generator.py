@@ -12,6 +12,7 @@ from cmg_runtime.body_transforms import BodyTransforms
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_floats, require_choice, require_count, select_envs
+from cmg_runtime.lifetime import Closable
 from cmg_runtime.loading import load_engine
 from cmg_runtime.pregenerated import PregeneratedMotion
 from cmg_runtime.stopwatch import Stopwatch
@@ -19,7 +20,7 @@ from cmg_runtime.stopwatch import Stopwatch
 MODES = ("pregenerated", "realtime")
 
 
-class CMGMotionGenerator:
+class CMGMotionGenerator(Closable):
     """Joint motion for ``num_envs`` environments at the engine's 50 frames a second.
 
     :meth:`get_motion` gives the current frame and then moves on: the first call after a reset gives the initial state.
@@ -90,6 +91,10 @@ class CMGMotionGenerator:
         self._pregenerated = PregeneratedMotion(num_envs, preload_duration, self.device)
         self._stopwatch = Stopwatch(self.device)
         self._transforms: BodyTransforms | None = None
+        self._made()
+
+    def _owned(self) -> list[Any]:
+        return [self.engine]
 
     @torch.no_grad()
     def reset(self, env_ids: Any = None, init_motion: Any = None, commands: Any = None) -> None:

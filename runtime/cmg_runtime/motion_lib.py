@@ -12,6 +12,7 @@ from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_floats, as_integers, require_choice, require_count, select_envs
+from cmg_runtime.lifetime import Closable
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import read_manifest
 from cmg_runtime.motion_catalogue import MotionCatalogue
@@ -27,7 +28,7 @@ HORIZON = 96
 Tensor = torch.Tensor
 
 
-class MotionLibCMG(MotionCatalogue):
+class MotionLibCMG(MotionCatalogue, Closable):
     """Reference motions by id and time, seven tensors a query.
 
     - "pregenerated": ``num_motions`` trajectories are made at construction, each under a command of its own, and then
@@ -135,6 +136,10 @@ class MotionLibCMG(MotionCatalogue):
         self._dofs = None if len(kept) == len(manifest.joint_names) else torch.tensor(kept, device=self.device)
         self._bodies = torch.tensor(known, dtype=torch.long, device=self.device)
         self._sampler = MotionSampler(source.commands, seed)
+        self._made()
+
+    def _owned(self) -> list[Any]:
+        return [self._engine]
 
     def sample_motions(
         self, n: int, motion_difficulty: Any = None, curriculum_level: float | None = None

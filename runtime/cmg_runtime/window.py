@@ -36,8 +36,12 @@ class Window:
         )
         self._all_ids = torch.arange(state.num_envs, device=device)
         # Cached because a new one is a copy from the host; bounded because offsets may be the caller's whim.
-        self._offsets = functools.lru_cache(maxsize=64)(self._make_offsets)
-        self._step_pieces = [Piece(self._network, state.captures_network), Piece(self._append)]
+        self._offsets = functools.lru_cache(maxsize=64)(functools.partial(_make_offsets, horizon, device))
+        # Functions, not methods of this object, which would then keep itself alive.
+        self._step_pieces = [
+            Piece(functools.partial(_infer, state, self.buffers), state.captures_network),
+            Piece(functools.partial(_append, state, self.buffers, writer)),
+        ]
         self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
         self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
         if device.type == "cuda":
@@ -98,25 +102,6 @@ class Window:
         places = flat_places(slots, env_ids, buffers.frames.shape, buffers.num_envs)
         return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
 
-    def _make_offsets(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        last = self.buffers.horizon - 1
-        outside = [offset for offset in offsets if not 0 <= offset <= last]
-        if outside:
-            raise EngineError(
-                f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
-            )
-        on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
-        return on_host.to(self._state.device, non_blocking=True)
-
-    def _network(self) -> None:
-        buffers, n = self.buffers, self.buffers.num_envs
-        self._state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
-
-    def _append(self) -> None:
-        buffers, guard = self.buffers, self._state.guard
-        guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
-        self._writer.append(buffers)
-
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""
         device, sizes = self._state.device, batch_sizes(self._state.num_envs)
@@ -130,3 +115,25 @@ class Window:
             recorded.append((size, ids, recorder.record(rebuild.pieces())))
         self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
         self._step_program = recorder.record(self._step_pieces)
+
+
+def _make_offsets(horizon: int, device: torch.device, offsets: Tuple[int, ...]) -> torch.Tensor:
+    outside = [offset for offset in offsets if not 0 <= offset < horizon]
+    if outside:
+        raise EngineError(
+            f"offset {outside[0]} is outside the window of frames 0..{horizon - 1}; load the engine with a longer "
+            "horizon"
+        )
+    on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
+    return on_host.to(device, non_blocking=True)
+
+
+def _infer(state: EngineState, buffers: WindowBuffers) -> None:
+    n = buffers.num_envs
+    state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
+
+
+def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter) -> None:
+    guard = state.guard
+    guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
+    writer.append(buffers)

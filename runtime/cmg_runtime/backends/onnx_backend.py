@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
 
+from cmg_runtime import forks
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.lifetime import NO_GPU_AFTER_FORK, NotCopied
 from cmg_runtime.manifest import Artifact, Manifest, read_verified
 
 try:
@@ -35,7 +38,7 @@ MAX_SEEN = 1024
 _Addresses = tuple  # of motion, command and out, and the number of rows
 
 
-class OnnxBackend:
+class OnnxBackend(NotCopied):
     """See :class:`cmg_runtime.backends.Backend`.
 
     Nothing is copied on the way in or out: ONNX Runtime reads and writes the tensors' own memory. On CUDA it
@@ -45,22 +48,45 @@ class OnnxBackend:
     of ONNX Runtime's own, which is replayed from then on; others run kernel by kernel. To capture, the host waits for
     the GPU once, and no other thread may allocate on it meanwhile. A graph belongs to the thread that captured it.
 
+    In a forked child the session is started anew: see :mod:`cmg_runtime.forks`.
+
+    Args:
+        restart: starts a session like the given one; None where a forked child cannot have one.
+
     Attributes:
         capturable: False. ONNX Runtime's work cannot become part of another CUDA graph.
     """
 
     capturable = False
 
-    def __init__(self, session: Any, device: torch.device, stream: torch.cuda.Stream | None, capture: bool) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: Any,
+        device: torch.device,
+        stream: torch.cuda.Stream | None,
+        capture: bool,
+        restart: Callable[[], Any] | None = None,
+    ) -> None:
+        self._restart = restart
         self._device = device
         self._stream = stream
         self._capture = capture
+        self._options = _run_options(stream, "-1")
+        self._use(session)
+        forks.tell_after_fork(self)
+
+    def _use(self, session: Any) -> None:
+        self._session = session
         self._binding = session.io_binding()
         self._bound_to: _Addresses | None = None
-        self._options = _run_options(stream, "-1")
         self._graphs: dict[_Addresses, tuple[Any, Any]] = {}  # the binding and the run options of each
         self._seen: set[_Addresses] = set()
+
+    def after_fork(self) -> None:
+        """Leave the parent's session alone; the next step starts one."""
+        if vars(self):  # else its engine was closed
+            forks.abandon((self._session, self._binding, self._graphs))
+            self._session = None
 
     @classmethod
     def load(
@@ -88,27 +114,9 @@ class OnnxBackend:
 
     @classmethod
     def _start(cls, content: bytes, artifact: Artifact, device: torch.device, capture: bool) -> OnnxBackend:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # Threads that spin between frames gain nothing here and take cores from the simulator.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        providers = _providers(device, stream, capture)
-        try:
-            # Without fallback: a session that cannot do what was asked is refused, not quietly another.
-            session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
-        except Exception as error:  # its exception types are not public
-            raise BackendUnavailable(
-                f"onnxruntime {onnxruntime.__version__} cannot run {artifact.file} ({first_line(error)}); "
-                "choose another backend"
-            ) from None
-        if stream is not None and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise BackendUnavailable(
-                "onnxruntime's CUDA provider did not start, probably for want of a CUDA or cuDNN library; "
-                "see its log, or choose another backend"
-            )
-        return cls(session, device, stream, capture)
+        start = functools.partial(_start_session, content, str(artifact.file), device, stream, capture)
+        return cls(start(), device, stream, capture, start if stream is None else None)
 
     @property
     def num_graphs(self) -> int:
@@ -116,6 +124,10 @@ class OnnxBackend:
         return len(self._graphs)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
+        if self._session is None:
+            if self._restart is None:
+                raise EngineError(NO_GPU_AFTER_FORK)
+            self._use(self._restart())
         tensors = {"motion": motion, "command": command, "next_motion": out}
         for name, tensor in tensors.items():
             if not tensor.is_contiguous() or tensor.dtype != torch.float32 or tensor.device != self._device:
@@ -155,6 +167,35 @@ class OnnxBackend:
         if self._capture:
             self._seen.add(addresses)
         return self._binding, self._options
+
+
+def _start_session(
+    content: bytes, file: str, device: torch.device, stream: torch.cuda.Stream | None, capture: bool
+) -> Any:
+    """An ``InferenceSession`` of the model ``content``, with as many threads as torch has now.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime does not run it here.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # Threads that spin between frames gain nothing here and take cores from the simulator.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(device, stream, capture)
+    try:
+        # Without fallback: a session that cannot do what was asked is refused, not quietly another.
+        session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # its exception types are not public
+        raise BackendUnavailable(
+            f"onnxruntime {onnxruntime.__version__} cannot run {file} ({first_line(error)}); choose another backend"
+        ) from None
+    if stream is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise BackendUnavailable(
+            "onnxruntime's CUDA provider did not start, probably for want of a CUDA or cuDNN library; "
+            "see its log, or choose another backend"
+        )
+    return session
 
 
 def _bind_all(binding: Any, tensors: dict[str, torch.Tensor]) -> None:
