@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Dict
 
 import torch
 
@@ -31,8 +31,9 @@ class CommandSmoother:
         self.device = resolve_device(device)
         self._ramp = CommandRamp(num_envs + 1, 3, interpolation_steps, self.device)  # with a scratch column, not used
 
-    def __copy__(self) -> CommandSmoother:
-        return copy.deepcopy(self)  # one that shared its ramps would move when this one does
+    def __getstate__(self) -> Dict[str, Any]:
+        # Not the ramps themselves, which a copy, and a worker given this object, would share and move.
+        return {**vars(self), "_ramp": copy.deepcopy(self._ramp)}
 
     @torch.no_grad()
     def set_target(self, target_cmd: Any, env_ids: Any = None) -> None:
