@@ -35,7 +35,8 @@ CLOSED = "^this {} was closed; load it again$"
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    random_robot_case(), g1_case()  # made now: exporters keep the frames of whoever called them
+    for make in (random_robot_case, g1_case):
+        make()  # now: exporters keep the frames of whoever called them
     gc.disable()
     try:
         yield
@@ -190,7 +191,8 @@ def test_a_copied_sampler_draws_on_and_leaves_the_other_alone(rng: np.random.Gen
     made, twin = (CommandSampler(3, "cpu", (0.1, 1.9), seed=17) for _ in range(2))
     for _ in range(int(rng.integers(1, 9))):
         strategy = STRATEGIES[rng.integers(len(STRATEGIES))]
-        made.sample_batch(5, strategy), twin.sample_batch(5, strategy)
+        for sampler in (made, twin):
+            sampler.sample_batch(5, strategy)
     copied = COPIES[how](made)
     drawn = copied.sample_sequence(40, 7, "curriculum")
     assert torch.equal(drawn, twin.sample_sequence(40, 7, "curriculum"))

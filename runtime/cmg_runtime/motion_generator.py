@@ -39,7 +39,8 @@ class CMGMotionGenerator(Closable):
 
     A command outside the engine's ``command_range`` is clamped and counted (``engine.report()``). Wrong arguments
     raise :class:`EngineError`; values that are not finite do so where they are on the host, and on a GPU are ignored
-    and counted. In realtime mode on CUDA the host never waits for the GPU; a pregenerated reset waits.
+    and counted. In realtime mode on CUDA the host never waits for the GPU; a pregenerated reset waits. :meth:`close`
+    frees everything.
 
     Args:
         model_path: an engine folder, or a checkpoint, which is compiled once (see :func:`engine_folder`).
@@ -235,13 +236,10 @@ class CMGMotionGenerator(Closable):
         self._require_reset()
         envs = select_envs(env_ids, self.num_envs, self.device)
         self._catch_up(envs)
-        motion = envs.read(self._current())
+        motion = envs.read(self._engine_motion() if self.mode == "realtime" else self._pregenerated.current())
         if advance:
             self._set_due(envs, True)
         return motion
-
-    def _current(self) -> torch.Tensor:
-        return self._engine_motion() if self.mode == "realtime" else self._pregenerated.current()
 
     def _engine_motion(self) -> torch.Tensor:
         return torch.cat([self.engine.dof_pos, self.engine.dof_vel], dim=1)

@@ -45,7 +45,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
     to change; tensors that go in are never changed. On CUDA nothing makes the host wait but construction and
     :meth:`report`. Ids and times may be tensors on the library's device, or tensors, arrays and lists on the host:
     there, ids out of range and times that are not finite raise; on a GPU such an id fails PyTorch's device-side
-    assert, and such a time counts as 0 s and is counted.
+    assert, and such a time counts as 0 s and is counted. :meth:`close`, or a ``with`` block's end, frees everything.
 
     Args:
         cmg_model_path: an engine folder, or a checkpoint (see :func:`cmg_runtime.engine_cache.engine_folder`).

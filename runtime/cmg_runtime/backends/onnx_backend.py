@@ -76,7 +76,7 @@ class OnnxBackend(NotCopied):
         forks.tell_after_fork(self)
 
     def _use(self, session: Any) -> None:
-        self._session = session
+        self._session: Any = session  # None in a forked child, until it is started anew
         self._binding = session.io_binding()
         self._bound_to: _Addresses | None = None
         self._graphs: dict[_Addresses, tuple[Any, Any]] = {}  # the binding and the run options of each
@@ -87,6 +87,12 @@ class OnnxBackend(NotCopied):
         if vars(self):  # else its engine was closed
             forks.abandon((self._session, self._binding, self._graphs))
             self._session = None
+
+    def _require_session(self) -> None:
+        if self._session is None:
+            if self._restart is None:
+                raise EngineError(NO_GPU_AFTER_FORK)
+            self._use(self._restart())
 
     @classmethod
     def load(
@@ -124,10 +130,7 @@ class OnnxBackend(NotCopied):
         return len(self._graphs)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
-        if self._session is None:
-            if self._restart is None:
-                raise EngineError(NO_GPU_AFTER_FORK)
-            self._use(self._restart())
+        self._require_session()
         tensors = {"motion": motion, "command": command, "next_motion": out}
         for name, tensor in tensors.items():
             if not tensor.is_contiguous() or tensor.dtype != torch.float32 or tensor.device != self._device:
