@@ -39,8 +39,7 @@ class CMGMotionGenerator(Closable):
 
     A command outside the engine's ``command_range`` is clamped and counted (``engine.report()``). Wrong arguments
     raise :class:`EngineError`; values that are not finite do so where they are on the host, and on a GPU are ignored
-    and counted. In realtime mode on CUDA the host never waits for the GPU; a pregenerated reset waits. :meth:`close`
-    frees everything.
+    and counted. In realtime mode the host never waits for the GPU; a pregenerated reset waits. :meth:`close` frees all.
 
     Args:
         model_path: an engine folder, or a checkpoint, which is compiled once (see :func:`engine_folder`).
