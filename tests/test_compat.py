@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmg_runtime import Engine, load_engine
+from cmg_runtime import Engine, EngineError, load_engine
+from cmg_runtime.backends.full_precision import full_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "tests" / "golden" / "schema_1"
@@ -116,10 +118,7 @@ def test_no_visible_gpu_changes_nothing_on_a_cpu() -> None:
 
 
 def test_threads_change_rounding_only() -> None:
-    """A product that is split among threads is summed in another order, so here bits may differ.
-
-    In processes of their own: a process that has run OpenMP's threads must not fork.
-    """
+    """A product that is split among threads is summed in another order, so here bits may differ."""
     expected = stepped(started("torch"))
     for number in (1, 3):
         torch.testing.assert_close(run_child("torch", number)[0], expected, rtol=1e-5, atol=1e-6)
@@ -168,3 +167,157 @@ def test_engine_loaded_before_a_fork_works_in_the_child(backend: str) -> None:
         worker.kill()
     assert np.array_equal(found, expected.numpy())
     assert np.array_equal(stepped(engine).numpy(), expected.numpy())  # and the parent's goes on by itself
+
+
+FORKED = """
+import gc, multiprocessing, os, sys
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from cmg_runtime import Engine, EngineError, load_engine
+from cmg_runtime.backends.full_precision import full_precision
+
+torch.set_num_threads(3)
+FOLDER, *BACKENDS = sys.argv[1:]
+NUM_ENVS = 2000  # so that torch's own operations are split among threads, too
+
+def load(backend):
+    return load_engine(FOLDER, NUM_ENVS, backend=backend)
+
+def stepped(engine):
+    engine.reset(motion=engine.bank[0], command=[0.3, 0.1, -0.2], command_at_once=True)
+    for _ in range(3):
+        engine.step()
+    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1).numpy().copy()
+
+def tried(use):
+    try:
+        return use()
+    except EngineError as error:
+        return str(error)
+
+class Frames(Dataset):
+    def __init__(self, use):
+        self.use = use
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        gc.collect()  # which a long run does sooner or later
+        return tried(self.use)
+
+def from_loader(use):
+    rows = list(DataLoader(Frames(use), num_workers=1, batch_size=None, timeout=60, multiprocessing_context="fork"))
+    assert len(rows) == 2
+    return rows[1]
+
+def from_process(use):
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=lambda: (gc.collect(), sender.send(tried(use))))
+    worker.start()
+    assert receiver.poll(60), "the worker hangs"
+    answer = receiver.recv()
+    worker.join(60)
+    assert worker.exitcode == 0, worker.exitcode
+    return answer
+
+def check(ask, same, backend, engine, expected):
+    assert same(ask(lambda: stepped(engine)), expected), "alive"
+    assert np.array_equal(stepped(engine), expected), "the parent's, afterwards"
+    with load(backend) as closed:
+        stepped(closed)
+    assert "was closed; load it again" in ask(lambda: stepped(closed)), "closed"
+    own = [load(backend)]
+    own += [own, stepped(own[0])]  # in a cycle, so that it is the worker's collector that frees it there
+    del own
+    assert same(ask(lambda: stepped(load(backend))), expected), "dropped"
+
+def close(found, expected):
+    return np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+for backend in BACKENDS:
+    engine = load(backend)
+    expected = stepped(engine)
+    check(from_loader, close, backend, engine, expected)  # its workers have one thread, so they round otherwise
+    check(from_process, np.array_equal, backend, engine, expected)
+    assert np.array_equal(from_process(lambda: from_process(lambda: stepped(engine))), expected), "a worker's worker"
+    threads = len(os.listdir("/proc/self/task"))
+    del engine
+    assert len(os.listdir("/proc/self/task")) == threads - (2 if backend == "onnx" else 0), "the session's threads"
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
+def test_forked_workers_of_a_process_with_threads_get_the_same_frames() -> None:
+    """With engines alive, closed and dropped at the fork, all of them used before. In a process of its own, with
+    several threads, which is what hangs where a fork is not provided for."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(FOLDER), *BACKENDS],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def ask_engine_on_a_gpu(engine: Engine, queue: Any) -> None:
+    try:
+        engine.step()
+    except EngineError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_an_engine_on_a_gpu_says_in_a_forked_worker_that_it_cannot_work() -> None:
+    engine = started("torch")
+    engine.reset()
+    home = engine.device
+    engine.device = torch.device("cuda:0")  # as far as a fork is concerned: CUDA is not touched
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=ask_engine_on_a_gpu, args=(engine, queue), daemon=True)
+    worker.start()
+    try:
+        assert "start workers by spawn and load the engine in the worker" in queue.get(timeout=60)
+    finally:
+        worker.join(30)
+        worker.kill()
+    engine.device = home
+    engine.step()  # the parent's goes on
+
+
+def precision_of_products() -> str:
+    """What the process has set for a CPU's float32 products, in torch's newer name or its older one."""
+    flags = getattr(torch.backends.mkldnn, "matmul", None)
+    return str(getattr(flags, "fp32_precision", None) or torch.get_float32_matmul_precision())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_steps_leaves_the_worker_its_own_settings() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    inside, leave = threading.Event(), threading.Event()
+
+    def step_for_long() -> None:
+        with full_precision(torch.device("cpu")):
+            inside.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=step_for_long)
+    expected = precision_of_products()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=lambda: queue.put(precision_of_products()), daemon=True)
+    try:
+        other.start()
+        assert inside.wait(60) and precision_of_products() != expected
+        worker.start()
+        assert queue.get(timeout=60) == expected
+    finally:
+        leave.set()
+        other.join(60)
+        worker.join(30)
+        worker.kill()
+        torch.set_float32_matmul_precision(before)

@@ -43,6 +43,8 @@ _EASIEST = (0.5, 0.0, 0.3)
 class CommandSampler:
     """Draws commands (vx, vy, yaw rate), m/s, m/s, rad/s, in the robot's own frame, from a seeded generator.
 
+    A copy, pickled or not, draws what this one would draw next, and each goes on by itself.
+
     Every command lies within the ranges of its strategy. They need not lie within what a checkpoint is good for: the
     engine clamps to its ``command_range`` and counts.
 
@@ -70,6 +72,14 @@ class CommandSampler:
         named = {"vx_range": vx_range, "vy_range": vy_range, "yaw_range": yaw_range}
         self._ranges: Ranges = tuple(_checked_range(name, pair) for name, pair in named.items())  # type: ignore
         self._generator = torch.Generator(device=self.device).manual_seed(as_seed(seed))
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**vars(self), "_generator": self._generator.get_state()}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        vars(self).update(state, device=resolve_device(state["device"]))
+        self._generator = torch.Generator(device=self.device)
+        self._generator.set_state(state["_generator"])
 
     def sample_batch(self, n: int, strategy: str = "uniform", difficulty: float = 1.0) -> torch.Tensor:
         """Draw ``n`` commands by one of :data:`STRATEGIES`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Dict
 
 import torch
 
@@ -29,7 +30,10 @@ class CommandSmoother:
         self.interpolation_steps = as_count(interpolation_steps, "interpolation_steps")
         self.device = resolve_device(device)
         self._ramp = CommandRamp(num_envs + 1, 3, interpolation_steps, self.device)  # with a scratch column, not used
-        self._calls = self._ramp.elapsed[:num_envs]
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # Not the ramps themselves, which a copy, and a worker given this object, would share and move.
+        return {**vars(self), "_ramp": copy.deepcopy(self._ramp)}
 
     @torch.no_grad()
     def set_target(self, target_cmd: Any, env_ids: Any = None) -> None:
@@ -65,5 +69,6 @@ class CommandSmoother:
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
         current = envs.read(self._ramp.at(0)[: self.num_envs])
-        envs.write(self._calls, envs.read(self._calls) + 1)
+        calls = self._ramp.elapsed[: self.num_envs]
+        envs.write(calls, envs.read(calls) + 1)
         return current

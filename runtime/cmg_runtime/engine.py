@@ -15,6 +15,7 @@ from cmg_runtime.frames import ReferenceFrames
 from cmg_runtime.future_view import FutureView
 from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
+from cmg_runtime.lifetime import Closable
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
@@ -25,7 +26,7 @@ from cmg_runtime.state import EngineState, SingleFrame
 from cmg_runtime.window import Window
 
 
-class Engine:
+class Engine(Closable):
     """Motion references for ``num_envs`` environments. Made by :func:`cmg_runtime.load_engine`.
 
     A motion state is [joint positions (rad), joint velocities (rad/s)] in the order of :attr:`joint_names`; a
@@ -50,6 +51,12 @@ class Engine:
     wins. On the host all three raise. How many environments a mask chooses is not looked at either: with a window, a
     mask costs as much as all environments, and ids as much as the next of 16, 64, 256, 1024 or ``num_envs`` of them.
     Steps and rebuilt windows are CUDA graphs on the caller's current stream.
+
+    :meth:`close`, or the end of ``with load_engine(...) as engine:``, frees the backend's session, the buffers and the
+    graphs, as dropping the engine and all that it made does. After that every use raises :class:`EngineError`, also of
+    future views and planned starts; pools, and tensors that the caller holds, stay. A CUDA graph of the caller's own
+    with steps of the engine must not be replayed then. An engine cannot be pickled or copied: load it in the worker
+    that needs it. A forked worker may use the one it inherits, on a CPU (:mod:`cmg_runtime.forks`).
 
     Attributes:
         num_envs, device: environments in the batch, and where everything lives.
@@ -114,8 +121,19 @@ class Engine:
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
         self._ready = Readiness(num_envs)
+        self._made()
+
+    def _owned(self) -> list[Any]:
+        buffers = [] if self._window is None else [self._window.buffers]
+        return [self._backend, self._state, self._stepper, *buffers]
+
+    def _end(self, why: str) -> None:
+        self._ready.end(why)
+        super()._end(why)
 
     def __repr__(self) -> str:
+        if self._ended is not None:
+            return f"Engine({self._ended})"
         return (
             f"Engine({self.manifest.name!r}, num_envs={self.num_envs}, device='{self.device}', "
             f"backend={self.backend_name!r}, precision={self.precision!r}, horizon={self.horizon})"

@@ -8,11 +8,12 @@ from typing import Any, Tuple
 import torch
 
 from cmg_runtime.capture import GraphRecorder, Piece, run_eagerly
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window import Window
 
 
-class FutureView:
+class FutureView(NotCopied):
     """Made by :meth:`cmg_runtime.Engine.future_view`. On CUDA a refresh is one graph, and nothing is allocated.
 
     Attributes:
@@ -24,14 +25,14 @@ class FutureView:
 
     def __init__(self, window: Window, offsets: Tuple[int, ...], ready: Readiness) -> None:
         buffers = window.buffers
-        self._window = window
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
-            self._offsets = window.offsets_on_device(offsets)
+            on_device = window.offsets_on_device(offsets)
             self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
-            pieces = [Piece(self._read)]
+            # A function, not a method of this object, which would then keep itself alive.
+            pieces = [Piece(functools.partial(_read, window, on_device, self._rows, self._command))]
             self._program: Any = functools.partial(run_eagerly, pieces)
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
@@ -51,7 +52,8 @@ class FutureView:
         self._ready.require_reset("refresh()")
         self._program()
 
-    def _read(self) -> None:
-        buffers = self._window.buffers
-        torch.index_select(buffers.frames, 0, self._window.slots(self._offsets), out=self._rows)
-        self._command.copy_(buffers.ramp.now()[: buffers.num_envs])
+
+def _read(window: Window, offsets: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
+    buffers = window.buffers
+    torch.index_select(buffers.frames, 0, window.slots(offsets), out=rows)
+    command.copy_(buffers.ramp.now()[: buffers.num_envs])

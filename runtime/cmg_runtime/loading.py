@@ -10,6 +10,7 @@ from typing import Iterator, Sequence
 
 import torch
 
+from cmg_runtime import forks
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.bank import load_bank
@@ -75,6 +76,7 @@ def load_engine(
     if precision is not None and precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r}; expected {' or '.join(PRECISIONS)}, or None for the best")
     num_envs, horizon, seed = as_count(num_envs, "num_envs"), as_count(horizon, "horizon"), as_seed(seed)
+    forks.settle_threads()
     if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:
         raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
     target = resolve_device(device)

@@ -12,6 +12,7 @@ from cmg_runtime.body_transforms import BodyTransforms
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
+from cmg_runtime.lifetime import Closable
 from cmg_runtime.loading import load_engine
 from cmg_runtime.pregenerated import PregeneratedMotion
 from cmg_runtime.stopwatch import Stopwatch
@@ -19,7 +20,7 @@ from cmg_runtime.stopwatch import Stopwatch
 MODES = ("pregenerated", "realtime")
 
 
-class CMGMotionGenerator:
+class CMGMotionGenerator(Closable):
     """Joint motion for ``num_envs`` environments at the engine's 50 frames a second.
 
     :meth:`get_motion` gives the current frame and then moves on: the first call after a reset gives the initial state.
@@ -38,7 +39,7 @@ class CMGMotionGenerator:
 
     A command outside the engine's ``command_range`` is clamped and counted (``engine.report()``). Wrong arguments
     raise :class:`EngineError`; values that are not finite do so where they are on the host, and on a GPU are ignored
-    and counted. In realtime mode on CUDA the host never waits for the GPU; a pregenerated reset waits.
+    and counted. In realtime mode the host never waits for the GPU; a pregenerated reset waits. :meth:`close` frees all.
 
     Args:
         model_path: an engine folder, or a checkpoint, which is compiled once (see :func:`engine_folder`).
@@ -90,6 +91,10 @@ class CMGMotionGenerator:
         self._pregenerated = PregeneratedMotion(self.num_envs, preload_duration, self.device)
         self._stopwatch = Stopwatch(self.device)
         self._transforms: BodyTransforms | None = None
+        self._made()
+
+    def _owned(self) -> list[Any]:
+        return [self.engine]
 
     @torch.no_grad()
     def reset(self, env_ids: Any = None, init_motion: Any = None, commands: Any = None) -> None:
@@ -230,13 +235,10 @@ class CMGMotionGenerator:
         self._require_reset()
         envs = select_envs(env_ids, self.num_envs, self.device)
         self._catch_up(envs)
-        motion = envs.read(self._current())
+        motion = envs.read(self._engine_motion() if self.mode == "realtime" else self._pregenerated.current())
         if advance:
             self._set_due(envs, True)
         return motion
-
-    def _current(self) -> torch.Tensor:
-        return self._engine_motion() if self.mode == "realtime" else self._pregenerated.current()
 
     def _engine_motion(self) -> torch.Tensor:
         return torch.cat([self.engine.dof_pos, self.engine.dof_vel], dim=1)

@@ -12,6 +12,7 @@ from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice, select_envs
+from cmg_runtime.lifetime import Closable
 from cmg_runtime.loading import load_engine
 from cmg_runtime.manifest import read_manifest
 from cmg_runtime.motion_catalogue import MotionCatalogue
@@ -27,7 +28,7 @@ HORIZON = 96
 Tensor = torch.Tensor
 
 
-class MotionLibCMG(MotionCatalogue):
+class MotionLibCMG(MotionCatalogue, Closable):
     """Reference motions by id and time, seven tensors a query.
 
     - "pregenerated": ``num_motions`` trajectories are made at construction, each under a command of its own, and then
@@ -44,7 +45,7 @@ class MotionLibCMG(MotionCatalogue):
     to change; tensors that go in are never changed. On CUDA nothing makes the host wait but construction and
     :meth:`report`. Ids and times may be tensors on the library's device, or tensors, arrays and lists on the host:
     there, ids out of range and times that are not finite raise; on a GPU such an id fails PyTorch's device-side
-    assert, and such a time counts as 0 s and is counted.
+    assert, and such a time counts as 0 s and is counted. :meth:`close`, or a ``with`` block's end, frees everything.
 
     Args:
         cmg_model_path: an engine folder, or a checkpoint (see :func:`cmg_runtime.engine_cache.engine_folder`).
@@ -135,6 +136,10 @@ class MotionLibCMG(MotionCatalogue):
         self._dofs = None if len(kept) == len(manifest.joint_names) else torch.tensor(kept, device=self.device)
         self._bodies = torch.tensor(known, dtype=torch.long, device=self.device)
         self._sampler = MotionSampler(source.commands, seed)
+        self._made()
+
+    def _owned(self) -> list[Any]:
+        return [self._engine]
 
     def sample_motions(
         self, n: int, motion_difficulty: Any = None, curriculum_level: float | None = None

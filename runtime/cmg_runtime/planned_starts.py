@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 import torch
 
 from cmg_runtime.capture import GraphRecorder, Piece
 from cmg_runtime.inputs import EnvSelection, select_envs
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.pool import TrajectoryPool
 from cmg_runtime.pool_starts import PoolStarts
 from cmg_runtime.readiness import Readiness, of_a_sound_engine
 
 
-class PlannedStarts:
+class PlannedStarts(NotCopied):
     """As :meth:`cmg_runtime.Engine.start`, from places that were chosen before it is known who begins.
 
     Made by :meth:`cmg_runtime.Engine.planned_starts`. On a CPU it is the engine's own ``start``. On CUDA one graph with
@@ -37,7 +39,6 @@ class PlannedStarts:
         ready: Readiness,
     ) -> None:
         self._engine_start = engine_start
-        self._starts = starts
         self._pool = pool
         self._ready = ready
         device = pool.rows.device
@@ -49,7 +50,10 @@ class PlannedStarts:
             self._root_rot[:, 0] = 1.0
             self._chosen = torch.zeros(num_envs, dtype=torch.bool, device=device)
             if device.type == "cuda":
-                self._program = GraphRecorder(device).record([Piece(self._start_chosen)])
+                # A function, not a method of this object, which would then keep itself alive.
+                plan = self.trajectory_ids, self.frame_ids, self.root_pos, self.root_rot
+                start = functools.partial(_start_chosen, starts, pool, self._chosen, *plan)
+                self._program = GraphRecorder(device).record([Piece(start)])
 
     @property
     def trajectory_ids(self) -> torch.Tensor:
@@ -90,9 +94,17 @@ class PlannedStarts:
             self._program()
             self._ready.note(envs)
 
-    def _start_chosen(self) -> None:
-        everyone = EnvSelection(len(self._chosen), mask=self._chosen)
-        # The trajectory of an environment that does not begin may be any; it is looked up with the others'.
-        trajectory_ids = torch.where(self._chosen, self.trajectory_ids, 0)
-        self._starts.start(self._pool, everyone, trajectory_ids, self.frame_ids, self.root_pos, self.root_rot)
-        self._chosen.zero_()
+
+def _start_chosen(
+    starts: PoolStarts,
+    pool: TrajectoryPool,
+    chosen: torch.Tensor,
+    trajectory_ids: torch.Tensor,
+    frame_ids: torch.Tensor,
+    root_pos: torch.Tensor,
+    root_rot: torch.Tensor,
+) -> None:
+    everyone = EnvSelection(len(chosen), mask=chosen)
+    # The trajectory of an environment that does not begin may be any; it is looked up with the others'.
+    starts.start(pool, everyone, torch.where(chosen, trajectory_ids, 0), frame_ids, root_pos, root_rot)
+    chosen.zero_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 
@@ -53,6 +53,9 @@ class TrajectoryPool:
         self.layout = layout
         with torch.inference_mode(False):  # so that it can be counted up outside of the caller's inference mode
             self.clamped = torch.zeros((), dtype=torch.int64, device=rows.device)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**vars(self), "clamped": self.clamped.clone()}  # a copy counts its own lookups
 
     @torch.no_grad()
     def frames(self, trajectory_ids: Any, frame_ids: Any) -> ReferenceFrames:

@@ -39,7 +39,7 @@ class Readiness:
 
     def __init__(self, num_envs: int) -> None:
         self._never: Optional[torch.Tensor] = torch.ones(num_envs, dtype=torch.bool, device="cpu")  # None: all were
-        self._failure: Optional[str] = None
+        self._ended: Optional[str] = None  # why it is of no use any more, in one line
 
     def __enter__(self) -> None:
         pass
@@ -49,9 +49,9 @@ class Readiness:
     ) -> None:
         if error is None:
             return
-        self._failure = first_line(error)
+        self._fail(first_line(error))
         if isinstance(error, Exception):
-            raise EngineError(self._failed()) from error
+            raise EngineError(self._ended) from error
 
     def note(self, envs: EnvSelection) -> None:
         """``envs`` were reset. Until all were, ids and masks on a GPU are copied to the host, which waits for them."""
@@ -68,17 +68,17 @@ class Readiness:
             self._never = None
 
     def require_sound(self) -> None:
-        """Raise :class:`EngineError` where the engine has failed."""
-        if self._failure is not None:
-            raise EngineError(self._failed())
+        """Raise :class:`EngineError` where the engine has failed or ended."""
+        if self._ended is not None:
+            raise EngineError(self._ended)
 
     def note_error(self, error: RuntimeError) -> None:
         """Raise :class:`EngineError` where ``error`` says that the device is lost, by whatever work before: then the
         engine has failed. Others, a lack of memory or a call that a capture forbids, leave all as it was."""
         text = first_line(error)
         if any(loss in text for loss in LOSSES):
-            self._failure = text
-            raise EngineError(self._failed()) from error
+            self._fail(text)
+            raise EngineError(self._ended) from error
 
     def require_reset(self, name: str) -> None:
         """Raise :class:`EngineError` where an environment was never reset, and ``name`` is called."""
@@ -86,8 +86,12 @@ class Readiness:
             count, num_envs = int(self._never.sum()), len(self._never)
             raise EngineError(f"{count} of {num_envs} environments were never reset; call reset() before {name}")
 
-    def _failed(self) -> str:
-        return f"this engine failed and its frames are not to be used: {self._failure}; load it again"
+    def end(self, why: str) -> None:
+        """The engine is of no use any more, and ``why`` is the answer to every use."""
+        self._ended = why
+
+    def _fail(self, text: str) -> None:
+        self.end(f"this engine failed and its frames are not to be used: {text}; load it again")
 
 
 def of_a_sound_engine(method: Method) -> Method:

@@ -73,7 +73,9 @@ class SingleFrame:
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
-        pieces = [Piece(state.infer_from_current, state.captures_network), Piece(self._advance)]
+        # Functions of the state, not methods of this object, which would then keep itself alive.
+        advance = functools.partial(_advance, state)
+        pieces = [Piece(state.infer_from_current, state.captures_network), Piece(advance)]
         self._step: Any = functools.partial(run_eagerly, pieces)
         if state.device.type == "cuda":
             self._step = GraphRecorder(state.device).record(pieces)
@@ -91,9 +93,9 @@ class SingleFrame:
         """Take notice of the new commands of ``ids`` [n] int64."""
         self._state.next_command.index_copy_(0, ids, self._state.ramp.at(1, ids))
 
-    def _advance(self) -> None:
-        state = self._state
-        state.guard.apply(state.next_motion[: state.num_envs], state.guard.columns, 1, advance=True)
-        state.current[: state.num_envs].copy_(state.next_motion[: state.num_envs])
-        state.ramp.elapsed.add_(1)
-        state.next_command.copy_(state.ramp.at(1))
+
+def _advance(state: EngineState) -> None:
+    state.guard.apply(state.next_motion[: state.num_envs], state.guard.columns, 1, advance=True)
+    state.current[: state.num_envs].copy_(state.next_motion[: state.num_envs])
+    state.ramp.elapsed.add_(1)
+    state.next_command.copy_(state.ramp.at(1))

@@ -40,7 +40,11 @@ class Window:
         )
         self._all_ids = torch.arange(state.num_envs, device=device)
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
-        self._step_pieces = [Piece(self._network, state.captures_network), Piece(self._append)]
+        # Functions, not methods of this object, which would then keep itself alive.
+        self._step_pieces = [
+            Piece(functools.partial(_infer, state, self.buffers), state.captures_network),
+            Piece(functools.partial(_append, state, self.buffers, writer)),
+        ]
         self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
         self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
         if device.type == "cuda":
@@ -117,15 +121,6 @@ class Window:
         places = flat_places(self.slots(offsets), env_ids, buffers.frames.shape, buffers.num_envs)
         return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
 
-    def _network(self) -> None:
-        buffers, n = self.buffers, self.buffers.num_envs
-        self._state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
-
-    def _append(self) -> None:
-        buffers, guard = self.buffers, self._state.guard
-        guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
-        self._writer.append(buffers)
-
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""
         device, sizes = self._state.device, batch_sizes(self._state.num_envs)
@@ -139,3 +134,14 @@ class Window:
             recorded.append((size, ids, recorder.record(rebuild.pieces())))
         self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
         self._step_program = recorder.record(self._step_pieces)
+
+
+def _infer(state: EngineState, buffers: WindowBuffers) -> None:
+    n = buffers.num_envs
+    state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
+
+
+def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter) -> None:
+    guard = state.guard
+    guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
+    writer.append(buffers)

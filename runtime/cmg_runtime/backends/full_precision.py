@@ -8,6 +8,8 @@ from typing import Any, Callable, Iterator
 
 import torch
 
+from cmg_runtime import forks
+
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
@@ -33,6 +35,14 @@ class _IeeeProducts:
         self._lock = threading.Lock()
         self._inside = 0
         self._restore: Callable[[], None] = _nothing
+        forks.tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Other threads of the parent, which may have been inside, are not here to leave."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._restore()
 
     def enter(self) -> None:
         with self._lock:

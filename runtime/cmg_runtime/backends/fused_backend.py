@@ -14,6 +14,7 @@ import torch
 
 from cmg_runtime.errors import BackendUnavailable, first_line
 from cmg_runtime.kernels import why_not
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.weights import read_weights
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class FusedBackend:
+class FusedBackend(NotCopied):
     """See :class:`cmg_runtime.backends.Backend`.
 
     Calls share scratch memory, so they must follow each other on the device, as calls on one stream do. A number of

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import torch
 
+from cmg_runtime import forks
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.lifetime import NO_GPU_AFTER_FORK, NotCopied
 from cmg_runtime.manifest import Artifact, Manifest, read_verified
 
 try:
@@ -43,7 +46,7 @@ class _Graph:
     options: Any
 
 
-class OnnxBackend:
+class OnnxBackend(NotCopied):
     """See :class:`cmg_runtime.backends.Backend`.
 
     ONNX Runtime reads and writes the tensors' own memory. On CUDA it works on a stream of its own, which waits for the
@@ -54,21 +57,50 @@ class OnnxBackend:
     there is one for each of :func:`graph_rows` only, and rows are added up to it. To capture, the host waits for the
     GPU once, and no other thread may allocate on it meanwhile. A graph belongs to the thread that captured it.
 
+    In a forked child the session is started anew: see :mod:`cmg_runtime.forks`.
+
+    Args:
+        restart: starts a session like the given one; None where a forked child cannot have one.
+
     Attributes:
         capturable: False. ONNX Runtime's work cannot become part of another CUDA graph.
     """
 
     capturable = False
 
-    def __init__(self, session: Any, device: torch.device, stream: torch.cuda.Stream | None, capture: bool) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: Any,
+        device: torch.device,
+        stream: torch.cuda.Stream | None,
+        capture: bool,
+        restart: Callable[[], Any] | None = None,
+    ) -> None:
+        self._restart = restart
         self._device = device
         self._stream = stream
         self._capture = capture
+        self._options = _run_options(stream, "-1")
+        self._use(session)
+        forks.tell_after_fork(self)
+
+    def _use(self, session: Any) -> None:
+        self._session: Any = session  # None in a forked child, until it is started anew
         self._binding = session.io_binding()
         self._bound_to: tuple[int, ...] = ()  # addresses of motion, command and out, and the number of rows
-        self._options = _run_options(stream, "-1")
         self._graphs: dict[int, _Graph | None] = {}  # by their rows; None where that many came once
+
+    def after_fork(self) -> None:
+        """Leave the parent's session alone; the next step starts one."""
+        if vars(self):  # else its engine was closed
+            forks.abandon((self._session, self._binding, self._graphs))
+            self._session = None
+
+    def _require_session(self) -> None:
+        if self._session is None:
+            if self._restart is None:
+                raise EngineError(NO_GPU_AFTER_FORK)
+            self._use(self._restart())
 
     @classmethod
     def load(
@@ -96,27 +128,9 @@ class OnnxBackend:
 
     @classmethod
     def _start(cls, content: bytes, artifact: Artifact, device: torch.device, capture: bool) -> OnnxBackend:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        # Threads that spin between frames gain nothing here and take cores from the simulator.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        providers = _providers(device, stream, capture)
-        try:
-            # Without fallback: a session that cannot do what was asked is refused, not quietly another.
-            session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
-        except Exception as error:  # its exception types are not public
-            raise BackendUnavailable(
-                f"onnxruntime {onnxruntime.__version__} cannot run {artifact.file} ({first_line(error)}); "
-                "choose another backend"
-            ) from None
-        if stream is not None and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise BackendUnavailable(
-                "onnxruntime's CUDA provider did not start, probably for want of a CUDA or cuDNN library; "
-                "see its log, or choose another backend"
-            )
-        return cls(session, device, stream, capture)
+        start = functools.partial(_start_session, content, str(artifact.file), device, stream, capture)
+        return cls(start(), device, stream, capture, start if stream is None else None)
 
     @property
     def num_graphs(self) -> int:
@@ -125,6 +139,7 @@ class OnnxBackend:
 
     @torch.no_grad()
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
+        self._require_session()
         tensors = {"motion": motion, "command": command, "next_motion": out}
         for name, tensor in tensors.items():
             if not tensor.is_contiguous() or tensor.dtype != torch.float32 or tensor.device != self._device:
@@ -191,6 +206,35 @@ def graph_rows(num_rows: int) -> int:
     """Rows of the graph for ``num_rows``: at most four different numbers for each power of two, so graphs are few."""
     multiple = max(ROWS_OF_GRAPHS, 1 << max(num_rows.bit_length() - 3, 0))
     return -(-num_rows // multiple) * multiple
+
+
+def _start_session(
+    content: bytes, file: str, device: torch.device, stream: torch.cuda.Stream | None, capture: bool
+) -> Any:
+    """An ``InferenceSession`` of the model ``content``, with as many threads as torch has now.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime does not run it here.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    # Threads that spin between frames gain nothing here and take cores from the simulator.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(device, stream, capture)
+    try:
+        # Without fallback: a session that cannot do what was asked is refused, not quietly another.
+        session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # its exception types are not public
+        raise BackendUnavailable(
+            f"onnxruntime {onnxruntime.__version__} cannot run {file} ({first_line(error)}); choose another backend"
+        ) from None
+    if stream is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise BackendUnavailable(
+            "onnxruntime's CUDA provider did not start, probably for want of a CUDA or cuDNN library; "
+            "see its log, or choose another backend"
+        )
+    return session
 
 
 def _bind_all(binding: Any, tensors: dict[str, torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cmg_runtime.backends.full_precision import full_precision
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.manifest import Artifact, Manifest
 from cmg_runtime.network import OneProductNetwork
 from cmg_runtime.weights import read_weights
@@ -16,7 +17,7 @@ CPU_ROWS = 512
 stays in its cache (4 MB for hidden 512 and 4 experts), and memory stays small for any number of environments."""
 
 
-class TorchBackend:
+class TorchBackend(NotCopied):
     """See :class:`cmg_runtime.backends.Backend`."""
 
     capturable = True

@@ -28,6 +28,7 @@ from cmg_runtime.backends.trt_context import (
 from cmg_runtime.backends.trt_plan import PlanTarget
 from cmg_runtime.errors import EngineError
 from cmg_runtime.kept_files import keep, read_kept
+from cmg_runtime.lifetime import NotCopied
 from cmg_runtime.manifest import Artifact, Manifest, read_verified
 
 MAX_OWN = 8
@@ -35,7 +36,7 @@ MAX_OWN = 8
 Further ones share a context per profile, whose shapes are set anew when the size changes."""
 
 
-class TrtBackend:
+class TrtBackend(NotCopied):
     """See :class:`cmg_runtime.backends.Backend`.
 
     The tensors of :meth:`step` are read and written in place, at their own addresses. Where the current stream is
