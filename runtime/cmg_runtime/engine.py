@@ -110,7 +110,6 @@ class Engine:
         self._pool_starts = (
             None if buffers is None else make_pool_starts(buffers, self._counters, require_root_motion(writer))
         )
-        self._upright = torch.eye(4, dtype=torch.float32, device=device)[0]  # w, x, y, z; the zeros are an origin too
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
         self._ready = Readiness(num_envs)
@@ -147,15 +146,16 @@ class Engine:
             command: [n, command_dim] or [command_dim], approached in a ramp. None keeps the old one (zero at first).
             root_pos: [n, 3] or [3], world, m: the point on the ground below the root, an environment's origin for
                 example. x and y become the root's; z is the ground's height from now on, and the root's height above
-                it comes from kinematics. None: (0, 0, 0). Needs a window.
+                it comes from kinematics. None: what was last given for the environment, here or to :meth:`start`,
+                (0, 0, 0) at first. Needs a window.
             root_rot: [n, 4] or [4], world, quaternion (w, x, y, z) of any length but 0. Only its heading (yaw) is
-                used. None: along x. Needs a window.
+                used. None: what was last given, along x at first. Needs a window.
             command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
-        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
-        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        positions = self._pose_rows(root_pos, 3, envs, "root_pos")
+        rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         motions = self._motions(motion, envs)
         with self._ready:
             self._changes.reset(envs, motions, positions, rotations, commands, command_at_once)
@@ -183,7 +183,7 @@ class Engine:
             trajectory_ids: [n] integers, or [num_envs] with a mask.
             frame_ids: [n] integers in 0..num_frames-horizon; others give the nearest and are counted by the pool.
             env_ids: which; see the class.
-            root_pos, root_rot: as in :meth:`reset`.
+            root_pos, root_rot: as in :meth:`reset`, which remembers what is given here and the other way round.
 
         Raises:
             EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
@@ -193,9 +193,9 @@ class Engine:
         assert starts is not None
         starts.require_fit(pool)
         envs = select_envs(env_ids, self.num_envs, self.device)
-        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows)
-        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
-        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows, envs.mask)
+        positions = self._pose_rows(root_pos, 3, envs, "root_pos")
+        rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         with self._ready:
             starts.start(pool, envs, trajectories, frames, positions, rotations)
             self._ready.note(envs)
@@ -356,10 +356,11 @@ class Engine:
         rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask, check)
         return rows.expand(envs.num_rows, width)
 
-    def _pose_rows(self, values: Any, default: torch.Tensor, envs: EnvSelection, name: str) -> torch.Tensor:
-        if values is not None:
-            self._require_window(name)
-        return self._rows(default if values is None else values, envs, len(default), name)
+    def _pose_rows(self, values: Any, width: int, envs: EnvSelection, name: str) -> torch.Tensor | None:
+        if values is None:
+            return None
+        self._require_window(name)
+        return self._rows(values, envs, width, name)
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
         if values is not None:

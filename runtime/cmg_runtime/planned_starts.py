@@ -23,7 +23,8 @@ class PlannedStarts:
     Attributes:
         trajectory_ids, frame_ids: [num_envs] int64, as of :meth:`cmg_runtime.Engine.start`.
         root_pos: [num_envs, 3] float32, world, m: the point on the ground below the root.
-        root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading.
+        root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading. Both begin as what was last given
+            for each environment when this was made.
     """
 
     def __init__(
@@ -42,9 +43,7 @@ class PlannedStarts:
         with torch.inference_mode(False):  # else it could not be written outside of the caller's inference mode
             self.trajectory_ids = torch.zeros(num_envs, dtype=torch.int64, device=device)
             self.frame_ids = torch.zeros_like(self.trajectory_ids)
-            self.root_pos = torch.zeros(num_envs, 3, dtype=torch.float32, device=device)
-            self.root_rot = torch.zeros(num_envs, 4, dtype=torch.float32, device=device)
-            self.root_rot[:, 0] = 1.0
+            self.root_pos, self.root_rot = starts.last_places()
             self._chosen = torch.zeros(num_envs, dtype=torch.bool, device=device)
             if device.type == "cuda":
                 self._program = GraphRecorder(device).record([Piece(self._start_chosen)])
