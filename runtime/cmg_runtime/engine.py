@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, ContextManager, Sequence
 
 import torch
 
@@ -16,6 +16,7 @@ from cmg_runtime.future_view import FutureView
 from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_floats, as_integers, as_offsets, require_count, select_envs
 from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.memory import pool_bytes, rollout_bytes, room_for
 from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.pool_starts import make_pool_starts
@@ -263,7 +264,9 @@ class Engine:
         """
         window = self._require_window("future()")
         self._ready.require_reset("future()")
-        return window.future(as_offsets(offsets))
+        wanted = as_offsets(offsets)
+        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+            return window.future(wanted)
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -276,7 +279,9 @@ class Engine:
         Raises:
             EngineError: an offset is outside the window, or the engine has none or has failed.
         """
-        return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready)
+        window, wanted = self._require_window("future_view()"), as_offsets(offsets)
+        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+            return FutureView(window, wanted, self._ready)
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -297,7 +302,8 @@ class Engine:
         self._ready.require_reset("frames()")
         ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
-        return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
+        with self._room_for_frames(len(ids)):
+            return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -311,13 +317,19 @@ class Engine:
             commands: [n, T, command_dim], a command per frame, or [n, command_dim] or [command_dim], held.
             num_frames: T. Needed, and allowed, only for commands that are held.
 
+        Raises:
+            EngineError: a wrong argument, or the result does not fit into memory.
+
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
         state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
         self._guard.require_within(state, "motion")
-        given = as_commands(commands, len(state), self.command.shape[1], self.device)
-        return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(per_frame(given, num_frames)))
+        given = per_frame(as_commands(commands, len(state), self.command.shape[1], self.device), num_frames)
+        n, frames, width = given.shape
+        what = f"a rollout of {n} motions over {frames} frames"
+        with room_for(rollout_bytes(n, frames, state.shape[1], width), self.device, what, "ask for fewer"):
+            return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(given))
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -333,17 +345,20 @@ class Engine:
             motion: [P, motion_dim] or [motion_dim], the initial states. None draws them from the bank.
 
         Raises:
-            EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
+            EngineError: a wrong argument, the pool does not fit into memory, or the engine's commands are not (vx, vy,
+                yaw rate).
         """
         n = require_count(num_trajectories, "num_trajectories")
         require_count(num_frames, "num_frames")
         writer = require_root_motion(self._writer)
-        given = as_commands(commands, n, 3, self.device, num_frames - 1)
-        start = self._motions(motion, EnvSelection(n))
-        self._guard.require_within(start, "motion")
-        clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
-        in_force = commands_in_force(clamped, num_frames, ramp_frames)
-        rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
+        what = f"a pool of {n} trajectories of {num_frames} frames"
+        with room_for(pool_bytes(n, num_frames, writer.layout), self.device, what, "make fewer or shorter ones"):
+            given = as_commands(commands, n, 3, self.device, num_frames - 1)
+            start = self._motions(motion, EnvSelection(n))
+            self._guard.require_within(start, "motion")
+            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
+            in_force = commands_in_force(clamped, num_frames, ramp_frames)
+            rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
         held = clamped.clone() if clamped.dim() == 2 else None
         return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 
@@ -361,6 +376,11 @@ class Engine:
             return None
         self._require_window(name)
         return self._rows(values, envs, width, name)
+
+    def _room_for_frames(self, count: int) -> ContextManager[None]:
+        """Where ``count`` frames of the window are copied. A GPU is not asked in a query: its allocator refuses."""
+        needed = 4 * count * require_root_motion(self._writer).layout.width if self.device.type == "cpu" else 0
+        return room_for(needed, self.device, f"a copy of {count} frames", "ask for fewer")
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
         if values is not None:

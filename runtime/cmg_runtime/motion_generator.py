@@ -13,6 +13,7 @@ from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_floats, require_choice, require_count, select_envs
 from cmg_runtime.loading import load_engine
+from cmg_runtime.memory import require_memory, rollout_bytes
 from cmg_runtime.pregenerated import PregeneratedMotion
 from cmg_runtime.stopwatch import Stopwatch
 
@@ -79,6 +80,11 @@ class CMGMotionGenerator:
         self.engine = load_engine(folder, num_envs, device, backend, precision, seed, command_ramp_s=0.0)
         self.num_envs = num_envs
         self.device = self.engine.device
+        if mode == "pregenerated":
+            sizes = self.engine.manifest.sizes
+            needed = rollout_bytes(num_envs, preload_duration, sizes.motion_dim, sizes.command_dim)
+            what = f"a preload_duration of {preload_duration} frames for {num_envs} environments"
+            require_memory(needed, self.device, what, "take a shorter one or mode='realtime'")
         self.current_commands = self.engine.command
         self.preload_duration = preload_duration
         self._num_joints = len(self.engine.joint_names)
@@ -214,12 +220,12 @@ class CMGMotionGenerator:
             return
         require_choice(new_mode, "mode", MODES)
         motion = self._look(None, advance=False)
-        self.mode = new_mode
-        self.engine.reset(motion=motion)
         if new_mode == "pregenerated":
-            self._generate(EnvSelection(self.num_envs), motion)
+            self._generate(EnvSelection(self.num_envs), motion)  # which may not fit: then nothing has changed
         else:
             self._pregenerated.clear()
+        self.mode = new_mode
+        self.engine.reset(motion=motion)
 
     def _require_reset(self) -> None:
         if not self._ready:

@@ -11,9 +11,11 @@ import torch
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
+from cmg_runtime.frames import FrameLayout
 from cmg_runtime.inputs import as_floats, as_integers, require_choice, require_count, select_envs
-from cmg_runtime.loading import load_engine
+from cmg_runtime.loading import load_engine, resolve_device
 from cmg_runtime.manifest import read_manifest
+from cmg_runtime.memory import pool_bytes, require_memory
 from cmg_runtime.motion_catalogue import MotionCatalogue
 from cmg_runtime.motion_sampling import MotionSampler
 from cmg_runtime.motion_sources import PoolSource, QueryReport, WindowSource
@@ -96,6 +98,7 @@ class MotionLibCMG(MotionCatalogue):
         require_choice(mode, "mode", MODES)
         require_count(num_motions, "num_motions")
         require_count(motion_length, "motion_length")
+        require_count(horizon, "horizon")
         folder = engine_folder(cmg_model_path, cmg_data_path)
         manifest = read_manifest(folder)
         if float(fps) != manifest.fps:
@@ -105,6 +108,11 @@ class MotionLibCMG(MotionCatalogue):
         if manifest.sizes.command_dim != 3:
             raise EngineError(f"commands have {manifest.sizes.command_dim} entries; expected vx, vy and yaw rate")
         realtime = mode == "realtime"
+        if not realtime:
+            num_frames = 2 * motion_length + horizon
+            needed = pool_bytes(num_motions, num_frames, FrameLayout(manifest.sizes.num_joints, len(known), True))
+            what = f"a library of {num_motions} motions of {motion_length} frames"
+            require_memory(needed, resolve_device(device), what, "take fewer or shorter ones")
         engine = load_engine(
             folder,
             num_envs,
@@ -128,7 +136,7 @@ class MotionLibCMG(MotionCatalogue):
             source = WindowSource(engine, horizon)
         else:
             drawn = self._commands.sample_uniform() if commands is None else commands
-            source = PoolSource(engine, num_motions, drawn, 2 * motion_length + horizon)
+            source = PoolSource(engine, num_motions, drawn, num_frames)
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
         self._window = source if isinstance(source, WindowSource) else None
         self._engine = engine

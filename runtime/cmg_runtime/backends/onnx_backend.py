@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmg_runtime.backends.torch_backend import CPU_ROWS
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.manifest import Artifact, Manifest, read_verified
 
@@ -31,6 +32,9 @@ MAX_GRAPHS = 64
 
 MAX_SEEN = 1024
 """Tensors of uses not captured that are remembered at most."""
+
+NOTHING_LOGGED = 4
+"""Severity of ONNX Runtime's log. Errors are raised, so a second, coloured copy on stderr is of no use."""
 
 _Addresses = tuple  # of motion, command and out, and the number of rows
 
@@ -90,7 +94,7 @@ class OnnxBackend:
     def _start(cls, content: bytes, artifact: Artifact, device: torch.device, capture: bool) -> OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
+        options.log_severity_level = NOTHING_LOGGED
         # Threads that spin between frames gain nothing here and take cores from the simulator.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -123,7 +127,8 @@ class OnnxBackend:
                     f"{name} is {tensor.dtype} on {tensor.device}; expected contiguous float32 on {self._device}"
                 )
         if self._stream is None:
-            self._session.run_with_iobinding(*self._bind(tensors))
+            for first in range(0, len(motion), CPU_ROWS):  # so that memory stays small, and tensors in the cache
+                self._run({name: tensor[first : first + CPU_ROWS] for name, tensor in tensors.items()})
             return
         if torch.cuda.is_current_stream_capturing():
             raise EngineError(
@@ -132,8 +137,14 @@ class OnnxBackend:
         with torch.cuda.device(self._device):  # which onnxruntime may change for this thread
             caller = torch.cuda.current_stream(self._device)
             self._stream.wait_stream(caller)
-            self._session.run_with_iobinding(*self._bind(tensors))
+            self._run(tensors)
             caller.wait_stream(self._stream)
+
+    def _run(self, tensors: dict[str, torch.Tensor]) -> None:
+        try:
+            self._session.run_with_iobinding(*self._bind(tensors))
+        except Exception as error:  # its exception types are not public
+            raise RuntimeError(f"onnxruntime: {first_line(error)}") from None
 
     def _bind(self, tensors: dict[str, torch.Tensor]) -> tuple[Any, Any]:
         """The binding of these tensors, and the options to run it with: of a graph, or of a plain run."""
@@ -167,6 +178,7 @@ def _bind_all(binding: Any, tensors: dict[str, torch.Tensor]) -> None:
 def _run_options(stream: torch.cuda.Stream | None, graph_id: str) -> Any:
     """Options of a run on ``stream``: ``graph_id`` names a graph to capture or replay; "-1" is neither."""
     options = onnxruntime.RunOptions()
+    options.log_severity_level = NOTHING_LOGGED
     if stream is not None:
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", graph_id)
