@@ -98,7 +98,17 @@ def load_engine(
     with torch.inference_mode(False), torch.device("cpu"), _full_precision(target):
         try:
             engine = _start(
-                folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies, check_memory
+                folder,
+                manifest,
+                backend,
+                precision,
+                num_envs,
+                target,
+                seed,
+                horizon,
+                command_ramp_s,
+                bodies,
+                check_memory,
             )
         except (RuntimeError, MemoryError) as error:
             short = short_of_memory(error)

@@ -37,8 +37,8 @@ _NO_MEMORY = (
 )
 
 _WIDEST = {"torch": 8, "torchscript": 4, "onnx": 4}
-"""Bytes for each value of the network's widest tensor on a GPU, where it is made for all environments at once: ``torch``
-holds it twice. ``fused`` makes no such tensor, ``trt`` what its plan says."""
+"""Bytes for each value of the network's widest tensor on a GPU, where it is made for all environments together:
+``torch`` holds it twice. ``fused`` makes no such tensor, ``trt`` what its plan says."""
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:

@@ -56,5 +56,5 @@ def per_frame(commands: torch.Tensor, num_frames: int | None) -> torch.Tensor:
             raise EngineError(f"num_frames is {num_frames!r} for commands of {commands.shape[1]} frames; leave it out")
         return commands
     if not isinstance(num_frames, int) or not 0 <= num_frames < MOST_FRAMES:
-        raise EngineError(f"num_frames is {num_frames!r}; commands that are held need a number of frames")
+        raise EngineError(f"num_frames is {num_frames!r}; commands that are held need one of 0..{MOST_FRAMES - 1}")
     return commands.unsqueeze(1).expand(-1, num_frames, -1)
