@@ -75,8 +75,8 @@ def test_what_is_not_given_is_as_given_last(
         if action == "reset":
             engine.reset(env_ids, root_pos=given_pos, root_rot=given_rot)
         elif action == "start":
-            ids = [torch.tensor(rng.integers(0, end, NUM_ENVS)[rows], device=device) for end in (TRAJECTORIES, 8)]
-            engine.start(pool, *ids, env_ids, given_pos, given_rot)
+            trajectories = torch.tensor(rng.integers(0, TRAJECTORIES, NUM_ENVS)[rows], device=device)
+            engine.start(pool, trajectories, trajectories + 3, env_ids, given_pos, given_rot)
         else:
             planned = engine.planned_starts(pool)  # its plan begins as what was given last
             if root_pos is not None:

@@ -81,8 +81,7 @@ class CMGMotionGenerator:
         self.num_envs = num_envs
         self.device = self.engine.device
         if mode == "pregenerated":
-            sizes = self.engine.manifest.sizes
-            needed = rollout_bytes(num_envs, preload_duration, sizes.motion_dim, sizes.command_dim)
+            needed = rollout_bytes(num_envs, preload_duration, self.engine.bank.shape[1], self.engine.command.shape[1])
             what = f"a preload_duration of {preload_duration} frames for {num_envs} environments"
             require_memory(needed, self.device, what, "take a shorter one or mode='realtime'")
         self.current_commands = self.engine.command

@@ -71,7 +71,7 @@ class MotionLibCMG(MotionCatalogue):
         mode, device, fps: as given.
 
     Raises:
-        EngineError: a wrong argument, or the engine folder has no robot.
+        EngineError: a wrong argument, the motions do not fit into memory, or the engine folder has no robot.
     """
 
     @torch.inference_mode(False)  # counters made under the caller's inference mode could not be updated outside it
@@ -96,9 +96,8 @@ class MotionLibCMG(MotionCatalogue):
         seed: int = 0,
     ) -> None:
         require_choice(mode, "mode", MODES)
-        require_count(num_motions, "num_motions")
-        require_count(motion_length, "motion_length")
-        require_count(horizon, "horizon")
+        for count, name in ((num_motions, "num_motions"), (motion_length, "motion_length"), (horizon, "horizon")):
+            require_count(count, name)
         folder = engine_folder(cmg_model_path, cmg_data_path)
         manifest = read_manifest(folder)
         if float(fps) != manifest.fps:
@@ -107,9 +106,8 @@ class MotionLibCMG(MotionCatalogue):
         known = known_bodies(manifest, body_names)
         if manifest.sizes.command_dim != 3:
             raise EngineError(f"commands have {manifest.sizes.command_dim} entries; expected vx, vy and yaw rate")
-        realtime = mode == "realtime"
+        realtime, num_frames = mode == "realtime", 2 * motion_length + horizon
         if not realtime:
-            num_frames = 2 * motion_length + horizon
             needed = pool_bytes(num_motions, num_frames, FrameLayout(manifest.sizes.num_joints, len(known), True))
             what = f"a library of {num_motions} motions of {motion_length} frames"
             require_memory(needed, resolve_device(device), what, "take fewer or shorter ones")
@@ -241,7 +239,7 @@ class MotionLibCMG(MotionCatalogue):
             ``root_pos`` [N, 3] m, world; ``root_rot`` [N, 4] quaternion (x, y, z, w), world, yaw only; ``root_vel``
             [N, 3] m/s, world; ``root_ang_vel`` [N, 3] rad/s, world; ``dof_pos``, ``dof_vel`` [N, dof_dim] rad, rad/s;
             ``local_body_pos`` [N, B, 3] m, in the root's frame, in the order of ``body_names``. float32.
-            Every motion begins at the world's origin, heading along x, on ground of height 0.
+            Every motion begins at the world's origin, heading along x, on ground of height 0, at every reset too.
 
         Raises:
             EngineError: wrong shape, type, device or length; on the host, ids out of range or times not finite.
