@@ -53,6 +53,16 @@ def spoiled(rows: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return torch.cat([rows, rows], dim=1)[:, : rows.shape[1]]
 
 
+def places(
+    n: int, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Both, one, or none, with values that nobody may use."""
+    root_pos = spoiled(torch.randn(n, 3, generator=generator), rng)
+    root_rot = spoiled(torch.randn(n, 4, generator=generator), rng)
+    root_rot[0] *= 1e-25
+    return (root_pos if rng.random() < 0.6 else None), (root_rot if rng.random() < 0.6 else None)
+
+
 def contents(engine: Engine) -> dict[str, torch.Tensor]:
     """All that a change writes, of all environments."""
     state, window = engine._state, engine._window
@@ -110,11 +120,7 @@ def test_resets_and_commands(ramp_s: float, horizon: int, rng: np.random.Generat
             fused.set_command(envs, commands)
         else:
             motion = spoiled(0.3 * torch.randn(n, expected.bank.shape[1], generator=generator), rng)
-            root_pos, root_rot = torch.zeros(n, 3), torch.ones(n, 4)
-            if horizon > 1:  # else nobody can give any
-                root_pos = spoiled(torch.randn(n, 3, generator=generator), rng)
-                root_rot = spoiled(torch.randn(n, 4, generator=generator), rng)
-                root_rot[0] *= 1e-25
+            root_pos, root_rot = places(n, rng, generator) if horizon > 1 else (None, None)
             given, at_once = (commands if rng.random() < 0.5 else None), bool(rng.random() < 0.5)
             plain.reset(envs, motion, root_pos, root_rot, given, at_once)
             fused.reset(envs, motion, root_pos, root_rot, given, at_once)
@@ -135,8 +141,7 @@ def test_starts_from_a_pool(ramp_s: float, rng: np.random.Generator, generator: 
         envs = selection(rng)
         n = envs.num_rows
         trajectories, frames = (torch.tensor(rng.integers(low, high, n)) for low, high in ((0, 7), (-5, 45)))
-        root_pos = spoiled(torch.randn(n, 3, generator=generator), rng)
-        root_rot = spoiled(torch.randn(n, 4, generator=generator), rng)
+        root_pos, root_rot = places(n, rng, generator)
         clamped = []
         for starts in pair:
             before = pool.lookups_clamped()

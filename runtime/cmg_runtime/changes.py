@@ -34,8 +34,8 @@ class Changes:
         self,
         envs: EnvSelection,
         motions: torch.Tensor,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
+        root_pos: Optional[torch.Tensor],
+        root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
         at_once: bool,
     ) -> None:
@@ -43,16 +43,18 @@ class Changes:
 
         Args:
             motions: [envs.num_rows, motion_dim] float32, rad and rad/s.
-            root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world.
-            root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used.
+            root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world; None: as last given.
+            root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used. None: as last given.
             commands: [envs.num_rows, command_dim] as in :meth:`set_command`, or None.
             at_once: the commands, old or new, are in force at once.
         """
-        usable = torch.isfinite(torch.cat([root_pos, root_rot], dim=1)).all(dim=1) & self._state.guard.within(motions)
+        usable = self._state.guard.within(motions)
+        if self._buffers is not None:
+            wanted = wanted_placement(self._buffers, envs, root_pos, root_rot)
+            usable = usable & torch.isfinite(wanted).all(dim=1)
+            _place(self._buffers, envs, usable, wanted)
         self._counters.ignore_motions(envs.chosen(~usable))
         envs.write(self._current, torch.where(usable.unsqueeze(1), motions, envs.read(self._current)))
-        if self._buffers is not None:
-            _place(self._buffers, envs, usable, root_pos, root_rot)
         if commands is not None:
             self.set_command(envs, commands)
         if at_once:
@@ -66,15 +68,23 @@ class Changes:
         self._state.ramp.retarget(envs, clamped, finite)
 
 
-def _place(
-    buffers: WindowBuffers, envs: EnvSelection, usable: torch.Tensor, root_pos: torch.Tensor, root_rot: torch.Tensor
-) -> None:
+def wanted_placement(
+    buffers: WindowBuffers, envs: EnvSelection, root_pos: Optional[torch.Tensor], root_rot: Optional[torch.Tensor]
+) -> torch.Tensor:
+    """[envs.num_rows, 4] as of ``buffers.placement``: what is given, and for what is not, what was given last. A row
+    is not finite where one of what is given is not."""
+    last = envs.read(buffers.placement[: buffers.num_envs])
+    position = last[:, :3] if root_pos is None else root_pos
+    yaw = last[:, 3] if root_rot is None else yaw_of(root_rot)
+    return torch.cat([position, yaw.unsqueeze(1)], dim=1)
+
+
+def _place(buffers: WindowBuffers, envs: EnvSelection, usable: torch.Tensor, wanted: torch.Tensor) -> None:
     """Say where the roots stand; the next rebuild makes their current frames. Not ``usable`` rows change nothing."""
     first = slice(0, buffers.num_envs)
     ground, placement, fresh = buffers.ground[first], buffers.placement[first], buffers.fresh[first]
-    wanted = torch.cat([root_pos, yaw_of(root_rot).unsqueeze(1)], dim=1)
     envs.write(placement, torch.where(usable.unsqueeze(1), wanted, envs.read(placement)))
-    envs.write(ground, torch.where(usable, root_pos[:, 2], envs.read(ground)))
+    envs.write(ground, torch.where(usable, wanted[:, 2], envs.read(ground)))
     envs.write(fresh, usable)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, ContextManager, Sequence
 
 import torch
 
@@ -17,6 +17,7 @@ from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
 from cmg_runtime.lifetime import Closable
 from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.memory import pool_bytes, rollout_bytes, room_for
 from cmg_runtime.planned_starts import PlannedStarts
 from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.pool_starts import make_pool_starts
@@ -117,7 +118,6 @@ class Engine(Closable):
         self._pool_starts = (
             None if buffers is None else make_pool_starts(buffers, self._counters, require_root_motion(writer))
         )
-        self._upright = torch.eye(4, dtype=torch.float32, device=device)[0]  # w, x, y, z; the zeros are an origin too
         self._generator = torch.Generator(device=device).manual_seed(seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
         self._ready = Readiness(num_envs)
@@ -165,15 +165,16 @@ class Engine(Closable):
             command: [n, command_dim] or [command_dim], approached in a ramp. None keeps the old one (zero at first).
             root_pos: [n, 3] or [3], world, m: the point on the ground below the root, an environment's origin for
                 example. x and y become the root's; z is the ground's height from now on, and the root's height above
-                it comes from kinematics. None: (0, 0, 0). Needs a window.
+                it comes from kinematics. None: what was last given for the environment, here or to :meth:`start`,
+                (0, 0, 0) at first. Needs a window.
             root_rot: [n, 4] or [4], world, quaternion (w, x, y, z) of any length but 0. Only its heading (yaw) is
-                used. None: along x. Needs a window.
+                used. None: what was last given, along x at first. Needs a window.
             command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
-        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
-        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        positions = self._pose_rows(root_pos, 3, envs, "root_pos")
+        rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         motions = self._motions(motion, envs)
         with self._ready:
             self._changes.reset(envs, motions, positions, rotations, commands, command_at_once)
@@ -201,7 +202,7 @@ class Engine(Closable):
             trajectory_ids: [n] integers, or [num_envs] with a mask.
             frame_ids: [n] integers in 0..num_frames-horizon; others give the nearest and are counted by the pool.
             env_ids: which; see the class.
-            root_pos, root_rot: as in :meth:`reset`.
+            root_pos, root_rot: as in :meth:`reset`, which remembers what is given here and the other way round.
 
         Raises:
             EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
@@ -211,9 +212,9 @@ class Engine(Closable):
         assert starts is not None
         starts.require_fit(pool)
         envs = select_envs(env_ids, self.num_envs, self.device)
-        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows)
-        positions = self._pose_rows(root_pos, self._upright[1:], envs, "root_pos")
-        rotations = self._pose_rows(root_rot, self._upright, envs, "root_rot")
+        trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows, envs.mask)
+        positions = self._pose_rows(root_pos, 3, envs, "root_pos")
+        rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         with self._ready:
             starts.start(pool, envs, trajectories, frames, positions, rotations)
             self._ready.note(envs)
@@ -281,7 +282,9 @@ class Engine(Closable):
         """
         window = self._require_window("future()")
         self._ready.require_reset("future()")
-        return window.future(as_offsets(offsets))
+        wanted = as_offsets(offsets)
+        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+            return window.future(wanted)
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -294,7 +297,9 @@ class Engine(Closable):
         Raises:
             EngineError: an offset is outside the window, or the engine has none or has failed.
         """
-        return FutureView(self._require_window("future_view()"), as_offsets(offsets), self._ready)
+        window, wanted = self._require_window("future_view()"), as_offsets(offsets)
+        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+            return FutureView(window, wanted, self._ready)
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -315,7 +320,8 @@ class Engine(Closable):
         self._ready.require_reset("frames()")
         ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
-        return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
+        with self._room_for_frames(len(ids)):
+            return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -329,13 +335,19 @@ class Engine(Closable):
             commands: [n, T, command_dim], a command per frame, or [n, command_dim] or [command_dim], held.
             num_frames: T. Needed, and allowed, only for commands that are held.
 
+        Raises:
+            EngineError: a wrong argument, or the result does not fit into memory.
+
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
         state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
         self._guard.require_within(state, "motion")
-        given = as_commands(commands, len(state), self.command.shape[1], self.device)
-        return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(per_frame(given, num_frames)))
+        given = per_frame(as_commands(commands, len(state), self.command.shape[1], self.device), num_frames)
+        n, frames, width = given.shape
+        what = f"a rollout of {n} motions over {frames} frames"
+        with room_for(rollout_bytes(n, frames, state.shape[1], width), self.device, what, "ask for fewer"):
+            return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(given))
 
     @of_a_sound_engine
     @torch.no_grad()
@@ -351,16 +363,19 @@ class Engine(Closable):
             motion: [P, motion_dim] or [motion_dim], the initial states. None draws them from the bank.
 
         Raises:
-            EngineError: a wrong argument, or the engine's commands are not (vx, vy, yaw rate).
+            EngineError: a wrong argument, the pool does not fit into memory, or the engine's commands are not (vx, vy,
+                yaw rate).
         """
         n, num_frames = as_count(num_trajectories, "num_trajectories"), as_count(num_frames, "num_frames")
         writer = require_root_motion(self._writer)
-        given = as_commands(commands, n, 3, self.device, num_frames - 1)
-        start = self._motions(motion, EnvSelection(n))
-        self._guard.require_within(start, "motion")
-        clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
-        in_force = commands_in_force(clamped, num_frames, ramp_frames)
-        rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
+        what = f"a pool of {n} trajectories of {num_frames} frames"
+        with room_for(pool_bytes(n, num_frames, writer.layout), self.device, what, "make fewer or shorter ones"):
+            given = as_commands(commands, n, 3, self.device, num_frames - 1)
+            start = self._motions(motion, EnvSelection(n))
+            self._guard.require_within(start, "motion")
+            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
+            in_force = commands_in_force(clamped, num_frames, ramp_frames)
+            rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
         held = clamped.clone() if clamped.dim() == 2 else None
         return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 
@@ -373,10 +388,16 @@ class Engine(Closable):
         rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask, check)
         return rows.expand(envs.num_rows, width)
 
-    def _pose_rows(self, values: Any, default: torch.Tensor, envs: EnvSelection, name: str) -> torch.Tensor:
-        if values is not None:
-            self._require_window(name)
-        return self._rows(default if values is None else values, envs, len(default), name)
+    def _pose_rows(self, values: Any, width: int, envs: EnvSelection, name: str) -> torch.Tensor | None:
+        if values is None:
+            return None
+        self._require_window(name)
+        return self._rows(values, envs, width, name)
+
+    def _room_for_frames(self, count: int) -> ContextManager[None]:
+        """Where ``count`` frames of the window are copied. A GPU is not asked in a query: its allocator refuses."""
+        needed = 4 * count * require_root_motion(self._writer).layout.width if self.device.type == "cpu" else 0
+        return room_for(needed, self.device, f"a copy of {count} frames", "ask for fewer")
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
         if values is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -54,6 +54,16 @@ class EnvSelection:
             state.copy_(torch.where(self.mask.view(-1, *[1] * (state.dim() - 1)), rows, state))
         else:
             state.copy_(rows)
+
+    def narrowed(self, *rows: torch.Tensor) -> Tuple[EnvSelection, List[torch.Tensor]]:
+        """The chosen of a mask by their ids, and of each of ``rows`` [num_rows, ...] theirs.
+
+        What is no mask stays as it is, and so does a mask on a GPU: how many it chooses is not known to the host.
+        """
+        if self.mask is None or self.mask.device.type != "cpu":
+            return self, list(rows)
+        ids = self.mask.nonzero().squeeze(1)
+        return EnvSelection(len(ids), ids=ids), [part.index_select(0, ids) for part in rows]
 
     def others(self, everyone: torch.Tensor) -> torch.Tensor:
         """Mask [num_envs] bool of the environments that are not chosen; ``everyone`` as in :meth:`columns`."""
@@ -141,12 +151,21 @@ def as_floats(
 
 
 def as_integers(
-    values: Any, length: int | None, name: str, device: torch.device, limit: int | None = None
+    values: Any,
+    length: int | None,
+    name: str,
+    device: torch.device,
+    limit: int | None = None,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``values`` as an int64 tensor [length] on ``device``; a length of None stands for any.
 
+    Args:
+        mask: [length] bool on ``device``: only the values that it chooses are used; 0 stands for the others.
+
     Raises:
-        EngineError: of another shape, type or device; on the host also, given a ``limit``: outside 0..limit-1.
+        EngineError: of another shape, type or device; on the host also, given a ``limit``: outside 0..limit-1. Which
+            values are used, a mask on a GPU does not tell the host, and none is refused.
     """
     tensor = _tensor(values, name, device)
     if not _matches(tensor.shape, (length,)):
@@ -154,6 +173,8 @@ def as_integers(
     if tensor.numel() > 0 and (tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex()):
         raise EngineError(f"{name} has type {tensor.dtype}; expected integers")
     tensor = tensor.long()
+    if mask is not None:
+        tensor = _to(tensor, device).masked_fill(~mask, 0)
     if limit is not None and tensor.device.type == "cpu":
         _require_in_range(tensor, limit, name)
     return _to(tensor, device)

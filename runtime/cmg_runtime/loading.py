@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 
@@ -15,11 +15,13 @@ from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.full_precision import full_precision
 from cmg_runtime.bank import load_bank
 from cmg_runtime.engine import Engine
-from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
+from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.first_load import needs_proof, prove_here
 from cmg_runtime.frame_writer import key_body_indices, make_frame_writer
+from cmg_runtime.frames import FrameLayout
 from cmg_runtime.inputs import as_count, as_seed
 from cmg_runtime.manifest import PRECISIONS, Artifact, Manifest, read_manifest
+from cmg_runtime.memory import does_not_fit, engine_bytes, require_memory, short_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ has not been timed (docs/tensorrt.md)."""
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "bad allocation", "bad_alloc")
+TAKE_LESS = "take fewer environments or a shorter horizon"
+"""What to do where an engine does not fit."""
 
 
 def load_engine(
@@ -68,8 +71,8 @@ def load_engine(
 
     Raises:
         BackendUnavailable: the backend, or under "auto" every backend, cannot run here or has no artifact.
-        EngineError: not an engine folder, a file that differs from the manifest, a wrong argument, or memory is short;
-            what had been allocated is free again then.
+        EngineError: not an engine folder, a file that differs from the manifest, a wrong argument, or memory is short:
+            what cannot fit is refused before anything of it is allocated, else what had been allocated is free again.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise EngineError(f"unknown backend {backend!r}; expected one of auto, {', '.join(BACKENDS)}")
@@ -83,23 +86,37 @@ def load_engine(
     folder = Path(path)
     manifest = read_manifest(folder)
     bodies = key_body_indices(manifest, key_bodies)
+    what = f"engine {manifest.name!r} with {num_envs} environments and a horizon of {horizon}"
+    layout = None if horizon == 1 else FrameLayout(manifest.sizes.num_joints, len(bodies), manifest.robot is not None)
+
+    def check_memory(backend: str) -> None:
+        needed = engine_bytes(manifest.sizes, num_envs, horizon, layout, target, backend)
+        require_memory(needed, target, what, TAKE_LESS)
+
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
     with torch.inference_mode(False), torch.device("cpu"), _full_precision(target):
         try:
             engine = _start(
-                folder, manifest, backend, precision, num_envs, target, seed, horizon, command_ramp_s, bodies
+                folder,
+                manifest,
+                backend,
+                precision,
+                num_envs,
+                target,
+                seed,
+                horizon,
+                command_ramp_s,
+                bodies,
+                check_memory,
             )
         except (RuntimeError, MemoryError) as error:
-            short = _short_of_memory(error)
+            short = short_of_memory(error)
             if not short:
                 raise
     if engine is None:  # raised here: in the handler the other error would be its context, and all that hangs on that
-        raise EngineError(
-            f"engine {manifest.name!r} with {num_envs} environments and a horizon of {horizon} does not fit into the "
-            f"memory of {target} ({short}); take fewer environments or a shorter horizon, or free memory"
-        )
+        raise does_not_fit(what, target, short, TAKE_LESS)
     logger.info("engine %r: %s", manifest.name, engine.selection)
     return engine
 
@@ -115,10 +132,11 @@ def _start(
     horizon: int,
     command_ramp_s: float,
     bodies: Sequence[int],
+    check_memory: Callable[[str], None],
 ) -> Engine:
     """The engine itself: see :func:`load_engine`."""
     candidates = _candidates(manifest, backend, precision, device)
-    artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, device)
+    artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, device, check_memory)
     bank = load_bank(folder, manifest, device)
     writer = make_frame_writer(manifest, bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
@@ -129,21 +147,6 @@ def _start(
 def _full_precision(device: torch.device) -> Iterator[None]:
     with full_precision(torch.device("cpu")), full_precision(device):
         yield
-
-
-def _short_of_memory(error: BaseException) -> str:
-    """What was said by the one that found no memory, or an empty string where another thing is wrong.
-
-    Torch has an error class for its own allocator on CUDA only; libraries and CPUs say it in words, and the end of a
-    CUDA graph's capture says something else altogether.
-    """
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, EngineError):
-        said = str(seen).lower()
-        if isinstance(seen, (MemoryError, torch.cuda.OutOfMemoryError)) or any(words in said for words in _NO_MEMORY):
-            return first_line(seen)
-        seen = seen.__context__
-    return ""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -194,11 +197,17 @@ def _candidates(manifest: Manifest, backend: str, precision: str | None, device:
 
 
 def _load_first(
-    candidates: list[Artifact], folder: Path, manifest: Manifest, num_envs: int, device: torch.device
+    candidates: list[Artifact],
+    folder: Path,
+    manifest: Manifest,
+    num_envs: int,
+    device: torch.device,
+    check_memory: Callable[[str], None],
 ) -> tuple[Artifact, Backend, str]:
     """The first candidate that loads, its backend, and one line that says why it was taken."""
     skipped = []
     for artifact in candidates:
+        check_memory(artifact.backend)
         try:
             backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
             proof = f"parity {artifact.parity_status}"

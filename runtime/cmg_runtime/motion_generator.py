@@ -14,6 +14,7 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
 from cmg_runtime.lifetime import Closable
 from cmg_runtime.loading import load_engine
+from cmg_runtime.memory import require_memory, rollout_bytes
 from cmg_runtime.pregenerated import PregeneratedMotion
 from cmg_runtime.stopwatch import Stopwatch
 
@@ -80,6 +81,10 @@ class CMGMotionGenerator(Closable):
         self.engine = load_engine(folder, num_envs, device, backend, precision, seed, command_ramp_s=0.0)
         self.num_envs = self.engine.num_envs
         self.device = self.engine.device
+        if mode == "pregenerated":
+            needed = rollout_bytes(num_envs, preload_duration, self.engine.bank.shape[1], self.engine.command.shape[1])
+            what = f"a preload_duration of {preload_duration} frames for {num_envs} environments"
+            require_memory(needed, self.device, what, "take a shorter one or mode='realtime'")
         self.current_commands = self.engine.command
         self.preload_duration = preload_duration
         self._num_joints = len(self.engine.joint_names)
@@ -219,12 +224,12 @@ class CMGMotionGenerator(Closable):
             return
         require_choice(new_mode, "mode", MODES)
         motion = self._look(None, advance=False)
-        self.mode = new_mode
-        self.engine.reset(motion=motion)
         if new_mode == "pregenerated":
-            self._generate(EnvSelection(self.num_envs), motion)
+            self._generate(EnvSelection(self.num_envs), motion)  # which may not fit: then nothing has changed
         else:
             self._pregenerated.clear()
+        self.mode = new_mode
+        self.engine.reset(motion=motion)
 
     def _require_reset(self) -> None:
         if not self._ready:

@@ -11,10 +11,12 @@ import torch
 from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.engine_cache import engine_folder
 from cmg_runtime.errors import EngineError
+from cmg_runtime.frames import FrameLayout
 from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice, select_envs
 from cmg_runtime.lifetime import Closable
-from cmg_runtime.loading import load_engine
+from cmg_runtime.loading import load_engine, resolve_device
 from cmg_runtime.manifest import read_manifest
+from cmg_runtime.memory import pool_bytes, require_memory
 from cmg_runtime.motion_catalogue import MotionCatalogue
 from cmg_runtime.motion_sampling import MotionSampler
 from cmg_runtime.motion_sources import PoolSource, QueryReport, WindowSource
@@ -70,7 +72,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         mode, device, fps: as given.
 
     Raises:
-        EngineError: a wrong argument, or the engine folder has no robot.
+        EngineError: a wrong argument, the motions do not fit into memory, or the engine folder has no robot.
     """
 
     @torch.inference_mode(False)  # counters made under the caller's inference mode could not be updated outside it
@@ -105,7 +107,11 @@ class MotionLibCMG(MotionCatalogue, Closable):
         known = known_bodies(manifest, body_names)
         if manifest.sizes.command_dim != 3:
             raise EngineError(f"commands have {manifest.sizes.command_dim} entries; expected vx, vy and yaw rate")
-        realtime = mode == "realtime"
+        realtime, num_frames = mode == "realtime", 2 * motion_length + horizon
+        if not realtime:
+            needed = pool_bytes(num_motions, num_frames, FrameLayout(manifest.sizes.num_joints, len(known), True))
+            what = f"a library of {num_motions} motions of {motion_length} frames"
+            require_memory(needed, resolve_device(device), what, "take fewer or shorter ones")
         engine = load_engine(
             folder,
             num_envs,
@@ -129,7 +135,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
             source = WindowSource(engine, horizon)
         else:
             drawn = self._commands.sample_uniform() if commands is None else commands
-            source = PoolSource(engine, num_motions, drawn, 2 * motion_length + horizon)
+            source = PoolSource(engine, num_motions, drawn, num_frames)
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
         self._window = source if isinstance(source, WindowSource) else None
         self._engine = engine
@@ -237,7 +243,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
             ``root_pos`` [N, 3] m, world; ``root_rot`` [N, 4] quaternion (x, y, z, w), world, yaw only; ``root_vel``
             [N, 3] m/s, world; ``root_ang_vel`` [N, 3] rad/s, world; ``dof_pos``, ``dof_vel`` [N, dof_dim] rad, rad/s;
             ``local_body_pos`` [N, B, 3] m, in the root's frame, in the order of ``body_names``. float32.
-            Every motion begins at the world's origin, heading along x, on ground of height 0.
+            Every motion begins at the world's origin, heading along x, on ground of height 0, at every reset too.
 
         Raises:
             EngineError: wrong shape, type, device or length; on the host, ids out of range or times not finite.

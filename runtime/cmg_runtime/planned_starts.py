@@ -25,7 +25,8 @@ class PlannedStarts(NotCopied):
     Attributes:
         trajectory_ids, frame_ids: [num_envs] int64, as of :meth:`cmg_runtime.Engine.start`.
         root_pos: [num_envs, 3] float32, world, m: the point on the ground below the root.
-        root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading.
+        root_rot: [num_envs, 4] float32, world, quaternion (w, x, y, z): its heading. Both begin as what was last given
+            for each environment when this was made.
 
     The graph reads these very tensors, so no others can be put in their place.
     """
@@ -45,9 +46,7 @@ class PlannedStarts(NotCopied):
         with torch.inference_mode(False):  # else it could not be written outside of the caller's inference mode
             self._trajectory_ids = torch.zeros(num_envs, dtype=torch.int64, device=device)
             self._frame_ids = torch.zeros_like(self._trajectory_ids)
-            self._root_pos = torch.zeros(num_envs, 3, dtype=torch.float32, device=device)
-            self._root_rot = torch.zeros(num_envs, 4, dtype=torch.float32, device=device)
-            self._root_rot[:, 0] = 1.0
+            self._root_pos, self._root_rot = starts.last_places()
             self._chosen = torch.zeros(num_envs, dtype=torch.bool, device=device)
             if device.type == "cuda":
                 # A function, not a method of this object, which would then keep itself alive.

@@ -80,10 +80,13 @@ class TrajectoryPool:
         places = flat_places(self.clamp(wanted, everything, 1), ids, self.rows.shape, self.num_trajectories)
         return self.layout.split(self.rows.flatten(0, 1).index_select(0, places))
 
-    def checked(self, trajectory_ids: Any, frame_ids: Any, length: Optional[int]) -> Tuple[torch.Tensor, torch.Tensor]:
+    def checked(
+        self, trajectory_ids: Any, frame_ids: Any, length: Optional[int], mask: Optional[torch.Tensor] = None
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Both as int64 tensors [length] on the pool's device; see :func:`cmg_runtime.inputs.as_integers`."""
-        ids = as_integers(trajectory_ids, length, "trajectory_ids", self.rows.device, self.num_trajectories)
-        return ids, as_integers(frame_ids, len(ids), "frame_ids", self.rows.device)
+        device = self.rows.device
+        ids = as_integers(trajectory_ids, length, "trajectory_ids", device, self.num_trajectories, mask)
+        return ids, as_integers(frame_ids, len(ids), "frame_ids", device, mask=mask)
 
     def clamp(self, frame_ids: torch.Tensor, counted: torch.Tensor, count: int) -> torch.Tensor:
         """``frame_ids`` [M] so that ``count`` frames from each on exist; those changed and ``counted`` are counted."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Optional, Tuple
+
 import torch
 
-from cmg_runtime.changes import yaw_of
+from cmg_runtime.changes import wanted_placement
 from cmg_runtime.counters import Counters
 from cmg_runtime.errors import EngineError
 from cmg_runtime.frame_writer import FrameWriter, turn, wrap
@@ -47,26 +49,35 @@ class PoolStarts:
                 "ones"
             )
 
+    def last_places(self) -> Tuple[torch.Tensor, torch.Tensor]:
+        """``root_pos`` [num_envs, 3] and ``root_rot`` [num_envs, 4] as they were last given, upright; new tensors."""
+        placement = self._buffers.placement[: self._buffers.num_envs]
+        half, zero = placement[:, 3] / 2, torch.zeros_like(placement[:, 3])
+        return placement[:, :3].clone(), torch.stack([torch.cos(half), zero, zero, torch.sin(half)], dim=1)
+
     def start(
         self,
         pool: TrajectoryPool,
         envs: EnvSelection,
         trajectory_ids: torch.Tensor,
         frame_ids: torch.Tensor,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
+        root_pos: Optional[torch.Tensor],
+        root_rot: Optional[torch.Tensor],
     ) -> None:
         """Write the windows. Where the place is not finite the environment keeps its window, and is counted.
 
         Args:
             pool: one that :meth:`require_fit` accepts.
             trajectory_ids, frame_ids: [envs.num_rows] int64; a frame that fewer than ``horizon - 1`` others follow
-                becomes the last that enough do, and is counted.
+                becomes the last that enough do, and is counted. Of a row that is not chosen they may be any of the
+                pool's.
             root_pos, root_rot: as in :meth:`cmg_runtime.changes.Changes.reset`.
         """
         buffers, layout, ramp = self._buffers, self._layout, self._buffers.ramp
         assert pool.commands is not None
-        usable = torch.isfinite(torch.cat([root_pos, root_rot], dim=1)).all(dim=1)
+        placement = wanted_placement(buffers, envs, root_pos, root_rot)
+        envs, (trajectory_ids, frame_ids, placement) = envs.narrowed(trajectory_ids, frame_ids, placement)
+        usable = torch.isfinite(placement).all(dim=1)
         self._counters.ignore_motions(envs.chosen(~usable))
         ids = self._everyone if envs.ids is None else self._everyone.index_select(0, envs.ids)
         ids = torch.where(envs.chosen(usable), ids, buffers.num_envs)  # the rest goes to the scratch column
@@ -75,14 +86,15 @@ class PoolStarts:
         frames = first + torch.arange(buffers.horizon, device=first.device).unsqueeze(1)
         places = (frames * pool.num_trajectories + trajectory_ids).flatten()
         rows = pool.rows.flatten(0, 1).index_select(0, places).unflatten(0, frames.shape)
-        newest_root = _moved(rows, layout, root_pos, yaw_of(root_rot))
+        newest_root = _moved(rows, layout, placement[:, :3], placement[:, 3])
 
         buffers.flat_frames.index_copy_(0, buffers.places(ids, 0, buffers.horizon).flatten(), rows.flatten(0, 1))
         motions = rows[..., : layout.motion_dim]
         buffers.current.index_copy_(0, ids, motions[0])
         buffers.newest_motion.index_copy_(0, ids, motions[-1])
         buffers.newest_root.index_copy_(0, ids, newest_root)
-        buffers.ground.index_copy_(0, ids, root_pos[:, 2])
+        buffers.placement.index_copy_(0, ids, placement)
+        buffers.ground.index_copy_(0, ids, placement[:, 2])
         buffers.fresh.index_fill_(0, ids, False)
         ramp.start.index_fill_(0, ids, 0.0)
         ramp.target.index_copy_(0, ids, pool.commands.index_select(0, trajectory_ids))

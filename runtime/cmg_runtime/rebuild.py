@@ -53,7 +53,7 @@ class WindowRebuild:
         self._ids = ids
         n = len(ids)
         motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
-        self._chunk = _chunk(n, buffers.horizon)
+        self._chunk = frames_at_once(n, buffers.horizon)
         shapes = _shapes(n, self._chunk, motion_dim, command_dim)
         self._motions, self._commands, (self._root,) = _carve(workspace, shapes)
 
@@ -61,8 +61,7 @@ class WindowRebuild:
     def workspace_size(n: int, buffers: WindowBuffers) -> int:
         """Floats that a rebuild of ``n`` windows needs."""
         motion_dim, command_dim = buffers.current.shape[1], buffers.next_command.shape[1]
-        shapes = _shapes(n, _chunk(n, buffers.horizon), motion_dim, command_dim)
-        return sum(count * _padded(rows * width) for count, rows, width in shapes)
+        return workspace_floats(n, buffers.horizon, motion_dim, command_dim)
 
     def pieces(self) -> List[Piece]:
         """What to run, in order."""
@@ -107,7 +106,14 @@ class WindowRebuild:
         self._writer.finish(self._buffers, self._ids, self._motions[0], self._root)
 
 
-def _chunk(n: int, horizon: int) -> int:
+def workspace_floats(n: int, horizon: int, motion_dim: int, command_dim: int) -> int:
+    """Floats that a rebuild of ``n`` windows needs."""
+    shapes = _shapes(n, frames_at_once(n, horizon), motion_dim, command_dim)
+    return sum(count * _padded(rows * width) for count, rows, width in shapes)
+
+
+def frames_at_once(n: int, horizon: int) -> int:
+    """Frames of each of ``n`` environments that go through the kinematics together."""
     return min(horizon - 1, max(FRAMES_AT_ONCE // max(n, 1), 1))
 
 

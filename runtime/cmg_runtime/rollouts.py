@@ -11,6 +11,9 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import as_count, as_floats, require_finite
 
+MOST_FRAMES = 1 << 40
+"""Frames of a rollout, 700 years of them: a shape that torch can still count."""
+
 
 def roll_out(backend: Backend, guard: Guard, motion: torch.Tensor, commands: torch.Tensor) -> torch.Tensor:
     """Frames [n, T + 1, motion_dim]: ``motion`` [n, motion_dim], then what ``commands`` [n, T, command_dim] lead to."""
@@ -43,10 +46,10 @@ def as_commands(values: Any, n: int, width: int, device: torch.device, num_frame
 
 
 def per_frame(commands: torch.Tensor, num_frames: int | None) -> torch.Tensor:
-    """Commands [n, T, command_dim] from [n, T, command_dim], or from [n, command_dim], held.
+    """Commands [n, T, command_dim] from [n, T, command_dim], or from [n, command_dim], held: a view, however long.
 
     Raises:
-        EngineError: ``num_frames`` is missing, negative, or is not T.
+        EngineError: ``num_frames`` is missing, negative, beyond :data:`MOST_FRAMES`, or is not T.
     """
     if num_frames is not None:
         num_frames = as_count(num_frames, "num_frames", least=0)
@@ -54,6 +57,6 @@ def per_frame(commands: torch.Tensor, num_frames: int | None) -> torch.Tensor:
         if num_frames not in (None, commands.shape[1]):
             raise EngineError(f"num_frames is {num_frames!r} for commands of {commands.shape[1]} frames; leave it out")
         return commands
-    if num_frames is None:
-        raise EngineError("num_frames is None; commands that are held need a number of frames")
+    if num_frames is None or num_frames >= MOST_FRAMES:
+        raise EngineError(f"num_frames is {num_frames!r}; commands that are held need one of 0..{MOST_FRAMES - 1}")
     return commands.unsqueeze(1).expand(-1, num_frames, -1)

@@ -29,7 +29,8 @@ class WindowBuffers:
         next_command: [columns, 3] command in force that leads to that frame: the network's other input.
         ramp: the ramps of the commands.
         ground: [columns] height of the ground under each environment, m.
-        placement: [columns, 4] root state that the last reset placed each environment at (z is not used).
+        placement: [columns, 4] the place that was last given for each environment, by a reset or a start: x, y, height
+            of the ground (m), yaw (rad), world. Zeros before any.
         fresh: [columns] bool, True between a reset and the rebuild that follows it.
     """
 

@@ -43,8 +43,8 @@ class Change:
         rows: [n] int64, their rows in what follows.
         command: [num_rows, 3], or None to leave it.
         motion: [num_rows, motion_dim], or None to draw from the bank.
-        root_pos: [num_rows, 3], or None.
-        root_rot: [num_rows, 4], or None.
+        root_pos: [num_rows, 3], or None to leave it.
+        root_rot: [num_rows, 4], or None to leave it.
         at_once: the command is in force at once.
         looked: ids and offsets [m] of single frames to look at.
         expected: what it adds to the counters.
@@ -176,9 +176,8 @@ class Told:
         if change.at_once:
             start = target
         self._start[envs], self._target[envs], self._changed_at[envs] = start, target, changed_at
-        if change.resets:
-            ground = 0.0 if change.root_pos is None else change.root_pos[rows, 2].double()
-            self.ground[envs] = torch.zeros_like(changed_at) + ground
+        if change.root_pos is not None:
+            self.ground[envs] = change.root_pos[rows, 2].double()
 
     def in_force(self, step: int, ahead: int) -> torch.Tensor:
         """[num_envs, 3] float64: the commands in force ``ahead`` frames after those that ``step`` steps led to."""

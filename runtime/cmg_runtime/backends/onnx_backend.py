@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cmg_runtime import forks
+from cmg_runtime.backends.torch_backend import CPU_ROWS
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.lifetime import NO_GPU_AFTER_FORK, NotCopied
 from cmg_runtime.manifest import Artifact, Manifest, read_verified
@@ -32,6 +33,9 @@ GRAPHS_SINCE = (1, 28)
 
 ROWS_OF_GRAPHS = 16
 """Rows of graphs are multiples of this."""
+
+NOTHING_LOGGED = 4
+"""Severity of ONNX Runtime's log. Errors are raised, so a second, coloured copy on stderr is of no use."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ class OnnxBackend(NotCopied):
                     f"{name} is {tensor.dtype} on {tensor.device}; expected contiguous float32 on {self._device}"
                 )
         if self._stream is None:
-            self._run_plainly(tensors)
+            for first in range(0, len(motion), CPU_ROWS):  # so that memory stays small, and tensors in the cache
+                self._run_plainly({name: tensor[first : first + CPU_ROWS] for name, tensor in tensors.items()})
             return
         if torch.cuda.is_current_stream_capturing():
             raise EngineError(
@@ -164,9 +169,15 @@ class OnnxBackend(NotCopied):
                     n = len(motion)
                     graph.motion[:n].copy_(motion)
                     graph.command[:n].copy_(command)
-                    self._session.run_with_iobinding(graph.binding, graph.options)
+                    self._run(graph.binding, graph.options)
                     out.copy_(graph.next_motion[:n])
             caller.wait_stream(self._stream)
+
+    def _run(self, binding: Any, options: Any) -> None:
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # its exception types are not public
+            raise RuntimeError(f"onnxruntime: {first_line(error)}") from None
 
     def _run_plainly(self, tensors: dict[str, torch.Tensor]) -> None:
         addresses = (*(tensor.data_ptr() for tensor in tensors.values()), len(tensors["motion"]))
@@ -174,7 +185,7 @@ class OnnxBackend(NotCopied):
             self._bound_to = ()
             _bind_all(self._binding, tensors)
             self._bound_to = addresses
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._run(self._binding, self._options)
 
     def _graph_for(self, motion: torch.Tensor, command: torch.Tensor) -> _Graph | None:
         """The graph for so many rows, from the second time on that they come."""
@@ -218,7 +229,7 @@ def _start_session(
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = NOTHING_LOGGED
     # Threads that spin between frames gain nothing here and take cores from the simulator.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = _providers(device, stream, capture)
@@ -247,6 +258,7 @@ def _bind_all(binding: Any, tensors: dict[str, torch.Tensor]) -> None:
 def _run_options(stream: torch.cuda.Stream | None, graph_id: str) -> Any:
     """Options of a run on ``stream``: ``graph_id`` names a graph to capture or replay; "-1" is neither."""
     options = onnxruntime.RunOptions()
+    options.log_severity_level = NOTHING_LOGGED
     if stream is not None:
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", graph_id)

@@ -32,8 +32,8 @@ class FusedChanges(Changes):
         self,
         envs: EnvSelection,
         motions: torch.Tensor,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
+        root_pos: Optional[torch.Tensor],
+        root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
         at_once: bool,
     ) -> None:
@@ -113,6 +113,21 @@ def finite(x):
 
 
 @triton.jit
+def position_at(place, there):
+    """x, y, z [N] at ``place`` [N]."""
+    x, y = tl.load(place, mask=there, other=0.0), tl.load(place + 1, mask=there, other=0.0)
+    return x, y, tl.load(place + 2, mask=there, other=0.0)
+
+
+@triton.jit
+def store_position(place, x, y, z, there):
+    """x, y, z [N] to ``place`` [N]."""
+    tl.store(place, x, mask=there)
+    tl.store(place + 1, y, mask=there)
+    tl.store(place + 2, z, mask=there)
+
+
+@triton.jit
 def yaw_of(rot, there):
     """Yaw [N] of the quaternions (w, x, y, z) at ``rot`` [N], of any length, and whether they are finite."""
     w, x = tl.load(rot, mask=there, other=1.0), tl.load(rot + 1, mask=there, other=0.0)
@@ -133,9 +148,9 @@ def _change(
     mask,  # [n] bool, or None: all of them
     motion,  # [n, D] float32, rows motion_stride apart
     motion_stride,
-    root_pos,  # [n, 3]
+    root_pos,  # [n, 3], or None: as last given
     pos_stride,
-    root_rot,  # [n, 4]
+    root_rot,  # [n, 4], or None: as last given
     rot_stride,
     command,  # [n, C]
     command_stride,
@@ -180,17 +195,18 @@ def _change(
         good = (value >= least[None, :]) & (value <= most[None, :])  # NaN is neither
         usable = tl.sum((inside & (good == 0)).to(tl.int32), axis=1) == 0
         if PLACE:
-            yaw, upright = yaw_of(root_rot + row * rot_stride, there)
-            place = root_pos + row * pos_stride
-            x, y = tl.load(place, mask=there, other=0.0), tl.load(place + 1, mask=there, other=0.0)
-            z = tl.load(place + 2, mask=there, other=0.0)
-            usable = usable & upright & finite(x) & finite(y) & finite(z)
+            if root_pos is not None:
+                x, y, z = position_at(root_pos + row * pos_stride, there)
+                usable = usable & finite(x) & finite(y) & finite(z)
+            if root_rot is not None:
+                yaw, upright = yaw_of(root_rot + row * rot_stride, there)
+                usable = usable & upright
             put = there & usable
-            tl.store(placement + column * 4, x, mask=put)
-            tl.store(placement + column * 4 + 1, y, mask=put)
-            tl.store(placement + column * 4 + 2, z, mask=put)
-            tl.store(placement + column * 4 + 3, yaw, mask=put)
-            tl.store(ground + column, z, mask=put)
+            if root_pos is not None:
+                store_position(placement + column * 4, x, y, z, put)
+                tl.store(ground + column, z, mask=put)
+            if root_rot is not None:
+                tl.store(placement + column * 4 + 3, yaw, mask=put)
             tl.store(fresh + column, usable, mask=there)
         _count(counts + MOTIONS_IGNORED, there & (usable == 0))
         tl.store(current + column[:, None] * D + lanes[None, :], value, mask=inside & usable[:, None])

@@ -7,12 +7,22 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import triton
 import triton.language as tl
 
 from cmg_runtime.inputs import EnvSelection
-from cmg_runtime.kernels.changes import MOTIONS_IGNORED, finite, rows_of, selected, yaw_of
+from cmg_runtime.kernels.changes import (
+    MOTIONS_IGNORED,
+    finite,
+    position_at,
+    rows_of,
+    selected,
+    store_position,
+    yaw_of,
+)
 from cmg_runtime.kernels.walk import heading, lerp, store_root, turn
 from cmg_runtime.pool import TrajectoryPool
 from cmg_runtime.pool_starts import PoolStarts
@@ -30,8 +40,8 @@ class FusedPoolStarts(PoolStarts):
         envs: EnvSelection,
         trajectory_ids: torch.Tensor,
         frame_ids: torch.Tensor,
-        root_pos: torch.Tensor,
-        root_rot: torch.Tensor,
+        root_pos: Optional[torch.Tensor],
+        root_rot: Optional[torch.Tensor],
     ) -> None:
         buffers, ramp, n = self._buffers, self._buffers.ramp, envs.num_rows
         assert pool.commands is not None
@@ -54,6 +64,7 @@ class FusedPoolStarts(PoolStarts):
                 buffers.newest_motion,
                 buffers.newest_root,
                 buffers.next_command,
+                buffers.placement,
                 buffers.ground,
                 buffers.fresh,
                 ramp.start,
@@ -87,9 +98,9 @@ def _start(
     trajectory_ids,  # [n] int64
     frame_ids,  # [n] int64
     commands,  # [n, 3] float32, of each trajectory
-    root_pos,  # [n, 3] float32, rows pos_stride apart
+    root_pos,  # [n, 3] float32, rows pos_stride apart, or None: as last given
     pos_stride,
-    root_rot,  # [n, 4] float32
+    root_rot,  # [n, 4] float32, or None: as last given
     rot_stride,
     pool_rows,  # [pool_frames, trajectories, W] float32
     frames,  # out: [HORIZON, columns, W], a ring
@@ -98,6 +109,7 @@ def _start(
     newest_motion,  # out: [columns, D]
     newest_root,  # out: [columns, 4]
     next_command,  # out: [columns, 3]
+    placement,  # in or out: [columns, 4]
     ground,  # out: [columns]
     fresh,  # out: [columns] bool
     ramp_start,  # out: [columns, 3] each, and elapsed [columns]
@@ -128,10 +140,18 @@ def _start(
     if ids is not None:
         column = tl.load(ids + row)
     chosen = offset < HORIZON
-    place = root_pos + row * pos_stride
-    x, y, z = tl.load(place), tl.load(place + 1), tl.load(place + 2)
-    yaw, upright = yaw_of(root_rot + row * rot_stride, chosen)
-    usable = upright & finite(x) & finite(y) & finite(z)
+    # What is read here, no program writes: what is not given stays.
+    last = placement + column * 4
+    if root_pos is not None:
+        x, y, z = position_at(root_pos + row * pos_stride, chosen)
+    else:
+        x, y, z = position_at(last, chosen)
+    usable = finite(x) & finite(y) & finite(z)
+    if root_rot is not None:
+        yaw, upright = yaw_of(root_rot + row * rot_stride, chosen)
+        usable = usable & upright
+    else:
+        yaw = tl.load(last + 3, mask=chosen, other=0.0)
     there = chosen & usable
     wanted = tl.load(frame_ids + row)
     first = tl.minimum(tl.maximum(wanted, 0), pool_frames - HORIZON)
@@ -166,7 +186,11 @@ def _start(
 
     tl.atomic_add(counts + MOTIONS_IGNORED + row * 0, 1, mask=chosen & (usable == 0) & (offset == 0))
     tl.atomic_add(clamped + row * 0, 1, mask=oldest & (first != wanted))
-    tl.store(ground + column, z, mask=oldest)
+    if root_pos is not None:
+        store_position(last, x, y, z, oldest)
+        tl.store(ground + column, z, mask=oldest)
+    if root_rot is not None:
+        tl.store(last + 3, yaw, mask=oldest)
     tl.store(fresh + column, usable == 0, mask=oldest)
     tl.store(ramp_elapsed + column, first.to(tl.float32), mask=oldest)
     for entry in tl.static_range(3):
