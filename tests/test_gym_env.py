@@ -432,7 +432,7 @@ def test_deployment_reproduces_the_environment(
     runner.alg.actor.update_normalization(TensorDict({"actor": spread}, batch_size=[256]))
     export_policy(runner, tmp_path)
     policy = load_policy(tmp_path, env)
-    controller = Controller(tmp_path, engine[0])
+    controller = Controller(str(tmp_path), str(engine[0]))  # as text; Paths are what the others give
 
     term, data = reference(floating, "reference"), reference(floating, "reference").robot.data
     action = floating.action_manager.get_term("joint_pos")

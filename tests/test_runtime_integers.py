@@ -14,14 +14,14 @@ from cmg_runtime.command_sampler import CommandSampler
 from cmg_runtime.command_smoother import CommandSmoother
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
-from engine_folder import shared_engine_folder
+from engine_folder import shared_robot_folder
 
 KINDS = (np.int64, np.uint8, torch.tensor)
 
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return shared_engine_folder()[0]
+    return shared_robot_folder()[0]
 
 
 def load(folder: Path, **given: Any) -> Engine:
@@ -48,7 +48,7 @@ def test_any_integral_type_is_an_integer(folder: Path, kind: Any) -> None:
     assert generator.get_motion()[0].shape[0] == 2
     sizes = {"num_motions": kind(5), "motion_length": kind(8), "num_envs": kind(2), "horizon": kind(3)}
     joints = len(engine.joint_names)
-    library = MotionLibCMG(folder, device="cpu", dof_dim=kind(joints), backend="torch", body_names=(), **sizes)
+    library = MotionLibCMG(folder, device="cpu", dof_dim=kind(joints), backend="torch", body_names=("root",), **sizes)
     assert library.sample_motions(kind(4)).shape == (4,)
 
 

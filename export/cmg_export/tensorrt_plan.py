@@ -17,7 +17,6 @@ import tyro
 from cmg_export.errors import ExportError
 from cmg_export.plan_progress import make_monitor
 from CMG_Ref import interrupts
-from CMG_Ref.command_line import require_between
 from cmg_runtime.backends import trt_library
 from cmg_runtime.backends.trt_plan import driver_version
 from cmg_runtime.errors import BackendUnavailable, first_line
@@ -66,8 +65,8 @@ class PlanOptions:
         Raises:
             ExportError: one line.
         """
-        if self.workspace_mib is not None:
-            require_between("tensorrt.workspace_mib", self.workspace_mib, 1)
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ExportError(f"--tensorrt.workspace-mib is {self.workspace_mib}; expected at least 1")
         for target in self.targets:
             if not re.fullmatch(r"\d{1,2}\.\d", target):
                 raise ExportError(f"--tensorrt.targets has {target!r}; expected compute capabilities such as 8.9")

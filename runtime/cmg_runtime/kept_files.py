@@ -46,6 +46,8 @@ def naming(path: Union[str, Path]) -> Iterator[None]:
             error.filename = str(path)
         raise
     except RuntimeError as error:
+        if "inline_container" not in str(error):  # torch's writer of archives
+            raise
         cause = error.__context__
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, str(path)) from None
