@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,7 @@ WRONG = (
     (time_share, "--policy nowhere", "nowhere is neither"),
     (time_share, "--checkpoint nowhere", "cannot read nowhere ("),
     (export_checkpoint, "--policy nowhere", "nowhere is neither"),
-    (export_checkpoint, f"--policy {BUNDLED_POLICY / 'policy.onnx'}", "policy.onnx is neither"),
+    (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),
     (evaluate, "--device cuda:99", "cuda:99"),
     (evaluate, "--seed -2", "--seed is -2"),
     (evaluate, "--device nonsense", "unknown device 'nonsense'"),
@@ -78,7 +79,7 @@ def test_wrong_input_is_refused_in_one_line(
 ) -> None:
     engine = [] if "--engine" in arguments else ["--engine", str(folder)]
     try:
-        status = module.main([*arguments.split(), *engine])
+        status = module.main([*shlex.split(arguments), *engine])
     except SystemExit as end:  # of what tyro refuses
         status = end.code
     said = capsys.readouterr().err

@@ -134,7 +134,10 @@ def update_on(
 
 TWO_GPUS = (
     pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < NUM_PROCESSES, reason=f"needs {NUM_PROCESSES} GPUs"),
+    pytest.mark.skipif(
+        torch.cuda.device_count() < NUM_PROCESSES,
+        reason="needs two CUDA devices: `pytest -m gpu` where there are",
+    ),
 )
 
 

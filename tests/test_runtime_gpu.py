@@ -204,7 +204,7 @@ def test_resetting_by_gpu_ids_counts_towards_the_first_step(made: tuple[Path, Tr
     engine.step()
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: `pytest -m gpu` where there are")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_on_the_second_gpu(made: tuple[Path, Truth], generator: torch.Generator, backend: str) -> None:
     folder, truth = made

@@ -27,6 +27,7 @@ import cmg_export.tensorrt_plan
 from cmg_runtime.backends import trt_backend, trt_context, trt_library
 
 VARIABLE = "CMG_TENSORRT_BINDINGS"
+NO_BINDINGS = f"tensorrt is not installed: pip install tensorrt-cu13-bindings --no-deps, or {VARIABLE}=/its/tensorrt.so"
 RECORD = Path(__file__).with_name("tensorrt_names.json")
 
 USED: dict[str, tuple[str, ...]] = {
@@ -162,7 +163,7 @@ def test_tensorrt_has_every_name_but_those_that_are_listed() -> None:
 def test_the_record_is_what_the_binaries_say() -> None:
     found = bindings()
     if not found:
-        pytest.skip(f"tensorrt's bindings are not installed, and {VARIABLE} names none")
+        pytest.skip(NO_BINDINGS)
     record = json.loads(RECORD.read_text())
     for version, path in found.items():
         absent = [name for name, there in search(path.read_bytes()).items() if not there]
@@ -210,13 +211,13 @@ print(json.dumps(sorted(absent)))
 """
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc")
 def test_each_class_of_the_bindings_has_its_names(tmp_path: Path) -> None:
     """With stand-ins for the libraries that they are linked with, the bindings are imported, beside tensorrt_rtx where
     that is here, and asked class by class. A Runtime that cannot be made is told as such, not raised."""
     found = bindings()
     if not found:
-        pytest.skip(f"tensorrt's bindings are not installed, and {VARIABLE} names none")
+        pytest.skip(NO_BINDINGS)
     (tmp_path / "stand_in.c").write_text(STAND_IN)
     for version, path in found.items():
         major = version.split(".")[0]

@@ -14,8 +14,11 @@ from engine_folder import BACKENDS, SEED, Truth, make_engine_folder, state
 from test_window import DEVICES, random_robot_case
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("backend", [*BACKENDS, "fused"])
+@pytest.mark.parametrize(
+    ("device", "backend"),
+    [*(("cpu", backend) for backend in BACKENDS)]
+    + [pytest.param("cuda", backend, marks=pytest.mark.gpu) for backend in (*BACKENDS, "fused")],
+)
 def test_other_windows_stay_bit_identical(device: str, backend: str, generator: torch.Generator) -> None:
     folder, truth, _ = random_robot_case()
     try:

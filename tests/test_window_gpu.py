@@ -321,7 +321,7 @@ def test_a_first_reset_that_is_ignored_leaves_a_window_at_rest(generator: torch.
         assert torch.allclose(value[7], window(rest)[name][7], atol=0.1 if name == "root_vel" else 1e-4), name
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: `pytest -m gpu` where there are")
 @pytest.mark.parametrize("backend", [*BACKENDS, "fused"])
 def test_on_the_second_gpu(backend: str, generator: torch.Generator) -> None:
     (engine, truth), (first, _) = load(backend, device="cuda:1"), load(backend, device="cuda:0")
