@@ -246,6 +246,7 @@ def test_workers_of_several_gpus_are_given_the_whole_task(
 ) -> None:
     """mjlab's launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("cmg_gym.command_line.require_room", lambda *_: None)  # of GPUs that are not there
     config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
     assert config.gpu_ids == [0, 1]
     (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
