@@ -205,4 +205,4 @@ def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(tmp_path.rglob("*")) == before  # no folder named ~
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     assert cuda_source.compiled.__wrapped__("source", ()) == b"source"
-    assert len(list((tmp_path / "kept").rglob("*.cubin"))) == 1
+    assert len(list((tmp_path / "kept").rglob("*.kernel"))) == 1
