@@ -30,6 +30,7 @@ CASES = (
     ("cmg_gym.train", "--gpus 3 --backend cubist", "--backend is 'cubist'"),
     ("cmg_export.bench.__main__", "--device cuda --sizes 0", "--sizes is 0"),
     ("cmg_export.bench.__main__", "--device cuda --engine nowhere", "cannot read nowhere/manifest.json"),
+    ("cmg_export.bench.kernels", "--engine nowhere", "cannot read nowhere/manifest.json"),
     ("cmg_export.bench.dropin", "--device cuda --checkpoint nowhere", "cannot read nowhere ("),
     ("cmg_export.soak.__main__", "--device cuda --checks 1", "--checks is 1"),
     ("cmg_export.soak.__main__", "--device cuda --engine nowhere", "cannot read nowhere/manifest.json"),
