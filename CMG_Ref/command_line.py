@@ -49,8 +49,8 @@ def run(
         description: for ``--help``; None: the docstring of ``options``.
 
     Returns:
-        The exit status: the action's own (None: 0); 2 after what the user can put right, 130 after an interrupt, with
-        one line on stderr.
+        The exit status: the action's own (None: 0); with one line on stderr 2 after what the user can put right, and
+        130 after an interrupt; 143, without one, where SIGTERM has been noted (:func:`interrupts.note_interrupts`).
 
     Raises:
         SystemExit: see :func:`parse`.
@@ -64,10 +64,12 @@ def run(
             _print_the_rest()
         return status
     except (KeyboardInterrupt, Exception) as error:
-        if interrupts.behind(error) is not None:
+        number = interrupts.behind(error)
+        if number == signal.SIGINT:
             more = f"interrupted; {error}" if isinstance(error, KeyboardInterrupt) and error.args else interrupted
             print(f"{module}: {more}", file=sys.stderr)
-            return 130
+        if number is not None:
+            return 128 + number
         line = complaint(error, foreseen)
         if not line:
             raise

@@ -78,6 +78,7 @@ def draw(options: Options) -> None:
     runs = {label: Path(folder) for label, _, folder in given}
     if len(runs) < len(given):
         raise EngineError(f"two runs have one label in {' '.join(options.runs)}; expected a label for each")
+    compared = table(runs, options.iterations)  # before the picture: it refuses iterations that no run has
     figure, axes = pyplot.subplots(1, len(CURVES), figsize=(11, 4), layout="constrained")
     for axis, (tag, title) in zip(axes, CURVES.items(), strict=True):
         for label, folder in runs.items():
@@ -90,7 +91,7 @@ def draw(options: Options) -> None:
     figure.savefig(picture, format="png", dpi=110)
     pyplot.close(figure)
     replace_file(options.out, picture.getvalue())
-    print(f"{options.out} is written\n\n{table(runs, options.iterations)}")
+    print(f"{options.out} is written\n\n{compared}")
 
 
 def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -86,10 +87,10 @@ def _fingerprint() -> str | None:
     if sys.version_info < (3, 10):
         return None
     try:
-        from cmg_export.provenance import fingerprint
+        provenance = importlib.import_module("cmg_export.provenance")
     except ImportError:
         return None
-    return fingerprint()
+    return provenance.fingerprint()
 
 
 def _compile(model: Path, data_path: str | Path | None, folder: Path) -> None:

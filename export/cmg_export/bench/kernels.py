@@ -17,7 +17,7 @@ from cmg_export.bench.timing import interleave
 from cmg_export.checkpoint import load_source
 from cmg_export.errors import FORESEEN
 from CMG_Ref import command_line
-from cmg_runtime import read_manifest
+from cmg_runtime import Manifest, read_manifest
 from cmg_runtime.capture import GraphRecorder, Piece
 from cmg_runtime.kernels import why_not
 from cmg_runtime.weights import read_weights
@@ -60,12 +60,12 @@ def _run(options: Options) -> int:
         raise BenchError("--rows is empty; expected numbers of environments")
     for rows in options.rows:
         command_line.require_between("rows", rows, 1)
+    manifest = read_manifest(options.engine)
     device = torch.device("cuda")
     reason = why_not(device) if torch.cuda.is_available() else "torch sees no GPU"
     if reason:
         raise BenchError(f"the kernels cannot run here: {reason}")
-    kernels = _kernels(options, device)
-    manifest = read_manifest(options.engine)
+    kernels = _kernels(options, manifest, device)
     inputs = Inputs(
         options.engine, manifest, load_source(options.engine, manifest, options.checkpoint, None), options.seed
     )
@@ -77,13 +77,12 @@ def _run(options: Options) -> int:
     return 0
 
 
-def _kernels(options: Options, device: torch.device) -> dict[str, Any]:
+def _kernels(options: Options, manifest: Manifest, device: torch.device) -> dict[str, Any]:
     """By name: both have ``(motion, command, out)``, the cluster kernel ``frames`` too."""
     from cmg_runtime.kernels.cluster import ClusterNetwork, fits
     from cmg_runtime.kernels.frame import FrameNetwork
     from cmg_runtime.kernels.packing import pack
 
-    manifest = read_manifest(options.engine)
     artifact = next((a for a in manifest.artifacts if (a.backend, a.precision) == ("fused", "fp16")), None)
     if artifact is None:
         raise BenchError(f"{options.engine} has no fused artifact in fp16; build it with --precision fp16 or all")
