@@ -95,7 +95,7 @@ def test_scratch_memory_grows_and_gives_back() -> None:
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_scratch_memory_that_is_not_there_is_not_given_out(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it cannot be made larger, a caller that tries again gets an error again, and never less than it asks for."""
+    """Where it cannot be made larger, whoever tries again gets an error again, and never less than was asked for."""
     monkeypatch.setattr("cmg_runtime.kernels.scratch._is_captured", lambda tensor: captured)
 
     def make(rows: int) -> torch.Tensor:
