@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmg_runtime import Engine, EngineError, load_engine
+from cmg_runtime import Engine, EngineError, forks, load_engine
 from cmg_runtime.backends.full_precision import full_precision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,6 +260,37 @@ def test_forked_workers_of_a_process_with_threads_get_the_same_frames() -> None:
         timeout=150,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forked_workers_where_openmp_cannot_give_its_threads_back(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the OpenMP of torch 2.1's wheels: its threads are still waited for in the child."""
+    monkeypatch.setattr(forks, "_pause", None)
+    monkeypatch.setattr(forks, "_waits_for_threads", True)
+    before = torch.get_num_threads()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def inherit_and_load() -> None:
+        rows = torch.randn(4000, 200).exp()  # which more than one thread would do together
+        queue.put((stepped(engine).numpy(), stepped(started(backend)).numpy(), len(rows)))
+
+    worker = context.Process(target=inherit_and_load, daemon=True)
+    try:
+        torch.set_num_threads(3)
+        engine, expected = started(backend), stepped(started(backend)).numpy()
+        torch.randn(4000, 200).exp()
+        worker.start()
+        for found in queue.get(timeout=60)[:2]:
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert torch.get_num_threads() == 3  # the parent's
+    finally:
+        torch.set_num_threads(before)
+        worker.join(30)
+        worker.kill()
 
 
 def ask_engine_on_a_gpu(engine: Engine, queue: Any) -> None:

@@ -93,6 +93,27 @@ def test_scratch_memory_grows_and_gives_back() -> None:
     assert len(made) <= 5  # 7, 14, 28, 100, 1000
 
 
+@pytest.mark.parametrize("captured", [False, True])
+def test_scratch_memory_that_is_not_there_is_not_given_out(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be made larger, whoever tries again gets an error again, and never less than was asked for."""
+    monkeypatch.setattr("cmg_runtime.kernels.scratch._is_captured", lambda tensor: captured)
+
+    def make(rows: int) -> torch.Tensor:
+        if rows > most:
+            raise MemoryError
+        return torch.empty(rows)
+
+    scratch, most = Scratch(make, lambda memory: (memory,)), 100
+    first = scratch.of(70)
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            scratch.of(200)
+        kept = scratch.of(90) if not captured else scratch.of(70)
+    assert (kept is first) == captured
+    most = 10**6
+    assert len(scratch.of(300)) >= 300
+
+
 @pytest.mark.gpu
 def test_scratch_memory_stays_below_twice_the_largest(seed: int, generator: torch.Generator) -> None:
     """Whatever grows on the way, with a graph captured at each size; and every graph still gives its bits."""

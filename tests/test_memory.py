@@ -193,7 +193,7 @@ def test_what_can_be_had_on_a_host(tmp_path: Path, swap: int, rng: np.random.Gen
     free, used, most, cached = (int(n) << 20 for n in rng.integers(64, 4096, 4))
     write(proc, meminfo=f"MemTotal: 99 kB\nMemAvailable:   {(64 << 30) >> 10} kB\nSwapFree: {swap >> 10} kB\n")
     assert memory.on_host(proc, groups) == (64 << 30) + swap
-    stat = f"anon 5\ninactive_file {cached}\nactive_file 4096\n"
+    stat = f"anon 5\ninactive_file {cached}\nactive_file 4000\nslab_reclaimable 96\nslab_unreclaimable 9\n"
 
     write(proc / "self", cgroup="0::/user.slice/job\n")
     write(groups / "user.slice" / "job", memory__max=most + used, memory__current=used, memory__stat=stat)

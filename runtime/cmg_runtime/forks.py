@@ -3,7 +3,10 @@
 A fork copies memory, but of the threads only the one that forks, and it copies no use of a GPU. So:
 
 - OpenMP, with which torch computes on a CPU, keeps threads between products. GNU's would wait for them in the child for
-  ever. They are given back before every fork; both processes start new ones when they next need some.
+  ever. They are given back before every fork; both processes start new ones when they next need some. GNU's of before
+  GCC 9, which older wheels of torch come with (2.1's), cannot give them back: there a child that has an engine computes
+  with one thread, as data loaders' workers do. LLVM's and Intel's provide for forks themselves, and are left alone: if
+  they gave their threads back, they would forget how many the program has asked for.
 - torch makes a thread pool of its own anew in the child, when the first thread asks how many there are. Where several
   threads are the first, which they are in a product, it fails now and then. So one asks alone before.
 - ONNX Runtime keeps threads in each session, and its destructor waits for them. In the child a session is therefore
@@ -41,6 +44,11 @@ class Inherited(Protocol):
 _inherited: weakref.WeakSet[Any] = weakref.WeakSet()
 _settled = True
 
+_process = ctypes.CDLL(None) if hasattr(os, "fork") else None  # Windows has no such thing as all of a process's names
+_is_gnu = torch.backends.openmp.is_available() and not hasattr(_process, "kmp_set_blocktime")
+_pause: Any = getattr(_process, "omp_pause_resource_all", None) if _is_gnu else None  # OpenMP 5's own call
+_waits_for_threads = _is_gnu and _pause is None
+
 
 def tell_after_fork(thing: Inherited) -> None:
     """Call ``thing.after_fork()`` in every forked child for as long as it lives."""
@@ -57,16 +65,16 @@ def settle_threads() -> None:
     global _settled
     if not _settled:
         _settled = True
+        if _waits_for_threads:
+            torch.set_num_threads(1)
         alone = threading.Thread(target=torch.get_num_threads)
         alone.start()
         alone.join()
 
 
 def _give_threads_back() -> None:
-    """OpenMP 5's own call. An OpenMP without it has its own provision for forks (LLVM's, Intel's)."""
-    pause = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)
-    if pause is not None:
-        pause(_PAUSE_HARD)
+    if _pause is not None:
+        _pause(_PAUSE_HARD)
 
 
 def _tell() -> None:

@@ -168,7 +168,8 @@ def _limits(proc: Path) -> List[int]:
 
 
 def _control_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """What the limit of each control group that this process is in leaves, of both versions, files' cache included."""
+    """What the limit of each control group that this process is in leaves, of both versions, with what the kernel gives
+    back before it ends a process: caches of files, and of the kernel's own where version 2 counts them."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -183,8 +184,8 @@ def _control_groups(proc: Path, cgroups: Path) -> Iterator[int]:
             most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
             if most.isdigit() and used.isdigit():
                 cached = _fields(folder / "memory.stat", 1)
-                files = sum(cached.get(kind + name, 0) for name in ("active_file", "inactive_file"))
-                yield int(most) - int(used) + files
+                names_of_caches = ("active_file", "inactive_file", "slab_reclaimable")
+                yield int(most) - int(used) + sum(cached.get(kind + name, 0) for name in names_of_caches)
 
 
 def _fields(path: Path, unit: int) -> Dict[str, int]:

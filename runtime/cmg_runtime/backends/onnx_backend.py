@@ -150,6 +150,8 @@ class OnnxBackend(NotCopied):
                 raise EngineError(
                     f"{name} is {tensor.dtype} on {tensor.device}; expected contiguous float32 on {self._device}"
                 )
+        if not len(motion):  # no memory to bind, and nothing to do
+            return
         if self._stream is None:
             for first in range(0, len(motion), CPU_ROWS):  # so that memory stays small, and tensors in the cache
                 self._run_plainly({name: tensor[first : first + CPU_ROWS] for name, tensor in tensors.items()})
@@ -189,7 +191,7 @@ class OnnxBackend(NotCopied):
 
     def _graph_for(self, motion: torch.Tensor, command: torch.Tensor) -> _Graph | None:
         """The graph for so many rows, from the second time on that they come."""
-        if not self._capture or not len(motion):
+        if not self._capture:
             return None
         rows = graph_rows(len(motion))
         graph = self._graphs.get(rows)

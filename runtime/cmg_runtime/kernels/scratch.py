@@ -37,9 +37,10 @@ class Scratch(Generic[Memory]):
     def of(self, rows: int) -> Memory:
         """Memory for at least ``rows`` rows, until the next call of this."""
         if self._memory is None or rows > self._rows:
+            ample = self._ample(rows) if self._rows else rows
             self._give_back()
-            self._rows = self._ample(rows) if self._rows else rows
-            self._memory = self._make(self._rows)
+            memory = self._make(ample)  # where there is none, all stays as it is but for what was given back
+            self._memory, self._rows = memory, ample
         if _is_captured(self._tensors(self._memory)[0]) and not self._is_in_graphs(self._memory):
             self._in_graphs.append(self._memory)
         return self._memory
@@ -55,7 +56,7 @@ class Scratch(Generic[Memory]):
         for tensor in self._tensors(self._memory):
             if tensor.is_cuda:  # the calls before, on whatever streams, come before what this stream does next
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
-        self._memory = None
+        self._memory, self._rows = None, 0
 
     def _is_in_graphs(self, memory: Memory) -> bool:
         return any(kept is memory for kept in self._in_graphs)
