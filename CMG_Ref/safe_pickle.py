@@ -17,6 +17,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
+from CMG_Ref.flat_keys import FlatKeysUnpickler, flat_ordered_dict, flat_set
 from CMG_Ref.plain_arrays import STAND_INS
 
 PERMITTED = re.compile(
@@ -126,19 +127,19 @@ _MAKING_OBJECTS = (
 )  # fmt: skip
 
 
-class _PlainUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+class _PlainUnpickler(FlatKeysUnpickler):
     """Python's own, less the operations that make objects of classes, and with the others held to plain values."""
 
     stack: list[Any]
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch: ClassVar[dict[int, Any]] = dict(FlatKeysUnpickler.dispatch)
 
     def __init__(self, content: bytes, read_storage: Callable[[str, int], bytes] | None) -> None:
         super().__init__(io.BytesIO(content))
         self._read_storage = read_storage
         self._storages: dict[str, torch.Tensor] = {}
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("builtins", "set"): set,
+            ("collections", "OrderedDict"): flat_ordered_dict,
+            ("builtins", "set"): flat_set,
             ("builtins", "complex"): complex,
             ("_codecs", "encode"): _encode,
             ("torch", "Size"): torch.Size,

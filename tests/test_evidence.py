@@ -290,3 +290,28 @@ def test_the_bundled_chain_is_that_of_the_model() -> None:
     assert breadth_first_body_names() == tuple(model.body(body).name for body in levels)
     joints = [model.joint(int(model.body_jntadr[body])).name for body in levels[1:]]
     assert breadth_first_joint_names() == tuple(joints)
+
+
+def test_what_a_robot_may_do_is_taken(tmp_path: Path, walking: Arrays, rng: np.random.Generator) -> None:
+    """Arms before or above the head, noise of the capture, velocities that were smoothed, a second cut out."""
+
+    def arms(pitch: float) -> Callable[[np.ndarray], np.ndarray]:
+        pose = [0.0] * 15 + [pitch, 0.0, 0.0, 1.4, 0.0, 0.0, 0.0] * 2
+        return lambda dof: np.where(np.arange(29) < 15, dof, pose)
+
+    start = int(rng.integers(0, 100))
+    cases = {
+        "reaching": bare(changed(walking, dof=arms(-1.5))),
+        "overhead": bare(changed(walking, dof=arms(-3.0))),
+        "noise": bare(changed(walking, dof=lambda d: d + rng.normal(0, 0.005, d.shape))),
+        "smoothed": changed(bare(walking) | {"dof_velocities": walking["dof_velocities"]}, vel=smoothed),
+        "piece": every_frame(bare(walking), lambda values: values[start : start + 50]),
+    }
+    for name, arrays in cases.items():
+        assert [s.reason for s in read(tmp_path, arrays).skipped] == [], name
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Over a seventh of a second, as some tools filter what they difference."""
+    window = np.ones(7) / 7
+    return np.stack([np.convolve(np.pad(column, 3, "edge"), window, "valid") for column in values.T], axis=1)

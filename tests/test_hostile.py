@@ -175,6 +175,7 @@ def test_checkpoints_of_other_protocols_that_call(tmp_path: Path, case: str, pro
     assert not Path("/tmp/cmg_outside").exists()
 
 
+DOUBLED = b")" + b"2\x86" * 60  # a tuple that is twice in the next, and so on
 FLOATS = b"\x80\x04ctorch\nFloatStorage\n"
 PICKLES = {
     "a storage called": FLOATS + b"J\xff\xff\xff\x7f\x85R.",
@@ -186,6 +187,11 @@ PICKLES = {
     "outside": b"\x80\x04(\x8c\x07storage" + FLOATS[2:] + b"\x8c\x010\x8c\x03cpuK\x01tQ.",
     "absurd bytes": b"\x80\x05\x96" + b"\xff" * 5 + bytes(3) + b".",
     "absurd number": b"\x80\x04N" + memo(2**32 - 1) + b".",
+    "a key hashed for ever": b"\x80\x02}" + DOUBLED + b"K\x01s.",
+    "a member hashed for ever": b"\x80\x04\x8f(" + DOUBLED + b"\x90.",
+    "a frozen member hashed for ever": b"\x80\x04(" + DOUBLED + b"\x91.",
+    "a pair hashed for ever": b"\x80\x02ccollections\nOrderedDict\n](" + DOUBLED + b"N\x86e\x85R.",
+    "a set of what is hashed for ever": b"\x80\x02c__builtin__\nset\n](" + DOUBLED + b"e\x85R.",
     "an extension": b"\x80\x04\x82\x01.",
     "an old instance": b"(ios\nsystem\n.",
     "pieces of a name": b"\x80\x04\x8c\x02os\x94\x8c\x06systemh\x00\x8c\x06system\x93\x8c\x04true\x85R.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from CMG_Ref.dataloader.clips import Clip
@@ -27,6 +28,7 @@ UNIT_TOLERANCE = 0.02  # of a quaternion's length; float16 is off by 0.001
 JOINT_SPEED = 50.0  # rad/s; the G1's fastest joint does 37
 ROOT_SPEED = 6.0  # m/s; twice what any clip runs
 JUMP = 1.8  # times the frames beside it: one frame is missing at 2; clips reach 1.24
+SUDDEN = 25.0  # m/s^2 of the root at a jump: at few frames a second, a step of the foot changes its speed as much
 REPEATED = 0.01  # share of frames that repeat the one before while the robot moves
 FROZEN = 0.5  # share of frames that repeat the one before
 DEGREE = float(np.degrees(1))
@@ -34,6 +36,7 @@ COARSE = 0.1  # m/s of noise from positions kept to too few digits
 # Stored velocity over the change of position. Forward and central differences, and smoothing, differ by 0.1; the
 # nearest frame rates that are mistaken for each other, 50 and 60, by 0.2.
 VELOCITY_RATIO = (0.88, 1.15)
+SMOOTHED = 0.15  # s: both are compared as smooth as this, for stored velocities often are, and by nobody knows how much
 CORRELATION = 0.8  # of all stored velocities with the changes
 JOINT_CORRELATION = 0.5  # of one joint's: another joint, or another sign
 
@@ -140,6 +143,7 @@ def _frames(clip: Clip) -> Iterator[Doubt]:
         beside = [np.maximum(step[2:], step[:-2]) for step in (joints, root)]
         # Slower than 1.2 rad/s (all joints together) and 0.6 m/s, any step may be many times the one before.
         jump = np.minimum(joints[1:-1] / np.maximum(beside[0], 1.2), root[1:-1] / np.maximum(beside[1], 0.6))
+        jump[(root[1:-1] - beside[1]) * clip.fps < SUDDEN] = 0.0
         if jump.size and jump.max() > JUMP:
             at = int(jump.argmax()) + 1
             text = f"joints and root move {jump.max():.1f} times as far after frame {at} as beside it"
@@ -158,6 +162,7 @@ def _joint_velocity(clip: Clip) -> Iterator[Doubt]:
     change = np.gradient(clip.dof_pos, axis=0) * clip.fps
     if np.sqrt((change**2).mean()) < 0.05:  # rad/s: it stands
         return
+    stored, change = _smoothed(stored, clip.fps), _smoothed(change, clip.fps)
     ratio, correlation = _compared(stored, change)
     moving = np.flatnonzero(np.sqrt((change**2).mean(axis=0)) > 0.3)
     wrong = [j for j in moving if _compared(stored[:, j], change[:, j])[1] < JOINT_CORRELATION]
@@ -185,7 +190,9 @@ def _root_velocity(clip: Clip) -> Iterator[Doubt]:
         if stored is None or np.sqrt((change**2).sum(axis=1).mean()) < still:
             continue
         frames = (change, root[1:-1].inv().apply(change))
-        ratio, correlation = max((_compared(stored[1:-1], c) for c in frames), key=lambda found: found[1])
+        smooth = _smoothed(stored[1:-1], clip.fps)
+        found = (_compared(smooth, _smoothed(values, clip.fps)) for values in frames)
+        ratio, correlation = max(found, key=lambda pair: pair[1])
         if correlation < CORRELATION:
             text = f"stored {name} velocities contradict the poses (correlation {correlation:.2f})"
             yield Doubt("velocity", f"{text}, expected nearly 1")
@@ -198,6 +205,10 @@ def _root_velocity(clip: Clip) -> Iterator[Doubt]:
 def _fits(ratio: float, units: tuple[float, ...]) -> bool:
     """Velocities may come in any of these units: they only bear witness."""
     return any(VELOCITY_RATIO[0] < ratio / unit < VELOCITY_RATIO[1] for unit in units)
+
+
+def _smoothed(values: np.ndarray, fps: float) -> np.ndarray:
+    return gaussian_filter1d(values, SMOOTHED * fps, axis=0)
 
 
 def _compared(stored: np.ndarray, change: np.ndarray) -> tuple[float, float]:

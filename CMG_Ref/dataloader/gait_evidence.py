@@ -20,6 +20,9 @@ from cmg_runtime.kinematics import ForwardKinematics
 MOST_PAIRS = 400
 """Pairs of frames that are looked at, spread over the clip."""
 
+BETWEEN = 1 / 15
+"""Seconds between the frames of a pair: noise of a few mm or thousandths of a radian is much of what moves in less."""
+
 CONTACT = 0.02  # m above where the lowest sole mostly is
 
 
@@ -57,8 +60,9 @@ class StanceMeter:
 
     def __call__(self, clip: Clip) -> Stance:
         """Measure a clip whose joints are ``JOINT_NAMES``."""
-        first = np.unique(np.linspace(0, len(clip.dof_pos) - 2, MOST_PAIRS).astype(int))
-        frames = np.stack([first, first + 1])  # [2, P]
+        apart = min(max(1, round(BETWEEN * clip.fps)), len(clip.dof_pos) - 1)
+        first = np.unique(np.linspace(0, len(clip.dof_pos) - 1 - apart, MOST_PAIRS).astype(int))
+        frames = np.stack([first, first + apart])  # [2, P]
         body_pos, body_rot = (
             values.numpy() for values in self._kinematics(torch.from_numpy(np.ascontiguousarray(clip.dof_pos[frames])))
         )
@@ -78,7 +82,7 @@ class StanceMeter:
         up = (root_rot[0][:, None] @ body_rot[0][:, self._feet])[..., 2, 2].max(axis=1)[touching]
 
         def speed(moved: np.ndarray) -> float:
-            return float(np.linalg.norm(moved, axis=1).mean() * clip.fps)
+            return float(np.linalg.norm(moved, axis=1).mean() * clip.fps / apart)
 
         return Stance(
             slip=speed(by_joints + by_root),

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from CMG_Ref.flat_keys import FlatKeysUnpickler, flat_ordered_dict
 from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
 
 UNPACKED_ALLOWED = 1 << 30
@@ -76,11 +77,8 @@ class _JoblibArray:
         return _array(stream.read(math.prod(shape) * dtype.itemsize), dtype, shape, state["order"])
 
 
-_Unpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]  # the loader in pure Python
-
-
-class _PlainUnpickler(_Unpickler):
-    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
+class _PlainUnpickler(FlatKeysUnpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(FlatKeysUnpickler.dispatch)
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
@@ -114,39 +112,15 @@ class _PlainUnpickler(_Unpickler):
         claimed = int.from_bytes(self.read(8), "little")
         self.append(bytearray(self.read(min(claimed, self._size))))
 
-    def load_setitem(self) -> None:
-        self._check_keys(self.stack[-2:])
-        super().load_setitem()
-
-    def load_setitems(self) -> None:
-        self._check_keys(self.stack)  # since the mark
-        super().load_setitems()
-
-    def load_dict(self) -> None:
-        self._check_keys(self.stack)
-        super().load_dict()
-
     def load_set(self) -> None:
         raise pickle.UnpicklingError("it holds a set")
-
-    def _check_keys(self, items: list[Any]) -> None:
-        """A few tuples, each twice in the next, take for ever to be hashed."""
-        if not all(isinstance(key, (str, bytes, int, float)) for key in items[::2]):
-            raise pickle.UnpicklingError("a dictionary with keys that are neither text nor numbers")
 
     dispatch |= {
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray8,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
-        pickle.DICT[0]: load_dict,
         pickle.EMPTY_SET[0]: load_set,
         pickle.FROZENSET[0]: load_set,
     }
-
-
-def _ordered_dict() -> dict[Any, Any]:
-    return {}
 
 
 def _encode(text: str, codec: str) -> bytes:
@@ -200,7 +174,7 @@ def _array(content: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) 
 _PERMITTED: dict[tuple[str, str], Any] = {
     **STAND_INS,
     ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): _ordered_dict,
+    ("collections", "OrderedDict"): flat_ordered_dict,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _JoblibArray,
     ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,

@@ -24,10 +24,13 @@ BODY_ANGLE = 0.15  # rad
 SLIP = 1.0  # of what moves; 0 is right, about 1.4 is unrelated, 2 is opposite; clips reach 0.55, where they run
 MOVING = 0.08  # m/s; below, a foot's sliding tells nothing
 BETTER = 0.6  # another reading's slip over this one's; no clip's falls below 1.09
+LONG_ENOUGH = 3.0  # s; of good clips' pieces of 1 s one in twenty seems to slide, of 3 s hardly any
 FOOT_TILT = 0.6  # rad of the foot that stands; clips reach 0.22
 # m from the trunk's middle to the elbows, both sides' mean. Arms that hang straight have 0.144 and the trunk is in the
 # way of less than 0.13; clips have 0.152 and more, and with left and right exchanged nine in ten have less.
 ELBOWS = 0.13
+BESIDE = 0.12  # m before or behind the trunk's middle axis; arms that reach forward or up may come together
+BESIDE_OFTEN = 0.25  # of the frames
 MOST_FRAMES = 300
 
 Found = Iterator[tuple[Literal["limits", "tilt", "ground", "bodies", "feet", "arms"], str]]
@@ -96,7 +99,7 @@ def walking(clip: Clip) -> Found:
         return
     if stance.tilt > FOOT_TILT:
         yield "feet", f"the foot that stands is tilted by {stance.tilt:.2f} rad, expected below {FOOT_TILT:g}"
-    if stance.moved > MOVING:
+    if stance.moved > MOVING and (len(clip.dof_pos) - 1) / clip.fps >= LONG_ENOUGH:
         found = [(meter(other), words) for words, other in other_readings(clip)]
         best, words = min(found, key=lambda pair: pair[0].slip)
         text = f"the foot that stands slides at {stance.slip:.2f} m/s"
@@ -105,21 +108,31 @@ def walking(clip: Clip) -> Found:
         elif stance.ratio > SLIP:
             yield "feet", f"{text}: the root does not move as the legs walk"
     elbows = _elbows(clip)
-    if elbows < ELBOWS:
+    if elbows is not None and elbows < ELBOWS:
         text = f"its elbows are {elbows:.2f} m from the trunk's middle, in the trunk"
         yield "arms", f"{text}: left and right exchanged, or other joints"
 
 
-def _elbows(clip: Clip) -> float:
-    """Distance of the elbows from the trunk's middle to their own side, m: both sides' median, averaged."""
+def _elbows(clip: Clip) -> float | None:
+    """Distance of the elbows from the trunk's middle to their own side, m: both sides' median, averaged.
+
+    Of frames in which both are beside the trunk, not before, behind or above it; None where these are few.
+    """
     kinematics = _kinematics()
     body_pos, body_rot = (v.numpy() for v in kinematics(torch.from_numpy(clip.dof_pos[_spread(clip)])))
     trunk = kinematics.chain.body_index("torso_link")
-    sides = []
-    for name, side in (("left_elbow_link", 1), ("right_elbow_link", -1)):
+
+    def in_trunk(name: str) -> np.ndarray:
         away = body_pos[:, kinematics.chain.body_index(name)] - body_pos[:, trunk]
-        sides.append(side * np.median((body_rot[:, trunk, :, 1] * away).sum(axis=1)))
-    return float(np.mean(sides))
+        return (away[:, None] @ body_rot[:, trunk])[:, 0]
+
+    left, right = in_trunk("left_elbow_link"), in_trunk("right_elbow_link")
+    top = in_trunk("left_shoulder_roll_link")[:, 2]
+    beside = [(np.abs(elbow[:, 0]) < BESIDE) & (elbow[:, 2] < top) for elbow in (left, right)]
+    both = beside[0] & beside[1]
+    if both.mean() < BESIDE_OFTEN:
+        return None
+    return float(np.median(left[both, 1]) - np.median(right[both, 1])) / 2
 
 
 def _spread(clip: Clip) -> np.ndarray:

@@ -215,7 +215,8 @@ class _Limits:
         return np.maximum(self.lower - positions, positions - self.upper)
 
     def _expected(self, joint: int, value: float) -> str:
-        degrees = self.lower[joint] <= math.radians(value) <= self.upper[joint]
+        far = abs(value) > ONE_TURN  # a small number is next to 0 in degrees, where every joint may be
+        degrees = far and self.lower[joint] <= math.radians(value) <= self.upper[joint]
         return (
             f"expected {self.lower[joint]:.4g} .. {self.upper[joint]:.4g} rad of {self.whose}"
             f"{', which it is within if it is in degrees' if degrees else ''}"
