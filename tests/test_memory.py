@@ -17,6 +17,8 @@ import pytest
 import torch
 
 from cmg_runtime import Engine, EngineError, load_engine, memory
+from cmg_runtime.command_sampler import CommandSampler
+from cmg_runtime.command_smoother import CommandSmoother
 from cmg_runtime.frames import FrameLayout
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
@@ -132,6 +134,9 @@ ASKED: dict[str, Callable[[Engine, Path], Any]] = {
     "a pool of long ones": lambda e, f: e.make_pool(3, 10**20, [0.1, 0.0, 0.1]),
     "motions": lambda e, f: MotionLibCMG(f, None, 10**13, num_envs=2, device="cpu", dof_dim=5, body_names=("root",)),
     "long motions": lambda e, f: MotionLibCMG(f, None, 4, 10**13, 2, "cpu", 5, body_names=("root",)),
+    "commands": lambda e, f: CommandSampler(2, "cpu").sample_batch(10**30),
+    "a sequence of commands": lambda e, f: CommandSampler(2, "cpu").sample_sequence(10**13, 5),
+    "a smoother": lambda e, f: CommandSmoother(10**13, 5, "cpu"),
     "preloaded": lambda e, f: CMGMotionGenerator(f, None, 4, "cpu", preload_duration=10**13),
     "realtime": lambda e, f: MotionLibCMG(
         f, None, num_envs=10**13, device="cpu", dof_dim=5, mode="realtime", body_names=("root",)

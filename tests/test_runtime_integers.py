@@ -42,6 +42,7 @@ def test_any_integral_type_is_an_integer(folder: Path, kind: Any) -> None:
     assert torch.equal(sampler.sample_batch(kind(2)), CommandSampler(3, "cpu", seed=7).sample_batch(2))
     assert sampler.sample_sequence(kind(6), kind(2)).shape == (3, 6, 3)
     assert CommandSmoother(kind(2), kind(5), "cpu").num_envs == 2
+    assert CommandSmoother(kind(255), kind(5), "cpu").get_current().shape == (255, 3)  # the largest of a uint8
     counts = {"num_envs": kind(2), "buffer_size": kind(9), "preload_duration": kind(6), "seed": kind(7)}
     generator = CMGMotionGenerator(folder, device="cpu", backend="torch", **counts)
     generator.reset()
@@ -78,3 +79,10 @@ def test_seeds_that_no_generator_takes_are_refused(folder: Path) -> None:
     for seed in (1 << 64, -(1 << 63) - 1):
         with pytest.raises(EngineError, match="seed is"):
             load_engine(folder, 2, seed=seed)
+
+
+def test_integers_that_python_makes_no_float_or_text_of_are_refused(folder: Path) -> None:
+    for value in (10**400, -(10**400), 10**9000):
+        for name in ("num_envs", "horizon", "seed"):
+            with pytest.raises(EngineError, match=f"^{name} is an integer of [0-9]+ bits; expected an integer"):
+                load(folder, **{name: value})

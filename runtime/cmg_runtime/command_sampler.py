@@ -10,6 +10,7 @@ import torch
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_count, as_floats, as_seed, select_envs
 from cmg_runtime.loading import resolve_device
+from cmg_runtime.memory import require_memory
 
 Ranges = Tuple[Tuple[float, float], Tuple[float, float], Tuple[float, float]]
 """Of vx (m/s), vy (m/s) and yaw rate (rad/s)."""
@@ -94,6 +95,7 @@ class CommandSampler:
             EngineError: unknown strategy, ``n`` negative, or a difficulty outside 0..1.
         """
         n = as_count(n, "n", least=0)
+        require_memory(12 * n, self.device, f"a batch of {n} commands", "draw fewer")
         if strategy in ("uniform", "uniform_random", "mixed"):
             return self._uniform(n, self._ranges)
         if strategy in STAGES:
@@ -167,6 +169,7 @@ class CommandSampler:
         duration = as_count(duration, "duration")
         change_interval = as_count(change_interval, "change_interval")
         n, draws = self._rows(env_ids), duration // change_interval + 1
+        require_memory(12 * n * duration, self.device, f"a sequence of {duration} commands for {n}", "draw fewer")
         strategy = mode[len("preset:") :] if mode.startswith("preset:") else mode
         keys = [self.sample_batch(n, strategy, i / max(draws - 1, 1)) for i in range(draws)]
         drawn = torch.stack(keys, dim=1)

@@ -9,6 +9,7 @@ import torch
 
 from cmg_runtime.inputs import as_count, as_floats, select_envs
 from cmg_runtime.loading import resolve_device
+from cmg_runtime.memory import require_memory
 from cmg_runtime.ramp import CommandRamp
 
 
@@ -29,7 +30,9 @@ class CommandSmoother:
         self.num_envs = as_count(num_envs, "num_envs")
         self.interpolation_steps = as_count(interpolation_steps, "interpolation_steps")
         self.device = resolve_device(device)
-        self._ramp = CommandRamp(num_envs + 1, 3, interpolation_steps, self.device)  # with a scratch column, not used
+        require_memory(28 * self.num_envs, self.device, f"a smoother of {num_envs} commands", "take fewer")
+        columns = self.num_envs + 1  # one of them scratch, not used
+        self._ramp = CommandRamp(columns, 3, self.interpolation_steps, self.device)
 
     def __getstate__(self) -> Dict[str, Any]:
         # Not the ramps themselves, which a copy, and a worker given this object, would share and move.

@@ -17,6 +17,9 @@ from cmg_runtime.errors import EngineError, first_line
 
 SEEDS = range(-(1 << 63), 1 << 64)
 
+MOST_BITS = 256
+"""Of a count, whose bytes can then still be told in a message: Python makes no float and no digits of any integer."""
+
 
 @dataclass(frozen=True)
 class EnvSelection:
@@ -208,13 +211,14 @@ def require_choice(value: str, name: str, choices: Sequence[str]) -> None:
 
 
 def as_count(value: Any, name: str, least: int = 1) -> int:
-    """``value``, of any integral type, as an int. Raises :class:`EngineError` where it is none, or below ``least``."""
+    """``value``, of any integral type, as an int. Raises :class:`EngineError` where it is none, is below ``least``, or
+    has more than :data:`MOST_BITS`."""
     try:
         count = _index(value)
     except TypeError:
         count = least - 1
-    if count < least:
-        raise EngineError(f"{name} is {value!r}; expected an integer of at least {least}")
+    if count < least or count.bit_length() > MOST_BITS:
+        raise EngineError(f"{name} is {_said(value)}; expected an integer of at least {least}")
     return count
 
 
@@ -225,7 +229,7 @@ def as_seed(value: Any) -> int:
     except TypeError:
         seed = SEEDS.stop
     if seed not in SEEDS:
-        raise EngineError(f"seed is {value!r}; expected an integer, {SEEDS.start} to {SEEDS.stop - 1}")
+        raise EngineError(f"seed is {_said(value)}; expected an integer, {SEEDS.start} to {SEEDS.stop - 1}")
     return seed
 
 
@@ -240,6 +244,12 @@ def _index(value: Any) -> int:
     if isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, np.bool_):
         raise TypeError
     return operator.index(value)
+
+
+def _said(value: Any) -> str:
+    """``value`` in a message."""
+    long = isinstance(value, int) and value.bit_length() > MOST_BITS
+    return f"an integer of {value.bit_length()} bits" if long else repr(value)
 
 
 def _require_in_range(ids: torch.Tensor, limit: int, name: str) -> None:

@@ -82,8 +82,9 @@ class CMGMotionGenerator(Closable):
         self.num_envs = self.engine.num_envs
         self.device = self.engine.device
         if mode == "pregenerated":
-            needed = rollout_bytes(num_envs, preload_duration, self.engine.bank.shape[1], self.engine.command.shape[1])
-            what = f"a preload_duration of {preload_duration} frames for {num_envs} environments"
+            widths = self.engine.bank.shape[1], self.engine.command.shape[1]
+            needed = rollout_bytes(self.num_envs, preload_duration, *widths)
+            what = f"a preload_duration of {preload_duration} frames for {self.num_envs} environments"
             require_memory(needed, self.device, what, "take a shorter one or mode='realtime'")
         self.current_commands = self.engine.command
         self.preload_duration = preload_duration
