@@ -69,7 +69,9 @@ def check_pickle(stream: IO[bytes], size: int) -> int:
     Raises:
         NotPermitted: it names something that is not in ``PERMITTED``.
         ValueError: it is damaged, ends early, or numbers more objects than it has bytes.
+        pickle.UnpicklingError: keys that would take for ever to be hashed, which torch's own reader does not notice.
     """
+    start = stream.tell()
     protocol, names = 0, dict[str, None]()
     texts: list[str] = []  # in the order in which they come to the stack
     memo: dict[int, str] = {}
@@ -98,7 +100,37 @@ def check_pickle(stream: IO[bytes], size: int) -> int:
     refused = [name for name in names if not PERMITTED.fullmatch(name)]
     if refused:
         raise NotPermitted(refused, set(texts))
+    end = stream.tell()
+    stream.seek(start)
+    _KeyChecker(io.BytesIO(stream.read(end - start))).load()
     return protocol
+
+
+class _Inert(dict[Any, Any]):
+    """Stands for whatever a pickle names or makes of it; takes anything and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __call__(self, *_: Any) -> _Inert:
+        return self
+
+
+class _KeyChecker(FlatKeysUnpickler):
+    """Builds containers alone, for the sake of their keys."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(FlatKeysUnpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        return {"OrderedDict": flat_ordered_dict, "set": flat_set}.get(name, _Inert)
+
+    def persistent_load(self, pid: Any) -> Any:
+        return _Inert()
+
+    def _drop_state(self) -> None:
+        self.stack.pop()  # state is given to nothing, least of all to a function of ours
+
+    dispatch[pickle.BUILD[0]] = _drop_state
 
 
 def load_pickle(content: bytes, read_storage: Callable[[str, int], bytes] | None = None) -> Any:

@@ -206,6 +206,12 @@ def test_pickles_written_by_hand(tmp_path: Path, case: str) -> None:
     refuses(lambda: read_pt(path), ValueError)
 
 
+def test_an_archive_whose_key_is_hashed_for_ever(tmp_path: Path) -> None:
+    doubled = b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))
+    (tmp_path / "x.pt").write_bytes(archive({"x/data.pkl": b"\x80\x02}" + doubled + b"K\x01s.", "x/version": b"3\n"}))
+    refuses(lambda: read_pt(tmp_path / "x.pt"), ValueError)
+
+
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_archives_whose_tensors_claim_more(tmp_path: Path, protocol: int) -> None:
     """More than is stored, by a pickle changed after it was written, or by strides of zero."""
