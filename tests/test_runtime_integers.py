@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def test_what_is_none_is_refused_in_one_line(folder: Path, value: Any) -> None:
         with pytest.raises(EngineError, match=name) as caught:
             ask()
         assert "\n" not in str(caught.value)
+
+
+def test_more_offsets_than_any_window_has_are_refused(folder: Path) -> None:
+    engine = load(folder)
+    endless: list[Any] = [range(10**20), itertools.count(), itertools.repeat(0)]
+    for offsets in endless:
+        with pytest.raises(EngineError, match="more than 1048576 offsets"):
+            engine.future(offsets)
 
 
 def test_seeds_that_no_generator_takes_are_refused(folder: Path) -> None:

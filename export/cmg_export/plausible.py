@@ -63,7 +63,7 @@ _ROLLOUTS, _FRAMES = 64, 100
 
 REMEDY = (
     "give stats, bank and card in rad, rad/s and m/s and in the order of joint_names, or name the robot that they are "
-    "of with --robot"
+    "of with --robot, and its joints in card.json's joint_names"
 )
 
 

@@ -6,6 +6,7 @@ checked for shape, type and device only: looking at their values would make the 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from dataclasses import dataclass
 from typing import Any, Callable, List, Sequence, Tuple
@@ -16,6 +17,9 @@ import torch
 from cmg_runtime.errors import EngineError, first_line
 
 SEEDS = range(-(1 << 63), 1 << 64)
+
+MOST_OFFSETS = 1 << 20
+"""Frames ahead that are asked for in one call."""
 
 MOST_BITS = 256
 """Of a count, whose bytes can then still be told in a message: Python makes no float and no digits of any integer."""
@@ -184,11 +188,14 @@ def as_integers(
 
 
 def as_offsets(offsets: Any) -> Tuple[int, ...]:
-    """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers."""
+    """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers, not absurdly long."""
     try:
-        return tuple(_index(offset) for offset in offsets)
+        known = tuple(_index(offset) for offset in itertools.islice(offsets, MOST_OFFSETS + 1))
     except TypeError:
         raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
+    if len(known) > MOST_OFFSETS:
+        raise EngineError(f"there are more than {MOST_OFFSETS} offsets; expected those of the window, each once or so")
+    return known
 
 
 def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:
