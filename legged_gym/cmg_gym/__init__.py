@@ -5,6 +5,10 @@ Without the simulator only :mod:`cmg_gym.controller` can be used, which needs no
 """
 
 import importlib.util
+import os
+
+# rsl_rl keeps the state of repositories beside its logs, and where there is no git it could as well not be imported.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 if importlib.util.find_spec("rsl_rl") is not None:
     from CMG_Ref import interrupts
