@@ -26,7 +26,7 @@ LIMITS = np.array([_MODEL.jnt_range[_MODEL.joint(name).id] for name in JOINT_NAM
 
 def standing_checkpoint(folder: Path, seed: int, spread: float) -> Path:
     """A random network whose motion strays about ``spread`` rad from the default pose."""
-    made = make_checkpoint(folder, hidden_dim=16, num_experts=2, num_layers=2, gain=0.9, seed=seed)
+    made = make_checkpoint(folder, hidden_dim=16, num_experts=2, num_layers=2, gain=0.6, seed=seed)
     mean = np.array(default_dof_pos() + [0.0] * 29, dtype=np.float32)
     std = np.array([spread] * 29 + [1.0] * 29, dtype=np.float32)
     save_checkpoint(made.path, made.model.state_dict(), {**made.stats, "motion_mean": mean, "motion_std": std})
