@@ -115,7 +115,7 @@ lint: $(VENV)/.train  ## ruff and pyright over the whole repository
 
 fuzz: $(VENV)/.test  ## fuzz every reader of files for SECONDS= (300) in all; needs Python 3.11 to 3.13 on Linux
 	@test -d $(VENV)/fuzz || $(INSTALL)/fuzz.txt --quiet --target $(VENV)/fuzz
-	@PYTHONPATH=.:export:runtime:tests:$(VENV)/fuzz OMP_NUM_THREADS=1 nice $(PY) tests/fuzz.py \
+	@PYTHONPATH=.:export:runtime:tests:tests/cases:$(VENV)/fuzz OMP_NUM_THREADS=1 nice $(PY) tests/fuzz.py \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 test-matrix: $(VENV)/.test  ## run the runtime's tests on other Pythons and torches: UV=uv, gigabytes to fetch

@@ -18,9 +18,9 @@ import torch
 import tyro
 
 from CMG_Ref import interrupts
+from cmg_runtime.device.memory import short_of_memory
 from cmg_runtime.errors import EngineError
-from cmg_runtime.kept_files import naming
-from cmg_runtime.memory import short_of_memory
+from cmg_runtime.folder.kept_files import naming
 
 T = TypeVar("T")
 

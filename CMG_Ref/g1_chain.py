@@ -6,7 +6,7 @@ Read from ``asset_zoo/robots/unitree_g1/xmls/g1.xml`` of mjlab 1.6.0 (Apache-2.0
 from __future__ import annotations
 
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from cmg_runtime.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 FEET = ("left_ankle_roll_link", "right_ankle_roll_link")
 

@@ -33,7 +33,7 @@ from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry, is_symmetric
-from cmg_runtime.kept_files import naming
+from cmg_runtime.folder.kept_files import naming
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ import numpy as np
 import torch
 import yaml
 
-from cmg_export.checkpoint import _read_card, load_checkpoint
 from cmg_export.errors import CheckpointError
+from cmg_export.read.checkpoint import _read_card, load_checkpoint
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import load_data_file, read_stats, stats_of
 from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.reading import load_clip
 from cmg_runtime import load_engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
-from cmg_runtime.manifest import Manifest
-from cmg_runtime.npz import load_arrays
+from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.folder.npz import load_arrays
 from make_checkpoint import make_checkpoint
 
 Target = tuple[Callable[[bytes], Any], tuple[type[Exception], ...], list[bytes]]

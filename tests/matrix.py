@@ -81,7 +81,9 @@ def main(options: Options) -> int:
         folders = str(Path(scratch) / "engines")
         environment.update(CMG_TEST_SEED=environment.get("CMG_TEST_SEED", str(time.time_ns() % 2**31)))
         made = {**environment, "PYTHONPATH": os.pathsep.join(str(ROOT / p) for p in (".", "export", "runtime"))}
-        subprocess.run([sys.executable, str(ROOT / "tests" / "made_before.py"), folders], env=made, check=True)
+        subprocess.run(
+            [sys.executable, str(ROOT / "tests" / "cases" / "made_before.py"), folders], env=made, check=True
+        )
         environment.update(CMG_TEST_FOLDERS=folders)
         for cell in options.cells:
             print(f"{cell} ...", flush=True)

@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 venv=$(realpath "$1")
 exporter=$2
 shift 2
-tests=(tests/test_{command_sampler,compat,compat_golden,isaac_gym,motion_generator,motion_lib,motion_lib_parts}.py
-    tests/test_runtime_{api,loading,steps}.py)
+tests=(tests/runtime/motion/test_{command_sampler,compat,compat_golden,isaac_gym,motion_generator,motion_lib,motion_lib_parts}.py
+    tests/runtime/loading/test_runtime_loading.py tests/runtime/window/test_runtime_{api,steps}.py)
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -39,7 +39,7 @@ from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
 
 export CMG_TEST_SEED=${CMG_TEST_SEED:-$RANDOM} OMP_NUM_THREADS=1
 if [ -z "${CMG_TEST_FOLDERS:-}" ]; then
-    PYTHONPATH=.:export:runtime:tests "$exporter" tests/made_before.py "$scratch/engines"
+    PYTHONPATH=.:export:runtime:tests/cases "$exporter" tests/cases/made_before.py "$scratch/engines"
     export CMG_TEST_FOLDERS=$scratch/engines
 fi
-"$venv/bin/python" -m pytest -p no:cacheprovider -o 'pythonpath=. tests' "${tests[@]}" "$@"
+"$venv/bin/python" -m pytest -p no:cacheprovider -o 'pythonpath=. tests/cases' "${tests[@]}" "$@"

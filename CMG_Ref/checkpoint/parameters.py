@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmg_runtime.manifest import Sizes
+from cmg_runtime.folder.manifest import Sizes
 
 _WRAPPERS = re.compile(r"(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What DataParallel, torch.compile, FSDP and checkpointing put into names; at the front it is one prefix of many."""

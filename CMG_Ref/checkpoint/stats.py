@@ -10,9 +10,9 @@ import yaml
 from yaml.events import AliasEvent
 
 from CMG_Ref.checkpoint_io import read_pt, read_start
-from cmg_runtime import typed_json
-from cmg_runtime.engine_cache import STATS_FILES
-from cmg_runtime.manifest import Stats
+from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.compiled import STATS_FILES
+from cmg_runtime.folder.manifest import Stats
 
 SMALLEST_STD = 1e-6
 """rad or rad/s; trained checkpoints have 0.1 and more."""

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.g1_chain import FEET, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from cmg_runtime.kinematics import ForwardKinematics
+from cmg_runtime.window.kinematics import ForwardKinematics
 
 MOST_PAIRS = 400
 """Pairs of frames that are looked at, spread over the clip."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from CMG_Ref.evaluation.robot import FEET, KNEES, LEG_JOINTS, load_g1_legs
-from cmg_runtime.kinematics import ForwardKinematics
+from cmg_runtime.window.kinematics import ForwardKinematics
 
 # Which foot stands is read from both the height of the sole and the knee. Height alone, with the pelvis taken
 # as upright, fails: a pelvis lean of 0.1 rad shifts the feet by as much as a swing foot is lifted. The knee of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from CMG_Ref.evaluation.results import CaseResult, Evaluation, command_text, mirror_difference, mirror_pairs
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.folder.kept_files import replace_file
 
 
 def text_report(evaluation: Evaluation) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from CMG_Ref.g1_chain import FEET, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from cmg_runtime.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 __all__ = ["FEET", "KNEES", "LEG_JOINTS", "load_g1_legs"]
 

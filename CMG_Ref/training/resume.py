@@ -16,7 +16,7 @@ import torch
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint_io import read_pt
-from cmg_runtime.manifest import Sizes, file_sha256
+from cmg_runtime.folder.manifest import Sizes, file_sha256
 
 if TYPE_CHECKING:
     from CMG_Ref.train import TrainConfig

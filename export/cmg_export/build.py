@@ -12,31 +12,31 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from cmg_export.artifacts import Plans, compile_artifacts
-from cmg_export.bank import make_bank
-from cmg_export.checkpoint import Checkpoint, load_checkpoint
+from cmg_export.compile.artifacts import Plans, compile_artifacts
+from cmg_export.compile.bank import make_bank
+from cmg_export.compile.tensorrt import Flavour, PlanOptions, find_flavour
+from cmg_export.compile.weights import one_product_weights
 from cmg_export.errors import ExportError
-from cmg_export.graph import one_product_weights
-from cmg_export.joints import resolve_joints
-from cmg_export.parity import (
-    ParityReport,
-    Truth,
-    format_table,
-    read_report,
-    reference_beside,
-    run_parity,
-    with_results,
-)
+from cmg_export.parity import ParityReport, Truth, format_table, read_report, reference_beside, run_parity, with_results
 from cmg_export.parity.report import FILE_NAME as PARITY_FILE
-from cmg_export.plausible import check_plausible
 from cmg_export.progress import stage
 from cmg_export.provenance import source_record
 from cmg_export.publish import check_out, publish, staging
-from cmg_export.tensorrt_plan import Flavour, PlanOptions, find_flavour
+from cmg_export.read.checkpoint import Checkpoint, load_checkpoint
+from cmg_export.read.joints import resolve_joints
+from cmg_export.read.plausible import check_plausible
 from CMG_Ref.command_line import require_between
 from cmg_runtime.errors import EngineError
-from cmg_runtime.kept_files import naming, replace_file
-from cmg_runtime.manifest import FILE_NAME, CommandRange, FileEntry, Manifest, file_sha256, read_manifest, read_verified
+from cmg_runtime.folder.kept_files import naming, replace_file
+from cmg_runtime.folder.manifest import (
+    FILE_NAME,
+    CommandRange,
+    FileEntry,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    read_verified,
+)
 
 FPS = 50.0
 BANK_FILE = "bank.npz"

@@ -14,11 +14,11 @@ import torch
 
 import cmg_export
 import cmg_runtime
-from cmg_export.robot import g1_model, model_files
-from cmg_runtime.sources import installed_versions, package_files, sources_sha256
+from cmg_export.read.robot import g1_model, model_files
+from cmg_runtime.folder.sources import installed_versions, package_files, sources_sha256
 
 if TYPE_CHECKING:
-    from cmg_export.checkpoint import Checkpoint
+    from cmg_export.read.checkpoint import Checkpoint
 
 _TOOLS = (
     "torch",
@@ -54,7 +54,7 @@ def source_record(checkpoint: Checkpoint, robot: Path | None, options: dict[str,
 
 def fingerprint() -> str:
     """One hash over all that an engine depends on besides a checkpoint's own files, if it is built here with the
-    defaults of every option: see :func:`cmg_runtime.engine_cache.engine_folder`. It imports neither mujoco nor
+    defaults of every option: see :func:`cmg_runtime.folder.compiled.engine_folder`. It imports neither mujoco nor
     TensorRT."""
     found = _surroundings(g1_model())
     if "tensorrt" in found["tools"]:  # which builds plans only where it sees a GPU

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cmg_export.errors import ExportError
-from cmg_runtime import typed_json
-from cmg_runtime.manifest import FILE_NAME
+from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.manifest import FILE_NAME
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cmg_runtime.command_sampler import PRESETS, STAGES, STRATEGIES, CommandSampler, Ranges
+from cmg_runtime.commands.sampler import PRESETS, STAGES, STRATEGIES, CommandSampler, Ranges
 from cmg_runtime.errors import EngineError
 
 

@@ -16,7 +16,7 @@ from statistics import mean, median
 from cmg_export.errors import FORESEEN
 from CMG_Ref.command_line import run
 from cmg_runtime import EngineError
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.folder.kept_files import replace_file
 
 REWARD, STEPS_PER_SECOND = "Train/mean_reward", "Perf/total_fps"
 CURVES = {"Train/mean_episode_length": "mean episode length, steps of 20 ms", REWARD: "mean reward"}

@@ -15,7 +15,7 @@ from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
 from CMG_Ref.command_line import require_positive, run
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.folder.kept_files import replace_file
 
 GRID = (
     (0.0, 0.0, 0.0),

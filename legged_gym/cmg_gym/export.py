@@ -14,7 +14,7 @@ import torch
 from cmg_gym.controller import ObservationTerm, PolicyCard
 from cmg_gym.observations import reference
 from cmg_gym.residual_action import ResidualJointAction
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.folder.kept_files import replace_file
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv

@@ -20,7 +20,7 @@ from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
 from cmg_runtime.errors import first_line
-from cmg_runtime.manifest import Manifest
+from cmg_runtime.folder.manifest import Manifest
 
 Policy = Callable[[TensorDict], torch.Tensor]
 """Observations of all environments -> actions [num_envs, num_joints]."""

@@ -12,7 +12,7 @@ from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.observations import reference
 from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import EngineError
-from cmg_runtime.manifest import Manifest
+from cmg_runtime.folder.manifest import Manifest
 
 NAMES = {
     "gpus": "GPUs",

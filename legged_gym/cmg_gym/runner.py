@@ -15,7 +15,7 @@ from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.export import export_policy
 from cmg_gym.observations import reference
 from cmg_gym.resume import trained_with
-from cmg_runtime.kept_files import naming
+from cmg_runtime.folder.kept_files import naming
 
 KEPT_EVERY = 250
 """Iterations between checkpoints that are kept for good; of the others the newest two are."""

@@ -17,8 +17,8 @@ from mjlab.rl import RslRlVecEnvWrapper
 
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import synchronise
-from cmg_export.checkpoint import Checkpoint, load_checkpoint
 from cmg_export.errors import FORESEEN
+from cmg_export.read.checkpoint import Checkpoint, load_checkpoint
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
 from cmg_gym.observations import reference
@@ -27,10 +27,10 @@ from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from CMG_Ref.command_line import require_not_negative, require_positive, run
 from cmg_runtime.backends import BACKENDS
 from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.kept_files import replace_file
+from cmg_runtime.folder.manifest import read_manifest
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.kept_files import replace_file
 from cmg_runtime.loading import resolve_device
-from cmg_runtime.manifest import read_manifest
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
 

@@ -22,8 +22,8 @@ from cmg_gym.tasks import TASK
 from CMG_Ref.command_line import require_not_negative, require_positive, require_seed, run
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS
+from cmg_runtime.folder.kept_files import naming
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.kept_files import naming
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ Example:
     dof_pos, dof_vel = engine.step()
 """
 
-from cmg_runtime.counters import Report
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
-from cmg_runtime.frames import ReferenceFrames
-from cmg_runtime.future_view import FutureView
+from cmg_runtime.folder.manifest import Manifest, read_manifest
 from cmg_runtime.loading import load_engine
-from cmg_runtime.manifest import Manifest, read_manifest
-from cmg_runtime.planned_starts import PlannedStarts
-from cmg_runtime.pool import TrajectoryPool
+from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.future_view import FutureView
+from cmg_runtime.window.planned_starts import PlannedStarts
+from cmg_runtime.window.pool import TrajectoryPool
+from cmg_runtime.window.report import Report
 
 __all__ = [
     "BackendUnavailable",

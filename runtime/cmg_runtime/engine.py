@@ -7,24 +7,24 @@ from typing import Any, ContextManager, Sequence
 import torch
 
 from cmg_runtime.backends import Backend
-from cmg_runtime.changes import make_changes
-from cmg_runtime.counters import Counters, Report
+from cmg_runtime.device.lifetime import Closable
+from cmg_runtime.device.memory import pool_bytes, rollout_bytes, room_for
 from cmg_runtime.errors import EngineError
-from cmg_runtime.frame_writer import FrameWriter, require_root_motion
-from cmg_runtime.frames import ReferenceFrames
-from cmg_runtime.future_view import FutureView
+from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.guard import Guard, GuardWatch, limits
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
-from cmg_runtime.lifetime import Closable
-from cmg_runtime.manifest import Artifact, Manifest
-from cmg_runtime.memory import pool_bytes, rollout_bytes, room_for
-from cmg_runtime.planned_starts import PlannedStarts
-from cmg_runtime.pool import TrajectoryPool, commands_in_force, generate
-from cmg_runtime.pool_starts import make_pool_starts
-from cmg_runtime.readiness import Readiness, of_a_sound_engine
-from cmg_runtime.rollouts import as_commands, per_frame, roll_out
-from cmg_runtime.state import EngineState, SingleFrame
-from cmg_runtime.window import Window
+from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.future_view import FutureView
+from cmg_runtime.window.plain.changes import make_changes
+from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
+from cmg_runtime.window.plain.starts import make_pool_starts
+from cmg_runtime.window.planned_starts import PlannedStarts
+from cmg_runtime.window.pool import TrajectoryPool, commands_in_force, generate
+from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
+from cmg_runtime.window.report import Counters, Report
+from cmg_runtime.window.ring import Window
+from cmg_runtime.window.rollout import as_commands, per_frame, roll_out
+from cmg_runtime.window.state import EngineState, SingleFrame
 
 
 class Engine(Closable):
@@ -57,7 +57,7 @@ class Engine(Closable):
     graphs, as dropping the engine and all that it made does. After that every use raises :class:`EngineError`, also of
     future views and planned starts; pools, and tensors that the caller holds, stay. A CUDA graph of the caller's own
     with steps of the engine must not be replayed then. An engine cannot be pickled or copied: load it in the worker
-    that needs it. A forked worker may use the one it inherits, on a CPU (:mod:`cmg_runtime.forks`).
+    that needs it. A forked worker may use the one it inherits, on a CPU (:mod:`cmg_runtime.device.forks`).
 
     Attributes:
         num_envs, device: environments in the batch, and where everything lives.

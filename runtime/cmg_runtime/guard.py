@@ -20,9 +20,9 @@ from typing import Sequence, Tuple
 import torch
 
 from cmg_runtime import inputs
+from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import EngineError
-from cmg_runtime.kernels import why_not
-from cmg_runtime.manifest import Manifest
+from cmg_runtime.folder.manifest import Manifest
 
 STRIDE = 2654435761
 """A prime: neighbours go on from different states."""
@@ -138,7 +138,7 @@ class Guard:
         low, high: [motion_dim] float32, rad and rad/s. No limit may be NaN.
         bank: [K, motion_dim] float32, K at least 1, contiguous: what bad rows are replaced by.
         num_envs: columns whose bad rows count. There is one more, the scratch column: see
-            :class:`cmg_runtime.window_buffers.WindowBuffers`.
+            :class:`cmg_runtime.window.window_buffers.WindowBuffers`.
         replaced: [] int64, the counter.
 
     Attributes:
@@ -172,7 +172,7 @@ class Guard:
                 occur only once.
         """
         if self._fused:
-            from cmg_runtime.kernels.guarded import replace_bad_rows
+            from cmg_runtime.window.triton.guard import replace_bad_rows
 
             replace_bad_rows(self, motion, columns, ahead, advance, self._num_envs)
             return

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cmg_export.build import Options, build_engine
-from cmg_export.tensorrt_plan import PlanOptions
+from cmg_export.compile.tensorrt import PlanOptions
 from make_checkpoint import make_checkpoint
 
 NUM_ENVS, NUM_FRAMES, SEED = 7, 20, 2026

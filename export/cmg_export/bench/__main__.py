@@ -18,7 +18,7 @@ from cmg_export.bench.run import INTERRUPTED, run_bench
 from cmg_export.bench.settings import Settings
 from cmg_export.errors import FORESEEN
 from CMG_Ref import command_line, interrupts
-from cmg_runtime.manifest import read_manifest
+from cmg_runtime.folder.manifest import read_manifest
 
 MODULE = "cmg_export.bench"
 GPU_SIZES = (64, 256, 1024, 4096, 16384, 65536)

@@ -11,13 +11,13 @@ import torch
 
 from cmg_export.bench import peers
 from cmg_export.bench.results import BenchError
-from cmg_export.checkpoint import Checkpoint
 from cmg_export.errors import ExportError
+from cmg_export.read.checkpoint import Checkpoint
 from CMG_Ref.interrupts import raise_if_received
 from cmg_runtime.backends import BACKENDS, backend_class
-from cmg_runtime.capture import WARM_UPS, GraphRecorder, Piece
+from cmg_runtime.device.graphs import WARM_UPS, GraphRecorder, Piece
 from cmg_runtime.errors import EngineError, first_line
-from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.folder.manifest import Artifact, Manifest
 
 CPU_MEMORY = 2 * 2**30
 """What a contender may take for one frame on a CPU, bytes."""

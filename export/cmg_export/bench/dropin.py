@@ -15,19 +15,19 @@ import torch
 from cmg_export.bench.dropin_reference import Network, ReferenceMotionLib, ReferencePregenerated, ReferenceRealtime
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.timing import interleave
-from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import FORESEEN, ExportError
+from cmg_export.read.checkpoint import load_checkpoint
 from CMG_Ref.command_line import require_positive, run
 from cmg_runtime.backends import BACKENDS
-from cmg_runtime.bank import load_bank
-from cmg_runtime.command_sampler import CommandSampler
+from cmg_runtime.commands.sampler import CommandSampler
 from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.kept_files import replace_file
+from cmg_runtime.folder.manifest import Manifest, read_manifest
+from cmg_runtime.folder.sources import installed_versions
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.kept_files import replace_file
-from cmg_runtime.manifest import Manifest, read_manifest
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
-from cmg_runtime.sources import installed_versions
 
 MODULE = "cmg_export.bench.dropin"
 

@@ -11,7 +11,7 @@ import torch
 
 from cmg_export.bench.contenders import Contender
 from cmg_runtime import Engine, load_engine
-from cmg_runtime.manifest import Manifest
+from cmg_runtime.folder.manifest import Manifest
 
 REBUILT = (16, 64, 256, 4096)
 """Windows that are rebuilt at once."""

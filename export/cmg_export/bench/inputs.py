@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from cmg_export.bench.results import BenchError
-from cmg_export.checkpoint import Checkpoint
 from cmg_export.parity.truth import Truth, draw_commands
-from cmg_runtime.bank import load_bank
-from cmg_runtime.manifest import Manifest
+from cmg_export.read.checkpoint import Checkpoint
+from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.manifest import Manifest
 
 ERROR_ROWS = 2048
 """Environments whose frame is compared, at most."""

@@ -14,13 +14,13 @@ from cmg_export.bench import machine
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.results import BenchError
 from cmg_export.bench.timing import interleave
-from cmg_export.checkpoint import load_source
 from cmg_export.errors import FORESEEN
+from cmg_export.read.checkpoint import load_source
 from CMG_Ref import command_line
 from cmg_runtime import Manifest, read_manifest
-from cmg_runtime.capture import GraphRecorder, Piece
-from cmg_runtime.kernels import why_not
-from cmg_runtime.weights import read_weights
+from cmg_runtime.device.graphs import GraphRecorder, Piece
+from cmg_runtime.device.triton_support import why_not
+from cmg_runtime.folder.weights import read_weights
 
 MODULE = "cmg_export.bench.kernels"
 
@@ -79,9 +79,9 @@ def _run(options: Options) -> int:
 
 def _kernels(options: Options, manifest: Manifest, device: torch.device) -> dict[str, Any]:
     """By name: both have ``(motion, command, out)``, the cluster kernel ``frames`` too."""
-    from cmg_runtime.kernels.cluster import ClusterNetwork, fits
-    from cmg_runtime.kernels.frame import FrameNetwork
-    from cmg_runtime.kernels.packing import pack
+    from cmg_runtime.backends.fused.cluster import ClusterNetwork, fits
+    from cmg_runtime.backends.fused.launch import FrameNetwork
+    from cmg_runtime.backends.fused.packing import pack
 
     artifact = next((a for a in manifest.artifacts if (a.backend, a.precision) == ("fused", "fp16")), None)
     if artifact is None:

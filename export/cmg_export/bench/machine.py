@@ -10,8 +10,8 @@ import torch
 
 from cmg_export.bench.results import Machine
 from cmg_export.bench.timing import Samples, time_block
-from cmg_runtime.manifest import Sizes
-from cmg_runtime.sources import installed_versions
+from cmg_runtime.folder.manifest import Sizes
+from cmg_runtime.folder.sources import installed_versions
 
 _PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
 _CLOCKS = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")

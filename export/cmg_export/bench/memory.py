@@ -13,8 +13,8 @@ from cmg_export.bench.contenders import Contender
 from cmg_export.bench.engines import Plan, rebuild, start
 from cmg_runtime import Engine
 from cmg_runtime.backends import backend_class
-from cmg_runtime.frames import FrameLayout
-from cmg_runtime.manifest import Sizes
+from cmg_runtime.folder.manifest import Sizes
+from cmg_runtime.window.frames import FrameLayout
 
 T = TypeVar("T")
 

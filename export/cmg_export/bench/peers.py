@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmg_export.checkpoint import Checkpoint
-from cmg_export.graph import one_product_weights
+from cmg_export.compile.weights import one_product_weights
+from cmg_export.read.checkpoint import Checkpoint
 from CMG_Ref.checkpoint.reader import reference_model
-from cmg_runtime.network import OneProductNetwork
+from cmg_runtime.backends.one_product import OneProductNetwork
 
 
 class ReferenceForm(nn.Module):

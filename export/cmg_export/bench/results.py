@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmg_export.errors import ExportError
-from cmg_runtime.kept_files import replace_file
+from cmg_runtime.folder.kept_files import replace_file
 
 FILE_NAME = "bench.json"
 

@@ -15,8 +15,8 @@ from cmg_export.bench.results import BenchError, BenchReport, Result, Timing
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
 from cmg_export.bench.timing import BLOCK, Run, Samples, interleave
-from cmg_export.checkpoint import load_source
 from cmg_export.progress import stage
+from cmg_export.read.checkpoint import load_source
 from CMG_Ref import interrupts
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.errors import EngineError

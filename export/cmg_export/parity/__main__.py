@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cmg_export.checkpoint import load_source
 from cmg_export.errors import FORESEEN, ParityError
 from cmg_export.parity.report import FILE_NAME, ParityReport, format_table
 from cmg_export.parity.run import run_parity, with_results
 from cmg_export.parity.truth import Truth
+from cmg_export.read.checkpoint import load_source
 from CMG_Ref.command_line import require_seed, run
-from cmg_runtime.kept_files import replace_file
-from cmg_runtime.manifest import FILE_NAME as MANIFEST_FILE
-from cmg_runtime.manifest import read_manifest
+from cmg_runtime.folder.kept_files import replace_file
+from cmg_runtime.folder.manifest import FILE_NAME as MANIFEST_FILE
+from cmg_runtime.folder.manifest import read_manifest
 
 MODULE = "cmg_export.parity"
 

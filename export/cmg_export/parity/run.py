@@ -19,11 +19,11 @@ from cmg_export.parity.states import Inputs, make_inputs
 from cmg_export.parity.truth import SHORT_FRAMES, Course, Truth, draw_course
 from cmg_export.parity.workers import workers
 from cmg_runtime.backends import BACKENDS, backend_class
-from cmg_runtime.bank import load_bank
+from cmg_runtime.backends.proof import ONE_STEP_ALLOWED, needs_proof
 from cmg_runtime.errors import BackendUnavailable
-from cmg_runtime.first_load import ONE_STEP_ALLOWED, needs_proof
-from cmg_runtime.manifest import Artifact, CommandRange, Manifest
-from cmg_runtime.sources import installed_versions
+from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.manifest import Artifact, CommandRange, Manifest
+from cmg_runtime.folder.sources import installed_versions
 
 
 @dataclass(frozen=True)

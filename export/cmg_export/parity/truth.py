@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cmg_export.checkpoint import FARTHEST_STATE, Checkpoint
+from cmg_export.read.checkpoint import FARTHEST_STATE, Checkpoint
 from CMG_Ref.checkpoint.reader import reference_model
-from cmg_runtime.manifest import CommandRange, Sizes, Stats
+from cmg_runtime.folder.manifest import CommandRange, Sizes, Stats
 
 SHORT_ENVS, SHORT_FRAMES = 256, 100
 LONG_ENVS, LONG_FRAMES = 64, 500

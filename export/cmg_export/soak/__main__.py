@@ -16,7 +16,7 @@ from cmg_export.soak.report import FILE_NAME, format_table
 from cmg_export.soak.run import Settings, SoakError, run_soak
 from CMG_Ref import command_line
 from cmg_runtime.backends import BACKENDS
-from cmg_runtime.manifest import read_manifest
+from cmg_runtime.folder.manifest import read_manifest
 
 MODULE = "cmg_export.soak"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cmg_export.soak.changes import Expected
 from cmg_export.soak.compare import Deviation
 from cmg_export.soak.watch import Latency, Memory
-from cmg_runtime.counters import Report
+from cmg_runtime.window.report import Report
 
 ALLOWED = {
     "fp32": {"one step": 1e-5, "one row": 1e-4, "rollout median": 1e-3, "rollout 99 %": 5e-3},

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from cmg_export.checkpoint import Checkpoint
+from cmg_export.read.checkpoint import Checkpoint
 from CMG_Ref.checkpoint.reader import reference_model
-from cmg_runtime.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 ROWS_AT_ONCE = 1024
 """Of the network's: its hidden values in float64, for four experts of 512, are then 17 MB."""

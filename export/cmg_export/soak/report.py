@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cmg_export.soak.compare import Deviation
 from cmg_export.soak.limits import ALLOWED, ALLOWED_ALWAYS, GROWTH, NAMES, UNITS
 from cmg_export.soak.watch import Latency, Memory
-from cmg_runtime.counters import Report
+from cmg_runtime.window.report import Report
 
 FILE_NAME = "soak.json"
 

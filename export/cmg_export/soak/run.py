@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from cmg_export.bench.machine import read_clocks
-from cmg_export.checkpoint import load_checkpoint
 from cmg_export.errors import ExportError
+from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.soak.changes import Change, Expected, Told, draw_changes, first_reset
 from cmg_export.soak.compare import Deviation, compare
 from cmg_export.soak.limits import drifted, grown, miscounted, slowed
@@ -22,9 +22,9 @@ from cmg_export.soak.replaced import ReplacedFrames
 from cmg_export.soak.report import Check, SoakReport
 from cmg_export.soak.watch import BURST, StepTimes, read_memory
 from cmg_runtime import load_engine
-from cmg_runtime.counters import Report
-from cmg_runtime.manifest import read_manifest
-from cmg_runtime.sources import installed_versions
+from cmg_runtime.folder.manifest import read_manifest
+from cmg_runtime.folder.sources import installed_versions
+from cmg_runtime.window.report import Report
 
 _PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
 

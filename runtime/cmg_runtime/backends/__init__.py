@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 
 from cmg_runtime.errors import EngineError
-from cmg_runtime.manifest import Artifact, Manifest
+from cmg_runtime.folder.manifest import Artifact, Manifest
 
 BACKENDS: dict[str, str] = {
-    "torch": "cmg_runtime.backends.torch_backend:TorchBackend",
-    "torchscript": "cmg_runtime.backends.torchscript_backend:TorchScriptBackend",
-    "onnx": "cmg_runtime.backends.onnx_backend:OnnxBackend",
-    "fused": "cmg_runtime.backends.fused_backend:FusedBackend",
-    "trt": "cmg_runtime.backends.trt_backend:TrtBackend",
+    "torch": "cmg_runtime.backends.torch:TorchBackend",
+    "torchscript": "cmg_runtime.backends.torchscript:TorchScriptBackend",
+    "onnx": "cmg_runtime.backends.onnx:OnnxBackend",
+    "fused": "cmg_runtime.backends.fused.backend:FusedBackend",
+    "trt": "cmg_runtime.backends.trt.backend:TrtBackend",
 }
 
 
@@ -28,7 +28,7 @@ class Backend(Protocol):
     """One artifact, loaded and ready to run on one device.
 
     One that can make many frames in one call also has a method ``frames``, with the arguments of
-    :meth:`cmg_runtime.kernels.cluster.ClusterNetwork.frames`.
+    :meth:`cmg_runtime.backends.fused.cluster.ClusterNetwork.frames`.
 
     Attributes:
         capturable: whether it is worth trying to record :meth:`step` in a CUDA graph, on a CUDA device.

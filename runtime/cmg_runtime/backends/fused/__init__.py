@@ -1,0 +1,1 @@
+"""The network as a few kernels of our own: Triton, and CUDA C++ for Hopper's clusters."""

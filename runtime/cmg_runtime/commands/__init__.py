@@ -1,0 +1,1 @@
+"""Velocity commands: drawn, and approached in a ramp."""

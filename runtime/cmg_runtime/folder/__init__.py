@@ -1,0 +1,1 @@
+"""What an engine folder holds, and files that are kept: read, checked, never half written."""

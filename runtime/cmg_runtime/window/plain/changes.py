@@ -1,0 +1,104 @@
+"""What callers change: motions, places and commands of some environments, written into the engine's state.
+
+The class here is plain torch, for every device; on CUDA it is some eighty small kernels. A faster one subclasses it;
+:func:`make_changes` chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+
+from cmg_runtime.device.triton_support import why_not
+from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.window.report import Counters
+from cmg_runtime.window.state import EngineState
+from cmg_runtime.window.window_buffers import WindowBuffers
+
+
+class Changes:
+    """Writes changes; the windows are then to be rebuilt.
+
+    Args:
+        buffers: of the window, or None.
+    """
+
+    def __init__(self, state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> None:
+        self._state = state
+        self._counters = counters
+        self._buffers = buffers
+        self._current = state.current[: state.num_envs]
+
+    def reset(
+        self,
+        envs: EnvSelection,
+        motions: torch.Tensor,
+        root_pos: Optional[torch.Tensor],
+        root_rot: Optional[torch.Tensor],
+        commands: Optional[torch.Tensor],
+        at_once: bool,
+    ) -> None:
+        """Set current frames. Rows with a value that is not finite or beyond the limits are ignored and counted.
+
+        Args:
+            motions: [envs.num_rows, motion_dim] float32, rad and rad/s.
+            root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world; None: as last given.
+            root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used. None: as last given.
+            commands: [envs.num_rows, command_dim] as in :meth:`set_command`, or None.
+            at_once: the commands, old or new, are in force at once.
+        """
+        usable = self._state.guard.within(motions)
+        if self._buffers is not None:
+            wanted = wanted_placement(self._buffers, envs, root_pos, root_rot)
+            usable = usable & torch.isfinite(wanted).all(dim=1)
+            _place(self._buffers, envs, usable, wanted)
+        self._counters.ignore_motions(envs.chosen(~usable))
+        envs.write(self._current, torch.where(usable.unsqueeze(1), motions, envs.read(self._current)))
+        if commands is not None:
+            self.set_command(envs, commands)
+        if at_once:
+            self._state.ramp.finish(envs)
+
+    def set_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
+        """Start ramps to ``commands`` [envs.num_rows, command_dim] float32, clamped; not finite ones are ignored."""
+        finite = torch.isfinite(commands).all(dim=1)
+        self._counters.ignore_commands(envs.chosen(~finite))
+        clamped = self._counters.clamp_commands(commands, envs.chosen(finite))
+        self._state.ramp.retarget(envs, clamped, finite)
+
+
+def wanted_placement(
+    buffers: WindowBuffers, envs: EnvSelection, root_pos: Optional[torch.Tensor], root_rot: Optional[torch.Tensor]
+) -> torch.Tensor:
+    """[envs.num_rows, 4] as of ``buffers.placement``: what is given, and for what is not, what was given last. A row
+    is not finite where one of what is given is not."""
+    last = envs.read(buffers.placement[: buffers.num_envs])
+    position = last[:, :3] if root_pos is None else root_pos
+    yaw = last[:, 3] if root_rot is None else yaw_of(root_rot)
+    return torch.cat([position, yaw.unsqueeze(1)], dim=1)
+
+
+def _place(buffers: WindowBuffers, envs: EnvSelection, usable: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Say where the roots stand; the next rebuild makes their current frames. Not ``usable`` rows change nothing."""
+    first = slice(0, buffers.num_envs)
+    ground, placement, fresh = buffers.ground[first], buffers.placement[first], buffers.fresh[first]
+    envs.write(placement, torch.where(usable.unsqueeze(1), wanted, envs.read(placement)))
+    envs.write(ground, torch.where(usable, wanted[:, 2], envs.read(ground)))
+    envs.write(fresh, usable)
+
+
+def yaw_of(quat: torch.Tensor) -> torch.Tensor:
+    """Yaw [n], rad, of quaternions [n, 4], (w, x, y, z), of any length."""
+    longest = quat.abs().amax(dim=1, keepdim=True).clamp(min=1e-37)  # so that no square over- or underflows
+    w, x, y, z = (quat / longest).unbind(dim=1)
+    return torch.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
+
+
+def make_changes(state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> Changes:
+    """The fastest for the state's device."""
+    if state.device.type == "cuda" and not why_not(state.device):
+        from cmg_runtime.window.triton.changes import FusedChanges
+
+        return FusedChanges(state, counters, buffers)
+    return Changes(state, counters, buffers)

@@ -1,0 +1,147 @@
+"""The window: the current frame and the next ``horizon - 1`` of every environment, in a ring on the device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Dict, List, Tuple
+
+import torch
+
+from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
+from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import flat_places
+from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.plain.rows import FrameWriter
+from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
+from cmg_runtime.window.state import EngineState
+from cmg_runtime.window.window_buffers import WindowBuffers
+
+MAX_KNOWN_OFFSETS = 64
+"""Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
+may be the caller's whim."""
+
+
+class Window:
+    """Steps, rebuilds and queries. On CUDA, steps and rebuilds are CUDA graphs.
+
+    Args:
+        state: the engine's; its current motion, ramps and next command are this window's.
+        horizon: frames, at least 2, the current one included.
+        writer: root motion and kinematics.
+    """
+
+    def __init__(self, state: EngineState, horizon: int, writer: FrameWriter) -> None:
+        self._state = state
+        self._writer = writer
+        columns, device = state.num_envs + 1, state.device
+        frames = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
+        self.buffers = WindowBuffers(
+            state.num_envs, horizon, frames, state.current, state.next_motion, state.next_command, state.ramp
+        )
+        self._all_ids = torch.arange(state.num_envs, device=device)
+        self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
+        # Functions, not methods of this object, which would then keep itself alive.
+        self._step_pieces = [
+            Piece(functools.partial(_infer, state, self.buffers), state.captures_network),
+            Piece(functools.partial(_append, state, self.buffers, writer)),
+        ]
+        self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
+        self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
+        if device.type == "cuda":
+            self._record()
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """As it was made: every environment at rest at the world's origin, heading along x, under command 0.
+
+        Undoes warm-ups, and makes a window to keep for environments whose first reset is ignored.
+        """
+        self._state.clear()
+        self.buffers.ground.zero_()
+        self.buffers.placement.zero_()
+        self.buffers.fresh.fill_(True)
+        self.rebuild(self._all_ids)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Every environment one frame forward."""
+        self._step_program()
+
+    def rebuild(self, ids: torch.Tensor) -> None:
+        """Make the windows of ``ids`` [n] int64 anew from their current frames; the others keep their bits."""
+        n = len(ids)
+        if n == 0:
+            return
+        if not self._programs:
+            floats = WindowRebuild.workspace_size(n, self.buffers)
+            workspace = torch.empty(floats, dtype=torch.float32, device=ids.device)
+            run_eagerly(WindowRebuild(self.buffers, self._state, self._writer, ids, workspace).pieces())
+            return
+        static_ids, program = self._programs[next(size for size in self._programs if size >= n)]
+        static_ids[n:].fill_(self._state.num_envs)
+        static_ids[:n].copy_(ids)
+        program()
+
+    def future(self, offsets: Tuple[int, ...]) -> ReferenceFrames:
+        """The frames at ``offsets`` of every environment, [num_envs, K, ...].
+
+        Raises:
+            EngineError: an offset is outside 0..horizon-1.
+        """
+        known = self._offsets.get(offsets)
+        if known is None:
+            known = self.offsets_on_device(offsets)
+            if len(self._offsets) == MAX_KNOWN_OFFSETS:
+                del self._offsets[next(iter(self._offsets))]
+            self._offsets[offsets] = known
+        return self.split(self.buffers.frames.index_select(0, self.slots(known)))
+
+    def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
+        """``offsets`` as a new tensor [K] int64, which the caller keeps. Raises as :meth:`future` does."""
+        last = self.buffers.horizon - 1
+        outside = [offset for offset in offsets if not 0 <= offset <= last]
+        if outside:
+            raise EngineError(
+                f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
+            )
+        on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
+        return on_host.to(self._state.device, non_blocking=True)
+
+    def slots(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Where the frames at ``offsets`` [K] are in the ring: [K] int64."""
+        return (self.buffers.head + offsets).remainder(self.buffers.horizon)
+
+    def split(self, rows: torch.Tensor) -> ReferenceFrames:
+        """``rows`` [K, columns, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows[:, : self.buffers.num_envs].transpose(0, 1))
+
+    def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
+        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
+        buffers = self.buffers
+        places = flat_places(self.slots(offsets), env_ids, buffers.frames.shape, buffers.num_envs)
+        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
+
+    def _record(self) -> None:
+        """Capture the rebuild of every size, the largest first, and the step."""
+        device, sizes = self._state.device, batch_sizes(self._state.num_envs)
+        floats = max(WindowRebuild.workspace_size(size, self.buffers) for size in sizes)
+        workspace = torch.empty(floats, dtype=torch.float32, device=device)
+        recorder = GraphRecorder(device)
+        recorded: List[Tuple[int, torch.Tensor, Program]] = []
+        for size in reversed(sizes):
+            ids = torch.arange(size, device=device)
+            rebuild = WindowRebuild(self.buffers, self._state, self._writer, ids, workspace)
+            recorded.append((size, ids, recorder.record(rebuild.pieces())))
+        self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
+        self._step_program = recorder.record(self._step_pieces)
+
+
+def _infer(state: EngineState, buffers: WindowBuffers) -> None:
+    n = buffers.num_envs
+    state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
+
+
+def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter) -> None:
+    guard = state.guard
+    guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
+    writer.append(buffers)

@@ -1,0 +1,192 @@
+"""Kernels for the rows of new frames, which :mod:`cmg_runtime.window.plain.rows` describes: kinematics and root motion.
+
+``write_bodies`` gives one lane to a frame and one program to a *group* of bodies: it walks from the root to them with
+the pose in registers, and what several groups have in common is computed again in each. ``write_roots`` follows with
+what depends on the order of the frames.
+
+A lane's row is far from its neighbour's. So what lanes have computed goes through shared memory into tiles of 16 floats
+a row, and lanes that stand side by side write floats that lie side by side.
+"""
+
+# What is inside kernels is Triton's language, whose types Python's checkers do not know.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
+# pyright: reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_root, turn, walk
+
+
+@triton.jit
+def copy_motions(source, target, known, source_rows, target_rows, D: tl.constexpr):
+    """Copy D floats from each of ``source_rows`` [N] of ``source`` to one of ``target_rows``, counted in floats."""
+    for start in range(0, D, 32):
+        wide = (start + tl.arange(0, 32))[None, :]
+        mask = known[:, None] & (wide < D)
+        tl.store(target + (target_rows[:, None] + wide), tl.load(source + (source_rows[:, None] + wide), mask), mask)
+
+
+@triton.jit
+def slot_of(head, offset, horizon):
+    """The ring's slot of the frame at ``offset``, 0 to horizon, from the current one."""
+    slot = tl.load(head).to(tl.int32) + offset
+    return tl.where(slot >= horizon, slot - horizon, slot).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["n", "first"])
+def write_bodies(
+    motions,  # [T, n, D] float32, blocks motion_pitch apart
+    ids,  # [n] int64 columns of the window; read unless APPEND
+    head,  # [1] int64
+    frames,  # [horizon, columns, W] float32
+    heights,  # out: [T, n] float32, height of the root above the ground, m
+    floats,  # the tables of cmg_runtime.window.triton.body_tables
+    marks,
+    joints,
+    targets,
+    chunks,
+    soles,
+    newest_motion,  # out, with APPEND: [columns, D]
+    current,  # out, with APPEND: [columns, D]
+    next_head,  # out, with APPEND: [1] int64
+    n,
+    first,
+    motion_pitch,
+    horizon,
+    columns,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    STEPS: tl.constexpr,
+    APPEND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles.
+
+    With APPEND the frame goes to slot ``head`` of columns 0..n-1, the current frames are read from the slot behind,
+    which is the next head.
+    """
+    group = tl.program_id(1)
+    frame = tl.program_id(2)
+    env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = env < n
+    column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
+    row = frames + slot_of(head, first + frame, horizon) * columns * W
+    motion = motions + frame.to(tl.int64) * motion_pitch
+    if group < GROUPS:
+        lowest = walk(
+            motion, env * D, row, column * W, known, group, floats, marks, joints, targets, chunks, soles, STEPS
+        )
+        if group == 0:
+            tl.store(heights + frame * n + env, -lowest, mask=known)
+    else:
+        copy_motions(motion, row, known, env * D, column * W, D)
+        if APPEND:
+            copy_motions(motion, newest_motion, known, env * D, column * D, D)
+            behind = slot_of(head, 1, horizon)
+            copy_motions(frames + behind * columns * W, current, known, column * W, column * D, D)
+            if tl.program_id(0) == 0:
+                tl.store(next_head, behind)
+
+
+@triton.jit(do_not_specialize=["n", "num_frames", "first", "command_pitch"])
+def write_roots(
+    commands,  # [T, n, 3] float32 that led to each frame, blocks command_pitch apart
+    ids,  # as in write_bodies
+    head,  # [1] int64; with APPEND it is written, and next_head is read
+    next_head,
+    frames,
+    heights,  # [T, n] float32
+    ground,  # [columns] float32
+    root,  # [n, 4] float32 root state of the frame before; becomes the last frame's
+    ramp_start,  # with APPEND: [columns, 3] each, and elapsed [columns], which grows by 1
+    ramp_target,
+    ramp_elapsed,
+    next_command,  # out, with APPEND: [columns, 3]
+    n,
+    num_frames,
+    first,
+    command_pitch,
+    horizon,
+    columns,
+    dt,
+    fps,
+    ramp_frames,
+    W: tl.constexpr,
+    ROOT: tl.constexpr,
+    RAMP: tl.constexpr,
+    APPEND: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Root motion of all T frames (at most BLOCK_T) of BLOCK_N environments, from the heights."""
+    frame = tl.arange(0, BLOCK_T)[:, None]
+    env = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
+    known = env < n
+    there = known & (frame < num_frames)
+    if APPEND:
+        column = env
+        slot = slot_of(next_head, horizon - 1, horizon)
+    else:
+        column = tl.load(ids + env, mask=known, other=0).to(tl.int32)
+        slot = slot_of(head, first + frame, horizon)
+    command = commands + frame.to(tl.int64) * command_pitch + env * 3
+    vx = tl.load(command, mask=there, other=0.0)
+    vy = tl.load(command + 1, mask=there, other=0.0)
+    rate = tl.load(command + 2, mask=there, other=0.0)
+    x = tl.load(root + env * 4, mask=known, other=0.0)
+    y = tl.load(root + env * 4 + 1, mask=known, other=0.0)
+    z_before = tl.load(root + env * 4 + 2, mask=known, other=0.0)
+    yaw = tl.load(root + env * 4 + 3, mask=known, other=0.0)
+    level = tl.load(ground + column, mask=known, other=0.0)
+    z = level + tl.load(heights + frame * n + env, mask=there, other=0.0)
+    earlier = level + tl.load(heights + (frame - 1) * n + env, mask=there & (frame > 0), other=0.0)
+    vz = (z - tl.where(frame > 0, earlier, z_before)) * fps
+
+    half = rate * dt / 2
+    yaw = yaw + tl.cumsum(rate * dt, axis=0)
+    # sin(half) / half, whose series is exact in float32 for small angles
+    small = tl.abs(half) < 1e-3
+    sine, _ = sin_cos(half)
+    chord = dt * tl.where(small, 1 - half * half / 6, sine / tl.where(small, 1.0, half))
+    dx, dy = turn(vx * chord, vy * chord, yaw - half)
+    x = x + tl.cumsum(dx, axis=0)
+    y = y + tl.cumsum(dy, axis=0)
+    yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
+    world_vx, world_vy = turn(vx, vy, yaw)
+    place = frames + (slot * columns + column) * W + ROOT
+    count: tl.constexpr = BLOCK_T * BLOCK_N
+    store_root(
+        tl.reshape(place, (count,)),
+        tl.reshape(there, (count,)),
+        tl.reshape(x, (count,)),
+        tl.reshape(y, (count,)),
+        tl.reshape(z, (count,)),
+        tl.reshape(yaw, (count,)),
+        tl.reshape(world_vx, (count,)),
+        tl.reshape(world_vy, (count,)),
+        tl.reshape(vz, (count,)),
+        tl.reshape(rate, (count,)),
+    )
+
+    tl.debug_barrier()  # every thread has read what is now overwritten
+    last = known & (frame == num_frames - 1)
+    tl.store(root + env * 4 + tl.zeros_like(frame), x, mask=last)
+    tl.store(root + env * 4 + 1 + tl.zeros_like(frame), y, mask=last)
+    tl.store(root + env * 4 + 2 + tl.zeros_like(frame), z, mask=last)
+    tl.store(root + env * 4 + 3 + tl.zeros_like(frame), yaw, mask=last)
+    if APPEND:
+        elapsed = tl.load(ramp_elapsed + column, mask=known, other=0.0) + 1
+        share = tl.minimum((elapsed + horizon) / ramp_frames, 1.0)
+        tl.debug_barrier()
+        tl.store(ramp_elapsed + column, elapsed, mask=known)
+        for entry in tl.static_range(3):
+            end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)
+            if RAMP:
+                end = lerp(tl.load(ramp_start + column * 3 + entry, mask=known, other=0.0), end, share)
+            tl.store(next_command + column * 3 + entry, end, mask=known)
+        if tl.program_id(0) == 0:
+            tl.store(head, tl.load(next_head))

@@ -1,0 +1,243 @@
+"""The frame writer of CUDA devices: few kernels for what takes some two hundred in torch."""
+
+# A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import torch
+import triton
+
+from cmg_runtime.device.scratch import Scratch
+from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.window.plain.rows import FrameWriter
+from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.triton import append_kernels as kernels
+from cmg_runtime.window.triton import rebuild_kernels
+from cmg_runtime.window.triton.body_tables import chain_tables
+from cmg_runtime.window.window_buffers import WindowBuffers
+
+LANES = 32
+
+
+class FusedFrameWriter(FrameWriter):
+    """See :class:`cmg_runtime.window.plain.rows.FrameWriter`; the manifest must have a robot.
+
+    Its scratch memory has 4 bytes a frame, of the largest call so far.
+    """
+
+    def __init__(self, manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> None:
+        super().__init__(manifest, key_bodies, device)
+        if manifest.robot is None:
+            raise ValueError("this frame writer needs a robot")
+        tables = chain_tables(manifest.robot, key_bodies, self.layout.key_body_pos, device)
+        self._chain = (tables.floats, tables.marks, tables.joints, tables.targets, tables.chunks, tables.soles)
+        self._groups, steps = tables.joints.shape
+        self._walk: Dict[str, Any] = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
+        self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
+        self._scratch = Scratch(
+            functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
+        )
+
+    def append(self, buffers: WindowBuffers) -> None:
+        n = buffers.num_envs
+        motions, commands = buffers.next_motion[:n].unsqueeze(0), buffers.next_command[:n].unsqueeze(0)
+        # The place that is horizon frames from the head is the head's own.
+        self._write(buffers, buffers.head, motions, commands, buffers.newest_root[:n], buffers.horizon, True)
+
+    def extend(
+        self,
+        buffers: WindowBuffers,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        commands: torch.Tensor,
+        root: torch.Tensor,
+        first: int,
+    ) -> None:
+        self._write(buffers, ids, motions, commands, root, first, False)
+
+    def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
+        n, width, ramp = len(ids), self.layout.motion_dim, buffers.ramp
+        heights, columns, blocks = self._scratch.of(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
+        with torch.cuda.device_of(ids):
+            rebuild_kernels.place_bodies[(blocks, self._groups + 1)](
+                ids,
+                buffers.fresh,
+                buffers.current,
+                buffers.head,
+                buffers.frames,
+                heights,
+                *self._chain,
+                n,
+                columns,
+                D=width,
+                W=self.layout.width,
+                **self._walk,
+            )
+            rebuild_kernels.place_roots[(blocks,)](
+                ids,
+                buffers.fresh,
+                buffers.head,
+                buffers.frames,
+                heights,
+                buffers.ground,
+                buffers.placement,
+                *_ramp(ramp),
+                root,
+                n,
+                columns,
+                _ramp_frames(ramp),
+                W=self.layout.width,
+                ROOT=self.layout.root_pos,
+                RAMP=ramp.frames > 0,
+                BLOCK=LANES,
+                num_warps=1,
+            )
+        # Last, so that an environment that is among ``ids`` twice is placed alike by both of its lanes.
+        buffers.fresh.index_fill_(0, ids, False)
+
+    def commands(self, buffers: WindowBuffers, ids: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        num_frames, n, _ = out.shape
+        with torch.cuda.device_of(out):
+            rebuild_kernels.write_commands[(triton.cdiv(num_frames * n, 128),)](
+                ids,
+                *_ramp(buffers.ramp),
+                out,
+                n,
+                num_frames * n,
+                first,
+                out.stride(0),
+                _ramp_frames(buffers.ramp),
+                RAMP=buffers.ramp.frames > 0,
+                BLOCK=128,
+            )
+
+    def finish(self, buffers: WindowBuffers, ids: torch.Tensor, motion: torch.Tensor, root: torch.Tensor) -> None:
+        n = len(ids)
+        with torch.cuda.device_of(ids):
+            rebuild_kernels.finish[(triton.cdiv(n, LANES),)](
+                ids,
+                motion,
+                root,
+                *_ramp(buffers.ramp),
+                buffers.newest_motion,
+                buffers.newest_root,
+                buffers.next_command,
+                n,
+                buffers.horizon,
+                _ramp_frames(buffers.ramp),
+                D=self.layout.motion_dim,
+                RAMP=buffers.ramp.frames > 0,
+                BLOCK=LANES,
+                num_warps=1,
+            )
+
+    def first_rows(
+        self, motion: torch.Tensor, command: torch.Tensor, root: torch.Tensor, ground: torch.Tensor
+    ) -> torch.Tensor:
+        n = len(motion)
+        rows = motion.new_zeros((1, n, self.layout.width))
+        ids = torch.arange(n, device=motion.device)
+        head = torch.zeros_like(ids[:1])
+        height = self._bodies(rows, head, ids, motion.unsqueeze(0), 0, None)
+        root[:, 2] = ground + height
+        bodies = rows[0, :, self.layout.key_body_pos : self.layout.used]
+        return self._assemble(motion, command, root, torch.zeros_like(height), bodies)
+
+    def _write(
+        self,
+        buffers: WindowBuffers,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        commands: torch.Tensor,
+        root: torch.Tensor,
+        first: int,
+        append: bool,
+    ) -> None:
+        """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
+        num_frames, n, _ = motions.shape
+        columns = buffers.frames.shape[1]
+        heights = self._bodies(buffers.frames, buffers.head, ids, motions, first, buffers if append else None)
+        block_t = triton.next_power_of_2(num_frames)
+        block_n = max(1, LANES // block_t)
+        with torch.cuda.device_of(motions):  # Triton launches on the current device
+            kernels.write_roots[(triton.cdiv(n, block_n),)](
+                commands,
+                ids,
+                buffers.head,
+                self._next_head,
+                buffers.frames,
+                heights,
+                buffers.ground,
+                root,
+                *_ramp(buffers.ramp),
+                buffers.next_command,
+                n,
+                num_frames,
+                first,
+                commands.stride(0),
+                buffers.horizon,
+                columns,
+                self._dt,
+                self._fps,
+                _ramp_frames(buffers.ramp),
+                W=self.layout.width,
+                ROOT=self.layout.root_pos,
+                RAMP=buffers.ramp.frames > 0,
+                APPEND=append,
+                BLOCK_T=block_t,
+                BLOCK_N=block_n,
+                num_warps=min(4, max(1, block_t // LANES)),
+            )
+
+    def _bodies(
+        self,
+        frames: torch.Tensor,
+        head: torch.Tensor,
+        ids: torch.Tensor,
+        motions: torch.Tensor,
+        first: int,
+        append_to: Optional[WindowBuffers],
+    ) -> torch.Tensor:
+        """Write motions and bodies into ``frames`` [horizon, columns, W]; returns the root's heights [T * n], m.
+
+        Args:
+            append_to: the window, where the motions are its new frames; ``ids`` is not read then.
+        """
+        num_frames, n, width = motions.shape
+        heights = self._scratch.of(num_frames * n)
+        unused = (heights, heights)
+        newest, current = (append_to.newest_motion, append_to.current) if append_to else unused
+        with torch.cuda.device_of(motions):  # Triton launches on the current device
+            kernels.write_bodies[(triton.cdiv(n, LANES), self._groups + 1, num_frames)](
+                motions,
+                ids,
+                head,
+                frames,
+                heights,
+                *self._chain,
+                newest,
+                current,
+                self._next_head,
+                n,
+                first,
+                motions.stride(0),
+                frames.shape[0],
+                frames.shape[1],
+                D=width,
+                W=self.layout.width,
+                APPEND=append_to is not None,
+                **self._walk,
+            )
+        return heights[: num_frames * n]
+
+
+def _ramp(ramp: CommandRamp) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return ramp.start, ramp.target, ramp.elapsed
+
+
+def _ramp_frames(ramp: CommandRamp) -> float:
+    return float(ramp.frames) if ramp.frames > 0 else 1.0  # never divided by, where there is no ramp

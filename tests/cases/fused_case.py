@@ -1,0 +1,127 @@
+"""Networks and frame writers of the ``fused`` backend for tests, beside what they are compared with."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmg_export.compile.weights import one_product_weights
+from cmg_export.read.checkpoint import load_checkpoint
+from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
+from cmg_runtime.backends.fused.packing import pack
+from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest, Sizes, Stats
+from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.window_buffers import WindowBuffers
+from engine_folder import Truth
+from make_checkpoint import make_checkpoint
+
+
+def fused_network(
+    precision: str, num_rows: int, device: torch.device, seed: int, **sizes: Any
+) -> tuple[FrameNetwork, Truth]:
+    """The kernels for a fresh random checkpoint, and the float64 model of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_checkpoint(Path(folder), seed=seed, **sizes)
+        weights = one_product_weights(load_checkpoint(made.path))
+    packed = pack(weights, OPERANDS[precision][0], device)
+    return FrameNetwork(packed, precision, num_rows, device), Truth(made.model, made.stats)
+
+
+def bare_manifest(robot: KinematicChain) -> Manifest:
+    """A manifest of a robot all of whose joints the motion state has, without artifacts."""
+    joints = len(robot.joint_lower)
+    return Manifest(
+        name="test_robot",
+        source={},
+        sizes=Sizes(2 * joints, 3, joints, 16, 16, 2, 3),
+        fps=50.0,
+        joint_names=tuple(f"joint_{i}" for i in range(joints)),
+        default_dof_pos=None,
+        stats=Stats((0.0,) * 2 * joints, (1.0,) * 2 * joints, (-1.0,) * 3, (1.0,) * 3),
+        command_range=CommandRange((-1.0,) * 3, (1.0,) * 3, "stats"),
+        robot=robot,
+        bank=FileEntry("bank.npz", "0" * 64),
+        artifacts=(),
+    )
+
+
+def poisoned(like: torch.Tensor) -> torch.Tensor:
+    """A tensor for results in which nothing that stays unwritten can pass."""
+    return torch.full_like(like, float("nan"))
+
+
+def random_buffers(
+    num_envs: int, horizon: int, motion_dim: int, width: int, ramp_frames: float, generator: torch.Generator
+) -> WindowBuffers:
+    """A window's buffers on the CPU, full of random numbers: the same ones for the same generator state."""
+
+    def random(*shape: int) -> torch.Tensor:
+        return 0.7 * torch.randn(*shape, generator=generator)
+
+    columns = num_envs + 1
+    ramp = CommandRamp(columns, 3, ramp_frames, torch.device("cpu"))
+    ramp.start, ramp.target = random(columns, 3), random(columns, 3)
+    ramp.elapsed = torch.randint(0, 30, (columns,), generator=generator).float()
+    buffers = WindowBuffers(
+        num_envs,
+        horizon,
+        random(horizon, columns, width),
+        random(columns, motion_dim),
+        random(columns, motion_dim),
+        random(columns, 3),
+        ramp,
+    )
+    buffers.head.fill_(int(torch.randint(0, horizon, (), generator=generator)))
+    buffers.newest_root, buffers.ground = 3 * random(columns, 4), random(columns)
+    buffers.newest_motion, buffers.placement = random(columns, motion_dim), random(columns, 4)
+    buffers.fresh = torch.rand(columns, generator=generator) < 0.5
+    return buffers
+
+
+def contents(buffers: WindowBuffers) -> dict[str, torch.Tensor]:
+    """What a frame writer writes, of all environments, on the CPU; not the scratch column."""
+    n = buffers.num_envs
+    return {
+        "frames": buffers.frames[:, :n].cpu(),
+        "current": buffers.current[:n].cpu(),
+        "newest_motion": buffers.newest_motion[:n].cpu(),
+        "newest_root": buffers.newest_root[:n].cpu(),
+        "next_command": buffers.next_command[:n].cpu(),
+        "elapsed": buffers.ramp.elapsed[:n].cpu(),
+        "head": buffers.head.cpu(),
+        "fresh": buffers.fresh[:n].cpu(),
+    }
+
+
+def on_cuda(buffers: WindowBuffers) -> WindowBuffers:
+    """A copy on the GPU."""
+    ramp = buffers.ramp
+    moved = CommandRamp(len(ramp.elapsed), 3, ramp.frames, torch.device("cuda"))
+    moved.start, moved.target, moved.elapsed = ramp.start.cuda(), ramp.target.cuda(), ramp.elapsed.cuda()
+    frames, current = buffers.frames.cuda(), buffers.current.cuda()
+    next_motion, next_command = buffers.next_motion.cuda(), buffers.next_command.cuda()
+    copy = WindowBuffers(buffers.num_envs, buffers.horizon, frames, current, next_motion, next_command, moved)
+    copy.head, copy.newest_motion = buffers.head.cuda(), buffers.newest_motion.cuda()
+    copy.newest_root, copy.ground = buffers.newest_root.cuda(), buffers.ground.cuda()
+    copy.placement, copy.fresh = buffers.placement.cuda(), buffers.fresh.cuda()
+    return copy
+
+
+def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -> None:
+    """Assert that two frame writers wrote the same, to float32's rounding."""
+    wanted, found = contents(expected), contents(seen)
+    vertical = layout.root_vel + 2  # a difference of heights, times 50 frames a second
+    for contained in (wanted, found):
+        contained["vertical"] = contained["frames"][..., vertical].clone()
+        contained["frames"] = contained["frames"][..., : layout.used].clone()
+        contained["frames"][..., vertical] = 0
+    for name, value in wanted.items():
+        tolerance = 2e-4 if name == "vertical" else 1e-5 if seen.frames.is_cuda else 2e-6
+        torch.testing.assert_close(
+            found[name], value, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -1,0 +1,132 @@
+"""The training environment on a small scale: an engine of the bundled checkpoint, few robots, few trajectories."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+
+from cmg_export.compile.weights import one_product_weights
+from cmg_export.parity import Truth
+from cmg_export.read.checkpoint import load_checkpoint
+from cmg_export.read.joints import resolve_joints
+from cmg_gym.command_line import reference_cfg
+from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.observations import reference
+from cmg_gym.reference_command import ReferenceCommand
+from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
+
+RAMP_FRAMES = 25
+CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
+
+
+def make_g1_engine(folder: Path) -> Truth:
+    """Write an engine folder of the bundled checkpoint, float32 for torch and for our kernels; returns its truth.
+
+    The artifacts say that they passed parity; none was run.
+    """
+    checkpoint = load_checkpoint(CHECKPOINT)
+    joints = resolve_joints(checkpoint, None)
+    assert joints.chain is not None and checkpoint.bank is not None
+    np.savez(folder / "weights.npz", **one_product_weights(checkpoint))  # pyright: ignore[reportArgumentType]
+    np.savez(folder / "bank.npz", motion=checkpoint.bank)
+    stats = checkpoint.stats
+    weights, passed = file_sha256(folder / "weights.npz"), {"status": "passed", "reason": "made by a test"}
+    manifest = Manifest(
+        name="g1_test",
+        source={"file": CHECKPOINT.name, "sha256": checkpoint.sha256["checkpoint"]},
+        sizes=checkpoint.sizes,
+        fps=50.0,
+        joint_names=joints.names,
+        default_dof_pos=checkpoint.card.default_dof_pos,
+        stats=stats,
+        command_range=checkpoint.card.command_range or CommandRange(stats.command_min, stats.command_max, "stats"),
+        robot=joints.chain,
+        bank=FileEntry("bank.npz", file_sha256(folder / "bank.npz")),
+        artifacts=tuple(
+            Artifact(f"{backend}_fp32", backend, "fp32", "weights.npz", weights, target, parity=passed)
+            for backend, target in (("torch", {"device": "any"}), ("fused", {"device": "cuda"}))
+        ),
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return Truth.from_checkpoint(checkpoint)
+
+
+def make_env(
+    engine: Path,
+    num_envs: int,
+    seed: int,
+    play: bool,
+    gravity: bool = True,
+    falls: bool = False,
+    delay_steps: int = 0,
+    device: str = "cpu",
+    **reference: Any,
+) -> ManagerBasedRlEnv:
+    """The task's environment.
+
+    Args:
+        play: without noise, randomisation and curriculum.
+        gravity: False lets the robots float half a metre above the ground.
+        falls: end an episode of ``play`` too.
+        delay_steps: of joint targets, at most.
+        reference: changes to the reference command's configuration.
+    """
+    cfg = make_env_cfg(play, delay_steps)
+    cfg.scene.num_envs, cfg.seed = num_envs, seed % 2**31
+    command = reference_cfg(cfg)
+    command.engine, command.num_trajectories = str(engine), 32
+    for name, value in reference.items():
+        assert hasattr(command, name)
+        setattr(command, name, value)
+    if play and not falls:
+        cfg.terminations = {}
+    if not gravity:
+        cfg.sim.mujoco.gravity = (0.0, 0.0, 0.0)
+        command.start_height = 0.5
+    return ManagerBasedRlEnv(dataclasses.replace(cfg), device)
+
+
+def zero(env: ManagerBasedRlEnv) -> torch.Tensor:
+    """[N, 29] no action."""
+    return torch.zeros(env.num_envs, 29, device=env.device)
+
+
+def current_motion(term: ReferenceCommand) -> torch.Tensor:
+    """[N, 58] the current frame."""
+    return torch.cat([term.frames.dof_pos[:, 0], term.frames.dof_vel[:, 0]], dim=1).clone()
+
+
+def random_commands(term: ReferenceCommand, n: int, generator: torch.Generator) -> torch.Tensor:
+    """[n, 3] from the whole command range."""
+    low, high = term.engine.command_range
+    return low + (high - low) * torch.rand(n, 3, generator=generator).to(low.device)
+
+
+def follow_rollout(env: ManagerBasedRlEnv, truth: Truth, generator: torch.Generator) -> None:
+    """Step the environment under one command and then another, beside a plain rollout in float64."""
+    term = reference(env, "reference")
+    first, second = (random_commands(term, env.num_envs, generator) for _ in range(2))
+    term.hold(first)
+    env.reset()
+    window = term.frames.dof_pos[:, term.places((2, 10))].clone()
+    expected = current_motion(term).cpu().double()
+    for frame in range(1, 31):
+        expected = truth.step(expected, first.cpu())
+        env.step(zero(env))
+        torch.testing.assert_close(current_motion(term).cpu().double(), expected, atol=2e-3, rtol=2e-3)
+        if frame in (2, 10):
+            torch.testing.assert_close(window[:, (2, 10).index(frame)], term.frames.dof_pos[:, 0], atol=1e-4, rtol=1e-4)
+    term.hold(second)
+    env.step(zero(env))
+    expected = truth.step(expected, first.cpu())  # the new command's ramp begins at the frame that this step leads to
+    for frame in range(1, 31):
+        in_force = torch.lerp(first, second, min(frame / RAMP_FRAMES, 1.0))
+        expected = truth.step(expected, in_force.cpu())
+        env.step(zero(env))
+        torch.testing.assert_close(term.command, in_force, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(current_motion(term).cpu().double(), expected, atol=5e-3, rtol=5e-3)

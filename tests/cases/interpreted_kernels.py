@@ -1,0 +1,168 @@
+"""The kernels' arithmetic in Triton's interpreter, on a CPU. Run by test_fused.py in a process of its own, because
+Triton reads ``TRITON_INTERPRET`` when kernels are defined.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from cmg_export.read.robot import RobotModel
+from cmg_runtime.backends.fused import launch
+from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.window.plain.rows import FrameWriter
+from cmg_runtime.window.triton.body_walk import heading, sin_cos
+from cmg_runtime.window.triton.rows import FusedFrameWriter
+from engine_folder import TOLERANCE
+from fused_case import bare_manifest, compare, fused_network, poisoned, random_buffers
+from random_robot import random_robot
+
+CPU = torch.device("cpu")
+
+NETWORKS = [
+    # rows, joints, command, hidden, gate's hidden, experts, layers
+    (1, 29, 3, 70, None, 3, 3),
+    (63, 29, 3, 64, None, 4, 3),
+    (70, 5, 3, 33, 90, 4, 4),
+    (9, 6, 2, 40, None, 2, 2),
+    (7, 5, 3, 32, None, 3, 1),
+    (5, 3, 4, 70, None, 1, 3),
+    (3, 29, 3, 64, None, 7, 3),  # too wide to put the last layer behind the middle one
+    (3, 70, 3, 48, None, 2, 3),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_one_frame(case: tuple[int, ...], precision: str, seed: int, generator: torch.Generator) -> None:
+    rows, joints, command_dim, hidden, gate, experts, layers = case
+    network, truth = fused_network(
+        precision,
+        rows,
+        CPU,
+        seed,
+        num_joints=joints,
+        command_dim=command_dim,
+        hidden_dim=hidden,
+        gating_hidden_dim=gate,
+        num_experts=experts,
+        num_layers=layers,
+    )
+    motion, command = truth.states(rows, generator), truth.commands(rows, generator)
+    out = poisoned(motion)
+    network(motion, command, out)
+    assert truth.error(out, truth.step(motion, command)) < TOLERANCE[precision]
+
+
+def test_rows_apart_in_memory_and_several_passes(
+    seed: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "MAX_ROWS", 128)
+    network, truth = fused_network("fp32", 7, CPU, seed, num_joints=5, hidden_dim=32, num_experts=2)
+    motion, command = truth.states(150, generator), truth.commands(150, generator)
+    wide_motion, wide_command, wide_out = torch.randn(150, 17), torch.randn(150, 11), torch.randn(150, 13)
+    wide_motion[:, 3:13], wide_command[:, 5:8] = motion, command
+    before = wide_out.clone()
+    network(wide_motion[:, 3:13], wide_command[:, 5:8], wide_out[:, 1:11])
+    assert truth.error(wide_out[:, 1:11], truth.step(motion, command)) < TOLERANCE["fp32"]
+    assert torch.equal(wide_out[:, 11:], before[:, 11:]) and torch.equal(wide_out[:, 0], before[:, 0])
+
+
+def test_a_row_that_is_not_finite_stays_alone_and_visible(seed: int, generator: torch.Generator) -> None:
+    network, truth = fused_network("fp16", 5, CPU, seed, num_joints=5, hidden_dim=32, num_experts=2)
+    motion, command = truth.states(5, generator), truth.commands(5, generator)
+    motion[2, 3] = float("nan")
+    out = torch.zeros_like(motion)
+    network(motion, command, out)
+    assert torch.isnan(out[2]).all()
+    others = [0, 1, 3, 4]
+    assert truth.error(out[others], truth.step(motion[others], command[others])) < TOLERANCE["fp16"]
+
+
+def robot_manifest(folder: Any, rng: np.random.Generator) -> Manifest:
+    robot = random_robot(rng, folder / "robot.xml", num_bodies=8)
+    return bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
+
+
+@pytest.mark.parametrize("keys, ramp_frames", [("all", 25.0), ("some", 0.4), ("none", 0.0)])
+def test_rows_of_the_window(
+    keys: str, ramp_frames: float, tmp_path: Any, rng: np.random.Generator, generator: torch.Generator
+) -> None:
+    """Against the torch writer, which is tested against MuJoCo and a plain integration in float64."""
+    manifest = robot_manifest(tmp_path, rng)
+    chosen = {"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys]
+    expected_writer = FrameWriter(manifest, tuple(chosen), CPU)
+    writer = FusedFrameWriter(manifest, tuple(chosen), CPU)
+    horizon, num_envs = int(rng.integers(2, 6)), 37
+    start = generator.get_state()
+    pair = []
+    for _ in range(2):
+        generator.set_state(start)
+        layout = writer.layout
+        pair.append(random_buffers(num_envs, horizon, layout.motion_dim, layout.width, ramp_frames, generator))
+    expected, seen = pair
+    for _ in range(horizon + 1):
+        expected.next_motion.normal_(generator=generator)
+        seen.next_motion.copy_(expected.next_motion)
+        expected_writer.append(expected)
+        writer.append(seen)
+    compare(expected, seen, writer.layout)
+
+    count = horizon - 1
+    ids = torch.tensor([5, 0, num_envs, 36, num_envs])
+    motions = torch.randn(count, 5, writer.layout.motion_dim, generator=generator)
+    commands, root = torch.randn(count, 5, 3, generator=generator), torch.randn(5, 4, generator=generator)
+    seen_root = root.clone()
+    expected_writer.extend(expected, ids, motions, commands, root, 1)
+    writer.extend(seen, ids, motions, commands, seen_root, 1)
+    compare(expected, seen, writer.layout)
+    torch.testing.assert_close(seen_root, root, atol=1e-6, rtol=1e-6)
+
+    expected_writer.place(expected, ids[:4], root[:4])
+    writer.place(seen, ids[:4], seen_root[:4])
+    compare(expected, seen, writer.layout)
+    torch.testing.assert_close(seen_root, root, atol=1e-6, rtol=1e-6)
+
+    seen_commands = poisoned(commands)
+    expected_writer.commands(expected, ids, 1, commands)
+    writer.commands(seen, ids, 1, seen_commands)
+    of_envs = [0, 1, 3]  # not the scratch column's
+    torch.testing.assert_close(seen_commands[:, of_envs], commands[:, of_envs], atol=1e-6, rtol=1e-6)
+
+    expected_writer.finish(expected, ids[:4], motions[-1, :4], root[:4])
+    writer.finish(seen, ids[:4], motions[-1, :4], root[:4])
+    compare(expected, seen, writer.layout)
+
+
+def test_sines_and_headings(rng: np.random.Generator) -> None:
+    """Against float64, on angles of every quarter; and on angles that are not finite or too large to mean anything."""
+    usual = rng.uniform(-4 * np.pi, 4 * np.pi, 200)
+    quarters = np.arange(-8, 9) * np.pi / 2
+    angles = torch.tensor(np.concatenate([usual, quarters, rng.uniform(-8e3, 8e3, 39)]), dtype=torch.float32)
+    sin, cos, yaw = (torch.empty(256) for _ in range(3))
+    evaluate[(1,)](angles, sin, cos, yaw, BLOCK=256)  # pyright: ignore[reportArgumentType]
+    wide = angles.double()
+    np.testing.assert_allclose(sin, wide.sin(), atol=3e-7)
+    np.testing.assert_allclose(cos, wide.cos(), atol=3e-7)
+    difference = (yaw.double() - 2 * torch.atan2(sin.double(), cos.double())).numpy()
+    np.testing.assert_allclose(difference, 0, atol=1e-6)
+
+    strange = torch.tensor([np.nan, 1e9, -1e30, 0.0] * 64)
+    evaluate[(1,)](strange, sin, cos, yaw, BLOCK=256)  # pyright: ignore[reportArgumentType]
+    assert torch.isnan(sin[0]) and torch.isnan(cos[0])
+    assert (sin[1:3].abs() <= 1).all() and (cos[1:3].abs() <= 1).all()
+    assert (sin[3], cos[3], yaw[3]) == (0, 1, 0)
+
+
+@triton.jit
+def evaluate(angles, sin, cos, yaw, BLOCK: tl.constexpr):  # pyright: ignore[reportGeneralTypeIssues]
+    lanes = tl.arange(0, BLOCK)
+    s, c = sin_cos(tl.load(angles + lanes))
+    tl.store(sin + lanes, s)
+    tl.store(cos + lanes, c)
+    tl.store(yaw + lanes, heading(c, s))

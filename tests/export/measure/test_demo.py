@@ -1,0 +1,201 @@
+"""The demo: the path of the root, the feet on the ground, the pictures, and what it says when it cannot draw."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmg_export.demo import __main__ as demo
+from cmg_export.read.robot import RobotModel, g1_model
+from CMG_Ref.robot_g1 import JOINT_NAMES
+from cmg_runtime import load_engine, read_manifest
+from cmg_runtime.folder.manifest import CommandRange
+from engine_folder import SEED, make_engine_folder
+from full_disk import largest_file
+
+needs_g1 = pytest.mark.skipif(g1_model() is None, reason="mjlab, which has the G1's model, is not installed")
+
+
+@pytest.fixture(scope="module")
+def g1_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained engine for a G1, whose command range is narrower than the demo's commands."""
+    folder = tmp_path_factory.mktemp("engine")
+    make_engine_folder(folder, SEED, precisions=("fp32",), num_joints=29, hidden_dim=32)
+    path = g1_model()
+    assert path is not None
+    manifest = replace(
+        read_manifest(folder),
+        joint_names=JOINT_NAMES,
+        robot=RobotModel(path).chain(JOINT_NAMES),
+        command_range=CommandRange((-0.25, -0.5, -0.5), (0.75, 0.5, 0.5), "card"),
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return folder
+
+
+def test_integrated_command_is_the_limit_of_small_steps(rng: np.random.Generator) -> None:
+    for command in [*rng.uniform(-2, 2, (5, 3)), np.array([0.7, -0.3, 0.0])]:
+        poses = demo.integrate_command(command.tolist(), 101, 50.0)
+        substeps = 2000
+        heading = command[2] * (np.arange(2 * substeps) + 0.5) / substeps  # two seconds, midpoint rule
+        position = ((command[0] + 1j * command[1]) * np.exp(1j * heading)).cumsum() / substeps
+        assert poses[0].tolist() == [0, 0, 0]
+        np.testing.assert_allclose(poses[-1], [position[-1].real, position[-1].imag, 2 * command[2]], atol=1e-5)
+        np.testing.assert_allclose(
+            poses[50], [position[substeps - 1].real, position[substeps - 1].imag, command[2]], atol=1e-5
+        )
+
+
+def test_gait_period_is_one_cycle(rng: np.random.Generator) -> None:
+    for period in rng.integers(20, 70, size=8).tolist():
+        time = np.arange(160)[:, None] / period
+        cycle, double = (np.sin(2 * np.pi * (k * time + rng.uniform(0, 1, 29))) for k in (1, 2))
+        motion = rng.uniform(0.1, 0.5, 29) * cycle + 0.1 * double + 0.002 * rng.standard_normal((160, 29))
+        assert abs(demo.gait_period(torch.from_numpy(motion)) - period) <= 1
+
+
+@needs_g1
+def test_lowest_point_of_the_feet_is_on_the_ground(g1_engine: Path) -> None:
+    """MuJoCo's own kinematics and foot geometry say so."""
+    mujoco = pytest.importorskip("mujoco")
+    gaits = demo.generate_gaits(load_engine(g1_engine, 1), num_frames=9, seed=SEED)
+    model = mujoco.MjModel.from_xml_path(str(g1_model()))
+    data = mujoco.MjData(model)
+    feet = [g for g in range(model.ngeom) if "foot" in model.geom(g).name]
+    addresses = [int(model.joint(name).qposadr[0]) for name in JOINT_NAMES]
+    for gait in gaits:
+        assert gait.dof_pos.shape == (9, 29)
+        for dof_pos, (x, y, z, heading) in zip(gait.dof_pos.numpy(), gait.root.tolist(), strict=True):
+            data.qpos[:7] = x, y, z, np.cos(heading / 2), 0, 0, np.sin(heading / 2)
+            data.qpos[addresses] = dof_pos
+            mujoco.mj_kinematics(model, data)
+            lowest = min(
+                data.geom_xpos[g][2] - abs(data.geom_xmat[g].reshape(3, 3)[2, 2]) * model.geom_size[g][1]
+                - model.geom_size[g][0]
+                for g in feet
+            )  # fmt: skip
+            assert lowest == pytest.approx(0, abs=1e-6)
+
+
+@needs_g1
+def test_gaits_are_the_engines_own_and_keep_to_its_command_range(g1_engine: Path) -> None:
+    engine = load_engine(g1_engine, 1)
+    gaits = demo.generate_gaits(engine, num_frames=7, seed=SEED)
+    assert [gait.name for gait in gaits] == ["forward", "backward", "sideways", "turning"]
+    expected = [(0.75, 0, 0), (-0.25, 0, 0), (0, 0.5, 0), (0.6, 0, 0.5)]
+    np.testing.assert_allclose([gait.command for gait in gaits], expected, atol=1e-6)
+    assert not torch.equal(gaits[0].dof_pos, gaits[1].dof_pos)
+    again, *others = (demo.generate_gaits(engine, 7, SEED + more) for more in range(6))
+    assert torch.equal(again[2].dof_pos, gaits[2].dof_pos)
+    # One other seed may come to the same state of the bank; so many do not.
+    assert not all(torch.equal(other[2].dof_pos, gaits[2].dof_pos) for other in others)
+
+
+@needs_g1
+def test_command_line_refuses_in_one_line(
+    g1_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_robot = tmp_path / "no_robot"
+    make_engine_folder(no_robot, SEED, precisions=("fp32",), num_joints=4, hidden_dim=16)
+    out = tmp_path / "pictures"
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(
+        ctypes.util, "find_library", lambda name: None
+    )  # what is wrong is said where nothing draws, too
+
+    def refused(*args: str) -> str:
+        assert demo.main([*args, "--out", str(out)]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1 and captured.out == ""
+        assert not out.exists()
+        return captured.err
+
+    assert "libosmesa6" in refused("--engine", str(g1_engine))
+    assert "manifest.json" in refused("--engine", str(tmp_path / "absent"))
+    assert "robot" in refused("--engine", str(no_robot))
+    assert "--seconds" in refused("--engine", str(g1_engine), "--seconds", "-1")
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--no-such-option"])
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_gif_has_every_picture_at_the_right_speed(tmp_path: Path, rng: np.random.Generator) -> None:
+    colours = rng.integers(0, 256, (7, 3), dtype=np.uint8)
+    stripes = np.repeat(colours, 5, axis=0)
+    frames = [np.tile(np.roll(stripes, 5 * k, axis=0), (17, 1, 1)) for k in range(7)]  # 17 rows, 35 columns
+    demo.save_gif([Image.fromarray(frame) for frame in frames], tmp_path / "a.gif", fps=25)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.size, gif.info["duration"], gif.info["loop"]) == ((35, 17), 40, 0)
+        for k, frame in enumerate(frames):
+            gif.seek(k)
+            np.testing.assert_allclose(np.asarray(gif.convert("RGB")).astype(int), frame.astype(int), atol=8)
+        with pytest.raises(EOFError):
+            gif.seek(len(frames))
+
+
+def test_failed_write_keeps_the_old_picture(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / "gait.gif"
+    path.write_text("old")
+    pictures = [Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(4)]
+    with largest_file(2000), pytest.raises(OSError, match="gait.gif"):
+        demo.save_gif(pictures, path, fps=25)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("gait.gif", "old")]
+
+
+DRAW = """
+import math, sys
+from pathlib import Path
+from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+from cmg_export.demo.stage import Stage
+with Stage(JOINT_NAMES, (90, 120)) as stage:
+    line = [(0.3, 0.0), (0.8, 0.0)]
+    for name, pose, root, path in [
+        ("front", default_dof_pos(), (0, 0, 0.78, 0), line[:1]),
+        ("line", default_dof_pos(), (0, 0, 0.78, 0), line),
+        ("back", default_dof_pos(), (0, 0, 0.78, math.pi), line[:1]),
+        ("away", default_dof_pos(), (0, 0, 50, 0), line[:1]),
+    ]:
+        stage.draw(pose, root, path).save(Path(sys.argv[1]) / f"{name}.png")
+"""
+
+
+@needs_g1
+@pytest.mark.draws
+def test_stage_draws_the_robot_and_the_line(tmp_path: Path) -> None:
+    # In a process of its own: mujoco decides how to draw when it is first imported.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    subprocess.run([sys.executable, "-c", DRAW, str(tmp_path)], check=True, env=environment, timeout=300)
+    front, line, back, away = (
+        np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("front", "line", "back", "away")
+    )
+    assert front.shape == (120, 90, 3)
+
+    def changed(a: np.ndarray, b: np.ndarray) -> float:
+        return float((np.abs(a - b).max(axis=-1) > 40).mean())
+
+    assert changed(front, away) > 0.05  # the robot and its shadow
+    assert changed(front, back) > 0.01  # seen from the other side
+    drawn = np.abs(line - front).max(axis=-1) > 40
+    assert 10 < drawn.sum() < 600
+    red, green, blue = line[drawn].mean(axis=0)
+    assert green > red + 30 and green > blue + 30
+
+
+def test_mjlab_is_not_imported() -> None:
+    """Only its files are read: importing it starts a simulator."""
+    assert importlib.util.find_spec("cmg_export.demo") is not None
+    code = "import cmg_export.demo.__main__, cmg_export.read.robot as robot; robot.g1_model(); "
+    code += "import sys; print('mjlab' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

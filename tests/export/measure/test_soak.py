@@ -1,0 +1,392 @@
+"""The soak passes an engine that is sound, its plain rollout is right, and each fault that it looks for is found."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_export.read.checkpoint import load_checkpoint
+from cmg_export.soak import __main__ as soak
+from cmg_export.soak.changes import Told, draw_changes, first_reset
+from cmg_export.soak.limits import grown, slowed
+from cmg_export.soak.reference import Reference
+from cmg_export.soak.run import _Soak
+from cmg_export.soak.watch import Latency, Memory, read_memory
+from cmg_runtime import Engine, load_engine
+from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.guard import Guard, limits
+from engine_folder import SEED, no_waiting, shared_engine_folder
+from make_checkpoint import make_checkpoint
+from window_case import random_robot_case
+
+CPU = torch.device("cpu")
+NUM_ENVS, HORIZON, STEPS = 19, 8, 300
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    folder = random_robot_case()[0]
+    fixed = ["--engine", str(folder), "--checkpoint", str(folder / "checkpoint" / "cmg_final.pt"), "--out", str(out)]
+    small = ["--device", "cpu", "--num-envs", str(NUM_ENVS), "--horizon", str(HORIZON), "--steps", str(STEPS)]
+    return [*fixed, *small, "--checks", "10", "--sampled", "7", "--change-every", "9", "--seed", str(SEED), *more]
+
+
+def found(out: Path) -> dict[str, Any]:
+    return json.loads((out / "soak.json").read_text())
+
+
+@pytest.mark.parametrize("backend, precision", [("torch", "fp32"), ("torch", "fp16"), ("onnx", "fp32")])
+def test_a_sound_engine_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str, precision: str
+) -> None:
+    status = soak.main(arguments(tmp_path, "--backend", backend, "--precision", precision, "--slowdown", "20"))
+    said = capsys.readouterr()
+    assert status == 0, said
+    report = found(tmp_path)
+    assert (report["backend"], report["precision"], report["failures"]) == (backend, precision, [])
+    assert report["steps"] == report["asked"] == STEPS and len(report["checks"]) == 10
+    assert report["environments"] == NUM_ENVS  # 10 times 7 of them, others each time
+    counters = report["counters"]
+    assert min(counters["commands_clamped"], counters["entries_clamped"], counters["lookups_clamped"]) > 0
+    assert counters["frames_replaced"] == counters["commands_ignored"] == counters["motions_ignored"] == 0
+    assert report["changes"]["resets"] > 20 and report["changes"]["command changes"] > 10
+    for deviation in report["worst"].values():
+        assert 0 <= deviation["value"] < 0.5
+    assert report["worst"]["one step"]["value"] > 1e-9 and report["worst"]["place"]["env"] in range(NUM_ENVS)
+    assert all(latency["p99"] >= latency["p50"] > 0 for latency in report["latency"])
+    assert "passed" in said.out and "10 checks, 19 of 19 environments" in said.out and not said.err
+
+
+def after(steps: int, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Engine], Any]) -> None:
+    """Let ``fault`` happen in every step from so many on."""
+    step, count = Engine.step, 0
+
+    def faulty(engine: Engine) -> Any:
+        nonlocal count
+        count += 1
+        result = step(engine)
+        if count > steps:
+            fault(engine)
+        return result
+
+    monkeypatch.setattr(Engine, "step", faulty)
+
+
+def run(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> list[str]:
+    """The lines on stderr of a soak that fails."""
+    assert soak.main(arguments(out, "--backend", "torch", *more)) == 1
+    said = capsys.readouterr()
+    assert "FAILED" in said.out and found(out)["failures"] == [line[len("cmg_export.soak: ") :] for line in lines(said)]
+    return lines(said)
+
+
+def lines(said: Any) -> list[str]:
+    return said.err.splitlines()
+
+
+KEPT: list[Any] = []
+
+
+def new_pages(count: int) -> mmap.mmap:
+    """Memory from the system: what the process has freed before is not used again."""
+    pages = mmap.mmap(-1, count)
+    pages.write(b"x" * count)
+    return pages
+
+
+LEAKS: dict[str, tuple[Callable[[Engine], Any], str]] = {
+    "tensors": (lambda engine: KEPT.append(engine.dof_pos.clone()), "the number of live tensors grew from"),
+    "objects": (lambda engine: KEPT.append([[]]), "the number of Python's objects grew from"),
+    "memory": (lambda engine: KEPT.append(new_pages(300_000)), "the process's memory grew from"),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_leak_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, leak: str
+) -> None:
+    fault, message = LEAKS[leak]
+    after(0, monkeypatch, fault)
+    try:
+        said = run(tmp_path, capsys, "--slowdown", "20")
+    finally:
+        KEPT.clear()
+    assert any(message in line and "in 300 steps; expected a growth of at most" in line for line in said), said
+
+
+def buffers(engine: Engine) -> Any:
+    assert engine._window is not None
+    return engine._window.buffers
+
+
+def newest_row(engine: Engine) -> torch.Tensor:
+    """The row of environment 11 at the far end of the window."""
+    window = buffers(engine)
+    return window.frames[(int(window.head) - 1) % HORIZON, 11]
+
+
+def drift_joint(engine: Engine) -> None:
+    newest_row(engine)[1] += 2e-2
+
+
+def drift_root(engine: Engine) -> None:
+    buffers(engine).newest_root[11, 0] += 1e-2
+
+
+def drift_body(engine: Engine) -> None:
+    newest_row(engine)[engine._window._writer.layout.key_body_pos + 4] += 1e-3  # pyright: ignore
+
+
+def not_a_number(engine: Engine) -> None:
+    newest_row(engine)[2] = float("nan")
+
+
+def forget_command(engine: Engine) -> None:
+    engine._state.ramp.target[11] = 0
+    engine._state.ramp.start[11] = 0
+
+
+def lag(engine: Engine) -> None:
+    """The live views stay behind the window."""
+    engine.dof_pos[11] = 0.1
+
+
+DRIFTS: dict[str, tuple[Callable[[Engine], None], str]] = {
+    "joint": (drift_joint, "one row"),
+    "root": (drift_root, "place"),
+    "body": (drift_body, "bodies"),
+    "not a number": (not_a_number, "one row nan"),
+    "command": (forget_command, "velocity"),
+    "view": (lag, "current"),
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_a_window_that_drifts_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, drift: str
+) -> None:
+    fault, kind = DRIFTS[drift]
+    after(250, monkeypatch, fault)
+    said = run(tmp_path, capsys, "--sampled", "1000", "--slowdown", "20")
+    assert any("in environment 11, frame" in line and kind in line for line in said), said
+    assert len(found(tmp_path)["checks"]) < 10  # it ends there
+    assert all("off the plain rollout" in line for line in said)
+
+
+def test_an_engine_that_becomes_slow_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burn(engine: Engine) -> None:
+        until = time.process_time() + 0.01
+        while time.process_time() < until:
+            pass
+
+    after(STEPS // 2, monkeypatch, burn)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several, on a processor that others use too, are busy with waiting for each other
+    try:
+        said = run(tmp_path, capsys)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(said) == 1 and "busy with half of the steps for more than" in said[0] and "at most 2 times" in said[0]
+
+
+@pytest.mark.parametrize("counter", ["_counters.replaced", "_counters._entries", "_counters._ignored_motions"])
+def test_a_counter_that_counts_what_did_not_happen_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, counter: str
+) -> None:
+    def count(engine: Engine) -> None:
+        engine._counters.counts[{"replaced": 5, "_entries": 1, "_ignored_motions": 3}[counter.rpartition(".")[2]]] += 1
+
+    after(0, monkeypatch, count)
+    monkeypatch.setattr("cmg_runtime.guard.GuardWatch._tell", lambda *_: None)
+    (line,) = run(tmp_path, capsys, "--slowdown", "20")
+    assert "the engine has counted" in line and "; expected " in line
+
+
+def test_frames_that_had_to_be_replaced_are_accounted_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """With a bank close about its mean, and a limit that one generated frame in thirty is beyond."""
+
+    def close(*arguments: Any) -> torch.Tensor:
+        bank = load_bank(*arguments)
+        return bank.mean(dim=0) + 0.02 * (bank - bank.mean(dim=0))
+
+    monkeypatch.setattr("cmg_runtime.loading.load_bank", close)
+    engine = load_engine(random_robot_case()[0], 2000, device="cpu", backend="torch", precision="fp32", seed=SEED)
+    low, high = engine.command_range
+    engine.reset(command=low + (high - low) * torch.rand(2000, 3, generator=generator), command_at_once=True)
+    engine.step()
+    generated = torch.quantile(torch.cat([engine.dof_pos, engine.dof_vel], dim=1), 29 / 30, dim=0)
+    value = int((generated - engine.bank.amax(dim=0)).argmax())
+    low, high = (bound.clone() for bound in limits(engine.manifest, engine.bank))
+    high[value] = generated[value]
+    assert bool((engine.bank < high).all())
+    monkeypatch.setattr("cmg_runtime.engine.limits", lambda *_: (low, high))
+    monkeypatch.setattr("cmg_runtime.guard.GuardWatch._tell", lambda *_: None)
+    assert soak.main(arguments(tmp_path, "--slowdown", "20", "--sampled", "19")) == 0, capsys.readouterr()
+    assert found(tmp_path)["counters"]["frames_replaced"] > 10
+    assert "The plain rollout leaves the limits too" in capsys.readouterr().out
+
+
+def test_a_frame_replaced_without_reason_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = Guard.within
+
+    def now_and_then(guard: Guard, motion: torch.Tensor) -> torch.Tensor:
+        good = within(guard, motion)
+        if int(guard.frame[3]) == 60 and len(good) == NUM_ENVS:
+            good[3] = False
+        return good
+
+    monkeypatch.setattr(Guard, "within", now_and_then)
+    monkeypatch.setattr("cmg_runtime.guard.GuardWatch._tell", lambda *_: None)
+    (line,) = run(tmp_path, capsys, "--slowdown", "20")
+    assert "of environment 3 had been replaced, and the plain rollout's is within the limits" in line
+
+
+def test_what_holds_on_a_gpu() -> None:
+    before = Memory(300.0, 100.0, 128.0, 900.0, 50, 1000)
+    assert grown(before, before, 9) == []
+    for field, value in {"allocated": 100.001, "reserved": 200.0, "device": 1000.0, "tensors": 51}.items():
+        assert len(grown(before, replace(before, **{field: value}), 9)) == 1, field
+    assert grown(before, replace(before, reserved=130.0, rss=310.0, objects=1010), 9) == []
+    quick = Latency(100, 50.0, 52.0, None)
+    assert slowed(quick, Latency(100, 55.0, 70.0, None), 1.25) == []
+    assert "half of the steps take more than 70 us" in slowed(quick, Latency(100, 70.0, 70.0, None), 1.25)[0]
+    assert "one step in a hundred takes more than 200 us" in slowed(quick, Latency(100, 50.0, 200.0, None), 1.25)[0]
+
+
+def test_live_tensors_are_counted() -> None:
+    before = read_memory(CPU).tensors
+    kept = [torch.zeros(2) for _ in range(5)]
+    assert read_memory(CPU).tensors == before + len(kept)
+
+
+def test_the_plain_rollout_is_the_reference_model_and_mujocos_kinematics(generator: torch.Generator) -> None:
+    folder, truth, robot = random_robot_case()
+    reference = Reference(load_checkpoint(folder / "checkpoint" / "cmg_final.pt"), robot.chain, CPU)
+    motion, command = truth.states(6, generator).double(), truth.commands(6, generator).double()
+    torch.testing.assert_close(reference.step(motion, command), truth.step(motion, command), rtol=1e-10, atol=1e-10)
+    dof_pos = motion[:, : len(robot.chain.joint_lower)]
+    bodies, height = reference.bodies(dof_pos)
+    for row in range(6):
+        np.testing.assert_allclose(bodies[row], robot.bodies(dof_pos[row].numpy()), atol=1e-9)
+        assert float(height[row]) == pytest.approx(robot.height(dof_pos[row].numpy()), abs=1e-8)
+
+
+def test_the_roots_path_is_that_of_many_small_steps(generator: torch.Generator) -> None:
+    folder, _, robot = random_robot_case()
+    reference = Reference(load_checkpoint(folder / "checkpoint" / "cmg_final.pt"), robot.chain, CPU)
+    commands = torch.randn(5, 4, 3, generator=generator, dtype=torch.float64)
+    commands[:, 1, 2], commands[:, 2, 2] = 0.0, 1e-7
+    start, yaw = torch.randn(4, generator=generator).to(torch.complex128), torch.randn(4, generator=generator).double()
+    positions, yaws = reference.path(start, yaw, commands, 0.02)
+    position, heading, parts = start.numpy().copy(), yaw.numpy().copy(), 2000
+    for t in range(5):
+        vx, vy, rate = commands[t].numpy().T
+        for _ in range(parts):
+            middle = heading + rate * 0.01 / parts
+            position += np.exp(1j * middle) * (vx + 1j * vy) * 0.02 / parts
+            heading = heading + rate * 0.02 / parts
+        np.testing.assert_allclose(positions[t], position, atol=1e-9)
+        np.testing.assert_allclose(yaws[t], heading, atol=1e-9)
+
+
+def test_what_the_engine_was_told_is_known_without_asking_it(generator: torch.Generator) -> None:
+    engine = load_engine(random_robot_case()[0], NUM_ENVS, backend="torch", horizon=3, command_ramp_s=0.3)
+    told = Told(NUM_ENVS, engine.command_range, 0.3 * engine.fps)
+    changes = [first_reset(engine, generator), *draw_changes(engine, generator)]
+    assert {change.resets for change in changes} == {True, False}
+    assert {None if change.env_ids is None else change.env_ids.dtype for change in changes} == {
+        None,
+        torch.bool,
+        torch.int64,
+    }
+    step = 0
+    for change in changes:
+        change.apply(engine)
+        told.note(change, step)
+        torch.testing.assert_close(told.in_force(step, 0).float(), engine.command_in_force, rtol=1e-5, atol=1e-5)
+        for _ in range(int(torch.randint(0, 20, (), generator=generator))):
+            engine.step()
+            step += 1
+    with pytest.warns(RuntimeWarning):
+        report = engine.report()
+    assert report.entries_clamped == sum(change.expected.entries for change in changes) > 0
+    assert report.commands_clamped == sum(change.expected.commands for change in changes)
+
+
+WRONG = {
+    "unknown backend 'cuda'": ["--backend", "cuda"],
+    "--horizon is 1; expected at least 2": ["--horizon", "1"],
+    "--checks is 9; expected at least 10": ["--checks", "9"],
+    "--steps is 5; expected at least 10": ["--steps", "5"],
+    "--num-envs is 0; expected at least 1": ["--num-envs", "0"],
+    "--minutes is 0; expected more than 0": ["--minutes", "0"],
+    "no/engine": ["--engine", "no/engine"],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], message: str) -> None:
+    assert soak.main(arguments(tmp_path, *WRONG[message])) == 2
+    (line,) = lines(capsys.readouterr())
+    assert line.startswith("cmg_export.soak: ") and message in line
+    assert not (tmp_path / "soak.json").exists()
+
+
+def test_the_checkpoint_has_to_be_the_engines_and_the_engine_needs_a_robot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shared_engine_folder()[0]
+    another = make_checkpoint(tmp_path / "another", seed=SEED + 1, num_joints=5, hidden_dim=8).path
+    assert soak.main(arguments(tmp_path, "--checkpoint", str(another))) == 2
+    checkpoint = str(other / "checkpoint" / "cmg_final.pt")
+    assert soak.main(arguments(tmp_path, "--engine", str(other), "--checkpoint", checkpoint)) == 2
+    first, second = lines(capsys.readouterr())
+    assert "was not made from" in first and "--checkpoint" in first
+    assert "has no robot" in second
+
+
+def test_it_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    assert soak.main(arguments(tmp_path, "--minutes", "1e-6", "--slowdown", "20")) == 0
+    report = found(tmp_path)
+    assert len(report["checks"]) == 1 and report["steps"] == STEPS // 10 and report["asked"] == STEPS
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+def test_on_a_gpu(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # what other tests take of the GPU at the same time is not its own
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (0, 0))
+    more = ["--device", "cuda", "--num-envs", "600", "--steps", "20000", "--backend", backend, "--precision", "fp16"]
+    assert soak.main(arguments(tmp_path, *more, "--change-every", "100", "--slowdown", "5")) == 0
+    report = found(tmp_path)
+    assert report["environments"] >= 70 and report["latency"][0]["p50"] > 1
+    assert report["checks"][-1]["memory"]["allocated"] == report["baseline"]["allocated"] > 0
+
+
+@pytest.mark.gpu
+def test_stepping_makes_the_host_wait_for_nothing(tmp_path: Path) -> None:
+    options = soak.command_line.parse(
+        soak.Options, soak.MODULE, arguments(tmp_path, "--device", "cuda", "--num-envs", "600", "--backend", "torch")
+    )
+    soaked = _Soak(soak.settings(options))
+    soaked.warm_up()
+    for _ in range(100):  # not more at once than the window holds: replaced frames have to be seen
+        with no_waiting():
+            soaked.run(HORIZON - 1, timed=True)
+        soaked._replaced.look(soaked.step)
+    assert soaked.check() == []

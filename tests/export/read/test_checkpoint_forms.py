@@ -1,0 +1,251 @@
+"""Checkpoints as other code wraps and saves them: one reader finds the weights, and every command uses it."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cmg_export.errors import CheckpointError
+from cmg_export.read.checkpoint import load_checkpoint
+from CMG_Ref import eval_cmg, make_bank
+from CMG_Ref import train as train_command
+from CMG_Ref.checkpoint import __main__ as checkpoint_command
+from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
+from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.evaluation.rollouts import Model
+from CMG_Ref.module import CMG
+from CMG_Ref.robot_g1 import default_dof_pos
+from make_checkpoint import make_checkpoint
+from training_case import make_data
+
+State = dict[str, torch.Tensor]
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def shifted(state: State) -> State:
+    """The same network trained on: other values."""
+    return {name: value + 0.125 for name, value in state.items()}
+
+
+def averaged(model: CMG) -> dict[str, Any]:
+    """What torch's own moving average of a compiled model saves."""
+    return AveragedModel(torch.nn.DataParallel(model), multi_avg_fn=get_ema_multi_avg_fn(0.9)).state_dict()
+
+
+def inner_wrappers(state: State) -> State:
+    """Every layer compiled by itself, the gate checkpointed."""
+    renamed = {name.replace("layers.1.", "layers.1._orig_mod."): value for name, value in state.items()}
+    return {name.replace("gating.", "gating._checkpoint_wrapped_module."): value for name, value in renamed.items()}
+
+
+def lucidrains(state: State) -> dict[str, Any]:
+    own = {"initted": torch.tensor([True]), "step": torch.tensor([7])}
+    return {**prefixed(shifted(state), "online_model."), **prefixed(state, "ema_model."), **own}
+
+
+FORMS: dict[str, tuple[str, Callable[[CMG, State], dict[str, Any]]]] = {
+    "as ever": ("model_state_dict", lambda m, s: {"model_state_dict": s}),
+    "bare": ("top level", lambda m, s: dict(s)),
+    "bare, wrapped": ("top level[module._orig_mod.*]", lambda m, s: prefixed(s, "module._orig_mod.")),
+    "lightning": ("state_dict[model.*]", lambda m, s: {"state_dict": {**prefixed(s, "model."), "w": torch.ones(1)}}),
+    "model": ("model", lambda m, s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}),
+    "deep": (
+        "agent.generator.net[_orig_mod.module.*]",
+        lambda m, s: {"agent": {"generator": {"net": prefixed(s, "_orig_mod.module.")}}},
+    ),
+    "only ema": ("ema.model[module.*]", lambda m, s: {"ema": {"model": prefixed(s, "module.")}}),
+    "torch's average": ("model_state_dict[module.module.*]", lambda m, s: {"model_state_dict": averaged(m)}),
+    "layers wrapped": ("model_state_dict", lambda m, s: {"model_state_dict": inner_wrappers(s)}),
+    "timm": ("state_dict", lambda m, s: {"state_dict": s, "state_dict_ema": shifted(s), "arch": "cmg"}),
+    "average and not": (
+        "model_state_dict",
+        lambda m, s: {"ema": {"model": shifted(s)}, "model": shifted(s), "model_state_dict": s},
+    ),
+    "wrapped and not": ("top level", lambda m, s: {**prefixed(shifted(s), "module."), **s}),
+    "arrays": ("model", lambda m, s: {"model": {name: value.numpy() for name, value in s.items()}}),
+}  # fmt: skip
+"""How it is saved -> where the reader says that it found the weights, and what makes the file's content."""
+
+
+def outputs(model: Model, dims: tuple[int, int], seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return model(*(torch.randn(5, dim, generator=generator, dtype=torch.float64) for dim in dims))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_are_found_wherever_they_lie(tmp_path: Path, seed: int, form: str) -> None:
+    made = make_checkpoint(tmp_path / "made", num_joints=4, hidden_dim=9, num_experts=3, num_layers=2, seed=seed)
+    found, build = FORMS[form]
+    path = tmp_path / "x.pt"
+    content = build(copy.deepcopy(made.model), made.model.state_dict())
+    torch.save({**content, "stats": made.stats}, path)
+    expected = outputs(made.model.double(), (8, 3), seed)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.weights.found == found
+    assert found in checkpoint.weights.note
+    assert checkpoint.stats_from == "checkpoint"
+    model, _ = as_reference(read_checkpoint(path), dtype=torch.float64)
+    assert torch.equal(outputs(model, (8, 3), seed), expected)
+
+
+def test_of_several_the_others_are_named_and_can_be_taken(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
+    path, out = tmp_path / "x.pt", tmp_path / "new" / "ema.pt"
+    state = made.model.state_dict()
+    other = {name: value * 0.5 for name, value in state.items()}
+    torch.save({"model": other, "ema": lucidrains(state), "stats": made.stats}, path)
+    weights = load_checkpoint(path).weights
+    assert weights.found == "model"
+    assert set(weights.others) == {"ema[online_model.*]", "ema[ema_model.*]"}
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["checkpoint", str(path), *map(str, words)])
+        return checkpoint_command.main()
+
+    assert run() == 0
+    assert all(name in capsys.readouterr().out for name in ("model",))
+    assert run("--take", "ema[ema_model.*]", "--out", out) == 0
+    assert "2 joints" in capsys.readouterr().out
+    alone = load_checkpoint(out)
+    assert alone.weights.found == "model_state_dict" and not alone.weights.others
+    assert all(torch.equal(alone.state_dict[name], value) for name, value in state.items())
+    assert alone.stats == load_checkpoint(made.path).stats
+    before = path.read_bytes()
+    for words, complaint in ((("--take", "nowhere"), "ema[ema_model.*]"), (("--out", path), "another --out")):
+        assert run(*words) == 2
+        err = capsys.readouterr().err
+        assert complaint in err and len(err.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_files_without_a_generator_say_what_they_have(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "x.pt"
+    made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
+    half = dict(list(made.model.state_dict().items())[:4])
+    cases: list[tuple[Any, str]] = [
+        ({"model_state_dict": {"actor.0.weight": torch.zeros(2, 2)}, "iter": 3}, "actor.0.weight"),
+        ({"samples": [], "stats": made.stats}, "samples"),
+        ({"model_state_dict": half}, "missing"),
+        ({"model_state_dict": {**half, "two\nlines": torch.zeros(1)}}, "missing"),
+        ({"model_state_dict": {**made.model.state_dict(), "two\nlines": torch.zeros(1)}}, "two\\nlines"),
+        ({"ema": {"shadow_params": [torch.zeros(2)]}, "epoch": 2}, "ema, epoch"),
+    ]
+    for content, named in cases:
+        torch.save(content, path)
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(path, made.path)
+        message = str(caught.value)
+        assert str(path) in message and named in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("tool", "protocol"),
+    [("torch", 1), ("torch", 3), ("torch", 4), ("torch", 5), ("pickle", 0), ("pickle", 2), ("pickle", 4)],
+)
+def test_every_pickle_protocol(tmp_path: Path, seed: int, tool: str, protocol: int) -> None:
+    made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
+    state = dict(made.model.state_dict())
+    state["layers.1.expert_weights.0"] = state["layers.1.expert_weights.0"].T.contiguous().T  # with strides of its own
+    base = torch.randn(40, dtype=torch.float64)
+    one_bias = "layers.0.expert_biases.1"
+    kinds = ("int8", "uint8", "int16", "int64", "float16", "bfloat16", "bool", "complex64")
+    content = {
+        "model_state_dict": {**state, one_bias: torch.nn.Parameter(state[one_bias])},
+        "stats": made.stats,
+        "loss": np.float64(0.5),
+        "views": [base[3:9], base[::7], base.view(5, 8)[:, 2], torch.zeros(0, 3), torch.tensor(2.5)],
+        "kinds": [torch.arange(5).to(getattr(torch, kind)) for kind in kinds],
+        "other": [None, True, -(1 << 70), 2.5, "caf\u00e9", b"\x00\xff", (1, "a"), {3, 4}, 1j, torch.float16],
+        "size": torch.Size([2]),
+    }
+    path = tmp_path / "x.pt"
+    if tool == "torch":
+        torch.save(content, path, pickle_protocol=protocol)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol))
+    checkpoint = load_checkpoint(path)
+    assert all(torch.equal(checkpoint.state_dict[name], value) for name, value in state.items())
+    np.testing.assert_array_equal(np.asarray(checkpoint.stats.motion_std, np.float32), made.stats["motion_std"])
+    read = read_pt(path)
+    assert all(read[key] == content[key] for key in ("other", "loss", "size"))
+    for key in ("views", "kinds"):
+        for one, other in zip(read[key], content[key], strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_every_command_reads_a_wrapped_checkpoint(
+    tmp_path: Path,
+    seed: int,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``make_bank`` and ``eval_cmg`` of a G1, and ``train --init``: each says where the weights lay."""
+    made = make_checkpoint(tmp_path / "made", hidden_dim=8, num_experts=2, num_layers=2, gain=0.5, seed=seed)
+    std = np.array([0.02] * 29 + [1.0] * 29, np.float32)
+    stats = {**made.stats, "motion_mean": np.array(default_dof_pos() + [0.0] * 29, np.float32), "motion_std": std}
+    path, found = tmp_path / "x.pt", "state_dict[_orig_mod.module.*]"
+    torch.save({"state_dict": prefixed(made.model.state_dict(), "_orig_mod.module."), "stats": stats}, path)
+
+    def run(main: Callable[[], int], *words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        return main()
+
+    assert run(make_bank.main, path, "--num-states", 3) == 0
+    assert found in capsys.readouterr().out
+    frames = ("--num-rollouts", 4, "--num-frames", eval_cmg.MIN_FRAMES)
+    assert run(eval_cmg.main, path, *frames, "--device", "cpu", "--bank", tmp_path / "bank.npz") == 1  # untrained
+    assert found in capsys.readouterr().out
+
+    small = make_checkpoint(tmp_path / "small", num_joints=3, hidden_dim=12, num_experts=2, num_layers=2, seed=seed)
+    torch.save(prefixed(small.model.state_dict(), "module."), tmp_path / "init.pt")
+    torch.save(make_data(rng), tmp_path / "data.pt")
+    sizes = ("--hidden-dim", 12, "--num-experts", 2, "--num-layers", 2, "--batch-size", 4, "--symmetric-part", 0)
+    short = ("--phases", 1, 1, "--learning-rate", 1e-9, "--ema", 0, "--device", "cpu")
+    where = ("--data", tmp_path / "data.pt", "--out", tmp_path / "out", "--init", tmp_path / "init.pt")
+    assert run(train_command.main, *where, *sizes, *short) == 0
+    assert "top level[module.*]" in capsys.readouterr().out
+    trained = read_checkpoint(tmp_path / "out" / "cmg_final.pt").weights.state_dict
+    for name, value in small.model.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_line_that_saves_a_checkpoint_again_does(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
+    state = made.model.state_dict()
+    settings = argparse.Namespace(learning_rate=1e-3)
+    contents = {
+        "argparse.Namespace": {"state_dict": state, "stats": made.stats, "args": settings, "where": Path("a")},
+        "torch.nn.modules": made.model,
+        "Namespace": {**state, "args": settings},
+    }
+    for number, (named, content) in enumerate(contents.items()):
+        for protocol in (2, 4):
+            torch.save(content, "it's.pt", pickle_protocol=protocol)
+            with pytest.raises(CheckpointError, match="refused") as caught:
+                load_checkpoint("it's.pt")
+            message = str(caught.value)
+            assert named in message and "\n" not in message
+            exec(message[message.index("import torch") :], {})
+            data = None if number == 0 else made.path
+            again = load_checkpoint("plain.pt", data)
+            assert all(torch.equal(again.state_dict[name], value) for name, value in state.items())

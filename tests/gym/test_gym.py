@@ -1,0 +1,270 @@
+"""The parts of the training package that need no environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+from mjlab.envs import ManagerBasedRlEnvCfg
+from mjlab.tasks.registry import list_tasks, load_env_cfg
+from mjlab.utils.os import get_checkpoint_path
+
+from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
+from cmg_gym.controller import read_card
+from cmg_gym.evaluation import Episodes, moving_average, summarise
+from cmg_gym.reference_sources import PregeneratedSource
+from cmg_gym.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
+from cmg_gym.start_states import SETTLE_FRAMES, StartStates
+from cmg_gym.tasks import TASK
+from cmg_gym.train import Options, train_config
+from cmg_runtime import EngineError, load_engine, read_manifest
+from cmg_runtime.commands.sampler import STRATEGIES
+from gym_case import make_g1_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+LOW, HIGH = (-0.7, -0.5, -0.8), (1.4, 0.5, 0.8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine")
+    make_g1_engine(path)
+    return path
+
+
+def test_entry_point_registers_the_task() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    match = re.search(r'\[project\.entry-points\."mjlab\.tasks"\]\n(\w+) = "([\w.]+)"', text)
+    assert match is not None
+    importlib.metadata.EntryPoint(match[1], match[2], "mjlab.tasks").load()
+    assert TASK in list_tasks()
+    assert load_env_cfg(TASK, play=True).curriculum == {}
+
+
+def test_installed_package_is_found_by_mjlab() -> None:
+    found = importlib.metadata.entry_points(group="mjlab.tasks")
+    if "cmg_gym" not in {entry.name for entry in found}:
+        pytest.skip("the project is not installed here")
+    done = subprocess.run(
+        [sys.executable, "-c", "import mjlab; from mjlab.tasks.registry import list_tasks; print(list_tasks())"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert TASK in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_stays_within_the_command_range(strategy: str, seed: int) -> None:
+    bounds = torch.tensor(LOW), torch.tensor(HIGH)
+    commands = StagedCommands([CommandStage(0, strategy)], bounds, 0.25, seed).draw(2000)
+    assert bool((commands >= bounds[0]).all() and (commands <= bounds[1]).all())
+    standing = (commands == 0).all(dim=1).float().mean()
+    assert abs(float(standing) - 0.25) < 0.06
+    # Spread over what is left of the strategy's ranges, not heaped up at the bounds of the checkpoint.
+    assert float((commands[:, 0] == HIGH[0]).float().mean()) < 0.01
+
+
+def test_stages_follow_each_other() -> None:
+    assert stage_at(TRAINING_STAGES, 0) is TRAINING_STAGES[0]
+    for before, after in zip(TRAINING_STAGES, TRAINING_STAGES[1:], strict=False):
+        assert stage_at(TRAINING_STAGES, after.iteration - 0.1) is before
+        assert stage_at(TRAINING_STAGES, after.iteration) is after
+        for (a, b), (c, d) in zip(stage_ranges(before, LOW, HIGH), stage_ranges(after, LOW, HIGH), strict=True):
+            assert c <= a and b <= d
+    assert stage_ranges(TRAINING_STAGES[0], LOW, HIGH)[0] == (0.4, 0.8)
+    with pytest.raises(EngineError, match="leaves nothing"):
+        stage_ranges(CommandStage(0, vx=(2.0, 3.0)), LOW, HIGH)
+    with pytest.raises(EngineError, match="unknown strategy 'sideways'.*strafe_left"):
+        StagedCommands([CommandStage(0), CommandStage(900, "sideways")], (torch.tensor(LOW), torch.tensor(HIGH)), 0, 0)
+
+
+def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> None:
+    engine = load_engine(folder, 3)
+    states = StartStates(engine, num_trajectories=5, num_frames=20, ahead=4, seed=seed, trajectory_seed=seed)
+    offsets = (0, 1, 4)
+    source = PregeneratedSource(states, 3, offsets, engine.device)
+    starts = states.draw(states.commands[[4, 2, 3]])
+    assert starts.trajectory_ids.tolist() == [4, 2, 3]
+    assert int(starts.frame_ids.min()) >= SETTLE_FRAMES
+    everyone = torch.arange(3)
+    source.plan(starts, torch.zeros(3, 3), torch.zeros(3, 4))
+    source.start(everyone)
+    torch.testing.assert_close(source.command, states.commands[[4, 2, 3]])
+    frame_ids = starts.frame_ids
+    last = states.pool.num_frames - 1 - offsets[-1]
+    for _ in range(40):  # past the end of every trajectory
+        for place, offset in enumerate(offsets):
+            expected = states.pool.frames(starts.trajectory_ids, frame_ids + offset)
+            assert torch.equal(source.frames().key_body_pos[:, place], expected.key_body_pos)
+        source.step()
+        frame_ids = torch.where(frame_ids >= last, SETTLE_FRAMES, frame_ids + 1)
+    assert states.pool.lookups_clamped() == 0
+
+
+def test_moving_average_is_a_convolution(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(40, 3))
+    got = moving_average(torch.from_numpy(values), 7)
+    for column in range(3):
+        full = np.convolve(values[:, column], np.ones(7) / 7, mode="valid")
+        np.testing.assert_allclose(got[6:, column], full, atol=1e-6)
+    np.testing.assert_allclose(got[2], values[:3].mean(axis=0), atol=1e-6)
+
+
+def test_summary_counts_falls_and_ignores_what_follows() -> None:
+    steps, command = 200, torch.tensor([[0.5, 0.0, 0.0]]).repeat(4, 1)
+    velocity = command.repeat(steps, 1, 1)
+    velocity[:, :2, 0] += 0.1
+    alive = torch.ones(steps, 4, dtype=torch.bool)
+    alive[150:, 1] = False
+    velocity[150:, 1] = 99.0
+    ones = torch.ones(steps, 4)
+    (first, second) = summarise(
+        Episodes(command, velocity, 0.2 * ones, ones, 50 * ones, alive, 0.02), torch.tensor([[0.5, 0.0, 0.0]] * 2)
+    )
+    assert (first.survival, second.survival) == (0.5, 1.0)
+    assert first.velocity_error == pytest.approx(0.1, abs=1e-5) and second.velocity_error == pytest.approx(0, abs=1e-6)
+    assert first.joint_error == pytest.approx(0.2) and first.power == pytest.approx(50)
+
+
+def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    for name in ("2026-01-01", "2026-01-02"):
+        (tmp_path / name).mkdir()
+    for iteration in (0, 99, 100, KEPT_EVERY, KEPT_EVERY + 1, KEPT_EVERY + 2):
+        (tmp_path / "2026-01-01" / f"model_{iteration}.pt").touch()
+    (tmp_path / "2026-01-01" / "model_7.unfinished").touch()
+    stale = {path.name for path in stale_checkpoints(tmp_path / "2026-01-01")}
+    assert stale == {"model_99.pt", "model_100.pt"}
+    found = latest_checkpoint(tmp_path)
+    # The second run was interrupted before its first checkpoint.
+    assert found is not None and found == tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
+    (tmp_path / "a copy of an older run").mkdir()
+    older = tmp_path / "a copy of an older run" / "model_999.pt"
+    older.touch()
+    os.utime(older, ns=(0, found.stat().st_mtime_ns - 1))  # names say nothing of age
+    assert latest_checkpoint(tmp_path) == found
+
+
+def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> None:
+    options = Options(
+        num_envs=7, iterations=9, engine=folder, backend="torch", mode="pregenerated", gpus=0, logs=tmp_path,
+        delay_steps=2,
+    )  # fmt: skip
+    config = train_config(options)
+    assert (lags(config.env), lags(load_env_cfg(TASK))) == ({2}, {0})
+    command = config.env.commands["reference"]
+    assert (config.env.scene.num_envs, config.agent.max_iterations, config.gpu_ids) == (7, 9, None)
+    assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")  # pyright: ignore
+    with pytest.raises(EngineError, match="no checkpoint below"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
+    with pytest.raises(EngineError):
+        train_config(Options(engine=tmp_path, gpus=0))
+    with pytest.raises(EngineError, match="torch sees"):
+        train_config(Options(engine=folder, gpus=99))
+    for name, value in (("num_envs", 0), ("iterations", -1), ("gpus", -1), ("delay_steps", -1)):
+        with pytest.raises(EngineError, match=f"^--{name.replace('_', '-')} is {value};"):
+            train_config(Options(**{"engine": folder, "gpus": 0, name: value}))
+
+
+def lags(env: ManagerBasedRlEnvCfg) -> set[int]:
+    articulation = env.scene.entities["robot"].articulation
+    assert articulation is not None
+    return {actuator.delay_max_lag for actuator in articulation.actuators}
+
+
+def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_path: Path) -> None:
+    experiment = tmp_path / "cmg_residual_g1"
+    runs = (("2026-01-01_00-00-00", 99), ("2026-01-01_00-00-00_a+b", 3), ("2026-01-01_00-00-00_a+b", 12))
+    for age, (run, iteration) in enumerate(runs):
+        (experiment / run).mkdir(parents=True, exist_ok=True)
+        path = experiment / run / f"model_{iteration}.pt"
+        torch.save({"infos": {}}, path)
+        os.utime(path, (age, age))
+    agent = train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).agent
+    found = get_checkpoint_path(experiment, agent.load_run, agent.load_checkpoint)
+    assert agent.resume and found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"
+
+
+def test_a_resumed_training_tells_what_has_changed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "cmg_residual_g1" / "run"
+    run.mkdir(parents=True)
+    before = {"generator": read_manifest(folder).source["sha256"], "gpus": 1, "num_envs": 64}
+    before |= {"mode": "realtime", "delay_steps": 0}
+
+    def said(**changed: Any) -> str:
+        torch.save({"infos": {"trained_with": {**before, **changed}}}, run / "model_7.pt")
+        train_config(Options(num_envs=64, engine=folder, gpus=0, resume=True, logs=tmp_path))
+        return capsys.readouterr().out
+
+    assert said() == f"Going on from {run / 'model_7.pt'}\n"
+    assert "  mode of the reference: realtime, before pregenerated\n" in said(mode="pregenerated")
+    assert "  robots on each GPU: 64, before 4096\n" in said(num_envs=4096)
+    assert "  GPUs: 1, before 2\n" in said(gpus=2)
+    with pytest.raises(EngineError, match=r"was trained with another generator \(abcabc.*--engine"):
+        said(generator="abc" * 20)
+    (run / "model_7.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
+    with pytest.raises(EngineError, match="is no checkpoint of this task .*git lfs pull"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
+    (run / "model_7.pt").write_bytes(b"half a checkpoint")
+    with pytest.raises(EngineError, match="is no checkpoint of this task"):
+        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
+
+
+def test_standing_episodes_start_from_many_trajectories(folder: Path, seed: int) -> None:
+    engine = load_engine(folder, 1, backend="torch", horizon=2)
+    states = StartStates(engine, num_trajectories=60, num_frames=5, ahead=1, seed=seed, trajectory_seed=seed)
+    starts = states.draw(torch.zeros(200, 3))
+    assert not states.commands[starts.trajectory_ids].any()
+    assert len(starts.trajectory_ids.unique()) == 6
+    walking = states.commands[6:]
+    assert torch.equal(states.draw(walking).trajectory_ids, torch.arange(6, 60))
+
+
+def test_gpus_start_episodes_from_the_same_trajectories(folder: Path, seed: int) -> None:
+    def states_of(worker: int, trajectory_seed: int) -> StartStates:
+        engine = load_engine(folder, 1, backend="torch", horizon=2, seed=worker)
+        return StartStates(engine, 30, num_frames=50, ahead=1, seed=worker, trajectory_seed=trajectory_seed)
+
+    first, second, others = states_of(7, seed), states_of(8, seed), states_of(7, seed + 1)
+    assert torch.equal(first.commands, second.commands) and torch.equal(first.pool.rows, second.pool.rows)
+    assert not torch.equal(first.draw(first.commands).frame_ids, second.draw(first.commands).frame_ids)
+    assert not torch.equal(first.pool.rows[0], others.pool.rows[0])  # initial states; nothing of commands yet
+
+
+def test_workers_of_several_gpus_are_given_the_whole_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mjlab's launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("cmg_gym.command_line.require_room", lambda *_: None)  # of GPUs that are not there
+    config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
+    assert config.gpu_ids == [0, 1]
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
+    received = (
+        "import sys, cloudpickle; from mjlab.tasks.registry import load_runner_cls;"
+        "from rsl_rl.utils import resolve_callable;"
+        "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
+        "reference = config.env.commands['reference'];"
+        "algorithm = resolve_callable(config.agent.algorithm.class_name).__name__;"
+        "print(load_runner_cls(task).__name__, algorithm, config.env.scene.num_envs, reference.trajectory_seed)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", received, str(tmp_path / "sent")],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["ResidualRunner SharedNormalizationPPO 5 11"], done.stderr
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no exported policy"):
+        read_card(tmp_path)

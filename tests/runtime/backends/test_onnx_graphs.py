@@ -1,0 +1,202 @@
+"""ONNX Runtime's own CUDA graphs: the same numbers whatever the tensors' addresses, and the host never waits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cmg_runtime import BackendUnavailable, EngineError
+from cmg_runtime.backends import backend_class
+from cmg_runtime.folder.manifest import read_manifest
+from engine_folder import TOLERANCE, Truth, shared_engine_folder
+
+gpu = pytest.mark.gpu
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def made() -> tuple[Path, Truth]:
+    return shared_engine_folder()
+
+
+@pytest.fixture
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def load(folder: Path, precision: str = "fp32") -> Any:
+    manifest = read_manifest(folder)
+    artifact = next(a for a in manifest.artifacts if (a.backend, a.precision) == ("onnx", precision))
+    try:
+        return backend_class("onnx").load(folder, artifact, manifest, 64, CUDA)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+class Case:
+    """Tensors of fixed addresses with a batch of states, and whether a backend steps them right."""
+
+    def __init__(self, truth: Truth, n: int) -> None:
+        self.truth = truth
+        self.motion = torch.empty(n, 10, device=CUDA)
+        self.command = torch.empty(n, 3, device=CUDA)
+        self.out = torch.empty(n, 10, device=CUDA)
+
+    def refill(self, generator: torch.Generator) -> None:
+        self.motion.copy_(self.truth.states(len(self.motion), generator))
+        self.command.copy_(self.truth.commands(len(self.motion), generator))
+        self.out.fill_(float("nan"))
+
+    def check(self, backend: Any, generator: torch.Generator, tolerance: float = TOLERANCE["fp32"]) -> None:
+        self.refill(generator)
+        backend.step(self.motion, self.command, self.out)
+        assert self.truth.error(self.out, self.truth.step(self.motion, self.command)) < tolerance
+
+
+def needs_graphs(backend: Any) -> None:
+    if backend.num_graphs == 0:
+        pytest.skip("this onnxruntime captures no graphs that replay without waiting")
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_replays_follow_the_tensors(made: tuple[Path, Truth], generator: torch.Generator, precision: str) -> None:
+    """Many batches and addresses in turns; new contents at old addresses; each graph replayed several times."""
+    folder, truth = made
+    backend = load(folder, precision)
+    needs_graphs(backend)
+    before = backend.num_graphs
+    cases = [Case(truth, n) for n in (1, 64, 63, 64, 257, 4097)]  # those of 63 and 64 share a graph; 1 has one already
+    for _ in range(5):
+        for case in cases:
+            case.check(backend, generator, TOLERANCE[precision])
+    assert backend.num_graphs == before + 3
+
+
+@gpu
+def test_views_at_shifted_addresses_are_other_tensors(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    folder, truth = made
+    backend = load(folder)
+    whole = Case(truth, 128)
+    for first in [0, 64, 0, 64, 0, 32, 0]:
+        whole.refill(generator)
+        part = slice(first, first + 64)
+        backend.step(whole.motion[part], whole.command[part], whole.out[part])
+        expected = truth.step(whole.motion[part], whole.command[part])
+        assert truth.error(whole.out[part], expected) < TOLERANCE["fp32"]
+        assert int(whole.out.isnan().any(1).sum()) == 64
+
+
+@gpu
+def test_beside_torchs_own_graphs(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    """A graph of torch's makes the input and another reads the output, on one stream and on another."""
+    folder, truth = made
+    backend = load(folder)
+    case = Case(truth, 65)
+    source, result = torch.empty_like(case.motion), torch.empty_like(case.motion)
+    for _ in range(3):
+        case.check(backend, generator)
+    first, last = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(first):
+        case.motion.copy_(source)
+    with torch.cuda.graph(last):
+        result.copy_(case.out)
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()):
+        for _ in range(5):
+            source.copy_(truth.states(65, generator))
+            torch.cuda.synchronize()
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(10_000_000)  # cycles: what does not wait for the stream is then too early
+                first.replay()
+                backend.step(case.motion, case.command, case.out)
+                last.replay()
+            stream.synchronize()
+            assert truth.error(result, truth.step(source, case.command)) < TOLERANCE["fp32"]
+
+
+@gpu
+def test_the_host_does_not_wait(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    folder, truth = made
+    backend = load(folder)
+    case = Case(truth, 64)
+    for _ in range(3):
+        case.check(backend, generator)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # a second, roughly
+    start = time.perf_counter()
+    for _ in range(20):
+        backend.step(case.motion, case.command, case.out)
+    assert not torch.cuda.current_stream().query(), f"the host was back after {time.perf_counter() - start:.2f} s"
+    torch.cuda.synchronize()
+
+
+@gpu
+def test_it_is_no_part_of_another_graph(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    folder, truth = made
+    backend = load(folder)
+    case = Case(truth, 64)
+    with pytest.raises(EngineError, match="cannot be part of a CUDA graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        backend.step(case.motion, case.command, case.out)
+    torch.cuda.synchronize()
+    case.check(backend, generator)
+
+
+@gpu
+def test_any_number_of_addresses_runs_by_graphs(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    """A hundred sets of tensors, as rollouts bring them: few graphs, and none of them runs kernel by kernel."""
+    folder, truth = made
+    backend = load(folder)
+    needs_graphs(backend)
+    cases = [Case(truth, n) for n in torch.randint(1, 3000, (100,), generator=generator).tolist()]
+    for case in [*cases, *cases]:
+        case.check(backend, generator)
+    graphs = backend.num_graphs
+    backend._run_plainly = None
+    for case in cases:
+        case.check(backend, generator)
+    assert backend.num_graphs == graphs < 40
+
+
+@gpu
+def test_graphs_made_in_inference_mode_serve_outside(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+    folder, truth = made
+    backend = load(folder)
+    with torch.inference_mode():
+        for _ in range(3):
+            Case(truth, 300).check(backend, generator)
+    Case(truth, 300).check(backend, generator)
+
+
+@gpu
+def test_without_capture_it_runs_plainly(
+    made: tuple[Path, Truth], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmg_runtime.backends import onnx as onnx_backend
+
+    def refuse(*_: Any) -> None:
+        raise BackendUnavailable("a test's")
+
+    folder, truth = made
+    for name, value in (("_try_capture", refuse), ("GRAPHS_SINCE", (10**6, 0))):
+        with monkeypatch.context() as patch:
+            patch.setattr(onnx_backend, name, value)
+            backend = load(folder)
+        case = Case(truth, 64)
+        for _ in range(4):
+            case.check(backend, generator)
+        assert backend.num_graphs == 0
+
+
+def test_how_many_rows_graphs_have() -> None:
+    """Without a GPU: enough, at most a quarter more than asked for or 15, and few different ones."""
+    from cmg_runtime.backends.onnx import graph_rows
+
+    rows = [graph_rows(n) for n in range(1, 20_000)]
+    assert all(n <= made <= max(n + 15, 1.25 * n) for n, made in enumerate(rows, 1))
+    assert len(set(rows)) < 45 and rows == sorted(rows)
+    assert [graph_rows(n) for n in (16, 64, 256, 1024, 4096, 32768)] == [16, 64, 256, 1024, 4096, 32768]

@@ -1,0 +1,234 @@
+"""The ``trt`` backend on a real GPU: what it refuses, and its run path on real streams and CUDA graphs.
+
+No GPU at hand runs TensorRT's plans. So plans are real where they are to be refused, and where they are to be run, the
+stand-in of fake_tensorrt.py computes with torch on the GPU, at the addresses and on the stream that it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_tensorrt_load import add_plan
+
+from cmg_export.compile.tensorrt import RTX_TARGETS, PlanOptions, build_plan, find_flavour
+from cmg_runtime import BackendUnavailable, load_engine
+from engine_folder import make_engine_folder, no_waiting, shared_robot_folder, with_fused
+from fake_tensorrt import Context, FakeTensorRT, make_plan
+
+pytestmark = pytest.mark.gpu
+
+NUM_ENVS, HORIZON = 40, 6
+
+
+def here() -> str:
+    """This GPU's compute capability."""
+    return "{}.{}".format(*torch.cuda.get_device_capability())
+
+
+@pytest.fixture(params=["with", "without"])
+def rtx_folder(request: pytest.FixtureRequest, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An engine folder, a real plan for RTX cards, and the library's version: with the library here, and without."""
+    if here() in (*RTX_TARGETS, "8.0", "12.1"):
+        pytest.skip(f"TensorRT for RTX runs on this GPU ({here()})")
+    make_engine_folder(tmp_path, seed, ("fp32",), num_joints=5, hidden_dim=20)
+    content, version = b"a plan", "1.7.1.116"
+    if request.param == "with":
+        rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+        flavour, _ = find_flavour(PlanOptions(library="tensorrt_rtx"))
+        assert flavour is not None
+        build_plan(flavour, tmp_path / "cmg_fp32.onnx", 64, tmp_path / "real.plan")
+        content, version = (tmp_path / "real.plan").read_bytes(), rtx.__version__
+    else:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    return with_fused(tmp_path), content, version
+
+
+def refused_in_one_line(folder: Path, message: str) -> None:
+    """By name, the plan is refused; ``auto`` runs ``fused``, and goes past the plan where nothing is before it."""
+    with pytest.raises(BackendUnavailable, match=message) as caught:
+        load_engine(folder, 16, device="cuda", backend="trt")
+    assert "\n" not in str(caught.value)
+    engine = load_engine(folder, 16, device="cuda")
+    assert engine.backend_name == "fused"
+    engine.reset()
+    engine.step()
+    assert torch.isfinite(engine.dof_pos).all()
+
+
+def test_a_plan_for_rtx_cards_is_refused_and_auto_runs_fused(rtx_folder: tuple[Path, bytes, str]) -> None:
+    """The manifest says what the plan is for: the library is not even imported."""
+    folder, content, version = rtx_folder
+    add_plan(folder, content, version=version, compute_capability=list(RTX_TARGETS))
+    refused_in_one_line(folder, rf"for compute capability 8\.6, 8\.9, 12\.0 and this GPU, .*, has {here()}; rebuild it")
+
+
+def test_a_plan_that_claims_to_be_for_this_gpu_is_refused_by_the_library(rtx_folder: tuple[Path, bytes, str]) -> None:
+    """It is loaded, really, and TensorRT for RTX says no; without the library, that is what is said."""
+    folder, content, version = rtx_folder
+    add_plan(folder, content, version=version, compute_capability=[here()])
+    missing = sys.modules["tensorrt_rtx"] is None
+    said = "tensorrt_rtx cannot be imported .*pip install" if missing else "tensorrt_rtx .* does not load cmg_fp32.rtx"
+    refused_in_one_line(folder, said)
+
+
+def test_auto_goes_past_a_plan_that_is_refused(
+    rtx_folder: tuple[Path, bytes, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, content, version = rtx_folder
+    add_plan(folder, content, version=version, compute_capability=[here()])
+    monkeypatch.setattr("cmg_runtime.loading.PREFERRED_BACKENDS", {"cuda": ("trt", "fused", "torch")})
+    engine = load_engine(folder, 16, device="cuda", precision="fp32")
+    assert engine.backend_name == "fused"
+    assert "trt_fp32 cannot run here: " in engine.selection and "\n" not in engine.selection
+
+
+# The run path
+
+
+class RealCuda:
+    """What the stand-in asks of CUDA."""
+
+    device = property(lambda _: torch.cuda.current_device())
+    current = property(lambda _: torch.cuda.current_stream())
+    capturing = property(lambda _: torch.cuda.is_current_stream_capturing())
+
+
+class Memory:
+    """Rows of float32 at an address of the GPU, for ``torch.as_tensor``."""
+
+    def __init__(self, address: int, rows: int, width: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (rows, width),
+            "typestr": "<f4",
+            "data": (address, False),
+            "version": 2,
+        }
+
+
+class OnGpu:
+    """Computes for the stand-in's contexts with torch, through their scratch memory.
+
+    Attributes:
+        breaks_captures: whether a run does within a capture what CUDA does not allow there, which ends the capture.
+        captured: runs within a capture.
+    """
+
+    def __init__(self) -> None:
+        self.breaks_captures = False
+        self.captured = 0
+        self._views: dict[tuple[int, int, int], torch.Tensor] = {}
+
+    def compute(self, context: Context, stream_handle: int, rows: int) -> bool:
+        if torch.cuda.is_current_stream_capturing():
+            if self.breaks_captures:
+                with contextlib.suppress(RuntimeError):
+                    torch.cuda.synchronize()
+                return context._refused("operation not permitted when stream is capturing")
+            self.captured += 1
+        network, widths = context._engine._network.cuda(), context._engine._widths
+        motion, command, out = (self._at(context._addresses[name], rows, widths[name]) for name in widths)
+        with torch.cuda.stream(torch.cuda.ExternalStream(stream_handle)), torch.no_grad():
+            scratch = self._at(context._memory[0], rows, widths["motion"])
+            scratch.copy_(motion)
+            out.copy_(network(scratch, command))
+        return True
+
+    def _at(self, address: int, rows: int, width: int) -> torch.Tensor:
+        key = (address, rows, width)
+        if key not in self._views:
+            self._views[key] = torch.as_tensor(Memory(*key), device="cuda")
+            assert self._views[key].data_ptr() == address
+        return self._views[key]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    worker = OnGpu()
+    monkeypatch.setattr(Context, "_compute", lambda context, *given: worker.compute(context, *given))
+    return worker
+
+
+@pytest.mark.parametrize("capture", ["allowed", "refused", "broken off"])
+@pytest.mark.parametrize("horizon", [1, HORIZON])
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"])
+def test_the_engine_on_real_streams_and_graphs(
+    library: str,
+    horizon: int,
+    capture: str,
+    tmp_path: Path,
+    on_gpu: OnGpu,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Frames, windows and rollouts are those of the ``torch`` backend, in a graph or, where that fails, beside it."""
+    shared, truth, _ = shared_robot_folder()  # before torch's exporter sees the stand-in
+    trt = FakeTensorRT(library, RealCuda())
+    trt.capturable = capture != "refused"
+    on_gpu.breaks_captures = capture == "broken off"
+    monkeypatch.setitem(sys.modules, library, trt)
+    folder = tmp_path / "engine"
+    shutil.copytree(shared, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    plan = make_plan(folder, profiles=[[NUM_ENVS, NUM_ENVS], [1, 16], [17, 64]])
+    add_plan(folder, plan, library=library, compute_capability=[here()])
+
+    before = torch.cuda.current_stream()
+    engine, same = (
+        load_engine(folder, NUM_ENVS, "cuda", name, "fp32", horizon=horizon, command_ramp_s=0.1)
+        for name in ("trt", "torch")
+    )
+    assert torch.cuda.current_stream() == before
+    assert engine._state.captures_network == (capture == "allowed")
+    assert (on_gpu.captured > 0) == (capture == "allowed")
+    assert torch.isfinite(torch.randn(8, device="cuda")).all()  # torch's generator does not think it is captured
+
+    def agree() -> None:
+        assert torch.allclose(engine.dof_pos, same.dof_pos, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(engine.dof_vel, same.dof_vel, rtol=1e-4, atol=1e-4)
+        if horizon > 1:
+            ahead, expected = (one.future(list(range(horizon))) for one in (engine, same))
+            assert torch.allclose(ahead.dof_pos, expected.dof_pos, rtol=1e-4, atol=1e-4)
+            assert torch.allclose(ahead.root_pos, expected.root_pos, rtol=1e-4, atol=1e-4)
+
+    motion, command = truth.states(NUM_ENVS, generator).cuda(), truth.commands(NUM_ENVS, generator).cuda()
+    for one in (engine, same):
+        one.reset(motion=motion, command=command)
+    agree()
+    runs = on_gpu.captured
+    for _ in range(4):
+        for one in (engine, same):
+            with no_waiting():
+                one.step()
+        agree()
+    assert on_gpu.captured == runs  # nothing is captured anew
+    ids = torch.tensor([3, 17, 31], device="cuda")
+    for one in (engine, same):
+        one.set_command(command[:3], ids)
+        one.reset(torch.tensor([0, 5], device="cuda"), motion=motion[:2])
+        one.step()
+    agree()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for one in (engine, same):
+            one.step()
+    torch.cuda.current_stream().wait_stream(side)
+    agree()
+    for n in (1, 5, 33, 100):  # profiles, and more rows than the largest takes
+        rows = torch.arange(n) % NUM_ENVS
+        rolled, expected = (one.rollout(motion[rows], command[rows], num_frames=3) for one in (engine, same))
+        assert torch.allclose(rolled, expected, rtol=1e-4, atol=1e-4)
+
+    other = load_engine(folder, 12, "cuda", "trt", "fp32")  # beside it, from the same loaded plan
+    assert trt.loads == 1
+    other.reset(motion=motion[:12], command=command[:12])
+    for _ in range(2):
+        other.step()
+        engine.step()
+        same.step()
+    agree()

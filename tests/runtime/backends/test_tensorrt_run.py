@@ -1,0 +1,352 @@
+"""The ``trt`` backend's run path against a stand-in that refuses what TensorRT refuses (see fake_tensorrt.py)."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cmg_runtime.backends.trt.backend import MAX_OWN, TrtBackend
+from cmg_runtime.backends.trt.context import SharedPlan
+from cmg_runtime.device.graphs import can_be_captured
+from cmg_runtime.errors import BackendUnavailable, EngineError
+from engine_folder import shared_engine_folder
+from fake_tensorrt import Context, FakeCuda, FakeTensorRT, Severity, make_plan
+
+CPU = torch.device("cpu")
+WIDTHS = {"motion": 10, "command": 3, "next_motion": 10}
+LIBRARIES = ("tensorrt", "tensorrt_rtx")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+@pytest.fixture(params=LIBRARIES)
+def trt(request: pytest.FixtureRequest, cuda: FakeCuda) -> FakeTensorRT:
+    return FakeTensorRT(request.param, cuda)
+
+
+def make_backend(trt: FakeTensorRT, num_envs: int = 8, cache: Path | None = None, **plan: Any) -> TrtBackend:
+    content = make_plan(shared_engine_folder()[0], **plan)
+    return TrtBackend(SharedPlan(trt, content, "cmg_fp32.plan", WIDTHS), num_envs, CPU, cache)
+
+
+def place(rows: torch.Tensor, offset: int = 0) -> torch.Tensor:
+    """A copy at an address that is aligned to 256 bytes, or ``offset`` bytes past one."""
+    memory = torch.empty(4 * rows.numel() + 1024, dtype=torch.uint8)
+    first = -memory.data_ptr() % 256 + offset
+    placed = memory[first : first + 4 * rows.numel()].view(torch.float32).view(rows.shape)
+    return placed.copy_(rows)
+
+
+class Call:
+    """One step of ``n`` rows, and whether it was right."""
+
+    def __init__(self, n: int, seed: int, offset: int = 0) -> None:
+        _, self.truth = shared_engine_folder()
+        generator = torch.Generator().manual_seed(seed)
+        self.motion = place(self.truth.states(n, generator), offset)
+        self.command = place(self.truth.commands(n, generator), offset)
+        self.out = place(torch.full((n, 10), 7.0), offset)
+
+    def __call__(self, backend: TrtBackend) -> None:
+        backend.step(self.motion, self.command, self.out)
+
+    @property
+    def right(self) -> bool:
+        return self.truth.error(self.out, self.truth.step(self.motion, self.command)) < 1e-5
+
+
+def test_the_stand_in_refuses_what_tensorrt_refuses(trt: FakeTensorRT, cuda: FakeCuda) -> None:
+    plan = SharedPlan(trt, make_plan(shared_engine_folder()[0]), "plan", WIDTHS)
+    backend = make_backend(trt)
+    context = trt.contexts[-1]
+    context.__init__(trt, plan.engine, plan.logger)  # as new
+    call, own = Call(8, 0), backend._stream.cuda_stream
+    assert not context.set_input_shape("motion", (8, 10))  # before the profile
+    assert context.set_optimization_profile_async(0, own)
+    assert not context.set_input_shape("motion", (7, 10)) and not context.set_input_shape("motion", (8, 9))
+    assert context.set_input_shape("motion", (8, 10)) and context.infer_shapes() == ["command"]
+    assert not context.execute_async_v3(own)  # before the shapes
+    assert context.set_input_shape("command", (8, 3)) and not context.infer_shapes()
+    for name, tensor in (("motion", call.motion), ("command", call.command), ("next_motion", call.out)):
+        assert not context.set_tensor_address(name, tensor.data_ptr() + 4)
+        assert not context.execute_async_v3(own)  # before the addresses
+        assert context.set_tensor_address(name, tensor.data_ptr())
+    assert not context.execute_async_v3(own)  # before the memory
+    memory = place(torch.zeros(2000))
+    with pytest.raises(ValueError):
+        context.set_device_memory(memory.data_ptr() + 64, 8000)
+    context.set_device_memory(memory.data_ptr(), 7999)
+    assert not context.execute_async_v3(own)  # too little of it
+    context.set_device_memory(memory.data_ptr(), 8000)
+    assert context.execute_async_v3(own) and call.right
+    with pytest.raises(AssertionError, match="default stream"):
+        context.execute_async_v3(0)
+    cuda.capturing, trt.capturable, cuda.current = True, False, backend._stream
+    assert not context.execute_async_v3(own)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_batch_is_right(trt: FakeTensorRT, seed: int, precision: str) -> None:
+    backend = make_backend(trt, precision=precision)
+    for index, n in enumerate((8, 1, 5, 4, 64, 8, 65, 200, 0)):  # beyond 64: in parts
+        call = Call(n, seed + index)
+        call(backend)
+        assert n == 0 or call.truth.error(call.out, call.truth.step(call.motion, call.command)) < 2e-3
+        assert n == 0 or precision == "fp16" or call.right
+
+
+def test_nothing_is_set_twice(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
+    backend = make_backend(trt)
+    home = ["profile", "shape", "shape", "memory", "address", "address", "address"]
+    own = f"execute on {backend._stream.cuda_stream}"
+    assert trt.calls() == [*home, own]  # at load, with memory of its own
+    call = Call(8, seed)
+    call(backend)
+    assert trt.calls() == ["address"] * 3 + [own]
+    for _ in range(3):
+        call(backend)
+    assert trt.calls() == [own] * 3
+    other = Call(8, seed + 1)
+    backend.step(call.motion, other.command, call.out)
+    assert trt.calls() == ["address", own]
+    Call(3, seed)(backend)  # a context more, for this size alone
+    assert trt.calls() == [*home[:4], *home[4:], own]
+    call(backend)
+    assert trt.calls() == ["address", own]
+
+
+def test_the_default_stream_is_left_and_joined_again(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
+    backend = make_backend(trt)
+    own = backend._stream.cuda_stream
+    trt.calls()
+    cuda.log.clear()
+    call = Call(8, seed)
+    call(backend)
+    assert trt.calls()[-1] == f"execute on {own}"
+    assert cuda.log == [f"stream {own} waits for 0", f"stream 0 waits for {own}"]
+    cuda.log.clear()
+    cuda.current = cuda.Stream()
+    call(backend)
+    assert trt.calls() == [f"execute on {cuda.current.cuda_stream}"]
+    assert cuda.log == []  # and the host has waited for nothing
+
+
+@pytest.mark.parametrize("offset", [4, 12, 128])
+def test_rows_of_a_larger_tensor_are_copied(trt: FakeTensorRT, seed: int, offset: int) -> None:
+    backend = make_backend(trt)
+    for n in (8, 2):
+        call = Call(n, seed + n, offset)
+        copies = call.motion.clone(), call.command.clone()
+        call(backend)
+        assert call.right
+        assert torch.equal(call.motion, copies[0]) and torch.equal(call.command, copies[1])
+
+
+def test_many_sizes_share_contexts(trt: FakeTensorRT, seed: int) -> None:
+    backend = make_backend(trt)
+    for n in range(1, 40):
+        call = Call(n, seed + n)
+        call(backend)
+        assert call.right
+    assert len(trt.contexts) <= MAX_OWN + 3
+    addresses = [context._memory[0] for context in trt.contexts]
+    for n in (8, 39, 2, 17):
+        Call(n, seed)(backend)
+    assert [context._memory[0] for context in trt.contexts] == addresses
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_capture(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
+    backend = make_backend(trt)
+    assert backend.capturable
+    call, small = Call(8, seed), Call(3, seed)
+    call(backend)
+    trt.calls()
+    cuda.current = cuda.Stream()
+    cuda.capturing = True
+    call(backend)
+    assert trt.calls() == [f"execute on {cuda.current.cuda_stream}"]  # on the stream that is captured
+    with pytest.raises(EngineError, match="batch of 3 cannot be captured: call step with it once before"):
+        small(backend)
+    cuda.capturing = False
+    small(backend)
+    cuda.capturing = True
+    small(backend)
+    assert small.right
+
+
+def test_a_capture_that_is_refused(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
+    trt.capturable = False
+    backend = make_backend(trt)
+    assert backend.capturable == (trt.__name__ == "tensorrt")  # which shows it in the capture only
+    call = Call(8, seed)
+    call(backend)
+    trt.calls()
+    cuda.current = cuda.Stream()
+    cuda.capturing = True
+    with pytest.raises(EngineError) as caught:
+        call(backend)
+    assert "\n" not in str(caught.value)
+    assert len(trt.calls()) == (1 if trt.__name__ == "tensorrt" else 0)  # RTX is asked before anything is enqueued
+    cuda.capturing = False
+    call.out.fill_(0)
+    call(backend)  # plain launches go on
+    assert call.right
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_after_a_capture_that_cuda_breaks_off(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """torch then leaves the thread on the captured stream, and (before 2.12) its allocator in the capture."""
+
+    class Graph:
+        def __init__(self, graph: object, pool: object, stream: Any, capture_error_mode: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            cuda.current, cuda.capturing = self.stream, True
+
+        def __exit__(self, *_: object) -> None:
+            cuda.capturing = False
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    ended: list[object] = []
+
+    def end(*given: object) -> None:
+        ended.append(given)
+        if known:
+            raise RuntimeError("not currently recording to the pool")
+
+    def step() -> None:
+        if cuda.capturing:
+            raise EngineError("TensorRT did not run the plan")
+
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
+    caller = cuda.current = cuda.Stream()
+    assert not can_be_captured(step, torch.device("cuda", 1))
+    assert cuda.current is caller
+    assert ended == [(1, (0, 7))]
+
+
+def test_memory_that_would_be_misread_is_refused(trt: FakeTensorRT) -> None:
+    backend = make_backend(trt)
+    trt.calls()
+    good, command = torch.zeros(8, 10), torch.zeros(8, 3)
+    for bad in (torch.zeros(10, 8).T, good.double(), good.half(), torch.zeros(8, 20)[:, ::2], good.to("meta")):
+        with pytest.raises(EngineError, match="motion is .*expected contiguous float32 on cpu"):
+            backend.step(bad, command, good.clone())
+    with pytest.raises(EngineError, match="next_motion is"):
+        backend.step(good, command, good.double())
+    assert trt.calls() == []
+
+
+def test_what_the_library_refuses_is_one_line(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
+    with pytest.raises(BackendUnavailable, match=r"does not load x.plan \(IRuntime.*magicTag mismatch\)") as caught:
+        SharedPlan(trt, b"torn", "x.plan", WIDTHS)
+    assert "\n" not in str(caught.value)
+    for key, value in (("dtype", "HALF"), ("output", "logits")):
+        wrong: dict[str, Any] = {key: value}
+        with pytest.raises(EngineError, match="expected float32 motion .* rebuild"):
+            make_backend(trt, **wrong)
+    for refused, message in (
+        ("runtime", r"does not start \(CUDA initialization failure with error: 35\); install one for"),
+        ("context", r"no execution context \(out of memory\)"),
+        ("shapes", r"did not infer the shapes of a batch of 8 \(.*shapes cannot be inferred\)\)"),
+    ):
+        trt.refuse = {refused}
+        with pytest.raises(BackendUnavailable, match=message) as caught:
+            make_backend(trt)
+        assert "\n" not in str(caught.value)
+    trt.refuse = set()
+    backend = make_backend(trt)
+    trt.refuse = {"execute"}
+    with pytest.raises(EngineError, match="did not run the plan .*API Usage Error") as caught:
+        Call(8, seed)(backend)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BackendUnavailable, match="did not run the plan"):  # at load: another backend may be taken
+        make_backend(trt)
+
+
+def test_the_runtime_cache_is_kept_and_used_again(cuda: FakeCuda, tmp_path: Path) -> None:
+    trt = FakeTensorRT("tensorrt_rtx", cuda)
+    path = tmp_path / "plan.cache"
+    backend = make_backend(trt, cache=path)
+    assert path.read_bytes() == b"compiled 8"
+    for n in (3, 3, 20):  # what is compiled for other sizes is kept as well
+        Call(n, 0)(backend)
+    assert path.read_bytes() == b"compiled 8 3 20"
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.cache"]
+    before = path.stat().st_mtime_ns
+    backend = make_backend(trt, cache=path)
+    Call(20, 0)(backend)
+    assert path.read_bytes() == b"compiled 8 3 20" and path.stat().st_mtime_ns == before
+    path.write_bytes(b"of another driver")
+    make_backend(trt, cache=path)
+    assert path.read_bytes() == b"compiled 8"
+    make_backend(trt, cache=tmp_path / "not" / "there")  # cannot be written, and is not needed
+    other = FakeTensorRT("tensorrt", cuda, "11.4.0.106")
+    make_backend(other, cache=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_cache_outlives_its_contexts(cuda: FakeCuda) -> None:
+    """As the library asks; with the last of them it goes too."""
+    trt = FakeTensorRT("tensorrt_rtx", cuda)
+    backend = make_backend(trt)
+    Call(3, 0)(backend)
+    alive = weakref.ref(backend._runtime_cache)
+    trt.contexts.clear()
+    trt.calls()
+    context = backend._own[3]
+    del backend
+    gc.collect()
+    assert alive() is not None
+    del context
+    gc.collect()
+    assert alive() is None
+    assert trt.calls() == []
+
+
+def test_an_older_error_is_not_given_as_the_reason(trt: FakeTensorRT) -> None:
+    plan = SharedPlan(trt, make_plan(shared_engine_folder()[0]), "plan", WIDTHS)
+    plan.logger.log(Severity.ERROR, "long ago")
+    assert plan.logger.said() == "long ago"
+    trt.refuse = {"context"}
+    with pytest.raises(BackendUnavailable, match=r"\(out of memory\)"):
+        TrtBackend(plan, 8, CPU)
+
+
+def test_code_for_the_cpu_is_taken_only_where_it_is_expected(trt: FakeTensorRT) -> None:
+    content = make_plan(shared_engine_folder()[0], host_code=True)
+    with pytest.raises(BackendUnavailable, match="host code is not allowed"):
+        SharedPlan(trt, content, "x.plan", WIDTHS)
+    SharedPlan(trt, content, "x.plan", WIDTHS, host_code=True)
+
+
+def test_a_plan_that_needs_no_scratch_memory_is_given_some(
+    trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """One that needs some for another batch is refused without any."""
+    monkeypatch.setattr(Context, "_needed", lambda _: 0)
+    call = Call(8, seed)
+    call(make_backend(trt))
+    assert call.right and trt.contexts[-1]._memory[1] > 0
+
+
+def test_warnings_do_not_count_as_errors(trt: FakeTensorRT) -> None:
+    plan = SharedPlan(trt, make_plan(shared_engine_folder()[0]), "plan", WIDTHS)
+    plan.logger.log(Severity.WARNING, "something is slow")
+    assert plan.logger.said() == "without saying why"
+    assert json.loads(make_plan(Path("x")))["profiles"]

@@ -1,0 +1,209 @@
+"""Where code names a checkpoint: it is compiled once, found again, and compiled anew when a file changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cmg_export
+import cmg_runtime
+from cmg_export import provenance
+from cmg_runtime import load_engine
+from cmg_runtime.device import nvrtc
+from cmg_runtime.errors import EngineError
+from cmg_runtime.folder import compiled as engine_cache
+from cmg_runtime.folder.compiled import CACHE_VARIABLE, engine_folder
+from cmg_runtime.folder.manifest import file_sha256
+from make_checkpoint import make_checkpoint
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_engine_folder_is_itself(tmp_path: Path) -> None:
+    assert engine_folder(tmp_path) == tmp_path
+    assert engine_folder(str(tmp_path), "no such data file") == tmp_path
+
+
+def test_a_checkpoint_is_compiled_once(tmp_path: Path, cache: Path, seed: int) -> None:
+    made = make_checkpoint(tmp_path / "run", "bare+data", num_joints=4, hidden_dim=16, num_layers=2, seed=seed)
+    folder = engine_folder(made.path, made.data)
+    assert folder.parent == cache
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["source"]["sha256"] == file_sha256(made.path)
+    engine = load_engine(folder, 3)
+    engine.reset()
+    engine.step()
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    assert engine_folder(str(made.path), str(made.data)) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == written
+    # A bank beside the checkpoint goes into the engine, so it makes another one; it is not compiled here.
+    np.savez(made.path.with_name("bank.npz"), motion=np.zeros((1, 3), np.float32))
+    with pytest.raises(EngineError, match="was not compiled: .*bank.npz"):
+        engine_folder(made.path, made.data)
+    assert os.listdir(cache) == [folder.name]
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that engines would be compiled into from now on; each gets a manifest at once."""
+    folders: list[Path] = []
+
+    def compile_into(_: Path, __: object, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+        os.utime(folder / "manifest.json", (len(folders), len(folders)))
+        folders.append(folder)
+
+    monkeypatch.setattr(engine_cache, "_compile", compile_into)
+    return folders
+
+
+def test_another_exporter_or_robot_compiles_anew_and_none_takes_what_is_there(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "cmg_final.pt"
+    model.write_bytes(b"weights")
+    assert engine_folder(model) == engine_folder(model) == compiled[0] and len(compiled) == 1
+    monkeypatch.setattr(provenance, "g1_model", lambda: model)  # as if mjlab had come, or gone
+    assert engine_folder(model) == engine_folder(model) == compiled[1] and len(compiled) == 2
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))  # where the exporter cannot run
+    assert engine_folder(model) == compiled[1]
+    model.write_bytes(b"other weights")
+    assert engine_folder(model) == compiled[2]
+    assert compiled[0] != compiled[1] and len(os.listdir(cache)) == len(compiled) == 3
+
+
+@pytest.mark.parametrize("name", ["card.json", "bank.npz", "cmg_training_data.pt", "stats.yaml", "stats.yml"])
+def test_what_lies_beside_a_checkpoint_is_part_of_it(
+    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(provenance, "fingerprint", lambda: "the same")
+    (tmp_path / "x.pt").write_bytes(b"weights")
+    for content in (None, "a", "b"):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        assert engine_folder(tmp_path / "x.pt") == engine_folder(tmp_path / "x.pt") == compiled[-1]
+    assert len(set(compiled)) == 3
+
+
+def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    copies = {}
+    for package in (cmg_export, cmg_runtime):
+        copies[package] = tmp_path / package.__name__
+        shutil.copytree(Path(str(package.__file__)).parent, copies[package])
+        monkeypatch.setattr(package, "__file__", str(copies[package] / "__init__.py"))
+    robot = tmp_path / "robot" / "robot.xml"
+    (robot.parent / "meshes").mkdir(parents=True)
+    (robot.parent / "more").mkdir()
+    robot.write_text('<mujoco><compiler meshdir="meshes"/><include file="more/parts.xml"/></mujoco>')
+    (robot.parent / "more" / "parts.xml").write_text('<mujoco><asset><mesh file="sole.STL"/></asset></mujoco>')
+    (robot.parent / "meshes" / "sole.STL").write_bytes(b"solid")
+    monkeypatch.setattr(provenance, "g1_model", lambda: robot)
+    seen = [provenance.fingerprint()]
+    assert provenance.fingerprint() == seen[0]
+
+    kernels = copies[cmg_runtime] / "kernels"
+    read = [kernels / "cluster.cu", kernels / "hopper.cuh", copies[cmg_runtime] / "guard.py"]
+    read += [robot, robot.parent / "more" / "parts.xml", robot.parent / "meshes" / "sole.STL"]
+    modules = sorted(copies[cmg_export].rglob("*.py"))
+    for path in [*read, modules[rng.integers(len(modules))]]:
+        path.write_bytes(path.read_bytes() + b"\n")
+        seen.append(provenance.fingerprint())
+    monkeypatch.setattr(provenance, "installed_versions", lambda names: dict.fromkeys(names, "1.2"))
+    seen.append(provenance.fingerprint())
+    monkeypatch.setattr(provenance, "g1_model", lambda: None)
+    seen.append(provenance.fingerprint())
+    assert len(set(seen)) == len(seen)
+
+    for name in ("__pycache__/guard.cpython-399.pyc", ".guard.py.swp", ".cache/x.py"):  # nobody reads these
+        (copies[cmg_runtime] / name).parent.mkdir(exist_ok=True)
+        (copies[cmg_runtime] / name).write_bytes(b"?")
+    assert provenance.fingerprint() == seen[-1]
+
+
+def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
+    """Of the reference, every module that a process which builds has imported, and none of training and evaluation."""
+    code = "import sys, cmg_export.build as b; print(*[n for n in sys.modules if n.split('.')[0] == 'CMG_Ref'])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    sources = list(Path(str(cmg_export.__file__)).parent.rglob("*.py"))
+    found = provenance._imported("CMG_Ref", sources)
+    assert "CMG_Ref.module.moe_layer" in done.stdout.split() and set(done.stdout.split()) <= set(found)
+    assert not any("train" in name or "evaluation" in name for name in found)
+
+
+def test_old_python_is_told_the_command(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
+    with pytest.raises(EngineError) as caught:
+        engine_folder(made.path)
+    assert f"`python -m cmg_export {made.path} --out {cache}" in str(caught.value)
+    assert "Python 3.10" in str(caught.value) and "\n" not in str(caught.value)
+    where = Path(str(caught.value).split("--out ")[1].split("`")[0])
+    where.mkdir(parents=True)
+    (where / "manifest.json").write_text("{}")  # what was compiled elsewhere for this place
+    assert engine_folder(made.path) == where
+
+
+def test_a_crash_of_the_exporter_is_no_success(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Python's exit status after an exception is 1, which is also the exporter's for an artifact withheld."""
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    package = tmp_path / "broken" / "cmg_export"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("raise RuntimeError('no room left on the device')\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    with pytest.raises(EngineError, match="was not compiled: RuntimeError: no room left"):
+        engine_folder(made.path)
+
+
+def test_missing_files_are_named(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(EngineError, match="nothing.pt is neither an engine folder nor a checkpoint file"):
+        engine_folder(tmp_path / "nothing.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    with pytest.raises(EngineError, match="stats.pt is not there"):
+        engine_folder(tmp_path / "text.pt", tmp_path / "stats.pt")
+    with pytest.raises(EngineError, match="text.pt was not compiled: .*damaged or not a torch.save file"):
+        engine_folder(tmp_path / "text.pt")
+
+
+def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """As in a container that is started with a user's number: one line for engines, and kernels are not kept."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", CACHE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(EngineError, match=f"set {CACHE_VARIABLE}") as caught:
+        engine_folder(made.path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(nvrtc, "_compiler_version", lambda: (13, 0))
+    monkeypatch.setattr(nvrtc, "compile_source", lambda source, options: source.encode())
+    assert nvrtc.compiled.__wrapped__("source", ()) == b"source"
+    assert set(tmp_path.rglob("*")) == before  # no folder named ~
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    assert nvrtc.compiled.__wrapped__("source", ()) == b"source"
+    assert len(list((tmp_path / "kept").rglob("*.kernel"))) == 1

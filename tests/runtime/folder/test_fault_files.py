@@ -1,0 +1,230 @@
+"""Files of engines and checkpoints: killed writers, full disks, folders to be read only, and damage of every kind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_export.errors import ExportError
+from cmg_export.publish import check_out, staging
+from cmg_gym.runner import ResidualRunner, iteration_of, latest_checkpoint
+from CMG_Ref.checkpoint_io import read_pt, write_pt
+from cmg_runtime import load_engine, read_manifest
+from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.kept_files import replace_file
+from engine_folder import renamed_copy
+from killing import contents, ended, in_child, killed_at
+from training_case import make_data
+
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("operation", range(12))
+def test_a_checkpoint_killed_while_it_is_written(tmp_path: Path, operation: int) -> None:
+    path = tmp_path / "cmg.pt"
+    write_pt(path, {"epoch": 1})
+    killed = killed_at(operation, tmp_path, lambda: write_pt(path, {"epoch": 2}))
+    assert read_pt(path)["epoch"] in ((1, 2) if killed else (2,))
+    write_pt(path, {"epoch": 3})
+    assert read_pt(path)["epoch"] == 3
+    assert os.listdir(tmp_path) == ["cmg.pt"]
+
+
+def bare_runner(value: int) -> ResidualRunner:
+    """A runner without an environment, which saves a state of a megabyte that consists of one number."""
+    runner = object.__new__(ResidualRunner)
+    runner.env = SimpleNamespace(unwrapped=SimpleNamespace(common_step_counter=value))  # pyright: ignore
+    runner.alg = SimpleNamespace(save=lambda: {"weights": torch.full((1 << 18,), value)})  # pyright: ignore
+    runner.logger = SimpleNamespace(writer=None)  # pyright: ignore
+    runner.trained_with = {}
+    runner.cfg, runner.current_learning_iteration = {"upload_model": False}, value
+    return runner
+
+
+def save_on(folder: Path) -> None:
+    """What a training run does, without training: goes on behind the newest checkpoint, and saves every iteration."""
+    newest = latest_checkpoint(folder.parent)
+    iteration = iteration_of(newest) + 1 if newest else 0
+    while True:
+        bare_runner(iteration).save(str(folder / f"model_{iteration}.pt"))
+        iteration += 1
+
+
+def newest_is_whole(experiment: Path) -> int:
+    """The newest checkpoint's iteration; it has to be complete."""
+    newest = latest_checkpoint(experiment)
+    assert newest is not None
+    saved = torch.load(newest, weights_only=True)
+    assert saved["iter"] == iteration_of(newest)
+    assert torch.equal(saved["weights"], torch.full((1 << 18,), saved["iter"]))
+    return saved["iter"]
+
+
+def test_training_killed_at_random_moments_resumes(tmp_path: Path, rng: np.random.Generator) -> None:
+    run = tmp_path / "experiment" / "run"
+    run.mkdir(parents=True)
+    reached = [-1]
+    for _ in range(12):
+        child = in_child(lambda: save_on(run))
+        deadline = time.monotonic() + 60
+        while not (newest := latest_checkpoint(run.parent)) or iteration_of(newest) <= reached[-1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        assert ended(child) == -signal.SIGKILL
+        reached.append(newest_is_whole(run.parent))
+    assert reached == sorted(set(reached))
+
+
+def test_a_training_checkpoint_killed_at_every_file_operation(tmp_path: Path) -> None:
+    run = tmp_path / "experiment" / "run"
+    operation, killed = 0, True
+    while killed:
+        shutil.rmtree(run.parent, ignore_errors=True)
+        run.mkdir(parents=True)
+        for iteration in range(3):
+            bare_runner(iteration).save(str(run / f"model_{iteration}.pt"))
+        killed = killed_at(operation, tmp_path, lambda: bare_runner(3).save(str(run / "model_3.pt")))
+        assert newest_is_whole(run.parent) in ((2, 3) if killed else (3,))
+        operation += 1
+    assert operation > 3
+    assert len(list(run.iterdir())) == 3  # the newest two, and the first, which is kept
+
+
+@pytest.mark.parametrize("write", ["kept file", "checkpoint"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path, write: str) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"old")
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # Python ignores the signal; the write fails
+        with pytest.raises((OSError, RuntimeError)):  # the latter is torch's
+            replace_file(path, bytes(5000)) if write == "kept file" else write_pt(path, {"epoch": "1" * 5000})
+
+    assert ended(in_child(fill)) == 0
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_folder_that_may_only_be_read() -> None:
+    """As an ordinary user: permissions do not hold root."""
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o755)
+        out = renamed_copy(Path(scratch) / "place" / "engine", "old")
+        out.chmod(0o555)
+        out.parent.chmod(0o555)
+        load_engine(out, 2, backend="torch")  # now: what it imports on first use, the other user may not read
+
+        def use() -> None:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+            for refused in (lambda: check_out(out, []), lambda: staging(out).__enter__()):
+                with pytest.raises(ExportError, match="choose another --out"):
+                    refused()
+            with pytest.raises(OSError):
+                replace_file(out / "first_load.json", b"{}")
+            engine = load_engine(out, 2, backend="torch")  # reading is all that it needs
+            engine.reset(command=[0.1, 0.0, 0.0])
+            engine.step()
+
+        before = contents(out)
+        try:
+            assert ended(in_child(use)) == 0
+            assert contents(out) == before
+        finally:
+            out.parent.chmod(0o755)
+            out.chmod(0o755)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "swapped", "future", "deleted"])
+def test_damaged_engines_say_so_in_one_line(tmp_path: Path, damage: str) -> None:
+    folder = renamed_copy(tmp_path / "engine", "engine")
+    running = load_engine(folder, 2, backend="torch")
+    running.reset(command=[0.1, 0.0, 0.0])
+    weights, manifest = folder / "weights.npz", folder / "manifest.json"
+    content = bytearray(weights.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif damage == "truncated":
+        weights.write_bytes(content[:-1])
+    elif damage == "swapped":
+        shutil.copyfile(folder / "bank.npz", weights)
+    elif damage == "future":
+        manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(EngineError) as caught:
+        load_engine(folder, 2, backend="torch")
+    message = str(caught.value)
+    expected = {"future": "schema version 2", "deleted": "make engine"}.get(damage, "does not match the hash")
+    assert expected in message
+    assert "\n" not in message
+    running.step()  # what was loaded does not look at the folder again
+
+
+@pytest.mark.parametrize("backend", ["torch", "torchscript", "onnx"])
+def test_artifacts_of_another_engine(tmp_path: Path, seed: int, backend: str) -> None:
+    """Each backend, and both ways round: another engine's file, and another engine's manifest."""
+    other = Path(__file__).resolve().parents[2] / "golden" / "schema_1"
+    folder = renamed_copy(tmp_path / "engine", "engine")
+    artifact = next(a for a in read_manifest(folder).artifacts if a.backend == backend and a.precision == "fp32")
+    file = str(artifact.file)
+    shutil.copyfile(other / file, folder / file)
+    with pytest.raises(EngineError, match="does not match the hash"):
+        load_engine(folder, 2, backend=backend, precision="fp32")
+    shutil.copyfile(other / "manifest.json", folder / "manifest.json")  # its bank is not this one
+    with pytest.raises(EngineError, match="does not match the hash"):
+        load_engine(folder, 2, backend=backend, precision="fp32")
+
+
+def test_training_a_generator_killed_at_random_moments_ends_as_if_it_had_not_been(
+    tmp_path: Path, rng: np.random.Generator, seed: int
+) -> None:
+    """The command itself, saving after every step: whenever it is killed, the next one goes on from a whole file."""
+    write_pt(tmp_path / "data.pt", make_data(rng))
+    command = [sys.executable, "-m", "CMG_Ref.train", "--data", str(tmp_path / "data.pt"), "--phases", "150", "2"]
+    command += ["--hidden-dim", "12", "--num-experts", "2", "--batch-size", "8", "--save-every", "1", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, "--out", str(out), "--seed", str(seed)], env=environment, stdout=subprocess.DEVNULL
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(300) == 0
+    last, kills, deadline = killed / "cmg_last.pt", 0, time.monotonic() + 240
+    while True:
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(killed)
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        if kills < 4:
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+        if process.wait(300) == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        read_pt(last)
+    assert kills > 1
+    one, other = (read_pt(out / "cmg_final.pt") for out in (whole, killed))
+    for name, value in one["model_state_dict"].items():
+        assert torch.equal(value, other["model_state_dict"][name]), name

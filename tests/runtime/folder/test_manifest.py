@@ -1,0 +1,259 @@
+"""manifest.json: what is written is what is read, and whatever else is read ends in one line."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.manifest import (
+    Artifact,
+    CommandRange,
+    FileEntry,
+    Manifest,
+    Sizes,
+    Stats,
+    file_sha256,
+    read_manifest,
+    read_verified,
+)
+from cmg_runtime.window.kinematics import KinematicChain
+
+HASH = "0123456789abcdef" * 4
+
+
+def make_manifest() -> Manifest:
+    """Two joints, a root and two links."""
+    return Manifest(
+        name="biped",
+        source={"checkpoint": "cmg_final.pt", "layers": [1, [2, 3]]},
+        sizes=Sizes(4, 3, 2, 8, 8, 2, 2),
+        fps=50.0,
+        joint_names=("left", "right"),
+        default_dof_pos=(0.1, -0.1),
+        stats=Stats((0.0,) * 4, (1.0,) * 4, (-1.0,) * 3, (1.0,) * 3),
+        command_range=CommandRange((-0.5, 0.0, -1.0), (0.5, 0.0, 1.0), "card"),
+        robot=KinematicChain(
+            name="biped",
+            body_names=("root", "left", "right"),
+            body_parents=(-1, 0, 0),
+            body_pos=((0.0, 0.0, 0.0),) * 3,
+            body_quat=((1.0, 0.0, 0.0, 0.0),) * 3,
+            body_joints=(-1, 0, 1),
+            joint_axes=((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 1.0, 0.0)),
+            joint_anchors=((0.0, 0.0, 0.0),) * 3,
+            joint_lower=(-1.0, -1.0),
+            joint_upper=(1.0, 1.0),
+            sole_bodies=(1, 2),
+            sole_points=((0.0, 0.0, -0.3),) * 2,
+            sole_radii=(0.01, 0.01),
+        ),
+        bank=FileEntry("bank.npz", HASH),
+        artifacts=(
+            Artifact("torch_fp32", "torch", "fp32", "weights.npz", HASH, {"device": "any"}, {"torch": "2.13.0"}),
+            Artifact("onnx_fp16", "onnx", "fp16", None, None, parity={"status": "failed", "reason": "0.1 > 0.002"}),
+        ),
+    )
+
+
+def test_what_is_written_is_read() -> None:
+    manifest = make_manifest()
+    text = manifest.to_json()
+    read = Manifest.from_json(text)
+    assert read == manifest
+    assert read.to_json() == text
+    bare = dataclasses.replace(manifest, robot=None, default_dof_pos=None, artifacts=())
+    assert Manifest.from_json(bare.to_json()) == bare
+
+
+def test_integers_are_read_as_numbers() -> None:
+    data = json.loads(make_manifest().to_json())
+    data["fps"] = 50
+    data["stats"]["motion_std"] = [1, 2, 3, 4]
+    read = Manifest.from_json(json.dumps(data))
+    assert isinstance(read.fps, float) and read.stats.motion_std == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_parity_decides_what_is_usable() -> None:
+    def usable(file: str | None, **parity: str) -> bool:
+        return Artifact("a", "torch", "fp32", file, HASH if file else None, parity=parity).usable
+
+    assert usable("a", status="passed") and usable("a", status="not_run") and usable("a")
+    assert not usable("a", status="failed") and not usable(None, status="failed") and not usable(None)
+
+
+Path_ = tuple[Any, ...]
+
+
+def places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
+    """The path of every value inside parsed JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def parent_of(data: Any, path: Path_) -> Any:
+    for key in path[:-1]:
+        data = data[key]
+    return data
+
+
+FREE_FORM = ("source", "target", "tools", "parity")
+"""Fields whose content is up to the writer."""
+
+HOSTILE = [
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    10**400,
+    "",
+    "../../etc/passwd",
+    "a\nb",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [None],
+    ["x"] * 4,
+]
+MUST_FAIL = [True, "a\nb", {"a": 1}, [None], [["x"]]]
+"""Right for no field outside the free-form ones, strings apart."""
+
+
+def parse(data: Any) -> Manifest | None:
+    """The manifest, or None if it was refused, in one line."""
+    try:
+        return Manifest.from_json(json.dumps(data))
+    except EngineError as error:
+        assert "\n" not in str(error) and len(str(error)) < 400, str(error)
+        return None
+
+
+def test_every_wrong_value_anywhere_ends_in_one_line() -> None:
+    good = json.loads(make_manifest().to_json())
+    refused = 0
+    for path in places(good):
+        free = any(key in FREE_FORM for key in path)
+        text = isinstance(parent_of(good, path)[path[-1]], str)
+        for value in HOSTILE + MUST_FAIL:
+            data = copy.deepcopy(good)
+            parent_of(data, path)[path[-1]] = value
+            manifest = parse(data)
+            refused += manifest is None
+            if value in MUST_FAIL and not free and not (text and isinstance(value, str)):
+                assert manifest is None, (path, value)
+    assert refused > 1000
+
+
+def test_every_missing_or_unknown_field_ends_in_one_line() -> None:
+    good = json.loads(make_manifest().to_json())
+    optional = {"target", "tools", "parity"}
+    for path in places(good):
+        if any(key in FREE_FORM for key in path[:-1]):
+            continue
+        data = copy.deepcopy(good)
+        del parent_of(data, path)[path[-1]]
+        expect_same_or_refused = path[-1] in optional or path == ("artifacts", 0) or path == ("artifacts", 1)
+        assert (parse(data) is None) != expect_same_or_refused, path
+        data = copy.deepcopy(good)
+        inside = parent_of(data, path)[path[-1]]
+        if isinstance(inside, dict) and path[-1] not in FREE_FORM:
+            inside["surprise"] = 1
+            assert parse(data) is None, path
+    assert parse({**good, "surprise": 1}) is None
+
+
+WRONG = {
+    "a dimension short": (("stats", "motion_std"), [1.0, 1.0, 1.0], r"motion_std has 3 entries; expected 4"),
+    "zero std": (("stats", "motion_std", 1), 0.0, "not positive"),
+    "empty command range of stats": (("stats", "command_max", 1), -1.0, "not below"),
+    "command range upside down": (("command_range", "min", 0), 0.6, "above"),
+    "a joint twice": (("joint_names", 1), "left", "joint_names has the same name twice"),
+    "too few joints": (("joint_names",), ["left"], "joint_names has 1 entries; expected 2"),
+    "motion of another width": (("sizes", "motion_dim"), 5, "motion_dim is 5 for 2 joints"),
+    "no experts": (("sizes", "num_experts"), 0, "num_experts is 0"),
+    "a path": (("bank", "file"), "../bank.npz", "plain name"),
+    "an absolute path": (("artifacts", 0, "file"), "/etc/passwd", "plain name"),
+    "a hidden file": (("bank", "file"), ".bank", "plain name"),
+    "no hash": (("artifacts", 0, "sha256"), None, "64 hex digits"),
+    "half a hash": (("bank", "sha256"), "0123", "64 hex digits"),
+    "an artifact twice": (("artifacts", 1, "name"), "torch_fp32", "artifacts has the same name twice"),
+    "precision": (("artifacts", 0, "precision"), "fp8", "expected fp32 or fp16"),
+    "parity": (("artifacts", 0, "parity", "status"), "ok", "expected passed, failed, not_run"),
+    "a cycle of bodies": (("robot", "body_parents", 1), 2, "not a tree"),
+    "two roots": (("robot", "body_parents", 1), -1, "not a tree"),
+    "a joint that is not there": (("robot", "body_joints", 2), 2, "a joint that is not there"),
+    "a sole on no body": (("robot", "sole_bodies", 0), 3, "a body that is not there"),
+    "a flat vector": (("robot", "body_pos", 1), [0.0, 0.0], "body_pos has 2 entries; expected 3"),
+    "no rotation": (("robot", "body_quat", 1), [0.0] * 4, "zero quaternion"),
+    "limits upside down": (("robot", "joint_lower", 1), 2.0, "joint_lower is above"),
+    "frozen": (("fps",), 0.0, "fps is 0.0"),
+    "the next schema": (("schema_version",), 2, "schema version 2, this runtime reads 1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_rules(name: str) -> None:
+    path, value, message = WRONG[name]
+    data = json.loads(make_manifest().to_json())
+    parent_of(data, path)[path[-1]] = value
+    with pytest.raises(EngineError, match=message) as caught:
+        Manifest.from_json(json.dumps(data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "7", '"manifest"', "{}", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, "NaN"],
+    ids=lambda text: text[:12],
+)
+def test_texts_that_are_no_manifest(text: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        Manifest.from_json(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite(number: str) -> None:
+    text = make_manifest().to_json().replace('"fps": 50.0', f'"fps": {number}')
+    with pytest.raises(EngineError, match="finite"):
+        Manifest.from_json(text)
+
+
+def test_an_invalid_manifest_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="joint_names has 1 entries"):
+        dataclasses.replace(make_manifest(), joint_names=("left",))
+
+
+def test_reading_a_folder(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    (tmp_path / "manifest.json").write_text(manifest.to_json())
+    assert read_manifest(tmp_path) == manifest
+    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    for folder in (tmp_path, tmp_path / "missing", tmp_path / "manifest.json"):
+        with pytest.raises(EngineError, match="expected an engine folder"):
+            read_manifest(folder)
+
+
+def test_a_file_is_read_only_if_its_hash_is_right(tmp_path: Path) -> None:
+    (tmp_path / "bank.npz").write_bytes(b"states")
+    entry = FileEntry("bank.npz", file_sha256(tmp_path / "bank.npz"))
+    assert read_verified(tmp_path, entry) == b"states"
+    for wrong in (FileEntry("bank.npz", HASH), FileEntry("weights.npz", entry.sha256)):
+        with pytest.raises(EngineError, match="rebuild"):
+            read_verified(tmp_path, wrong)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EngineError, match="cannot read"):
+        read_verified(tmp_path, FileEntry("folder", HASH))
+    with pytest.raises(EngineError, match="no file"):
+        read_verified(tmp_path, Artifact("a", "torch", "fp32", None, None, parity={"status": "failed"}))

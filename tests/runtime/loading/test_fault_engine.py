@@ -1,0 +1,405 @@
+"""Faults of a running process: no memory, errors in the middle of a call, a deleted folder, errors of the GPU."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
+from cmg_runtime.backends import backend_class
+from cmg_runtime.device import graphs
+from engine_folder import BACKENDS, Truth, renamed_copy, state
+from window_case import random_robot_case
+
+NUM_ENVS, HORIZON = 6, 5
+OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nand more lines")
+NO_MEMORY = (OUT_OF_MEMORY, RuntimeError("CUDA error: out of memory\nCompile with"), MemoryError())
+DOES_NOT_FIT = r"environments and a horizon of \d+ does not fit into the memory of "
+
+
+def load(folder: Path, backend: str = "torch", device: str = "cpu", num_envs: int = NUM_ENVS, **more: Any) -> Engine:
+    return load_engine(folder, num_envs, device, backend, horizon=HORIZON, **more)
+
+
+def live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+class Failing(TorchDispatchMode):
+    """Inside, the n-th operation of torch fails as one that finds no memory; they are counted."""
+
+    def __init__(self, operation: int, error: Exception) -> None:
+        super().__init__()
+        self.operation, self.error, self.count = operation, error, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.count == self.operation:
+            raise self.error
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator) -> None:
+    folder, truth, _ = random_robot_case()
+    expected = load(folder)
+    with Failing(-1, MemoryError()) as counting:
+        load(folder)
+    operations = counting.count
+    assert operations > 100
+    tried = sorted({0, 1, 2, operations - 1, *rng.choice(operations, 60, replace=False).tolist()})
+    before = live_tensors()
+    for number in tried:
+        error = NO_MEMORY[number % 3]
+        with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as e, Failing(number, error):
+            load(folder)
+        message = str(e.value)
+        assert "\n" not in message and "take fewer environments" in message
+        assert ("Tried to allocate" in message) == (number % 3 == 0)
+        assert e.value.__context__ is None
+        error.__traceback__ = None
+        assert live_tensors() == before, number  # while the error is still at hand
+    again = load(folder)
+    for engine in (expected, again):
+        engine.reset(motion=truth.mean.float(), command=[0.1, 0.0, 0.2])
+        engine.step()
+    assert torch.equal(state(again), state(expected))
+
+
+def test_no_memory_on_a_cpu_for_absurd_numbers(made: tuple[Path, Truth]) -> None:
+    for num_envs, horizon in ((1 << 45, 1), (1 << 20, 1 << 30)):
+        with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as caught:
+            load_engine(made[0], num_envs, backend="torch", horizon=horizon)
+        assert "\n" not in str(caught.value)
+
+
+def test_another_error_at_load_passes_as_it_is(made: tuple[Path, Truth]) -> None:
+    with pytest.raises(RuntimeError, match="something else") as caught, Failing(40, RuntimeError("something else")):
+        load(made[0])
+    assert not isinstance(caught.value, EngineError)
+
+
+def test_no_memory_in_the_trial_of_a_capture_does_not_make_an_engine_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorder:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def record(self, pieces: Any) -> None:
+            pieces[0].run()
+
+    monkeypatch.setattr(graphs, "GraphRecorder", Recorder)
+    device = torch.device("cuda", 0)
+    for error, refused in ((RuntimeError("operation not permitted when stream is capturing"), True), (None, False)):
+
+        def step(error: Exception | None = error) -> None:
+            if error is not None:
+                raise error
+
+        assert graphs.can_be_captured(step, device) is not refused
+
+    def no_memory() -> None:
+        raise OUT_OF_MEMORY
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        graphs.can_be_captured(no_memory, device)
+
+
+USES: dict[str, Callable[[Engine], Any]] = {
+    "step": lambda e: e.step(),
+    "reset": lambda e: e.reset([0]),
+    "set_command": lambda e: e.set_command([0.1, 0.0, 0.1]),
+    "future": lambda e: e.future([0, 1]),
+    "frames": lambda e: e.frames([0], [0]),
+    "rollout": lambda e: e.rollout(e.bank, [0.1, 0.0, 0.1], 2),
+    "make_pool": lambda e: e.make_pool(2, 8, [0.1, 0.0, 0.1]),
+    "command_in_force": lambda e: e.command_in_force,
+}
+
+
+@pytest.mark.parametrize("call", ["step", "reset", "set_command"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_engine_that_failed_half_way_says_so_at_every_use(
+    monkeypatch: pytest.MonkeyPatch, backend: str, call: str
+) -> None:
+    engine = load(random_robot_case()[0], backend)
+    engine.reset(command=[0.2, 0.0, 0.1])
+    view, pool = engine.future_view([0, 2]), engine.make_pool(2, 9, [0.1, 0.0, 0.1])
+    view.refresh()
+    planned = engine.planned_starts(pool)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(DEVICE_ERROR)
+
+    monkeypatch.setattr(engine._backend, "step", fail)
+    with pytest.raises(EngineError) as first:
+        USES[call](engine)
+    monkeypatch.undo()  # what failed once may work again: the state is half changed all the same
+    # Nothing is copied to a device that may have failed with it.
+    monkeypatch.setattr("cmg_runtime.inputs._to", lambda *_: pytest.fail("a copy to the device"))
+    others = {
+        **USES,
+        "refresh": lambda e: view.refresh(),
+        "start": lambda e: e.start(pool, [0], [0], env_ids=[1]),
+        "planned": lambda e: planned.start([1]),
+        "future_view": lambda e: e.future_view([0]),
+        "report": lambda e: e.report(),
+        "planned_starts": lambda e: e.planned_starts(pool),
+    }
+    for name, use in others.items():
+        with pytest.raises(EngineError) as later:
+            use(engine)
+        assert str(later.value) == str(first.value), name
+    message = str(first.value)
+    assert message == (
+        "this engine failed and its frames are not to be used: CUDA error: device-side assert triggered; load it again"
+    )
+    assert isinstance(first.value.__cause__, RuntimeError)
+
+
+def test_an_interrupt_passes_and_leaves_the_engine_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(random_robot_case()[0])
+    engine.reset()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._backend, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    monkeypatch.undo()
+    with pytest.raises(EngineError, match="this engine failed .*KeyboardInterrupt; load it again"):
+        engine.step()
+
+
+DEVICE_ERROR = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"
+
+
+@pytest.mark.parametrize("call", sorted(USES))
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_error_of_the_device_that_comes_up_anywhere_fails_the_engine(call: str, share: float) -> None:
+    """It is of work that was enqueued before, so it may come up in any call, before that has changed anything."""
+    engine = load(random_robot_case()[0])
+    engine.reset(command=[0.2, 0.0, 0.1])
+    USES[call](engine)  # whose first call may do more
+    with Failing(-1, MemoryError()) as counting:
+        USES[call](engine)
+    said = ""
+    for operation in range(round(share * (counting.count - 1)), counting.count):
+        error = RuntimeError(
+            (DEVICE_ERROR, "cuLaunchKernelEx: an illegal memory access was encountered (700)")[share > 0]
+        )
+        with pytest.raises(EngineError) as caught, Failing(operation, error):
+            USES[call](engine)
+        said = str(caught.value)
+        if "not an array of numbers" not in said:  # that was made on the host of what the caller gave
+            break
+    assert re.fullmatch(
+        "this engine failed and its frames are not to be used: [^\n]*(assert|illegal)[^\n]*; load it again", said
+    )
+    for use in USES.values():
+        with pytest.raises(EngineError, match="^" + re.escape(said) + "$"):
+            use(engine)
+
+
+def test_an_error_of_the_device_that_the_watch_meets_fails_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(random_robot_case()[0])
+    engine.reset()
+
+    def fail() -> None:
+        raise RuntimeError(DEVICE_ERROR)
+
+    monkeypatch.setattr(engine._watch, "step", fail)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="this engine failed .*assert triggered; load it again"):
+            engine.step()
+
+
+def test_another_error_before_anything_has_changed_passes_as_it_is() -> None:
+    engine = load(random_robot_case()[0])
+    engine.reset()
+    graphs = RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors")
+    for error in (RuntimeError("something else"), NO_MEMORY[1], OUT_OF_MEMORY, graphs):
+        with pytest.raises(RuntimeError) as caught, Failing(1, error):
+            engine.reset(torch.tensor([0]))
+        assert caught.value is error
+    engine.step()
+
+
+@pytest.mark.parametrize("call", sorted(set(USES) - {"step", "reset", "set_command"}))
+def test_a_query_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    engine, same = (load(random_robot_case()[0]) for _ in range(2))
+    for one in (engine, same):
+        one.reset(motion=one.bank[:NUM_ENVS], command=[0.2, 0.0, 0.1])
+    with pytest.raises(torch.cuda.OutOfMemoryError), Failing(1, OUT_OF_MEMORY):
+        USES[call](engine)
+    for one in (engine, same):
+        one.step()
+    for name, value in engine.future(range(HORIZON))._asdict().items():
+        assert torch.equal(value, getattr(same.future(range(HORIZON)), name)), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_folder_deleted_while_its_engine_runs(tmp_path: Path, backend: str) -> None:
+    folder = renamed_copy(tmp_path / "engine", "engine")
+    engine, same = (load(folder, backend) for _ in range(2))
+    for one in (engine, same):
+        one.reset(motion=one.bank[:NUM_ENVS], command=[0.2, 0.0, 0.1])
+        one.step()
+    seen = []
+    for one in (engine, same):
+        seen.append(life(one))
+        shutil.rmtree(folder, ignore_errors=True)  # for the second
+    assert torch.equal(*seen)
+    with pytest.raises(EngineError, match="make engine"):
+        load(folder, backend)
+
+
+def life(engine: Engine) -> torch.Tensor:
+    """What every kind of call gives, in a row."""
+    engine.set_command([0.1, 0.1, 0.0], [1])
+    engine.reset([2], motion=engine.bank[3])
+    for _ in range(7):
+        engine.step()
+    rolled = engine.rollout(engine.bank[:3], [0.1, 0.0, 0.1], 4)
+    pool = engine.make_pool(2, 9, [0.1, 0.0, 0.1], engine.bank[:2])
+    engine.start(pool, [1], [2], env_ids=[0])
+    frames = engine.future(range(HORIZON))
+    return torch.cat([t.flatten() for t in (rolled, pool.rows, frames.dof_pos, frames.dof_vel, frames.root_rot)])
+
+
+CUDA_ERROR = """
+import os, sys, time
+import torch
+from cmg_runtime import EngineError, load_engine
+engine = load_engine(sys.argv[1], 300, "cuda", sys.argv[2], horizon=6)
+engine.reset(command=[0.2, 0.0, 0.1])
+for _ in range(3):
+    engine.step()
+torch.cuda.synchronize()
+engine.frames(torch.tensor([300], device="cuda"), torch.tensor([0], device="cuda"))  # fails an assert on the device
+if sys.argv[3] == "noticed":
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print("noticed:", str(error).splitlines()[0], file=sys.stderr)
+said = []
+for _ in range(2000):
+    try:
+        time.sleep(1e-3)  # an environment's own work
+        engine.step()
+    except EngineError as error:
+        said.append(str(error))
+        print(said[-1], file=sys.stderr, flush=True)
+        if len(said) == 3:
+            break
+for call in (lambda: engine.reset([0]), lambda: engine.future([0])):
+    try:
+        call()
+    except EngineError as error:
+        said.append(str(error))
+print(repr(said), flush=True)
+os._exit(0)  # with a broken context, what would be freed at the end only complains
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("when", ["noticed", "unnoticed"])
+@pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
+def test_a_cuda_error_is_loud_and_lasting(backend: str, when: str) -> None:
+    """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or found by a step."""
+    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend, when]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    said = eval(done.stdout.splitlines()[-1])
+    assert len(said) == 5 and len(set(said)) == 1
+    reason = "(device-side assert|unspecified launch failure)"  # CUDA calls a failed assert now this, now that
+    assert re.fullmatch(f"this engine failed and its frames are not to be used: .*{reason}.*; load it again", said[0])
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """A function that limits torch to so many bytes of the GPU."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    yield lambda limit: torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def allocated() -> int:
+    """Bytes of the GPU that torch holds by now, besides what it keeps for each stream that cuBLAS was used on."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_a_full_gpu_at_load_and_at_capture(backend: str, limited: Callable[[int], None]) -> None:
+    """With more and more memory, so that it is short in every part of a load in turn."""
+    folder, truth, _ = random_robot_case()
+    try:
+        load(folder, backend, "cuda", 3000, command_ramp_s=0.0).reset()  # what libraries take by themselves
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    before, stream = allocated(), torch.cuda.current_stream()
+    refused, engine = 0, None
+    while engine is None:
+        limited(torch.cuda.memory_reserved() + (6 * refused << 20))
+        try:
+            engine = load(folder, backend, "cuda", 3000, command_ramp_s=0.0)
+        except EngineError as error:
+            assert "\n" not in str(error) and "does not fit into the memory of cuda:0" in str(error)
+            refused += 1
+            assert refused < 500
+            assert allocated() == before
+            assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
+    print(f"{refused} sizes were refused")
+    assert refused > 3
+    limited(1 << 40)
+    motion = truth.states(3000, torch.Generator().manual_seed(1))
+    engine.reset(motion=motion, command=truth.low.float())
+    engine.step()
+    assert truth.error(state(engine), truth.step(motion, truth.low.float().expand(3000, 3))) < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("at", range(0, 40, 3))
+def test_a_gpu_without_memory_during_captures(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's n-th step finds none, in warm-ups, in the trial of a capture and in captures, wherever that is."""
+    folder, count = random_robot_case()[0], 0
+    kind = backend_class("torch")
+    step = kind.step
+
+    def fail(self: Any, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
+        nonlocal count
+        count += 1
+        if count > at:
+            raise OUT_OF_MEMORY
+        step(self, motion, command, out)
+
+    load(folder, "torch", "cuda", 300)
+    stream = torch.cuda.current_stream()
+    monkeypatch.setattr(kind, "step", fail)
+    with pytest.raises(EngineError, match=DOES_NOT_FIT + "cuda:0 .CUDA out of memory") as caught:
+        load(folder, "torch", "cuda", 300)
+    assert "\n" not in str(caught.value)
+    assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
+    monkeypatch.undo()
+    engine = load(folder, "torch", "cuda", 300)
+    engine.reset()
+    engine.step()
+    assert torch.isfinite(state(engine)).all()

@@ -1,0 +1,237 @@
+"""Engines and the drop-ins are freed with their last reference, can be closed, and are never copied by halves."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import io
+import pickle
+import weakref
+from collections.abc import Callable, Iterator
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
+from cmg_runtime.commands.sampler import STRATEGIES, CommandSampler
+from cmg_runtime.commands.smoother import CommandSmoother
+from cmg_runtime.motion_generator import CMGMotionGenerator
+from cmg_runtime.motion_lib import MotionLibCMG
+from dropin_case import g1_case
+from engine_folder import BACKENDS
+from window_case import random_robot_case
+
+WITHOUT_ROBOT = Path(__file__).resolve().parents[2] / "golden" / "schema_1"
+NUM_ENVS, HORIZON = 5, 6
+ON = [("cpu", backend) for backend in BACKENDS]
+ON += [pytest.param("cuda", backend, marks=pytest.mark.gpu) for backend in ("fused", "torch", "onnx")]  # type: ignore
+CLOSED = "^this {} was closed; load it again$"
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    for make in (random_robot_case, g1_case):
+        make()  # now: exporters keep the frames of whoever called them
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def used(device: str, backend: str, horizon: int) -> tuple[Engine, list[Any]]:
+    """An engine after all that it can be asked for, and what it made that refers to it."""
+    try:
+        engine = load_engine(random_robot_case()[0], NUM_ENVS, device, backend, horizon=horizon)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    engine.reset(command=[0.3, 0.1, -0.2])
+    engine.step()
+    engine.rollout(engine.bank[:3], [0.1, 0.0, 0.0], 2)
+    pool = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1])
+    engine.set_command([0.1, 0.0, 0.0], [1])
+    engine.report()
+    with pytest.raises(EngineError):
+        engine.set_command([1.0, 2.0])
+    if horizon == 1:
+        return engine, []
+    view, planned = engine.future_view([0, 2]), engine.planned_starts(pool)
+    view.refresh()
+    planned.start([0, 2])
+    engine.start(pool, [1], [2], [3])
+    engine.future([0, 1])
+    engine.frames([0, 0], [1, 2])
+    return engine, [view, planned]
+
+
+@pytest.mark.parametrize("horizon", [1, HORIZON])
+@pytest.mark.parametrize(("device", "backend"), ON)
+def test_an_engine_is_freed_with_its_last_reference(
+    no_collector: None, device: str, backend: str, horizon: int
+) -> None:
+    engine, made = used(device, backend, horizon)
+    # The bank is also held by what steps, so it tells of those parts that could outlive the engine.
+    alive = [weakref.ref(thing) for thing in (engine, engine.bank, *made)]
+    del made[:], engine
+    assert [thing() for thing in alive] == [None] * len(alive)
+
+
+def motion_lib(mode: str) -> MotionLibCMG:
+    lib = MotionLibCMG(g1_case().folder, None, 3, 8, NUM_ENVS, "cpu", mode=mode, horizon=4)
+    lib.reset([0, 1])
+    lib.step()
+    lib.calc_motion_frame([0, 2], [0.0, 0.01])
+    return lib
+
+
+def motion_generator(mode: str) -> CMGMotionGenerator:
+    generator = CMGMotionGenerator(g1_case().folder, None, NUM_ENVS, "cpu", mode, preload_duration=4)
+    generator.reset(commands=[0.5, 0.0, 0.0])
+    generator.get_motion([1])
+    generator.get_motion_with_body_transforms()
+    return generator
+
+
+DROP_INS = [
+    pytest.param(make, mode, id=f"{make.__name__}-{mode}")
+    for make in (motion_lib, motion_generator)
+    for mode in ("pregenerated", "realtime")
+]
+
+
+@pytest.mark.parametrize(("make", "mode"), DROP_INS)
+def test_a_drop_in_is_freed_with_its_last_reference(no_collector: None, make: Callable[[str], Any], mode: str) -> None:
+    thing = make(mode)
+    engine = thing.engine if isinstance(thing, CMGMotionGenerator) else thing._engine
+    alive = [weakref.ref(part) for part in (thing, engine, engine.bank)]
+    del thing, engine
+    assert [part() for part in alive] == [None] * len(alive)
+
+
+def assert_every_use_is_refused(thing: Any, names: list[str]) -> None:
+    """``names``: what it had while it was open."""
+    assert len(names) > 10
+    for name in names:
+        with pytest.raises(EngineError, match=CLOSED.format(type(thing).__name__)):
+            method = getattr(thing, name)
+            required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+            method(*[1] * len(required))
+    assert not hasattr(thing, "__array__")  # what other libraries look for in anything is an attribute like any other
+
+
+def uses(thing: Any) -> list[str]:
+    return [name for name in dir(thing) if not name.startswith("_") and name not in ("close", "after_fork")]
+
+
+@pytest.mark.parametrize("horizon", [1, HORIZON])
+@pytest.mark.parametrize(("device", "backend"), ON)
+def test_a_closed_engine_is_empty_and_says_so_at_every_use(
+    no_collector: None, device: str, backend: str, horizon: int
+) -> None:
+    engine, made = used(device, backend, horizon)
+    names, bank, dof_pos = uses(engine), weakref.ref(engine.bank), engine.dof_pos
+    pool = engine.make_pool(2, 3, [0.0, 0.0, 0.0])
+    expected, before = dof_pos.clone(), pool.frames([0, 1], [2, 1]).dof_pos
+    with engine as same:
+        assert same is engine
+    assert bank() is None  # although the engine, its views and its plans are held
+    engine.close()
+    assert_every_use_is_refused(engine, names)
+    with pytest.raises(EngineError, match=CLOSED.format("Engine")), engine:
+        pass
+    for use in [made[0].refresh, lambda: made[1].start([0])] if made else []:
+        with pytest.raises(EngineError, match=CLOSED.format("Engine")):
+            use()
+    assert "closed" in repr(engine)
+    assert torch.equal(dof_pos, expected) and torch.equal(pool.frames([0, 1], [2, 1]).dof_pos, before)
+
+
+@pytest.mark.parametrize(("make", "mode"), DROP_INS)
+def test_a_closed_drop_in_is_empty_and_says_so_at_every_use(
+    no_collector: None, make: Callable[[str], Any], mode: str
+) -> None:
+    thing = make(mode)
+    engine = thing.engine if isinstance(thing, CMGMotionGenerator) else thing._engine
+    names, bank = uses(thing), weakref.ref(engine.bank)
+    with pytest.raises(KeyError), thing:
+        raise KeyError("of the caller")  # passes, and all is freed none the less
+    assert bank() is None and "closed" in repr(engine)
+    thing.close()
+    assert_every_use_is_refused(thing, names)
+
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+    "spawn": lambda thing: pickle.loads(bytes(ForkingPickler.dumps(thing))),  # what a spawned worker is given
+    "save": lambda thing: torch.save(thing, io.BytesIO()),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_what_lives_in_its_devices_memory_is_not_copied(how: str) -> None:
+    things: list[Any] = [motion_lib("pregenerated"), motion_lib("realtime"), motion_generator("realtime")]
+    for backend in BACKENDS:
+        for horizon in (1, HORIZON):
+            engine, made = used("cpu", backend, horizon)
+            things += [engine, *made, engine._backend]
+    for thing in things:
+        with pytest.raises(TypeError) as e:
+            COPIES[how](thing)
+        message = str(e.value)
+        assert message.startswith(f"{type(thing).__name__} cannot be pickled or copied") and "\n" not in message
+        assert "for a worker process, in the worker" in message
+
+
+@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+def test_a_copied_sampler_draws_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
+    made, twin = (CommandSampler(3, "cpu", (0.1, 1.9), seed=17) for _ in range(2))
+    for _ in range(int(rng.integers(1, 9))):
+        strategy = STRATEGIES[rng.integers(len(STRATEGIES))]
+        for sampler in (made, twin):
+            sampler.sample_batch(5, strategy)
+    copied = COPIES[how](made)
+    drawn = copied.sample_sequence(40, 7, "curriculum")
+    assert torch.equal(drawn, twin.sample_sequence(40, 7, "curriculum"))
+    assert torch.equal(made.sample_sequence(40, 7, "curriculum"), drawn)
+
+
+@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+def test_a_copied_smoother_goes_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
+    made = CommandSmoother(3, 20, "cpu")
+    targets = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+    made.set_target(targets)
+    made.get_current([0, 2])
+    copied = COPIES[how](made)
+    steps = torch.tensor([1.0, 0.0, 1.0])
+    for _ in range(25):
+        truth = torch.from_numpy(targets) * (steps / 20).clamp(max=1).unsqueeze(1)
+        torch.testing.assert_close(copied.get_current(), truth)
+        steps += 1
+    torch.testing.assert_close(made.get_current(), torch.from_numpy(targets) * torch.tensor([[0.05], [0.0], [0.05]]))
+
+
+@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+def test_copied_data_is_whole(how: str) -> None:
+    engine, _ = used("cpu", "torch", HORIZON)
+    pool = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1])
+    copied = COPIES[how](pool)
+    assert torch.equal(copied.frames([2, 0], [99, 1]).root_pos, pool.frames([2, 0], [2 * HORIZON - 1, 1]).root_pos)
+    assert (copied.lookups_clamped(), pool.lookups_clamped()) == (1, 0)
+    engine.start(copied, [2], [3], [4])
+    assert torch.equal(engine.dof_pos[4], pool.frames([2], [3]).dof_pos[0])
+    without_robot = load_engine(WITHOUT_ROBOT, 2, horizon=3)
+    without_robot.reset()
+    for source in (engine, without_robot):
+        frames = source.future([0, 2])
+        again = COPIES[how](frames)
+        assert type(again) is type(frames) and all(
+            torch.equal(a, b) for a, b in zip(tuple(again), tuple(frames), strict=True)
+        )
+        assert COPIES[how](source.manifest) == source.manifest and COPIES[how](source.report()) == source.report()

@@ -1,0 +1,220 @@
+"""Commands drawn by every strategy, and the smoother, against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cmg_runtime import inputs
+from cmg_runtime.commands.sampler import PRESETS, STAGES, STRATEGIES, CommandSampler, get_stage_sampler
+from cmg_runtime.commands.smoother import CommandSmoother
+from cmg_runtime.errors import EngineError
+
+RANGES = ((-1.5, 3.0), (-0.8, 0.8), (-0.8, 0.8))
+FACTS = {
+    "stage1_basic": ((0.3, 2.0), (0.0, 0.0), (0.0, 0.0)),
+    "stage2_turn": ((0.3, 2.0), (0.0, 0.0), (-0.5, 0.5)),
+    "stage3_strafe": ((0.0, 2.0), (-0.5, 0.5), (-0.5, 0.5)),
+    "stage4_mixed": ((-1.0, 3.0), (-0.8, 0.8), (-0.8, 0.8)),
+}
+N = 4001
+
+
+def sampler(seed: int, **ranges: tuple[float, float]) -> CommandSampler:
+    return CommandSampler(7, "cpu", seed=seed, **ranges)
+
+
+def assert_fills(commands: torch.Tensor, ranges: tuple[tuple[float, float], ...]) -> None:
+    """Within the ranges and spread over all of them."""
+    for column, (low, high) in zip(commands.unbind(1), ranges):
+        slack = 1e-6 + 0.01 * (high - low)
+        assert low - 1e-6 <= column.min() <= low + slack
+        assert high - slack <= column.max() <= high + 1e-6
+        assert abs(float(column.mean()) - (low + high) / 2) < 1e-6 + 0.03 * (high - low)
+
+
+@pytest.mark.parametrize("stage", list(FACTS))
+def test_stages_fill_their_ranges(seed: int, stage: str) -> None:
+    commands = sampler(seed).sample_batch(N, stage)
+    assert commands.shape == (N, 3) and commands.dtype == torch.float32
+    assert_fills(commands, FACTS[stage])
+    assert_fills(get_stage_sampler(stage, N, "cpu", seed).sample_uniform(), FACTS[stage])
+    assert set(STAGES) == set(FACTS)
+
+
+def test_uniform_and_presets_fill_their_ranges(seed: int) -> None:
+    for strategy in ("uniform", "uniform_random", "mixed"):
+        assert_fills(sampler(seed).sample_batch(N, strategy), RANGES)
+    for preset, ranges in PRESETS.items():
+        assert_fills(sampler(seed).sample_batch(N, preset), ranges)
+        assert sampler(seed).sample_preset(preset).shape == (7, 3)
+    left, right = sampler(seed).sample_batch(N, "turn_left"), sampler(seed).sample_batch(N, "turn_right")
+    assert (left[:, 2] > 0).all() and (right[:, 2] < 0).all() and (left[:, :2] == 0).all()
+    assert (sampler(seed).sample_batch(N, "backward")[:, 0] < 0).all()
+
+
+def test_difficulty_scales_the_ranges(seed: int) -> None:
+    for difficulty in (0.0, 0.37, 1.0):
+        scales = (0.5 + 0.5 * difficulty, difficulty, 0.3 + 0.7 * difficulty)
+        expected = tuple((scale * low, scale * high) for scale, (low, high) in zip(scales, RANGES))
+        assert_fills(sampler(seed).sample_batch(N, "curriculum", difficulty), expected)
+    away_from_zero = sampler(seed, vx_range=(0.4, 2.0), vy_range=(-0.6, -0.2))
+    easy = away_from_zero.sample_batch(N, "curriculum", 0.0)
+    assert_fills(easy, ((0.4, 1.2), (-0.2, -0.2), (-0.24, 0.24)))  # never outside the sampler's own ranges
+
+
+def test_truncated_normal_has_the_distribution(seed: int) -> None:
+    mean, std = torch.tensor([1.0, -0.6, 0.0]), torch.tensor([2.0, 0.4, 0.1])
+    commands = CommandSampler(20000, "cpu", seed=seed).sample_distribution("truncated_normal", mean, std).double()
+    for column, (low, high), m, s in zip(commands.unbind(1), RANGES, mean.tolist(), std.tolist()):
+        assert low <= column.min() and column.max() <= high
+
+        def below(x: float, m: float = m, s: float = s) -> float:
+            return 0.5 * (1 + math.erf((x - m) / (s * math.sqrt(2))))
+
+        inside = below(high) - below(low)
+        for x in (m - s, m, m + 0.5 * s):
+            if low < x < high:
+                expected = (below(x) - below(low)) / inside
+                assert abs(float((column <= x).double().mean()) - expected) < 0.02
+    default = sampler(seed).sample_batch(20000, "truncated_normal")
+    assert abs(float(default[:, 0].mean()) - 0.75) < 0.05
+    assert float(default[:, 0].std()) < 4.5 / 4  # what the tails lost
+    far = sampler(seed).sample_distribution(mean=[-100.0, 0.0, 100.0], std=[0.1, 0.0, 0.1])
+    assert torch.allclose(far, torch.tensor([-1.5, 0.0, 0.8]).expand(7, 3))
+
+
+def test_sequences_join_their_draws_by_straight_lines(seed: int) -> None:
+    duration, interval = 73, 20
+    for mode in ("uniform", "curriculum", "preset:forward", "stage2_turn"):
+        sequence = sampler(seed).sample_sequence(duration, interval, mode)
+        assert sequence.shape == (7, duration, 3) and sequence.dtype == torch.float32
+        keys = sequence[:, ::interval]
+        for t in range(duration):
+            k, part = divmod(t, interval)
+            after = keys[:, min(k + 1, keys.shape[1] - 1)]
+            expected = keys[:, k] + part / interval * (after - keys[:, k])
+            assert torch.allclose(sequence[:, t], expected, atol=1e-5), (mode, t)
+    hard = sampler(seed).sample_sequence(200, 50, "curriculum")
+    assert (hard[:, 0, 1] == 0).all() and (hard[:, 199, 1] != 0).all()
+    assert sampler(seed).sample_sequence(3, 50).shape == (7, 3, 3)
+
+
+def test_a_seed_repeats_and_another_does_not(seed: int) -> None:
+    for strategy in STRATEGIES:
+        one, same, other = (sampler(s).sample_batch(50, strategy, 0.5) for s in (seed, seed, seed + 1))
+        assert torch.equal(one, same), strategy
+        assert not torch.equal(one, other), strategy
+    before = torch.get_rng_state()
+    sampler(seed).sample_batch(50)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_env_ids_choose_how_many(seed: int) -> None:
+    one = sampler(seed)
+    assert one.sample_uniform().shape == (7, 3)
+    assert one.sample_uniform([1, 5]).shape == (2, 3)
+    assert one.sample_curriculum(0.5, torch.tensor([0])).shape == (1, 3)
+    assert one.sample_sequence(4, 2, env_ids=[0, 3, 6]).shape == (3, 4, 3)
+    assert one.sample_batch(0).shape == (0, 3)
+
+
+def test_bad_input_is_refused(seed: int) -> None:
+    for ranges in ({"vx_range": (1.0, 0.0)}, {"vy_range": (0.0, math.nan)}, {"yaw_range": (0.0,)}):
+        with pytest.raises(EngineError, match=next(iter(ranges))):
+            sampler(seed, **ranges)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(EngineError, match="num_envs"):
+        CommandSampler(0, "cpu")
+    with pytest.raises(EngineError, match="unknown strategy 'stage9'; expected one of uniform"):
+        sampler(seed).sample_batch(3, "stage9")
+    with pytest.raises(EngineError, match="n is -1"):
+        sampler(seed).sample_batch(-1)
+    for difficulty in (-0.1, 1.1, math.nan):
+        with pytest.raises(EngineError, match="difficulty"):
+            sampler(seed).sample_curriculum(difficulty)
+    with pytest.raises(EngineError, match="unknown preset"):
+        sampler(seed).sample_preset("moonwalk")
+    with pytest.raises(EngineError, match="unknown stage"):
+        get_stage_sampler("stage0", 3, "cpu")
+    with pytest.raises(EngineError, match="std"):
+        sampler(seed).sample_distribution(std=[0.1, -0.1, 0.1])
+    with pytest.raises(EngineError, match="duration"):
+        sampler(seed).sample_sequence(0)
+    with pytest.raises(EngineError, match="env_ids"):
+        sampler(seed).sample_uniform([9])
+
+
+def test_the_smoother_is_a_straight_line(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    steps, first, second = 5, torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    smoother = CommandSmoother(4, steps, "cpu")
+    assert torch.equal(smoother.get_current(), torch.zeros(4, 3))
+    smoother.set_target(first)
+    for call in range(steps + 3):
+        expected = min(call / steps, 1.0) * first
+        assert torch.allclose(smoother.get_current(), expected, atol=1e-6)
+    smoother.set_target(second)
+    smoother.get_current()
+    halfway = first + 1 / steps * (second - first)
+    smoother.set_target(torch.zeros(2, 3), [1, 3])  # in the middle of a ramp: no jump
+    for call in range(steps + 2):
+        now = smoother.get_current()
+        others = first + min((call + 1) / steps, 1.0) * (second - first)
+        assert torch.allclose(now[[0, 2]], others[[0, 2]], atol=1e-6)
+        assert torch.allclose(now[[1, 3]], max(1 - call / steps, 0.0) * halfway[[1, 3]], atol=1e-6)
+
+
+def test_the_smoother_moves_only_those_asked_for(seed: int) -> None:
+    smoother = CommandSmoother(3, 4, "cpu")
+    smoother.set_target([1.0, 2.0, 3.0])
+    for _ in range(3):
+        row = smoother.get_current([1])
+    assert torch.allclose(row, torch.tensor([[0.5, 1.0, 1.5]]))
+    now = smoother.get_current(torch.tensor([True, False, False]))
+    assert torch.allclose(now[:, 0], torch.tensor([0.0, 0.75, 0.0]))
+    assert torch.allclose(smoother.get_current()[:, 0], torch.tensor([0.25, 0.75, 0.0]))
+
+
+def test_the_smoother_refuses_bad_input() -> None:
+    with pytest.raises(EngineError, match="interpolation_steps"):
+        CommandSmoother(3, 0, "cpu")
+    smoother = CommandSmoother(3, 4, "cpu")
+    with pytest.raises(EngineError, match="target_cmd has entries that are NaN"):
+        smoother.set_target([math.nan, 0.0, 0.0])
+    with pytest.raises(EngineError, match="target_cmd has shape"):
+        smoother.set_target([[0.0, 0.0, 0.0]] * 2)
+    with pytest.raises(EngineError, match="env_ids has 3"):
+        smoother.get_current([3])
+
+
+def test_the_smoother_goes_on_where_the_target_is_the_same_or_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoother, target = CommandSmoother(3, 4, "cpu"), torch.tensor([1.0, 2.0, 3.0])
+    smoother.set_target(target)
+    smoother.get_current()
+    for call in range(1, 7):
+        smoother.set_target(target)  # the same again
+        assert torch.allclose(smoother.get_current(), min(call / 4, 1.0) * target.expand(3, 3))
+    rows = torch.zeros(3, 3)
+    rows[1:] = math.nan
+    smoother.set_target(rows, torch.tensor([True, False, False]))  # rows that are not chosen may hold anything
+    with pytest.raises(EngineError, match="NaN"):
+        smoother.set_target(rows, torch.tensor([True, True, False]))
+    monkeypatch.setattr(inputs, "require_finite", lambda tensor, name: None)  # as on a GPU
+    smoother.set_target(rows)
+    for _ in range(5):
+        now = smoother.get_current()
+    assert torch.equal(now, torch.stack([torch.zeros(3), target, target]))
+    smoother.set_target([0.0, 1.0, 0.0])
+    for _ in range(5):
+        now = smoother.get_current()
+    assert torch.equal(now, torch.tensor([0.0, 1.0, 0.0]).expand(3, 3))
+
+
+def test_a_smoother_made_in_inference_mode_works_outside() -> None:
+    with torch.inference_mode():
+        smoother = CommandSmoother(2, 1, "cpu")
+    smoother.set_target([1.0, 0.0, 0.0], [1])
+    smoother.get_current()
+    assert smoother.get_current()[:, 0].tolist() == [0.0, 1.0]

@@ -1,0 +1,305 @@
+"""MotionLibCMG in parts: joints, bodies, sampling, time, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from CMG_Ref.robot_g1 import JOINT_NAMES
+from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.manifest import FILE_NAME
+from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
+from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
+from cmg_runtime.motion_lib.sampling import MotionSampler
+from dropin_case import NO_WRISTS, Case, assert_frames, at_times, g1_case, plain_bodies, plain_trajectory
+
+MOTIONS = 40
+
+
+@pytest.fixture
+def case() -> Case:
+    return g1_case()
+
+
+def make(case: Case, **changes: Any) -> MotionLibCMG:
+    arguments = {"num_motions": MOTIONS, "motion_length": 4, "horizon": 8, "num_envs": 5, "device": "cpu", **changes}
+    return MotionLibCMG(case.folder, backend="torch", **arguments)
+
+
+def test_a_configuration_needs_only_the_path(case: Case) -> None:
+    motion = SimpleNamespace(cmg_model_path=case.folder, cmg_num_motions=3, cmg_motion_length=5)
+    lib = create_motion_lib_cmg(SimpleNamespace(motion=motion), 2, "cpu")
+    assert (lib.mode, lib.fps, lib.joint_names, lib.body_names) == ("pregenerated", 50.0, JOINT_NAMES, KEY_BODIES)
+    assert lib.num_motions() == 3 and lib.get_motion_length(1).item() == pytest.approx(0.1)
+    motion.cmg_model_path = None
+    with pytest.raises(EngineError, match="cmg_model_path is missing"):
+        create_motion_lib_cmg(SimpleNamespace(motion=motion), 2, "cpu")
+
+
+def test_23_joints_are_29_without_the_wrists(case: Case) -> None:
+    whole, part = make(case), make(case, dof_dim=23)
+    assert part.joint_names == NO_WRISTS
+    ids, times = torch.arange(MOTIONS), torch.linspace(0, 0.08, MOTIONS)
+    kept = [JOINT_NAMES.index(name) for name in NO_WRISTS]
+    expected, out = whole.calc_motion_frame(ids, times), part.calc_motion_frame(ids, times)
+    assert out[4].shape == out[5].shape == (MOTIONS, 23)
+    assert torch.equal(out[4], expected[4][:, kept]) and torch.equal(out[5], expected[5][:, kept])
+    for index in (0, 1, 2, 3, 6):  # the wrists still move the hands
+        assert torch.equal(out[index], expected[index])
+
+
+def test_a_checkpoint_with_23_joints_gives_23() -> None:
+    case = g1_case(23)
+    lib = make(case, dof_dim=23)
+    ids = torch.arange(MOTIONS)
+    start = lib.calc_motion_frame(ids, torch.zeros(MOTIONS))
+    commands = np.broadcast_to(lib.get_motion_command(ids).double().numpy(), (5, MOTIONS, 3))
+    truth = plain_trajectory(case, KEY_BODIES, torch.cat([start[4], start[5]], 1), commands)
+    out = lib.calc_motion_frame(ids, torch.full((MOTIONS,), 0.07))
+    assert_frames(out, at_times(truth, ids.numpy(), np.full(MOTIONS, 0.07), 50.0))
+    for wrong in (29, 17):
+        with pytest.raises(EngineError, match=rf"dof_dim is {wrong}, but .* has 23 joints; expected 23$"):
+            make(case, dof_dim=wrong)
+
+
+def test_a_turn_goes_the_short_way_through_half_a_circle(case: Case) -> None:
+    high = case.truth.high.float()
+    frames = max(240, math.ceil(1.1 * math.pi / float(high[2]) * 50))  # so that any turn passes half a circle
+    lib = make(case, num_motions=1, motion_length=frames, horizon=2, commands=high[None])
+    times = torch.arange(0, 480) / 480 * (frames / 48.7)
+    rot = lib.calc_motion_frame(torch.zeros(480, dtype=torch.long), times)[1].double()
+    yaw = 2 * torch.atan2(rot[:, 2], rot[:, 3])
+    error = torch.remainder(yaw - times * float(high[2]) + math.pi, 2 * math.pi) - math.pi
+    assert float(high[2] * times[-1]) > math.pi
+    assert error.abs().max() < 1e-3
+    assert torch.allclose(rot.norm(dim=1), torch.ones(480, dtype=torch.float64), atol=1e-6)
+
+
+def test_links_that_the_engine_does_not_know_read_nan(case: Case) -> None:
+    names = ("imu_link", "torso_link", "left_elbow_link", "logo_link", "head_link")
+    lib = make(case, body_names=names)
+    out = lib.calc_motion_frame(torch.arange(MOTIONS), torch.zeros(MOTIONS))
+    expected, _ = plain_bodies(case.chain, out[4].double().numpy(), ("torso_link", "left_elbow_link", "head_link"))
+    np.testing.assert_allclose(out[6][:, [1, 2, 4]].numpy(), expected, atol=1e-5)
+    assert torch.isnan(out[6][:, [0, 3]]).all()
+    assert lib.get_key_body_idx(["head_link", "torso_link"]) == [4, 1]
+    for name in ("imu_link", "left_rubber_hand"):
+        with pytest.raises(EngineError, match=f"body '{name}' is unknown here; expected some of torso_link"):
+            lib.get_key_body_idx([name])
+
+
+@pytest.mark.parametrize("mode", ["pregenerated", "realtime"])
+def test_what_comes_out_is_the_callers(case: Case, mode: str) -> None:
+    lib = make(case, mode=mode)
+    ids, times = torch.tensor([0, 3, 3]), torch.tensor([0.0, 0.013, 0.04])
+    first = lib.calc_motion_frame(ids, times)
+    kept = [field.clone() for field in first]
+    for field in first:
+        assert field.is_contiguous()
+        field.fill_(7.0)
+    for field, before in zip(lib.calc_motion_frame(ids.tolist(), times.numpy().astype(np.float64)), kept):
+        assert torch.equal(field, before)
+    assert times.tolist() == [0.0, pytest.approx(0.013), pytest.approx(0.04)]
+
+
+def test_difficulty_weights_the_draw(case: Case, seed: int) -> None:
+    lib = make(case, seed=seed % 1000)
+    weights = torch.zeros(MOTIONS)
+    weights[[3, 7, 39]] = torch.tensor([1.0, 2.0, 5.0])
+    counts = torch.bincount(lib.sample_motions(8000, motion_difficulty=weights), minlength=MOTIONS)
+    assert counts[[3, 7, 39]].sum() == 8000
+    assert torch.allclose(counts[[3, 7, 39]] / 8000, torch.tensor([0.125, 0.25, 0.625]), atol=0.03)
+    even = torch.bincount(lib.sample_motions(8000), minlength=MOTIONS)
+    assert (even > 100).all() and (even < 320).all()
+    assert lib.sample_motions(0).shape == (0,)
+
+
+def test_the_curriculum_begins_with_small_commands(case: Case) -> None:
+    lib = make(case)
+    commands = lib.get_motion_command(torch.arange(MOTIONS)).abs()
+    effort = (commands / commands.amax(dim=0)).amax(dim=1)
+    easiest = set(effort.argsort()[: MOTIONS // 4].tolist())
+    assert set(lib.sample_motions(2000, curriculum_level=0.0).tolist()) == easiest
+    assert len(set(lib.sample_motions(4000, curriculum_level=1.0).tolist())) == MOTIONS
+    hard = torch.ones(MOTIONS)
+    hard[list(easiest)[:-1]] = 0
+    assert set(lib.sample_motions(50, hard, 0.0).tolist()) == {list(easiest)[-1]}  # both at once
+    realtime = make(case, mode="realtime")
+    realtime.reset(None, curriculum_level=0.0)
+    assert (realtime.get_motion_command([0, 1, 2, 3, 4])[:, 1] == 0).all()
+
+
+def test_start_times_are_spread_over_the_motion(case: Case) -> None:
+    lib = make(case, motion_length=50)
+    times = lib.sample_time(torch.zeros(4000, dtype=torch.long))
+    assert times.shape == (4000,) and times.dtype == torch.float32
+    assert 0 <= times.min() < 0.01 and 0.99 < times.max() < 1.0 and abs(float(times.mean()) - 0.5) < 0.03
+    assert (make(case, mode="realtime").sample_time(torch.arange(5)) == 0).all()
+
+
+def test_times_outside_are_clamped_or_carried_on_and_counted(case: Case) -> None:
+    lib = make(case)
+    first = lib.calc_motion_frame([1], [0.0])
+    before = lib.calc_motion_frame([1, 1], [-0.5, 0.0])
+    for field, expected in zip(before, first):
+        assert torch.equal(field[:1], expected)
+    with pytest.warns(RuntimeWarning, match="before_start=1"):
+        assert lib.report() == (1, 0, 0)
+
+
+def test_without_step_the_window_ends_and_says_so(case: Case) -> None:
+    lib = make(case, mode="realtime")
+    last = lib.calc_motion_frame([2], [7 * 0.02])
+    past = lib.calc_motion_frame([2, 2], [8 * 0.02, 3.0])
+    for field, expected in zip(past, last):
+        assert torch.equal(field[:1], expected) and torch.equal(field[1:], expected)
+    lib.step()
+    assert torch.equal(lib.calc_motion_frame([2], [7 * 0.02])[4], last[4])
+    lib.calc_motion_frame([2], [0.0])  # that frame has gone by
+    with pytest.warns(RuntimeWarning, match="past_end=2"):
+        assert lib.report() == (1, 2, 0)
+
+
+def test_a_reset_touches_only_its_environments(case: Case) -> None:
+    lib = make(case, mode="realtime")
+    everyone, now = torch.arange(5), torch.full((5,), 0.02)
+    lib.step()
+    before = lib.calc_motion_frame(everyone, now)
+    ids = lib.reset(torch.tensor([3, 1]), commands=[0.1, 0.0, 0.0])
+    assert ids.tolist() == [3, 1] and torch.allclose(lib.get_motion_command(ids)[:, 0], torch.tensor(0.1))
+    after = lib.calc_motion_frame(everyone, torch.where((everyone == 3) | (everyone == 1), 0.0, 0.02))
+    for field, old in zip(after, before):
+        assert torch.equal(field[[0, 2, 4]], old[[0, 2, 4]])
+    assert not torch.equal(after[4][3], before[4][3])
+    assert (after[0][[1, 3], :2] == 0).all()
+    assert lib.reset([]).shape == (0,)
+    assert lib.reset(None).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_nothing_is_asked_for_and_nothing_comes(case: Case) -> None:
+    for mode in ("pregenerated", "realtime"):
+        out = make(case, mode=mode).calc_motion_frame(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+        assert [tuple(field.shape) for field in out] == [(0, 3), (0, 4), (0, 3), (0, 3), (0, 29), (0, 29), (0, 9, 3)]
+
+
+def test_bad_queries_are_refused(case: Case) -> None:
+    lib, realtime = make(case), make(case, mode="realtime")
+    ids, times = torch.zeros(3, dtype=torch.long), torch.zeros(3)
+    bad: list[tuple[Any, Any, str]] = [
+        (ids + MOTIONS, times, f"motion_ids has {MOTIONS}; expected 0..{MOTIONS - 1}"),
+        (ids - 1, times, "motion_ids has -1"),
+        (ids.float(), times, "motion_ids has type torch.float32; expected integers"),
+        (ids, times[:2], r"motion_times has shape \[2\]; expected \[3\]"),
+        (ids, times * math.nan, "motion_times has entries that are NaN"),
+        (ids.unsqueeze(1), times, r"motion_ids has shape \[3, 1\]"),
+        (ids, times.to("meta"), "motion_times is on meta; expected cpu"),
+    ]
+    for motion_ids, motion_times, message in bad:
+        with pytest.raises(EngineError, match=message):
+            lib.calc_motion_frame(motion_ids, motion_times)
+    with pytest.raises(EngineError, match="motion_ids has 40"):
+        lib.get_motion_length(40)
+    for weights, message in ((-torch.ones(MOTIONS), "negative"), (torch.zeros(MOTIONS), "zeros"), ([1.0], "shape")):
+        with pytest.raises(EngineError, match=f"motion_difficulty.*{message}"):
+            lib.sample_motions(3, weights)
+    with pytest.raises(EngineError, match="curriculum_level is 1.5"):
+        lib.sample_motions(3, curriculum_level=1.5)
+    with pytest.raises(EngineError, match="n is -3"):
+        lib.sample_motions(-3)
+    with pytest.raises(EngineError, match=r"3 of them cannot be drawn; call reset\(env_ids\)"):
+        realtime.sample_motions(3)
+    assert realtime.sample_motions(5).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(EngineError, match="env_ids has 5"):
+        realtime.reset([5])
+    for commands in ([math.nan, 0, 0], [math.inf, 0, 0]):
+        with pytest.raises(EngineError, match="command has entries that are NaN or infinite"):
+            realtime.update_commands(commands)
+    for refused in (lambda: lib.update_commands([0, 0, 0]), lambda: lib.reset([0], commands=[0, 0, 0])):
+        with pytest.raises(EngineError, match="pregenerated motions keep their commands"):
+            refused()
+
+
+def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"mode": "live"}, "unknown mode 'live'; expected pregenerated or realtime"),
+        ({"fps": 30}, "fps is 30, the engine's frames are 50 a second"),
+        ({"dof_dim": 28}, r"dof_dim is 28, but .* has 29 joints; expected 29 or 23 \(no wrists\)"),
+        ({"num_motions": 0}, "num_motions is 0"),
+        ({"motion_length": 2.5}, "motion_length is 2.5"),
+        ({"body_names": ["tail"]}, "has none of the bodies tail; it has pelvis"),
+        ({"body_names": ["pelvis", "pelvis"]}, "same name twice"),
+        ({"commands": torch.zeros(3, 3)}, r"commands has shape \[3, 3\]"),
+    ):
+        with pytest.raises(EngineError, match=message):
+            make(case, **changes)
+    shutil.copytree(case.folder, tmp_path / "no_robot")
+    manifest = dataclasses.replace(case.manifest, robot=None)
+    (tmp_path / "no_robot" / FILE_NAME).write_text(manifest.to_json())
+    with pytest.raises(EngineError, match="has no robot, so no root motion and no bodies"):
+        make(case._replace(folder=tmp_path / "no_robot"))
+    with pytest.raises(EngineError, match="neither an engine folder nor a checkpoint"):
+        make(case._replace(folder=tmp_path / "nothing"))
+
+
+def test_an_episode_begins_under_its_own_command(case: Case) -> None:
+    """Nothing of the old command's ramp, nor of the command before it, is in a new episode's frames."""
+    lib = make(case, mode="realtime", command_ramp_s=0.5)
+    everyone, now = torch.arange(5), torch.zeros(5)
+    at_first = lib.calc_motion_frame(everyone, now)
+    assert torch.allclose(at_first[3][:, 2], lib.get_motion_command(everyone)[:, 2], atol=1e-6)
+    lib.reset([1, 2], commands=case.truth.high.float())
+    lib.step()
+    command = torch.tensor([0.2, -0.1, 0.3])
+    lib.reset([1], commands=command)
+    for time in (0.0, 0.04, 0.14):
+        _, rot, velocity, turning, *_ = lib.calc_motion_frame([1], [time])
+        yaw = 2 * torch.atan2(rot[0, 2], rot[0, 3])
+        cos, sin = torch.cos(yaw), torch.sin(yaw)
+        expected = torch.stack([cos * command[0] - sin * command[1], sin * command[0] + cos * command[1]])
+        assert torch.allclose(velocity[0, :2], expected, atol=1e-5)
+        assert float(turning[0, 2]) == pytest.approx(0.3, abs=1e-6)
+        assert float(yaw) == pytest.approx(0.3 * time, abs=1e-5)
+
+
+def test_the_ids_of_a_reset_are_the_callers_to_change(case: Case) -> None:
+    lib, env_ids = make(case, mode="realtime"), torch.tensor([3, 1])
+    lib.reset(env_ids).zero_()
+    assert env_ids.tolist() == [3, 1]
+
+
+def test_commands_outside_the_range_are_clamped_and_counted(case: Case) -> None:
+    high = case.truth.high.float()
+    commands = torch.stack([high, high + 1, 0.5 * high])
+    lib = make(case, num_motions=3, commands=commands)
+    assert torch.equal(lib.get_motion_command([0, 1, 2]), torch.minimum(commands, high))
+    with pytest.warns(RuntimeWarning, match="1 commands were clamped"):
+        assert lib.report() == (0, 0, 0)
+
+
+def test_a_seed_repeats_the_draws_and_another_does_not(case: Case) -> None:
+    one, same, other = (make(case, seed=seed) for seed in (4, 4, 5))
+    ids = [lib.sample_motions(50).tolist() for lib in (one, same, other)]
+    times = [lib.sample_time(torch.arange(20)).tolist() for lib in (one, same, other)]
+    assert ids[0] == ids[1] != ids[2] and times[0] == times[1] != times[2]
+    sampler = [MotionSampler(torch.rand(MOTIONS, 3), seed) for seed in (4, 4, 5)]
+    drawn = [one.draw(50).tolist() for one in sampler]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("mode", ["pregenerated", "realtime"])
+def test_a_library_made_in_inference_mode_works_outside(case: Case, mode: str) -> None:
+    with torch.inference_mode():
+        lib = make(case, mode=mode)
+        lib.reset([1])
+    ids = lib.reset([0, 2])
+    lib.step()
+    out = lib.calc_motion_frame(ids, torch.full((2,), 0.02))
+    assert torch.isfinite(out[4]).all() and lib.report() == (0, 0, 0)

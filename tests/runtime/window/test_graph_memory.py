@@ -1,0 +1,149 @@
+"""What captured CUDA graphs read stays theirs, whatever is freed and written over; and no more of it than needed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from cmg_runtime import BackendUnavailable, load_engine
+from cmg_runtime.device.scratch import Scratch
+from engine_folder import BACKENDS, TOLERANCE
+from window_case import random_robot_case
+
+NUM_ENVS, HORIZON = 130, 40
+
+
+def overwrite_what_is_free() -> list[torch.Tensor]:
+    """Fill every block that torch's allocator would give out, small and large, with what no frame and no index is."""
+    gc.collect()
+    torch.cuda.synchronize()
+    garbage = torch.iinfo(torch.int64).max // 3
+    small = [torch.full((64,), garbage, dtype=torch.int64, device="cuda") for _ in range(4000)]
+    large = [torch.full((size,), garbage, dtype=torch.int64, device="cuda") for size in (10**4, 10**5, 10**6) * 20]
+    torch.cuda.synchronize()
+    return small + large
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", [*BACKENDS, "fused"])
+def test_graphs_read_nothing_that_was_freed(backend: str, generator: torch.Generator) -> None:
+    """Two engines alike; around one of them everything that can be let go is let go and written over."""
+    folder, truth, _ = random_robot_case()
+    motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+    offsets = [torch.randperm(HORIZON, generator=generator)[:5].sort().values.tolist() for _ in range(200)]
+    engines, views, plans = [], [], []
+    for _ in range(2):
+        try:
+            engine = load_engine(folder, NUM_ENVS, "cuda", backend, horizon=HORIZON)
+        except BackendUnavailable as error:
+            pytest.skip(str(error))
+        pool = engine.make_pool(3, HORIZON + 9, command[:3], motion=motion[:3])
+        engine.reset(motion=motion, command=command)
+        engines.append(engine)
+        views.append(engine.future_view(offsets[0]))
+        plans.append(engine.planned_starts(pool))
+        plans[-1].trajectory_ids.copy_(torch.arange(NUM_ENVS) % 3)
+        plans[-1].frame_ids.copy_(torch.arange(NUM_ENVS) % 9)
+        del pool
+    engine, calm = engines
+    for t, others in enumerate(offsets[1:]):  # more lists than are kept
+        engine.future(others)
+        if t % 50 == 0:
+            engine.rollout(motion[: t + 1], command[: t + 1], num_frames=3)  # more rows than before
+            engine.rollout(motion.repeat(t + 1, 1), command.repeat(t + 1, 1), num_frames=2)
+    garbage = overwrite_what_is_free()
+    for t in range(30):
+        for one, view, plan in zip(engines, views, plans, strict=True):
+            one.step()
+            if t % 7 == 0:
+                one.set_command(command.flip(0)[: t + 1], range(t + 1))
+                plan.start(torch.arange(t, t + 3))
+            view.refresh()
+        for name, value in views[0].frames._asdict().items():
+            assert torch.equal(value, getattr(views[1].frames, name)), (t, name)
+            assert torch.equal(value, getattr(calm.future(offsets[0]), name)), (t, name)
+    assert len(garbage) and torch.equal(engine.dof_pos, calm.dof_pos)
+
+
+def test_what_graphs_read_cannot_be_exchanged(generator: torch.Generator) -> None:
+    folder, truth, _ = random_robot_case()
+    engine = load_engine(folder, 4, backend="torch", horizon=6)
+    engine.reset()
+    planned = engine.planned_starts(engine.make_pool(2, 9, truth.commands(2, generator)))
+    for name in ("trajectory_ids", "frame_ids", "root_pos", "root_rot"):
+        with pytest.raises(AttributeError):
+            setattr(planned, name, getattr(planned, name).clone())
+    with pytest.raises(AttributeError):
+        setattr(engine.future_view([1]), "command", torch.zeros(4, 3))  # noqa: B010
+
+
+def test_scratch_memory_grows_and_gives_back() -> None:
+    scratch = Scratch(torch.empty, lambda memory: (memory,), most=1000)
+    made = []
+    for rows in (7, 3, 8, 20, 100, 99, 900, 1000, 1):
+        memory = scratch.of(rows)
+        assert rows <= len(memory) <= 1000
+        if not made or made[-1]() is not memory:
+            made.append(weakref.ref(memory))
+        del memory
+    assert [reference() is None for reference in made] == [True] * (len(made) - 1) + [False]
+    assert len(made) <= 5  # 7, 14, 28, 100, 1000
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_scratch_memory_that_is_not_there_is_not_given_out(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be made larger, whoever tries again gets an error again, and never less than was asked for."""
+    monkeypatch.setattr("cmg_runtime.device.scratch._is_captured", lambda tensor: captured)
+
+    def make(rows: int) -> torch.Tensor:
+        if rows > most:
+            raise MemoryError
+        return torch.empty(rows)
+
+    scratch, most = Scratch(make, lambda memory: (memory,)), 100
+    first = scratch.of(70)
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            scratch.of(200)
+        kept = scratch.of(90) if not captured else scratch.of(70)
+    assert (kept is first) == captured
+    most = 10**6
+    assert len(scratch.of(300)) >= 300
+
+
+@pytest.mark.gpu
+def test_scratch_memory_stays_below_twice_the_largest(seed: int, generator: torch.Generator) -> None:
+    """Whatever grows on the way, with a graph captured at each size; and every graph still gives its bits."""
+    from fused_case import fused_network
+
+    device = torch.device("cuda")
+    network, truth = fused_network("fp16", 64, device, seed, hidden_dim=256)
+    motion, command = truth.states(16384, generator).cuda(), truth.commands(16384, generator).cuda()
+    out, graphs = torch.zeros_like(motion), []
+
+    def held() -> int:
+        gc.collect()
+        return torch.cuda.memory_allocated()
+
+    before = held()
+    for rows in range(100, 16384, 700):
+        part = slice(0, rows)
+        network(motion[part], command[part], out[part])
+        if rows % 3 == 0:
+            torch.cuda.synchronize()
+            graphs.append((rows, torch.cuda.CUDAGraph()))
+            with torch.cuda.graph(graphs[-1][1]):
+                network(motion[part], command[part], out[part])
+    grown = held() - before
+    before = held()
+    at_once, _ = fused_network("fp16", 16384, device, seed, hidden_dim=256)
+    assert 0 < grown < 2 * (held() - before)
+    for rows, graph in graphs:
+        out.fill_(float("nan"))
+        graph.replay()
+        expected = truth.step(motion[:rows].cpu(), command[:rows].cpu())
+        assert truth.error(out[:rows].cpu(), expected) < TOLERANCE["fp16"]
+    assert at_once is not network

@@ -1,0 +1,372 @@
+"""The numerical guard, by making frames bad: they are replaced and counted, and no other environment notices."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_runtime import Engine, EngineError, guard, load_engine
+from cmg_runtime.backends.torch import TorchBackend
+from cmg_runtime.guard import Guard, limits
+from engine_folder import Truth, no_waiting, state
+from window_case import DEVICES, random_robot_case
+
+ROOT = Path(__file__).resolve().parents[3]
+INTERPRETED = ROOT / "tests" / "cases" / "interpreted_guard.py"
+NUM_ENVS, BAD_ENV, JOINTS = 9, 4, 5
+PRIME = 2654435761
+"""Of the rule in the module's documentation, spelled out once more."""
+
+
+class Spoiler:
+    """Makes one value of the network's result another, in rows whose yaw rate is above a threshold: in steps, rebuilds,
+    rollouts and pools alike, and within CUDA graphs. Off until a value is given."""
+
+    def __init__(self, device: str) -> None:
+        self.above = torch.full((), math.inf, device=device)
+        self.column = torch.zeros((), dtype=torch.int64, device=device)
+        self.value = torch.zeros((), device=device)
+
+    def on(self, above: float, column: int, value: float) -> None:
+        self.above.fill_(above)
+        self.column.fill_(column)
+        self.value.fill_(value)
+
+    def off(self) -> None:
+        self.above.fill_(math.inf)
+
+    def spoil(self, command: torch.Tensor, out: torch.Tensor) -> None:
+        here = torch.arange(out.shape[1], device=out.device) == self.column
+        out.copy_(torch.where((command[:, 2:] > self.above) & here, self.value, out))
+
+
+@pytest.fixture
+def spoilers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Spoiler]]:
+    """Of each device type. Every engine that is loaded meanwhile is subject to them."""
+    made = {device: Spoiler(device) for device in ["cpu"] + ["cuda"] * torch.cuda.is_available()}
+    step = TorchBackend.step
+
+    def spoiled(self: Any, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
+        step(self, motion, command, out)
+        made[out.device.type].spoil(command, out)
+
+    monkeypatch.setattr(TorchBackend, "step", spoiled)
+    yield made
+
+
+def started(device: str, horizon: int, generator: torch.Generator) -> tuple[Engine, Truth, float]:
+    """An engine of which one environment turns faster than a threshold, which is returned, and all others slower."""
+    folder, truth, _ = random_robot_case()
+    engine = load_engine(folder, NUM_ENVS, device, "torch", "fp32", horizon=horizon, command_ramp_s=0.0)
+    command = truth.commands(NUM_ENVS, generator)
+    low, high = (float(bound[2]) for bound in (truth.low, truth.high))
+    command[:, 2] = low + 0.5 * (high - low) * torch.rand(NUM_ENVS, generator=generator)
+    command[BAD_ENV, 2] = low + 0.9 * (high - low)
+    engine.reset(motion=engine.bank[torch.randint(40, (NUM_ENVS,), generator=generator)], command=command)
+    return engine, truth, low + 0.7 * (high - low)
+
+
+def everything(engine: Engine, horizon: int) -> dict[str, torch.Tensor]:
+    named = {"current": state(engine)}
+    if horizon > 1:
+        named |= engine.future(range(horizon))._asdict()
+    return {name: value.cpu() for name, value in named.items()}
+
+
+def bad_values(engine: Engine) -> list[tuple[int, float]]:
+    """(column, value): not finite, and just beyond each kind of limit."""
+    low, high = limits(engine.manifest, engine.bank)
+    beyond = [(1, float(high[1]) * (1 + 1e-6) + 1e-6), (2, float(low[2]) * (1 + 1e-6) - 1e-6)]
+    beyond += [(JOINTS + 3, float(high[JOINTS + 3]) * (1 + 1e-6)), (JOINTS, float(low[JOINTS]) * (1 + 1e-6))]
+    return [(0, math.nan), (3, math.inf), (4, -math.inf), (7, math.nan), (JOINTS + 1, 1e30), *beyond]
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_bad_frame_is_replaced_from_the_bank_and_nobody_else_notices(
+    device: str, horizon: int, spoilers: dict[str, Spoiler], generator: torch.Generator
+) -> None:
+    start, pair = generator.get_state(), []
+    for _ in range(2):
+        generator.set_state(start)
+        pair.append(started(device, horizon, generator))
+    (engine, truth, above), (same, _, _) = pair
+    spoiler, replaced, frame = spoilers[device], 0, 0
+    others = torch.arange(NUM_ENVS) != BAD_ENV
+    for column, value in bad_values(engine):
+        spoiler.on(above, column, value)
+        engine.step()  # the window's far end is bad from now on; without a window, the current frame
+        spoiler.off()
+        same.step()
+        frame, replaced = frame + 1, replaced + 1
+        expected, seen = everything(same, horizon), everything(engine, horizon)
+        for name in seen:
+            assert torch.equal(seen[name][others], expected[name][others]), name
+            assert torch.isfinite(seen[name]).all(), name
+        newest = seen["current"] if horizon == 1 else torch.cat([seen["dof_pos"], seen["dof_vel"]], dim=2)[:, -1]
+        row = (frame + horizon - 1 + PRIME * BAD_ENV) % len(engine.bank)
+        assert torch.equal(newest[BAD_ENV], engine.bank[row].cpu())
+        if horizon > 1:  # the root goes on as if nothing were, and stands on the ground
+            for name in ("root_rot", "root_ang_vel"):
+                assert torch.equal(seen[name], expected[name]), name
+            assert torch.equal(seen["root_pos"][..., :2], expected["root_pos"][..., :2])
+        for one in (engine, same):  # and the motion from there on is the network's
+            one.step()
+        frame += 1
+        after = everything(engine, horizon)
+        last = after["current"] if horizon == 1 else torch.cat([after["dof_pos"], after["dof_vel"]], dim=2)[:, -1]
+        wanted = truth.step(newest[BAD_ENV][None], engine.command[BAD_ENV][None])
+        assert truth.error(last[BAD_ENV][None], wanted) < 1e-5
+    with pytest.warns(RuntimeWarning, match=f"{replaced} generated frames were bad and replaced"):
+        assert engine.report().frames_replaced == replaced
+    assert same.report().frames_replaced == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_value_at_its_limit_is_let_through(
+    device: str, spoilers: dict[str, Spoiler], generator: torch.Generator
+) -> None:
+    engine, _, above = started(device, 1, generator)
+    low, high = limits(engine.manifest, engine.bank)
+    for column, bound in ((1, high), (2, low), (JOINTS + 1, high)):
+        engine.reset(motion=engine.bank[:NUM_ENVS])  # what follows a frame at its limit may be beyond another one
+        spoilers[device].on(above, column, float(bound[column]))
+        engine.step()
+        assert float(state(engine)[BAD_ENV, column]) == float(bound[column])
+    assert engine.report().frames_replaced == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rebuilds_rollouts_and_pools_are_guarded(
+    device: str, spoilers: dict[str, Spoiler], generator: torch.Generator
+) -> None:
+    horizon = 6
+    engine, truth, above = started(device, horizon, generator)
+    spoiler, bank = spoilers[device], engine.bank.cpu()
+    for _ in range(3):
+        engine.step()
+    spoiler.on(above, 2, math.nan)
+    before = everything(engine, horizon)
+    command = engine.command.clone()
+    command[:, 0] *= 0.5
+    engine.set_command(command)
+    seen = everything(engine, horizon)
+    motions = torch.cat([seen["dof_pos"], seen["dof_vel"]], dim=2)
+    assert torch.equal(seen["current"], before["current"])
+    for ahead in range(1, horizon):
+        assert torch.equal(motions[BAD_ENV, ahead], bank[(3 + ahead + PRIME * BAD_ENV) % len(bank)])
+    others = [i for i in range(NUM_ENVS) if i != BAD_ENV]
+    last = truth.step(motions[others, -2], engine.command[others])
+    assert truth.error(motions[others, -1], last) < 1e-5
+    counted = horizon - 1
+
+    turning = engine.command[BAD_ENV].cpu()
+    straight = torch.stack([turning, engine.command[0].cpu()])
+    rolled = engine.rollout(bank[:2], straight, num_frames=3).cpu()
+    for t in range(1, 4):
+        assert torch.equal(rolled[0, t], bank[t % len(bank)])
+    assert truth.error(rolled[1, 1:2], truth.step(bank[1:2], straight[1:])) < 1e-5
+    counted += 3
+    pool = engine.make_pool(2, 4, straight, bank[:2]).frames([0, 0, 0, 1], [1, 2, 3, 1])
+    motions = torch.cat([pool.dof_pos, pool.dof_vel], dim=1).cpu()
+    for t in range(1, 4):
+        assert torch.equal(motions[t - 1], bank[t % len(bank)])
+    assert truth.error(motions[3:], truth.step(bank[1:2], straight[1:])) < 1e-5
+    counted += 3
+    with pytest.warns(RuntimeWarning):
+        assert engine.report().frames_replaced == counted
+
+
+def test_a_frame_is_replaced_by_the_same_state_with_a_window_and_without(
+    spoilers: dict[str, Spoiler], generator: torch.Generator
+) -> None:
+    start, seen = generator.get_state(), []
+    for horizon in (1, 2, 5):
+        generator.set_state(start)
+        spoilers["cpu"].off()
+        engine, _, above = started("cpu", horizon, generator)
+        spoilers["cpu"].on(above, 3, math.inf)
+        engine.set_command(engine.command.flip(1)[BAD_ENV].flip(0) * 0.999, [BAD_ENV])  # a rebuild, spoiled as well
+        frames = []
+        for _ in range(12):
+            engine.step()
+            frames.append(state(engine)[BAD_ENV])
+        seen.append(torch.stack(frames))
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    assert len(seen[0].unique(dim=0)) > 6  # not one state over and over
+
+
+def test_warnings_come_at_once_and_not_too_often(
+    spoilers: dict[str, Spoiler], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    engine, _, above = started("cpu", 1, generator)
+
+    def warned(steps: int) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(steps):
+                engine.step()
+        assert all(item.category is RuntimeWarning and item.filename == __file__ for item in caught)
+        return [str(item.message) for item in caught]
+
+    assert warned(2 * guard.WATCH_EVERY) == []
+    spoilers["cpu"].on(above, 0, math.nan)
+    (first,) = warned(guard.WATCH_EVERY)
+    assert f": {guard.WATCH_EVERY} generated frames were not finite or beyond the limits" in first
+    assert "\n" not in first and repr(engine) in first and "see report()" in first
+    assert warned(5 * guard.WATCH_EVERY) == []  # 10 s have to pass
+    now += guard.WARN_EVERY_S + 0.1
+    (second,) = warned(guard.WATCH_EVERY)
+    assert f": {6 * guard.WATCH_EVERY} generated frames" in second and f"({7 * guard.WATCH_EVERY} so far)" in second
+    spoilers["cpu"].off()
+    now += 1000
+    assert warned(3 * guard.WATCH_EVERY) == []  # nothing new
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_warning_comes_without_waiting(spoilers: dict[str, Spoiler], generator: torch.Generator) -> None:
+    engine, _, above = started("cuda", 5, generator)
+    spoilers["cuda"].on(above, 0, math.nan)
+    with no_waiting(), pytest.warns(RuntimeWarning, match="generated frames were not finite"):
+        for _ in range(20):
+            for _ in range(guard.WATCH_EVERY):
+                engine.step()
+
+
+def test_limits_of_a_robot_and_of_a_bank() -> None:
+    folder, _, _ = random_robot_case()
+    engine = load_engine(folder, 1)
+    robot, stats = engine.manifest.robot, engine.manifest.stats
+    assert robot is not None
+    low, high = (bound.double().numpy() for bound in limits(engine.manifest, engine.bank))
+    mean, std = np.array(stats.motion_mean), np.array(stats.motion_std)
+    bank = engine.bank.numpy()
+    n = JOINTS
+    lower = np.minimum(np.array(robot.joint_lower) - 0.5, mean[:n] - 8 * std[:n])
+    np.testing.assert_allclose(low[:n], np.minimum(lower, bank.min(axis=0)[:n]), rtol=1e-6, atol=1e-6)
+    widest = np.maximum(50 * std[n:], 50.0)
+    expected = np.minimum(np.maximum(mean[n:] + widest, bank.max(axis=0)[n:]), 100.0)
+    np.testing.assert_allclose(high[n:], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_stats_and_no_bank_make_room_for_themselves(rng: np.random.Generator) -> None:
+    """Whatever they say, a joint with limits stays within half a turn of them, another one within two turns."""
+    folder, _, _ = random_robot_case()
+    engine = load_engine(folder, 1)
+    manifest, bank, robot = engine.manifest, engine.bank, engine.manifest.robot
+    assert robot is not None
+    in_degrees = dataclasses.replace(
+        manifest.stats, motion_std=tuple(math.degrees(value) for value in manifest.stats.motion_std)
+    )
+    wide = dataclasses.replace(manifest, stats=in_degrees)
+    low, high = (bound.numpy() for bound in limits(wide, bank))
+    np.testing.assert_allclose(low, [*(np.array(robot.joint_lower) - math.pi), *[-100.0] * JOINTS], rtol=1e-6)
+    np.testing.assert_allclose(high, [*(np.array(robot.joint_upper) + math.pi), *[100.0] * JOINTS], rtol=1e-6)
+    joint, row = int(rng.integers(JOINTS)), int(rng.integers(len(bank)))
+    for column, value in ((joint, robot.joint_upper[joint] + 3.2), (JOINTS + joint, -101.0)):
+        far = bank.clone()
+        far[row, column] = value
+        with pytest.raises(EngineError, match=f"state {row} of its bank has .* at {manifest.joint_names[joint]}") as e:
+            limits(manifest, far)
+        assert "\n" not in str(e.value)
+    far = bank.clone()
+    far[row, joint] = robot.joint_upper[joint] + 3.1  # of another variant of the robot
+    assert float(limits(manifest, far)[1][joint]) == float(far[row, joint])
+    # Of a joint without limits nothing is proved: the bank is gone on from, and a warning tells.
+    nobody = dataclasses.replace(wide, robot=None)
+    assert float(limits(nobody, bank)[1][joint]) == pytest.approx(4 * math.pi)
+    turning = dataclasses.replace(robot, joint_lower=(-1e6,) * JOINTS, joint_upper=(1e6,) * JOINTS)
+    far[row, joint] = 13.0
+    for unlimited in (nobody, dataclasses.replace(wide, robot=turning)):
+        with pytest.warns(RuntimeWarning, match=f"state {row} of its bank has dof_pos 13 at"):
+            assert float(limits(unlimited, far)[1][joint]) == 13.0
+
+
+def test_motions_beyond_the_limits_are_refused_on_the_host() -> None:
+    engine = load_engine(random_robot_case()[0], 3, horizon=4)
+    engine.reset(command=[0.1, 0.0, 0.1])
+    before = everything(engine, 4)
+    motion = engine.bank[:3].clone()
+    motion[1, 2] = 1e4
+    calls = {
+        "reset": lambda: engine.reset(motion=motion),
+        "rollout": lambda: engine.rollout(motion, [0.1, 0.0, 0.1], 2),
+        "make_pool": lambda: engine.make_pool(3, 4, [0.1, 0.0, 0.1], motion),
+    }
+    for name, call in calls.items():
+        with pytest.raises(EngineError, match=r"motion has 1e\+04 at \[1, 2\], where no motion of this engine is") as e:
+            call()
+        assert "\n" not in str(e.value), name
+    for name, value in everything(engine, 4).items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_of_no_environment_are_not_counted(device: str, generator: torch.Generator) -> None:
+    bank = torch.randn(7, 4, generator=generator).to(device)
+    low, high = torch.full((4,), -9.0, device=device), torch.full((4,), 9.0, device=device)
+    replaced = torch.zeros((), dtype=torch.int64, device=device)
+    one = Guard(low, high, bank, 5, replaced)
+    one.frame.copy_(torch.arange(6, device=device) * 10)
+    motion = torch.zeros(6, 4, device=device)
+    motion[[1, 3, 5], [0, 2, 3]] = torch.tensor([math.nan, 9.5, -math.inf], device=device)
+    one.apply(motion, torch.tensor([4, 5, 0, 2, 5, 5], device=device), 3)
+    assert int(replaced) == 1  # the one of environment 2; column 5 is none
+    assert torch.equal(motion[3], bank[(20 + 3 + PRIME * 2) % 7])
+    assert not motion[[0, 2, 4]].any() and torch.isfinite(motion).all()
+    assert one.frame.tolist() == [0, 10, 20, 30, 40, 50]
+    one.apply(motion[:5], one.columns, 1, advance=True)
+    assert one.frame.tolist() == [1, 11, 21, 31, 41, 50] and int(replaced) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_in_tritons_interpreter() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(INTERPRETED),
+    ]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_wild_motion_of_the_bundled_checkpoint_is_replaced(tmp_path: Path) -> None:
+    """A real one: reversed in the middle of a stride, it puts a hip 0.7 rad beyond its limit. Once, and all is well."""
+    from gym_case import make_g1_engine
+
+    truth = make_g1_engine(tmp_path)
+    stride, forward, reverse = 293, [0.99, -0.52, -0.80], [-0.70, -0.55, 0.17]  # of the bank; m/s, m/s, rad/s
+    engine = load_engine(tmp_path, 2, horizon=96, command_ramp_s=0.5)
+    engine.reset(motion=engine.bank[stride], command=forward, command_at_once=True)
+    assert engine._counters.replaced == 0
+    engine.set_command(reverse)
+    assert engine._counters.replaced == engine.num_envs
+    frames = engine.future(range(engine.horizon))
+    seen = torch.cat([frames.dof_pos, frames.dof_vel], dim=2)
+    assert bool(engine._guard.within(seen.flatten(0, 1)).all())
+    replaced = (seen[:, 1:, None] == engine.bank).all(dim=3).any(dim=2).nonzero()[:, 1] + 1
+    assert replaced.tolist() == [int(replaced[0])] * engine.num_envs
+    # The truth, from the frame before: under the command on its way, it goes there too.
+    share = min(int(replaced[0]) / (0.5 * engine.fps), 1.0)
+    command = torch.lerp(torch.tensor(forward), torch.tensor(reverse), share).double()
+    expected = truth.step(seen[:, int(replaced[0]) - 1].double(), command.expand(2, 3))
+    assert not bool(engine._guard.within(expected).any())
