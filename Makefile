@@ -43,6 +43,7 @@ TAKES_train := $(TAKES_engine) BACKEND ITERATIONS GPUS RESUME
 TAKES_play := $(TAKES_engine) POLICY BACKEND
 TAKES_evaluate := $(TAKES_play)
 TAKES_test := JOBS ARGS
+TAKES_test-fast := JOBS ARGS
 TAKES_test-py38 := ARGS
 TAKES_fuzz := SECONDS ARGS
 TAKES_test-matrix := UV ARGS
@@ -66,7 +67,7 @@ define needs_engine
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity verify train play evaluate test test-py38 test-matrix lint fuzz demo bench soak clean
+.PHONY: help engine parity verify train play evaluate test test-fast test-py38 test-matrix lint fuzz demo bench soak clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
@@ -102,8 +103,11 @@ evaluate: $(VENV)/.train  ## measure a policy (the bundled one, or POLICY=) over
 	@$(PY) -m cmg_gym.evaluate --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') \
 		$(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
-test: $(VENV)/.train  ## run the tests
+test: $(VENV)/.train  ## run the tests; ARGS=tests/runtime/window runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+test-fast: $(VENV)/.train  ## run the quick tests, in under a minute: for the edit loop
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup -m "not slow and not gpu" -q $(ARGS)
 
 test-py38: $(VENV)/.test  ## run the runtime's tests on Python 3.8, where there is one
 	@tests/py38.sh $(PY) $(ARGS)

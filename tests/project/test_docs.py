@@ -1,0 +1,77 @@
+"""What the documents say of the repository is there: files, tests, the version; and the README's Python runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from setuptools.config.pyprojecttoml import read_configuration
+
+from cmg_runtime import load_engine
+from gym_case import make_g1_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *(path for folder in ("CMG_Ref", "engines", "legged_gym") for path in (ROOT / folder).rglob("*.md")),
+]
+TESTS = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_document_names_is_there(document: Path) -> None:
+    text = document.read_text()
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    assert [link for link in links if not (document.parent / link).exists()] == []
+    paths = re.findall(
+        r"`((?:tests|docs|requirements|CMG_Ref|export|legged_gym|runtime)/[\w/.-]+\.(?:py|md|sh|txt|cu))`", text
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    modules = re.findall(r"`((?:cmg_\w+|kernels|backends|window)/[\w/]+\.(?:py|cu|cuh))`", text)
+    packages = [ROOT / folder for folder in ("runtime", "export", "legged_gym", "runtime/cmg_runtime")]
+    assert [module for module in modules if not any((package / module).exists() for package in packages)] == []
+    assert [name for name in re.findall(r"`(test_\w+|interpreted_\w+)`", text) if name not in TESTS] == []
+    assert missing_tests(text) == []
+
+
+def missing_tests(text: str) -> list[str]:
+    """Of `file::test`, and `::test` for the file named last before, those that are in no such file."""
+    missing, file = [], ""
+    for name, test in re.findall(r"`(\w*)::(\w+)", text):
+        file = name or file
+        if (file, test) != ("file", "test") and f"def {test}(" not in TESTS.get(file, ""):
+            missing.append(f"{file}::{test}")
+    return missing
+
+
+def test_the_check_finds_a_test_that_is_not_there() -> None:
+    assert missing_tests("`test_docs::missing_tests`, `::test_nothing`, `no_file::x`") == [
+        "test_docs::test_nothing",
+        "no_file::x",
+    ]
+
+
+def test_the_version_is_said_in_one_place() -> None:
+    version = (ROOT / "runtime" / "VERSION").read_text().strip()
+    for file in (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml"):
+        assert read_configuration(str(file))["project"]["version"].strip() == version
+    first = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text() + " ", re.MULTILINE)
+    assert first is not None and first[1] == version
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands on a GPU; elsewhere with fewer environments and on the CPU."""
+    (tmp_path / "engines" / "g1_neutral").mkdir(parents=True)
+    make_g1_engine(tmp_path / "engines" / "g1_neutral")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    if not torch.cuda.is_available():
+        for given, here in (('"cuda"', '"cpu"'), ("4096", "64"), ("num_frames=500", "num_frames=20")):
+            text = text.replace(given, here)
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(first, {})
+    exec(second, {"env_origins": torch.zeros(3), "env_ids": torch.arange(16), "load_engine": load_engine})
