@@ -10,14 +10,13 @@ from cmg_runtime.backends import Backend
 from cmg_runtime.device.lifetime import Closable
 from cmg_runtime.device.memory import pool_bytes, rollout_bytes, room_for
 from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.limits import limits
 from cmg_runtime.folder.manifest import Artifact, Manifest
-from cmg_runtime.guard import Guard, GuardWatch, limits
+from cmg_runtime.guard import Guard, GuardWatch
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
-from cmg_runtime.window.plain.changes import make_changes
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
-from cmg_runtime.window.plain.starts import make_pool_starts
 from cmg_runtime.window.planned_starts import PlannedStarts
 from cmg_runtime.window.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
@@ -25,6 +24,7 @@ from cmg_runtime.window.report import Counters, Report
 from cmg_runtime.window.ring import Window
 from cmg_runtime.window.rollout import as_commands, per_frame, roll_out
 from cmg_runtime.window.state import EngineState, SingleFrame
+from cmg_runtime.window.twins import bad_row_replacement, make_changes, make_pool_starts
 
 
 class Engine(Closable):
@@ -103,7 +103,8 @@ class Engine(Closable):
         self.manifest = manifest
         self._backend = backend
         self._writer = writer
-        self._guard = Guard(*limits(manifest, bank), bank, num_envs, self._counters.replaced)
+        low, high = limits(manifest, bank)
+        self._guard = Guard(low, high, bank, num_envs, self._counters.replaced, bad_row_replacement(device))
         self._state = EngineState(manifest, num_envs, device, command_ramp_s * manifest.fps, backend, self._guard)
         self._motion = self._state.current[:num_envs]
         self.command = self._state.ramp.target[:num_envs]

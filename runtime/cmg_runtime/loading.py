@@ -21,7 +21,8 @@ from cmg_runtime.folder.bank import load_bank
 from cmg_runtime.folder.manifest import PRECISIONS, Artifact, Manifest, read_manifest
 from cmg_runtime.inputs import as_count, as_seed
 from cmg_runtime.window.frames import FrameLayout
-from cmg_runtime.window.plain.rows import key_body_indices, make_frame_writer
+from cmg_runtime.window.plain.rows import key_body_indices
+from cmg_runtime.window.twins import make_frame_writer
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What callers change: motions, places and commands of some environments, written into the engine's state.
 
 The class here is plain torch, for every device; on CUDA it is some eighty small kernels. A faster one subclasses it;
-:func:`make_changes` chooses.
+:mod:`cmg_runtime.window.twins` chooses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Optional
 
 import torch
 
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.report import Counters
 from cmg_runtime.window.state import EngineState
@@ -93,12 +92,3 @@ def yaw_of(quat: torch.Tensor) -> torch.Tensor:
     longest = quat.abs().amax(dim=1, keepdim=True).clamp(min=1e-37)  # so that no square over- or underflows
     w, x, y, z = (quat / longest).unbind(dim=1)
     return torch.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
-
-
-def make_changes(state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> Changes:
-    """The fastest for the state's device."""
-    if state.device.type == "cuda" and not why_not(state.device):
-        from cmg_runtime.window.triton.changes import FusedChanges
-
-        return FusedChanges(state, counters, buffers)
-    return Changes(state, counters, buffers)

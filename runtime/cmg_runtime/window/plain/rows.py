@@ -3,7 +3,7 @@
 This is everything that a step does besides the network, in one place, so that one kernel can do it. The class here
 is plain torch, for every device. A faster one subclasses it and overrides :meth:`FrameWriter.append`, and of a rebuild
 :meth:`FrameWriter.place`, :meth:`FrameWriter.commands`, :meth:`FrameWriter.extend` and :meth:`FrameWriter.finish`;
-:func:`make_frame_writer` chooses.
+:mod:`cmg_runtime.window.twins` chooses.
 
 Root motion. The root stands at (x, y, z) with heading yaw. Over the frame of ``dt = 1 / fps`` that leads to a new
 frame the command in force ``(vx, vy, w)`` holds in the heading frame, which is an arc, integrated exactly:
@@ -26,7 +26,6 @@ from typing import Optional, Sequence, Tuple
 import torch
 
 from cmg_runtime.device.precision import full_precision
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.frames import FrameLayout
@@ -271,17 +270,6 @@ def key_body_indices(manifest: Manifest, names: Optional[Sequence[str]]) -> Tupl
         return tuple(robot.body_index(name) for name in names)
     except KeyError as error:
         raise EngineError(f"key_bodies: {error.args[0]}") from None
-
-
-def make_frame_writer(manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> Optional[FrameWriter]:
-    """The fastest writer for ``device``; None where commands are not three numbers, which leaves root motion open."""
-    if manifest.sizes.command_dim != 3:
-        return None
-    if device.type == "cuda" and manifest.robot is not None and not why_not(device):
-        from cmg_runtime.window.triton.rows import FusedFrameWriter
-
-        return FusedFrameWriter(manifest, key_bodies, device)
-    return FrameWriter(manifest, key_bodies, device)
 
 
 def require_root_motion(writer: Optional[FrameWriter]) -> FrameWriter:

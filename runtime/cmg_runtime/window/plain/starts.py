@@ -6,7 +6,6 @@ from typing import Optional, Tuple
 
 import torch
 
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import FrameLayout
@@ -18,7 +17,8 @@ from cmg_runtime.window.window_buffers import WindowBuffers
 
 
 class PoolStarts:
-    """Starts windows from pools, in plain torch. A faster one subclasses it; :func:`make_pool_starts` chooses.
+    """Starts windows from pools, in plain torch. A faster one subclasses it;
+    :mod:`cmg_runtime.window.twins` chooses.
 
     Args:
         writer: of the window.
@@ -118,13 +118,3 @@ def _moved(rows: torch.Tensor, layout: FrameLayout, root_pos: torch.Tensor, yaw:
     quat.copy_(torch.stack([torch.cos(headings / 2), zero, zero, torch.sin(headings / 2)], dim=-1))
     velocity.copy_(torch.stack([vx, vy, velocity[..., 2]], dim=-1))
     return torch.cat([position[-1], headings[-1].unsqueeze(1)], dim=1)
-
-
-def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
-    """The fastest for the window's device."""
-    device = buffers.frames.device
-    if device.type == "cuda" and not why_not(device):
-        from cmg_runtime.window.triton.starts import FusedPoolStarts
-
-        return FusedPoolStarts(buffers, counters, writer)
-    return PoolStarts(buffers, counters, writer)

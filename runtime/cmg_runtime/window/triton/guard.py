@@ -14,10 +14,8 @@ from cmg_runtime.guard import STRIDE, Guard
 ROWS = 16
 
 
-def replace_bad_rows(
-    guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool, num_envs: int
-) -> None:
-    """See :meth:`cmg_runtime.guard.Guard.apply`; ``num_envs`` is the scratch column."""
+def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool) -> None:
+    """See :meth:`cmg_runtime.guard.Guard.apply`."""
     n, width = motion.shape
     if n == 0:
         return
@@ -34,7 +32,7 @@ def replace_bad_rows(
             motion.stride(0),
             ahead,
             len(guard.bank),
-            num_envs,
+            guard.num_envs,
             ADVANCE=advance,
             STRIDE=STRIDE,
             D=width,
