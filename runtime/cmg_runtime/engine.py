@@ -8,12 +8,13 @@ import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.device.lifetime import Closable
-from cmg_runtime.device.memory import pool_bytes, rollout_bytes, room_for
+from cmg_runtime.device.memory import room_for
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.limits import limits
 from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.guard import Guard, GuardWatch
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
+from cmg_runtime.window.footprint import pool_bytes, rollout_bytes
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion

@@ -54,7 +54,7 @@ class Guard:
         low, high: [motion_dim] float32, rad and rad/s. No limit may be NaN.
         bank: [K, motion_dim] float32, K at least 1, contiguous: what bad rows are replaced by.
         num_envs: columns whose bad rows count. There is one more, the scratch column: see
-            :class:`cmg_runtime.window.window_buffers.WindowBuffers`.
+            :class:`cmg_runtime.window.state.WindowBuffers`.
         replaced: [] int64, the counter.
         replace: what does it: the function above, or its twin (:mod:`cmg_runtime.window.twins` chooses).
 

@@ -15,8 +15,7 @@ from cmg_runtime.backends.fused.packing import pack
 from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest, Sizes, Stats
 from cmg_runtime.window.frames import FrameLayout
 from cmg_runtime.window.kinematics import KinematicChain
-from cmg_runtime.window.ramp import CommandRamp
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import CommandRamp, WindowBuffers
 from engine_folder import Truth
 from make_checkpoint import make_checkpoint
 

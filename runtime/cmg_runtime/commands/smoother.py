@@ -10,7 +10,7 @@ import torch
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import as_count, as_floats, select_envs
 from cmg_runtime.loading import resolve_device
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import CommandRamp
 
 
 class CommandSmoother:

@@ -9,14 +9,15 @@ from typing import Any, Dict, Tuple
 import torch
 
 from cmg_runtime.device.lifetime import Closable
-from cmg_runtime.device.memory import require_memory, rollout_bytes
+from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.compiled import engine_folder
 from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_generator.stopwatch import Stopwatch
 from cmg_runtime.motion_generator.trajectories import PregeneratedMotion
-from cmg_runtime.window.body_transforms import BodyTransforms
+from cmg_runtime.window.footprint import rollout_bytes
+from cmg_runtime.window.kinematics import BodyTransforms
 
 MODES = ("pregenerated", "realtime")
 

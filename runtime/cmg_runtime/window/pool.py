@@ -11,7 +11,7 @@ from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import as_integers, flat_places
 from cmg_runtime.window.frames import FrameLayout, ReferenceFrames
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import CommandRamp
 
 TRAJECTORIES_AT_ONCE = 4096
 """Trajectories that are generated together."""

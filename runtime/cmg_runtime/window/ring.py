@@ -13,8 +13,7 @@ from cmg_runtime.inputs import flat_places
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
-from cmg_runtime.window.state import EngineState
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import EngineState, WindowBuffers
 
 MAX_KNOWN_OFFSETS = 64
 """Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they

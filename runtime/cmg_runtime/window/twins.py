@@ -13,8 +13,7 @@ from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.report import Counters
-from cmg_runtime.window.state import EngineState
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import EngineState, WindowBuffers
 
 
 def bad_row_replacement(device: torch.device) -> ReplaceBadRows:

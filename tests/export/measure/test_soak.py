@@ -23,7 +23,7 @@ from cmg_export.soak.reference import Reference
 from cmg_export.soak.run import _Soak
 from cmg_export.soak.watch import Latency, Memory, read_memory
 from cmg_runtime import Engine, load_engine
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.limits import limits
 from cmg_runtime.guard import Guard
 from engine_folder import SEED, no_waiting, shared_engine_folder

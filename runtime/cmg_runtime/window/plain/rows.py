@@ -29,8 +29,9 @@ from cmg_runtime.device.precision import full_precision
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.geometry import turn, wrap, yaw_from_upright
 from cmg_runtime.window.kinematics import ForwardKinematics
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import WindowBuffers
 
 KINEMATICS_ROWS = 4096
 """Frames that go through the torch kinematics together: about 5 MB for each of its intermediate results on a G1."""
@@ -124,8 +125,7 @@ class FrameWriter:
         layout, places = self.layout, buffers.places(ids, 0, 1).flatten()
         fresh = buffers.fresh.index_select(0, ids).unsqueeze(1)
         before = buffers.flat_frames.index_select(0, places)
-        quat = before[:, layout.root_rot : layout.root_vel]
-        yaw = 2 * torch.atan2(quat[:, 3:], quat[:, :1])
+        yaw = yaw_from_upright(before[:, layout.root_rot : layout.root_vel]).unsqueeze(1)
         root.copy_(torch.cat([before[:, layout.root_pos : layout.root_rot], yaw], dim=1))
 
         placed = buffers.placement.index_select(0, ids)
@@ -240,17 +240,6 @@ def integrate(root: torch.Tensor, commands: torch.Tensor, dt: float) -> torch.Te
     dx, dy = turn(commands[..., 0] * chord, commands[..., 1] * chord, yaw - half)
     x, y = root[:, 0] + torch.cumsum(dx, dim=0), root[:, 1] + torch.cumsum(dy, dim=0)
     return torch.stack([x, y, root[:, 2].expand_as(x), wrap(yaw)], dim=-1)
-
-
-def turn(x: torch.Tensor, y: torch.Tensor, yaw: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The vector (x, y) turned by ``yaw``, rad."""
-    cos, sin = torch.cos(yaw), torch.sin(yaw)
-    return cos * x - sin * y, sin * x + cos * y
-
-
-def wrap(yaw: torch.Tensor) -> torch.Tensor:
-    """``yaw``, rad, in [-pi, pi]: float32 would lose digits of an angle that grows."""
-    return yaw - 2 * math.pi * torch.round(yaw / (2 * math.pi))
 
 
 def key_body_indices(manifest: Manifest, names: Optional[Sequence[str]]) -> Tuple[int, ...]:

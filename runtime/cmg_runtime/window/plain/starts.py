@@ -9,11 +9,12 @@ import torch
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.geometry import quat_from_yaw, turn, wrap, yaw_from_upright
 from cmg_runtime.window.plain.changes import wanted_placement
-from cmg_runtime.window.plain.rows import FrameWriter, turn, wrap
+from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.pool import TrajectoryPool
 from cmg_runtime.window.report import Counters
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import WindowBuffers
 
 
 class PoolStarts:
@@ -52,8 +53,7 @@ class PoolStarts:
     def last_places(self) -> Tuple[torch.Tensor, torch.Tensor]:
         """``root_pos`` [num_envs, 3] and ``root_rot`` [num_envs, 4] as they were last given, upright; new tensors."""
         placement = self._buffers.placement[: self._buffers.num_envs]
-        half, zero = placement[:, 3] / 2, torch.zeros_like(placement[:, 3])
-        return placement[:, :3].clone(), torch.stack([torch.cos(half), zero, zero, torch.sin(half)], dim=1)
+        return placement[:, :3].clone(), quat_from_yaw(placement[:, 3])
 
     def start(
         self,
@@ -108,13 +108,12 @@ def _moved(rows: torch.Tensor, layout: FrameLayout, root_pos: torch.Tensor, yaw:
     position = rows[..., layout.root_pos : layout.root_rot]
     quat = rows[..., layout.root_rot : layout.root_vel]
     velocity = rows[..., layout.root_vel : layout.root_ang_vel]
-    headings = 2 * torch.atan2(quat[..., 3], quat[..., 0])
+    headings = yaw_from_upright(quat)
     angle = yaw - headings[0]
     x, y = turn(position[..., 0] - position[0, :, 0], position[..., 1] - position[0, :, 1], angle)
     vx, vy = turn(velocity[..., 0], velocity[..., 1], angle)
     headings = wrap(headings + angle)
-    zero = torch.zeros_like(x)
     position.copy_(torch.stack([x, y, position[..., 2]], dim=-1) + root_pos)
-    quat.copy_(torch.stack([torch.cos(headings / 2), zero, zero, torch.sin(headings / 2)], dim=-1))
+    quat.copy_(quat_from_yaw(headings))
     velocity.copy_(torch.stack([vx, vy, velocity[..., 2]], dim=-1))
     return torch.cat([position[-1], headings[-1].unsqueeze(1)], dim=1)

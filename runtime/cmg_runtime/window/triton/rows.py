@@ -14,11 +14,10 @@ import triton
 from cmg_runtime.device.scratch import Scratch
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import CommandRamp, WindowBuffers
 from cmg_runtime.window.triton import append_kernels as kernels
 from cmg_runtime.window.triton import rebuild_kernels
 from cmg_runtime.window.triton.body_tables import chain_tables
-from cmg_runtime.window.window_buffers import WindowBuffers
 
 LANES = 32
 
