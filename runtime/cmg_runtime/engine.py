@@ -373,11 +373,11 @@ class Engine(Closable):
         what = f"a pool of {n} trajectories of {num_frames} frames"
         with room_for(pool_bytes(n, num_frames, writer.layout), self.device, what, "make fewer or shorter ones"):
             given = as_commands(commands, n, 3, self.device, num_frames - 1)
-            start = self._motions(motion, EnvSelection(n))
-            self._guard.require_within(start, "motion")
-            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
+            initial = self._motions(motion, EnvSelection(n))
+            self._guard.require_within(initial, "motion")
+            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.num_frames
             in_force = commands_in_force(clamped, num_frames, ramp_frames)
-            rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
+            rows = generate(self._backend, writer, self._guard, initial.contiguous(), in_force)
         held = clamped.clone() if clamped.dim() == 2 else None
         return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 

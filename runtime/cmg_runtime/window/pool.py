@@ -1,4 +1,4 @@
-"""The pregenerated mode: trajectories made once, then only indexed."""
+"""Trajectories made once, then only looked up."""
 
 from __future__ import annotations
 

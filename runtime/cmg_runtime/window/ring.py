@@ -33,9 +33,9 @@ class Window:
         self._state = state
         self._writer = writer
         columns, device = state.num_envs + 1, state.device
-        frames = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
+        ring = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
         self.buffers = WindowBuffers(
-            state.num_envs, horizon, frames, state.current, state.next_motion, state.next_command, state.ramp
+            state.num_envs, horizon, ring, state.current, state.next_motion, state.next_command, state.ramp
         )
         self._all_ids = torch.arange(state.num_envs, device=device)
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
@@ -93,7 +93,7 @@ class Window:
             if len(self._offsets) == MAX_KNOWN_OFFSETS:
                 del self._offsets[next(iter(self._offsets))]
             self._offsets[offsets] = known
-        return self.split(self.buffers.frames.index_select(0, self.slots(known)))
+        return self.split(self.buffers.ring.index_select(0, self.slots(known)))
 
     def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
         """``offsets`` as a new tensor [K] int64, which the caller keeps. Raises as :meth:`future` does."""
@@ -117,8 +117,8 @@ class Window:
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
         """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
         buffers = self.buffers
-        places = flat_places(self.slots(offsets), env_ids, buffers.frames.shape, buffers.num_envs)
-        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
+        places = flat_places(self.slots(offsets), env_ids, buffers.ring.shape, buffers.num_envs)
+        return self._writer.layout.split(buffers.flat_ring.index_select(0, places))
 
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""

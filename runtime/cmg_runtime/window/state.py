@@ -18,23 +18,23 @@ from cmg_runtime.inputs import EnvSelection
 
 
 class CommandRamp:
-    """The command in force: linear from ``start`` to ``target`` in ``frames`` frames, then ``target``.
+    """The command in force: linear from ``initial`` to ``target`` in ``num_frames`` frames, then ``target``.
 
     Args:
         columns: environments, and the scratch column of padded batches.
         command_dim: floats of a command.
-        frames: length of a ramp, not necessarily whole. 0: the target is in force at once.
+        num_frames: length of a ramp, not necessarily whole. 0: the target is in force at once.
 
     Attributes:
-        start, target: [columns, command_dim] float32, in physical units.
+        initial, target: [columns, command_dim] float32, in physical units.
         elapsed: [columns] float32, frames from the start of the ramp to the current frame. Float, so that it
             needs no conversion and stops counting at 2^24 instead of overflowing.
     """
 
-    def __init__(self, columns: int, command_dim: int, frames: float, device: torch.device) -> None:
-        self.frames = frames
-        self.start = torch.zeros(columns, command_dim, dtype=torch.float32, device=device)
-        self.target = torch.zeros_like(self.start)
+    def __init__(self, columns: int, command_dim: int, num_frames: float, device: torch.device) -> None:
+        self.num_frames = num_frames
+        self.initial = torch.zeros(columns, command_dim, dtype=torch.float32, device=device)
+        self.target = torch.zeros_like(self.initial)
         self.elapsed = torch.zeros(columns, dtype=torch.float32, device=device)
 
     def at(self, offset: Union[int, torch.Tensor], ids: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -47,20 +47,20 @@ class CommandRamp:
         Returns:
             [n, command_dim], or [T, n, command_dim].
         """
-        start, target, elapsed = self.start, self.target, self.elapsed
+        initial, target, elapsed = self.initial, self.target, self.elapsed
         if ids is not None:
-            start, target, elapsed = (state.index_select(0, ids) for state in (start, target, elapsed))
+            initial, target, elapsed = (state.index_select(0, ids) for state in (initial, target, elapsed))
         elapsed = elapsed + offset
-        if self.frames <= 0:
+        if self.num_frames <= 0:
             return target.expand(elapsed.shape + target.shape[-1:])
-        share = (elapsed / self.frames).clamp(max=1).unsqueeze(-1)
-        return torch.lerp(start, target, share)  # exactly the target at 1
+        share = (elapsed / self.num_frames).clamp(max=1).unsqueeze(-1)
+        return torch.lerp(initial, target, share)  # exactly the target at 1
 
     def now(self) -> torch.Tensor:
         """[columns, command_dim]: the command in force at the current frame; a new tensor."""
-        if self.frames <= 0:
+        if self.num_frames <= 0:
             return self.target.clone()
-        return torch.lerp(self.start, self.target, (self.elapsed / self.frames).clamp_(max=1).unsqueeze(-1))
+        return torch.lerp(self.initial, self.target, (self.elapsed / self.num_frames).clamp_(max=1).unsqueeze(-1))
 
     def retarget(self, envs: EnvSelection, targets: torch.Tensor, finite: torch.Tensor) -> None:
         """Start ramps from the commands in force to ``targets``.
@@ -74,11 +74,11 @@ class CommandRamp:
             finite: [envs.num_rows] bool; the environments of the others go on too.
         """
         first = slice(0, len(self.elapsed) - 1)
-        start, target, elapsed = (envs.read(state[first]) for state in (self.start, self.target, self.elapsed))
+        initial, target, elapsed = (envs.read(state[first]) for state in (self.initial, self.target, self.elapsed))
         restart = finite & (targets != target).any(dim=1)
         rows = restart.unsqueeze(1)
         in_force = envs.read(self.now()[first])
-        envs.write(self.start[first], torch.where(rows, in_force, start))
+        envs.write(self.initial[first], torch.where(rows, in_force, initial))
         envs.write(self.target[first], torch.where(rows, targets, target))
         envs.write(self.elapsed[first], torch.where(restart, torch.zeros_like(elapsed), elapsed))
 
@@ -86,7 +86,7 @@ class CommandRamp:
         """End the ramps of some environments: their targets are in force at once."""
         rows = slice(0, len(self.elapsed) - 1)
         target = envs.read(self.target[rows])
-        envs.write(self.start[rows], target)
+        envs.write(self.initial[rows], target)
 
 
 class EngineState:
@@ -134,7 +134,7 @@ class EngineState:
         self.current.copy_(self._rest.expand_as(self.current))
         self.next_command.zero_()
         self.guard.clear()
-        for tensor in (self.ramp.start, self.ramp.target, self.ramp.elapsed):
+        for tensor in (self.ramp.initial, self.ramp.target, self.ramp.elapsed):
             tensor.zero_()
 
     def infer_from_current(self) -> None:
@@ -153,8 +153,8 @@ class WindowBuffers:
     Attributes:
         num_envs: environments; ``columns = num_envs + 1``.
         horizon: frames of the window, at least 2, the current one included.
-        frames: [horizon, columns, W] rows of :class:`cmg_runtime.window.frames.FrameLayout`, a ring: the frame at
-            offset k from the current one is in slot ``(head + k) % horizon``.
+        ring: [horizon, columns, W] rows of :class:`cmg_runtime.window.frames.FrameLayout`: the frame at offset k
+            from the current one is in slot ``(head + k) % horizon``.
         head: [1] int64, slot of the current frame, the same for all environments.
         current: [columns, D] motion state of the current frame: what callers see as dof_pos and dof_vel.
         newest_motion: [columns, D] motion state of the frame at offset ``horizon - 1``: the network's input.
@@ -170,7 +170,7 @@ class WindowBuffers:
 
     num_envs: int
     horizon: int
-    frames: torch.Tensor
+    ring: torch.Tensor
     current: torch.Tensor
     next_motion: torch.Tensor
     next_command: torch.Tensor
@@ -192,10 +192,10 @@ class WindowBuffers:
         self.fresh = torch.zeros(columns, dtype=torch.bool, device=device)
         self._columns = columns
         self._offsets = torch.arange(self.horizon, device=device)
-        self.flat_frames = self.frames.view(-1, self.frames.shape[-1])
+        self.flat_ring = self.ring.view(-1, self.ring.shape[-1])
 
     def places(self, ids: torch.Tensor, first: int, count: int) -> torch.Tensor:
-        """[count, n] int64: rows of ``flat_frames`` with the frames of columns ``ids`` from offset ``first`` on."""
+        """[count, n] int64: rows of ``flat_ring`` with the frames of columns ``ids`` from offset ``first`` on."""
         slots = (self.head + self._offsets[first : first + count]).remainder(self.horizon)
         return slots.unsqueeze(1) * self._columns + ids
 

@@ -47,7 +47,7 @@ def make_changes(state: EngineState, counters: Counters, buffers: Optional[Windo
 
 def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
     """What starts windows from pools."""
-    if not _runs_kernels(buffers.frames.device):
+    if not _runs_kernels(buffers.ring.device):
         return PoolStarts(buffers, counters, writer)
     from cmg_runtime.window.triton.starts import FusedPoolStarts
 

@@ -132,7 +132,7 @@ def buffers(engine: Engine) -> Any:
 def newest_row(engine: Engine) -> torch.Tensor:
     """The row of environment 11 at the far end of the window."""
     window = buffers(engine)
-    return window.frames[(int(window.head) - 1) % HORIZON, 11]
+    return window.ring[(int(window.head) - 1) % HORIZON, 11]
 
 
 def drift_joint(engine: Engine) -> None:
@@ -153,7 +153,7 @@ def not_a_number(engine: Engine) -> None:
 
 def forget_command(engine: Engine) -> None:
     engine._state.ramp.target[11] = 0
-    engine._state.ramp.start[11] = 0
+    engine._state.ramp.initial[11] = 0
 
 
 def lag(engine: Engine) -> None:

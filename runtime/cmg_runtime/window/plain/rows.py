@@ -69,7 +69,7 @@ class FrameWriter:
         Reads ``next_motion`` (the network's result), ``next_command`` (the command in force that led to it),
         ``newest_root``, ``ground``, the ramps. Then:
 
-        1. the new frame's row goes to slot ``head`` of ``frames`` (the old current frame's), for all ``num_envs``;
+        1. the new frame's row goes to slot ``head`` of ``ring`` (the old current frame's), for all ``num_envs``;
         2. ``newest_motion`` and ``newest_root`` become the new frame's;
         3. ``head`` advances by one, modulo the horizon;
         4. ``current`` becomes the motion state of the frame that ``head`` now names;
@@ -78,14 +78,14 @@ class FrameWriter:
         What this leaves in the scratch column means nothing; its frames are left alone.
         """
         n, width = buffers.num_envs, self.layout.motion_dim
-        next_motion, frames = buffers.next_motion[:n], buffers.frames[:, :n]
+        next_motion, ring = buffers.next_motion[:n], buffers.ring[:, :n]
         rows = self.rows(
             next_motion.unsqueeze(0), buffers.next_command[:n].unsqueeze(0), buffers.newest_root[:n], buffers.ground[:n]
         )
-        frames.index_copy_(0, buffers.head, rows)
+        ring.index_copy_(0, buffers.head, rows)
         buffers.newest_motion[:n].copy_(next_motion)
         buffers.head.add_(1).remainder_(buffers.horizon)
-        buffers.current[:n].copy_(frames[..., :width].index_select(0, buffers.head).squeeze(0))
+        buffers.current[:n].copy_(ring[..., :width].index_select(0, buffers.head).squeeze(0))
         buffers.ramp.elapsed.add_(1)
         buffers.next_command.copy_(buffers.ramp.at(buffers.horizon))
 
@@ -110,7 +110,7 @@ class FrameWriter:
         """
         rows = self.rows(motions, commands, root, buffers.ground.index_select(0, ids))
         places = buffers.places(ids, first, len(motions)).flatten()
-        buffers.flat_frames.index_copy_(0, places, rows.flatten(0, 1))
+        buffers.flat_ring.index_copy_(0, places, rows.flatten(0, 1))
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
         """Write the current frame of those of ``ids`` that a reset has placed (``fresh``); the others keep theirs.
@@ -124,14 +124,14 @@ class FrameWriter:
         """
         layout, places = self.layout, buffers.places(ids, 0, 1).flatten()
         fresh = buffers.fresh.index_select(0, ids).unsqueeze(1)
-        before = buffers.flat_frames.index_select(0, places)
+        before = buffers.flat_ring.index_select(0, places)
         yaw = yaw_from_upright(before[:, layout.root_rot : layout.root_vel]).unsqueeze(1)
         root.copy_(torch.cat([before[:, layout.root_pos : layout.root_rot], yaw], dim=1))
 
         placed = buffers.placement.index_select(0, ids)
         motion, ground = buffers.current.index_select(0, ids), buffers.ground.index_select(0, ids)
         row = self.first_rows(motion, buffers.ramp.at(0, ids), placed, ground)
-        buffers.flat_frames.index_copy_(0, places, torch.where(fresh, row, before))
+        buffers.flat_ring.index_copy_(0, places, torch.where(fresh, row, before))
         root.copy_(torch.where(fresh, placed, root))
         buffers.fresh.index_fill_(0, ids, False)
 

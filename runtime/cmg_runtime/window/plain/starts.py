@@ -30,16 +30,16 @@ class PoolStarts:
         self._counters = counters
         self._layout = writer.layout
         self._key_body_names = writer.key_body_names
-        self._everyone = torch.arange(buffers.num_envs, device=buffers.frames.device)
+        self._everyone = torch.arange(buffers.num_envs, device=buffers.ring.device)
 
     def require_fit(self, pool: TrajectoryPool) -> None:
         """Raise :class:`EngineError` unless windows can be cut out of ``pool``."""
         buffers = self._buffers
-        if pool.rows.device != buffers.frames.device:
-            raise EngineError(f"the pool is on {pool.rows.device}; expected {buffers.frames.device}, the engine's")
+        if pool.rows.device != buffers.ring.device:
+            raise EngineError(f"the pool is on {pool.rows.device}; expected {buffers.ring.device}, the engine's")
         if pool.layout.motion_dim != self._layout.motion_dim or pool.key_body_names != self._key_body_names:
             raise EngineError("the pool has other joints or key bodies than the engine; make it with an engine like it")
-        if pool.commands is None or pool.ramp_frames != buffers.ramp.frames:
+        if pool.commands is None or pool.ramp_frames != buffers.ramp.num_frames:
             raise EngineError(
                 "the pool's commands change from frame to frame, or have another ramp than the engine's; make it with "
                 "commands [num_trajectories, 3] by an engine with the same command_ramp_s"
@@ -88,7 +88,7 @@ class PoolStarts:
         rows = pool.rows.flatten(0, 1).index_select(0, places).unflatten(0, frames.shape)
         newest_root = _moved(rows, layout, placement[:, :3], placement[:, 3])
 
-        buffers.flat_frames.index_copy_(0, buffers.places(ids, 0, buffers.horizon).flatten(), rows.flatten(0, 1))
+        buffers.flat_ring.index_copy_(0, buffers.places(ids, 0, buffers.horizon).flatten(), rows.flatten(0, 1))
         motions = rows[..., : layout.motion_dim]
         buffers.current.index_copy_(0, ids, motions[0])
         buffers.newest_motion.index_copy_(0, ids, motions[-1])
@@ -96,7 +96,7 @@ class PoolStarts:
         buffers.placement.index_copy_(0, ids, placement)
         buffers.ground.index_copy_(0, ids, placement[:, 2])
         buffers.fresh.index_fill_(0, ids, False)
-        ramp.start.index_fill_(0, ids, 0.0)
+        ramp.initial.index_fill_(0, ids, 0.0)
         ramp.target.index_copy_(0, ids, pool.commands.index_select(0, trajectory_ids))
         ramp.elapsed.index_copy_(0, ids, first.float())
         buffers.next_command.index_copy_(0, ids, ramp.at(buffers.horizon, ids))

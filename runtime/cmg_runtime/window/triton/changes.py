@@ -68,17 +68,17 @@ class FusedChanges(Changes):
                 *counters.command_range,
                 state.current,
                 *(placement or (None, None, None)),
-                ramp.start,
+                ramp.initial,
                 ramp.target,
                 ramp.elapsed,
                 counters.counts,
                 n,
-                max(ramp.frames, 1e-9),
+                max(ramp.num_frames, 1e-9),
                 RESET=motions is not None,
                 PLACE=motions is not None and placement is not None,
                 COMMAND=commands is not None,
                 AT_ONCE=at_once,
-                RAMP=ramp.frames > 0,
+                RAMP=ramp.num_frames > 0,
                 D=state.current.shape[1],
                 WIDTH=triton.next_power_of_2(state.current.shape[1]),
                 C=ramp.target.shape[1],
@@ -162,7 +162,7 @@ def _change(
     placement,  # out: [columns, 4]
     ground,  # out: [columns]
     fresh,  # out: [columns] bool
-    ramp_start,  # in and out: [columns, C] each, and elapsed [columns]
+    ramp_initial,  # in and out: [columns, C] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
     counts,  # in and out: int64, in cmg_runtime.window.report.ORDER
@@ -215,7 +215,7 @@ def _change(
         used = entries < C
         inside = there[:, None] & used[None, :]
         places = column[:, None] * C + entries[None, :]
-        start = tl.load(ramp_start + places, mask=inside, other=0.0)
+        initial = tl.load(ramp_initial + places, mask=inside, other=0.0)
         target = tl.load(ramp_target + places, mask=inside, other=0.0)
         if COMMAND:
             given = tl.load(command + row[:, None] * command_stride + entries[None, :], mask=inside, other=0.0)
@@ -232,14 +232,14 @@ def _change(
             elapsed = tl.load(ramp_elapsed + column, mask=there, other=0.0)
             in_force = target
             if RAMP:
-                in_force = lerp(start, target, tl.minimum(elapsed / ramp_frames, 1.0)[:, None])
-            start = tl.where(restart[:, None], in_force, start)
+                in_force = lerp(initial, target, tl.minimum(elapsed / ramp_frames, 1.0)[:, None])
+            initial = tl.where(restart[:, None], in_force, initial)
             target = tl.where(restart[:, None], clamped, target)
             tl.store(ramp_target + places, target, mask=inside)
             tl.store(ramp_elapsed + column, elapsed * 0, mask=there & restart)
         if AT_ONCE:
-            start = target
-        tl.store(ramp_start + places, start, mask=inside)
+            initial = target
+        tl.store(ramp_initial + places, initial, mask=inside)
 
 
 @triton.jit

@@ -60,14 +60,14 @@ class FusedFrameWriter(FrameWriter):
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
         n, width, ramp = len(ids), self.layout.motion_dim, buffers.ramp
-        heights, columns, blocks = self._scratch.of(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
+        heights, columns, blocks = self._scratch.of(n), buffers.ring.shape[1], triton.cdiv(n, LANES)
         with torch.cuda.device_of(ids):
             rebuild_kernels.place_bodies[(blocks, self._groups + 1)](
                 ids,
                 buffers.fresh,
                 buffers.current,
                 buffers.head,
-                buffers.frames,
+                buffers.ring,
                 heights,
                 *self._chain,
                 n,
@@ -80,7 +80,7 @@ class FusedFrameWriter(FrameWriter):
                 ids,
                 buffers.fresh,
                 buffers.head,
-                buffers.frames,
+                buffers.ring,
                 heights,
                 buffers.ground,
                 buffers.placement,
@@ -91,7 +91,7 @@ class FusedFrameWriter(FrameWriter):
                 _ramp_frames(ramp),
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                RAMP=ramp.frames > 0,
+                RAMP=ramp.num_frames > 0,
                 BLOCK=LANES,
                 num_warps=1,
             )
@@ -110,7 +110,7 @@ class FusedFrameWriter(FrameWriter):
                 first,
                 out.stride(0),
                 _ramp_frames(buffers.ramp),
-                RAMP=buffers.ramp.frames > 0,
+                RAMP=buffers.ramp.num_frames > 0,
                 BLOCK=128,
             )
 
@@ -129,7 +129,7 @@ class FusedFrameWriter(FrameWriter):
                 buffers.horizon,
                 _ramp_frames(buffers.ramp),
                 D=self.layout.motion_dim,
-                RAMP=buffers.ramp.frames > 0,
+                RAMP=buffers.ramp.num_frames > 0,
                 BLOCK=LANES,
                 num_warps=1,
             )
@@ -158,8 +158,8 @@ class FusedFrameWriter(FrameWriter):
     ) -> None:
         """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
         num_frames, n, _ = motions.shape
-        columns = buffers.frames.shape[1]
-        heights = self._bodies(buffers.frames, buffers.head, ids, motions, first, buffers if append else None)
+        columns = buffers.ring.shape[1]
+        heights = self._bodies(buffers.ring, buffers.head, ids, motions, first, buffers if append else None)
         block_t = triton.next_power_of_2(num_frames)
         block_n = max(1, LANES // block_t)
         with torch.cuda.device_of(motions):  # Triton launches on the current device
@@ -168,7 +168,7 @@ class FusedFrameWriter(FrameWriter):
                 ids,
                 buffers.head,
                 self._next_head,
-                buffers.frames,
+                buffers.ring,
                 heights,
                 buffers.ground,
                 root,
@@ -185,7 +185,7 @@ class FusedFrameWriter(FrameWriter):
                 _ramp_frames(buffers.ramp),
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                RAMP=buffers.ramp.frames > 0,
+                RAMP=buffers.ramp.num_frames > 0,
                 APPEND=append,
                 BLOCK_T=block_t,
                 BLOCK_N=block_n,
@@ -194,14 +194,14 @@ class FusedFrameWriter(FrameWriter):
 
     def _bodies(
         self,
-        frames: torch.Tensor,
+        ring: torch.Tensor,
         head: torch.Tensor,
         ids: torch.Tensor,
         motions: torch.Tensor,
         first: int,
         append_to: Optional[WindowBuffers],
     ) -> torch.Tensor:
-        """Write motions and bodies into ``frames`` [horizon, columns, W]; returns the root's heights [T * n], m.
+        """Write motions and bodies into ``ring`` [horizon, columns, W]; returns the root's heights [T * n], m.
 
         Args:
             append_to: the window, where the motions are its new frames; ``ids`` is not read then.
@@ -215,7 +215,7 @@ class FusedFrameWriter(FrameWriter):
                 motions,
                 ids,
                 head,
-                frames,
+                ring,
                 heights,
                 *self._chain,
                 newest,
@@ -224,8 +224,8 @@ class FusedFrameWriter(FrameWriter):
                 n,
                 first,
                 motions.stride(0),
-                frames.shape[0],
-                frames.shape[1],
+                ring.shape[0],
+                ring.shape[1],
                 D=width,
                 W=self.layout.width,
                 APPEND=append_to is not None,
@@ -235,8 +235,8 @@ class FusedFrameWriter(FrameWriter):
 
 
 def _ramp(ramp: CommandRamp) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return ramp.start, ramp.target, ramp.elapsed
+    return ramp.initial, ramp.target, ramp.elapsed
 
 
 def _ramp_frames(ramp: CommandRamp) -> float:
-    return float(ramp.frames) if ramp.frames > 0 else 1.0  # never divided by, where there is no ramp
+    return float(ramp.num_frames) if ramp.num_frames > 0 else 1.0  # never divided by, where there is no ramp

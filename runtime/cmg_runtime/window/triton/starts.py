@@ -49,8 +49,8 @@ class FusedPoolStarts(PoolStarts):
             return
         # torch fetches the commands, so that a trajectory out of range fails its device-side assert.
         commands = pool.commands.index_select(0, trajectory_ids)
-        with torch.cuda.device_of(buffers.frames):
-            _start[(n, triton.cdiv(buffers.horizon, FRAMES))](
+        with torch.cuda.device_of(buffers.ring):
+            _start_windows[(n, triton.cdiv(buffers.horizon, FRAMES))](
                 *selected(envs, self._everyone),
                 trajectory_ids.contiguous(),
                 frame_ids.contiguous(),
@@ -58,7 +58,7 @@ class FusedPoolStarts(PoolStarts):
                 *rows_of(root_pos),
                 *rows_of(root_rot),
                 pool.rows,
-                buffers.frames,
+                buffers.ring,
                 buffers.head,
                 buffers.current,
                 buffers.newest_motion,
@@ -67,17 +67,17 @@ class FusedPoolStarts(PoolStarts):
                 buffers.placement,
                 buffers.ground,
                 buffers.fresh,
-                ramp.start,
+                ramp.initial,
                 ramp.target,
                 ramp.elapsed,
                 self._counters.counts,
                 pool.clamped,
                 pool.num_frames,
                 pool.num_trajectories,
-                buffers.frames.shape[1],
-                max(ramp.frames, 1e-9),
+                buffers.ring.shape[1],
+                max(ramp.num_frames, 1e-9),
                 HORIZON=buffers.horizon,
-                RAMP=ramp.frames > 0,
+                RAMP=ramp.num_frames > 0,
                 D=self._layout.motion_dim,
                 ROOT=self._layout.root_pos,
                 ROOT_END=self._layout.key_body_pos,
@@ -92,7 +92,7 @@ class FusedPoolStarts(PoolStarts):
     do_not_specialize=["pos_stride", "rot_stride", "pool_frames", "trajectories", "columns"],
     do_not_specialize_on_alignment=["root_pos", "root_rot"],
 )
-def _start(
+def _start_windows(
     ids,  # [n] int64, or None: row i is environment i
     mask,  # [n] bool, or None: all of them
     trajectory_ids,  # [n] int64
@@ -103,7 +103,7 @@ def _start(
     root_rot,  # [n, 4] float32, or None: as last given
     rot_stride,
     pool_rows,  # [pool_frames, trajectories, W] float32
-    frames,  # out: [HORIZON, columns, W], a ring
+    ring,  # out: [HORIZON, columns, W]
     head,  # [1] int64
     current,  # out: [columns, D]
     newest_motion,  # out: [columns, D]
@@ -112,7 +112,7 @@ def _start(
     placement,  # in or out: [columns, 4]
     ground,  # out: [columns]
     fresh,  # out: [columns] bool
-    ramp_start,  # out: [columns, 3] each, and elapsed [columns]
+    ramp_initial,  # out: [columns, 3] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
     counts,  # in and out: int64, in cmg_runtime.window.report.ORDER
@@ -160,7 +160,7 @@ def _start(
     origin = source + first * trajectories * W + ROOT
     angle = yaw - heading(tl.load(origin + 3), tl.load(origin + 6))
     rows = source + (first + offset) * trajectories * W
-    target = frames + ((tl.load(head) + offset) % HORIZON * columns + column) * W
+    target = ring + ((tl.load(head) + offset) % HORIZON * columns + column) * W
     lanes = tl.arange(0, WIDTH)
     values = tl.load(rows[:, None] + lanes[None, :], mask=there[:, None] & (lanes < W)[None, :], other=0.0)
     beside = (lanes < ROOT) | ((lanes >= ROOT_END) & (lanes < W))
@@ -199,6 +199,6 @@ def _start(
         if RAMP:
             share = tl.minimum((first + HORIZON).to(tl.float32) / ramp_frames, 1.0)
             following = lerp(command * 0, command, share)
-        tl.store(ramp_start + column * 3 + entry, command * 0, mask=oldest)
+        tl.store(ramp_initial + column * 3 + entry, command * 0, mask=oldest)
         tl.store(ramp_target + column * 3 + entry, command, mask=oldest)
         tl.store(next_command + column * 3 + entry, following, mask=oldest)
