@@ -18,8 +18,8 @@ from typing import Callable
 
 import torch
 
+from cmg_runtime import inputs
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import require_finite
 
 STRIDE = 2654435761
 """A prime: neighbours go on from different states."""
@@ -101,7 +101,7 @@ class Guard:
 
     def require_within(self, motion: torch.Tensor, name: str) -> None:
         """Raise :class:`EngineError` unless every value of ``motion`` [.., motion_dim] is within. The host waits."""
-        require_finite(motion, name)
+        inputs.require_finite(motion, name)
         rows = motion.reshape(-1, motion.shape[-1])
         low, high = self._host_limits if rows.device.type == "cpu" else (self.low, self.high)
         outside = ((rows < low) | (rows > high)).nonzero()

@@ -15,7 +15,7 @@ from cmg_runtime.backends.proof import needs_proof, prove_here
 from cmg_runtime.device import forks
 from cmg_runtime.device.memory import does_not_fit, require_memory, short_of_memory
 from cmg_runtime.device.precision import full_precision
-from cmg_runtime.engine import Engine
+from cmg_runtime.engine import Engine, EngineOptions, Selected
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.manifest import PRECISIONS, Artifact, Manifest, read_manifest
@@ -142,7 +142,8 @@ def _start(
     bank = load_bank(folder, manifest, device)
     writer = make_frame_writer(manifest, bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
-    return Engine(loaded, artifact, manifest, bank, num_envs, device, selection, seed, horizon, command_ramp_s, writer)
+    options = EngineOptions(num_envs, device, horizon, command_ramp_s, seed)
+    return Engine(manifest, bank, Selected(loaded, artifact, selection), writer, options)
 
 
 @contextlib.contextmanager

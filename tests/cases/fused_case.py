@@ -13,8 +13,8 @@ from cmg_export.read.checkpoint import load_checkpoint
 from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
 from cmg_runtime.backends.fused.packing import pack
 from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest, Sizes, Stats
+from cmg_runtime.folder.robot import KinematicChain
 from cmg_runtime.window.frames import FrameLayout
-from cmg_runtime.window.kinematics import KinematicChain
 from cmg_runtime.window.state import CommandRamp, WindowBuffers
 from engine_folder import Truth
 from make_checkpoint import make_checkpoint

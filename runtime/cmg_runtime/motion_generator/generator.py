@@ -12,7 +12,7 @@ from cmg_runtime.device.lifetime import Closable
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.compiled import engine_folder
-from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_rows, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_generator.stopwatch import Stopwatch
 from cmg_runtime.motion_generator.trajectories import Trajectories
@@ -184,11 +184,10 @@ class CMGMotionGenerator(Closable):
         """
         transforms = self._bodies()
         envs = select_envs(env_ids, self.num_envs, self.device)
-        n = envs.num_rows
         base_pos = [0.0, 0.0, 0.0] if base_pos is None else base_pos
         base_rot = [1.0, 0.0, 0.0, 0.0] if base_rot is None else base_rot
-        position = as_floats(base_pos, [(n, 3), (3,)], "base_pos", self.device, envs.mask).expand(n, 3)
-        orientation = as_floats(base_rot, [(n, 4), (4,)], "base_rot", self.device, envs.mask).expand(n, 4)
+        position = as_rows(base_pos, envs, 3, "base_pos", self.device)
+        orientation = as_rows(base_rot, envs, 4, "base_rot", self.device)
         dof_pos, dof_vel = self.get_motion(env_ids, advance)
         body_pos, body_rot = transforms(dof_pos, position, orientation)
         return {

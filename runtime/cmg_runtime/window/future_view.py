@@ -42,7 +42,6 @@ class FutureView(NotCopied):
         return self._command
 
     @of_a_sound_engine
-    @torch.no_grad()
     def refresh(self) -> None:
         """Bring both up to date, in place. The host does not wait.
 

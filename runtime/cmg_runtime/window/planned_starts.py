@@ -71,7 +71,6 @@ class PlannedStarts(NotCopied):
         return self._root_rot
 
     @of_a_sound_engine
-    @torch.no_grad()
     def start(self, env_ids: Any) -> None:
         """Let the environments ``env_ids`` begin as planned; see :meth:`cmg_runtime.Engine.start`.
 

@@ -8,8 +8,8 @@ import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.guard import Guard
-from cmg_runtime.inputs import as_integers, flat_places
-from cmg_runtime.window.frames import FrameLayout, ReferenceFrames
+from cmg_runtime.inputs import as_integers
+from cmg_runtime.window.frames import FrameLayout, ReferenceFrames, flat_places
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.state import CommandRamp
 

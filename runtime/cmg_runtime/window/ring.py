@@ -9,8 +9,7 @@ import torch
 
 from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import flat_places
-from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.frames import ReferenceFrames, flat_places
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, WindowBuffers
@@ -61,7 +60,6 @@ class Window:
         self.buffers.fresh.fill_(True)
         self.rebuild(self._all_ids)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Every environment one frame forward."""
         self._step_program()

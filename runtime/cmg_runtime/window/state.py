@@ -216,7 +216,6 @@ class SingleFrame:
         """As it was made."""
         self._state.clear()
 
-    @torch.no_grad()
     def step(self) -> None:
         """Every environment one frame forward."""
         self._step()
