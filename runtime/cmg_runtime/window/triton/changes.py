@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 import triton
@@ -16,6 +16,7 @@ import triton.language as tl
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.report import ORDER
+from cmg_runtime.window.triton.arguments import ramp_arguments, rows_arguments, selection_arguments
 from cmg_runtime.window.triton.body_walk import arctan2, lerp
 
 ROWS = 16
@@ -55,30 +56,28 @@ class FusedChanges(Changes):
         n, ramp, guard = envs.num_rows, state.ramp, state.guard
         if n == 0:
             return
-        placement = None if buffers is None else (buffers.placement, buffers.ground, buffers.fresh)
         with torch.cuda.device_of(state.current):
             _change[(triton.cdiv(n, ROWS),)](
-                *selected(envs, guard.columns),
-                *rows_of(motions),
-                *rows_of(root_pos),
-                *rows_of(root_rot),
-                *rows_of(commands),
-                guard.low,
-                guard.high,
-                *counters.command_range,
-                state.current,
-                *(placement or (None, None, None)),
-                ramp.initial,
-                ramp.target,
-                ramp.elapsed,
-                counters.counts,
-                n,
-                max(ramp.num_frames, 1e-9),
+                **selection_arguments(envs, guard.columns),
+                **rows_arguments("motion", motions),
+                **rows_arguments("root_pos", root_pos),
+                **rows_arguments("root_rot", root_rot),
+                **rows_arguments("command", commands),
+                low=guard.low,
+                high=guard.high,
+                command_low=counters.command_range[0],
+                command_high=counters.command_range[1],
+                current=state.current,
+                placement=None if buffers is None else buffers.placement,
+                ground=None if buffers is None else buffers.ground,
+                fresh=None if buffers is None else buffers.fresh,
+                **ramp_arguments(ramp),
+                counts=counters.counts,
+                n=n,
                 RESET=motions is not None,
-                PLACE=motions is not None and placement is not None,
+                PLACE=motions is not None and buffers is not None,
                 COMMAND=commands is not None,
                 AT_ONCE=at_once,
-                RAMP=ramp.num_frames > 0,
                 D=state.current.shape[1],
                 WIDTH=triton.next_power_of_2(state.current.shape[1]),
                 C=ramp.target.shape[1],
@@ -86,24 +85,6 @@ class FusedChanges(Changes):
                 ROWS=ROWS,
                 num_warps=4,
             )
-
-
-def selected(envs: EnvSelection, everyone: torch.Tensor) -> Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]:
-    """(ids [n] int64 or None, mask [n] bool or None), both contiguous, for a kernel.
-
-    torch fetches the ids, so that one out of range fails its device-side assert: a kernel would write anywhere.
-    """
-    ids = None if envs.ids is None else everyone.index_select(0, envs.ids)
-    return ids, None if envs.mask is None else envs.mask.contiguous()
-
-
-def rows_of(values: Optional[torch.Tensor]) -> Tuple[Optional[torch.Tensor], int]:
-    """(values, floats from row to row) of [n, width] for a kernel: each row contiguous."""
-    if values is None:
-        return None, 0
-    if values.stride(1) != 1 and values.shape[1] > 1:
-        values = values.contiguous()
-    return values, values.stride(0)
 
 
 @triton.jit
@@ -140,7 +121,7 @@ def yaw_of(rot, there):
 
 
 @triton.jit(
-    do_not_specialize=["motion_stride", "pos_stride", "rot_stride", "command_stride", "n"],
+    do_not_specialize=["motion_stride", "root_pos_stride", "root_rot_stride", "command_stride", "n"],
     do_not_specialize_on_alignment=["motion", "root_pos", "root_rot", "command"],
 )
 def _change(
@@ -149,9 +130,9 @@ def _change(
     motion,  # [n, D] float32, rows motion_stride apart
     motion_stride,
     root_pos,  # [n, 3], or None: as last given
-    pos_stride,
+    root_pos_stride,
     root_rot,  # [n, 4], or None: as last given
-    rot_stride,
+    root_rot_stride,
     command,  # [n, C]
     command_stride,
     low,  # [D] float32: the guard's limits
@@ -196,10 +177,10 @@ def _change(
         usable = tl.sum((inside & (good == 0)).to(tl.int32), axis=1) == 0
         if PLACE:
             if root_pos is not None:
-                x, y, z = position_at(root_pos + row * pos_stride, there)
+                x, y, z = position_at(root_pos + row * root_pos_stride, there)
                 usable = usable & finite(x) & finite(y) & finite(z)
             if root_rot is not None:
-                yaw, upright = yaw_of(root_rot + row * rot_stride, there)
+                yaw, upright = yaw_of(root_rot + row * root_rot_stride, there)
                 usable = usable & upright
             put = there & usable
             if root_pos is not None:
