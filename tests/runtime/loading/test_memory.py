@@ -82,7 +82,8 @@ def test_the_estimate_is_a_lower_bound_near_the_truth(tmp_path: Path, rng: np.ra
 
 LITTLE_MEMORY = """
 import resource, sys
-from cmg_runtime import EngineError, load_engine, memory
+from cmg_runtime import EngineError, load_engine
+from cmg_runtime.device import memory
 memory.WORTH_ASKING = 1 << 20  # so that it can be tried with a small engine
 folder, num_envs, needed, *shares = sys.argv[1], *map(float, sys.argv[2:])
 no_limit = resource.getrlimit(resource.RLIMIT_AS)
