@@ -31,8 +31,8 @@ from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.reading import load_clip
 from cmg_runtime import load_engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
+from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.folder.manifest import Manifest
-from cmg_runtime.folder.npz import load_arrays
 from make_checkpoint import make_checkpoint
 
 Target = tuple[Callable[[bytes], Any], tuple[type[Exception], ...], list[bytes]]

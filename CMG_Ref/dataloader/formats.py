@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from CMG_Ref.dataloader.plain_pickle import load_plain
-from cmg_runtime.folder.npz import load_arrays
+from cmg_runtime.folder.arrays import load_arrays
 
 CSV_FPS = 30.0
 _ROOT_NAMES = ("pelvis", "pelvis_link", "base_link", "base", "root")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ContextManager, Sequence
 
 import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.device.lifetime import Closable
-from cmg_runtime.device.memory import pool_bytes, rollout_bytes, room_for
+from cmg_runtime.device.memory import room_for
 from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.limits import limits
 from cmg_runtime.folder.manifest import Artifact, Manifest
-from cmg_runtime.guard import Guard, GuardWatch, limits
-from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, select_envs
+from cmg_runtime.guard import Guard, GuardWatch
+from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, as_rows, select_envs
+from cmg_runtime.window.footprint import pool_bytes, rollout_bytes
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
-from cmg_runtime.window.plain.changes import make_changes
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
-from cmg_runtime.window.plain.starts import make_pool_starts
+from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.planned_starts import PlannedStarts
 from cmg_runtime.window.pool import TrajectoryPool, commands_in_force, generate
 from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
@@ -25,6 +27,27 @@ from cmg_runtime.window.report import Counters, Report
 from cmg_runtime.window.ring import Window
 from cmg_runtime.window.rollout import as_commands, per_frame, roll_out
 from cmg_runtime.window.state import EngineState, SingleFrame
+from cmg_runtime.window.twins import bad_row_replacement, make_changes, make_pool_starts
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What whoever loads an engine chooses: arguments of :func:`cmg_runtime.load_engine`, checked."""
+
+    num_envs: int
+    device: torch.device
+    horizon: int
+    command_ramp_s: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A backend that is loaded and ready, the artifact that it runs, and in one sentence why it was chosen."""
+
+    backend: Backend
+    artifact: Artifact
+    why: str
 
 
 class Engine(Closable):
@@ -76,49 +99,47 @@ class Engine(Closable):
 
     def __init__(
         self,
-        backend: Backend,
-        artifact: Artifact,
         manifest: Manifest,
         bank: torch.Tensor,
-        num_envs: int,
-        device: torch.device,
-        selection: str,
-        seed: int,
-        horizon: int,
-        command_ramp_s: float,
+        selected: Selected,
         writer: FrameWriter | None,
+        options: EngineOptions,
     ) -> None:
+        num_envs, device = options.num_envs, options.device
         self.num_envs = num_envs
         self.device = device
         self.joint_names = manifest.joint_names
         self.fps = manifest.fps
-        self.horizon = horizon
+        self.horizon = options.horizon
         self.key_body_names = () if writer is None else writer.key_body_names
         self._counters = Counters(manifest.command_range, device)
         self.command_range = self._counters.command_range
         self.bank = bank
-        self.backend_name = artifact.backend
-        self.precision = artifact.precision
-        self.selection = selection
+        self.backend_name = selected.artifact.backend
+        self.precision = selected.artifact.precision
+        self.selection = selected.why
         self.manifest = manifest
-        self._backend = backend
+        self._backend = selected.backend
         self._writer = writer
-        self._guard = Guard(*limits(manifest, bank), bank, num_envs, self._counters.replaced)
-        self._state = EngineState(manifest, num_envs, device, command_ramp_s * manifest.fps, backend, self._guard)
-        self._motion = self._state.current[:num_envs]
+        low, high = limits(manifest, bank)
+        self._guard = Guard(low, high, bank, num_envs, self._counters.replaced, bad_row_replacement(device))
+        ramp_frames = options.command_ramp_s * manifest.fps
+        self._state = EngineState(manifest, num_envs, device, ramp_frames, self._backend, self._guard)
+        current = self._state.current[:num_envs]
         self.command = self._state.ramp.target[:num_envs]
-        self.dof_pos = self._motion[:, : manifest.sizes.num_joints]
-        self.dof_vel = self._motion[:, manifest.sizes.num_joints :]
-        self._window = None if horizon == 1 else Window(self._state, horizon, require_root_motion(writer))
+        self.dof_pos = current[:, : manifest.sizes.num_joints]
+        self.dof_vel = current[:, manifest.sizes.num_joints :]
+        self._window = self._pool_starts = buffers = None
+        if self.horizon > 1:
+            root_writer = require_root_motion(writer)
+            self._window = Window(self._state, self.horizon, root_writer)
+            buffers = self._window.buffers
+            self._pool_starts = make_pool_starts(buffers, self._counters, root_writer)
         self._stepper = self._window or SingleFrame(self._state)
         self._stepper.clear()
         self._guard.clear()
-        buffers = None if self._window is None else self._window.buffers
         self._changes = make_changes(self._state, self._counters, buffers)
-        self._pool_starts = (
-            None if buffers is None else make_pool_starts(buffers, self._counters, require_root_motion(writer))
-        )
-        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self._generator = torch.Generator(device=device).manual_seed(options.seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
         self._ready = Readiness(num_envs)
         self._made()
@@ -146,7 +167,6 @@ class Engine(Closable):
         return self._state.ramp.now()[: self.num_envs]
 
     @of_a_sound_engine
-    @torch.no_grad()
     def reset(
         self,
         env_ids: Any = None,
@@ -172,7 +192,7 @@ class Engine(Closable):
             command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        commands = None if command is None else self._rows(command, envs, self.command.shape[1], "command")
+        commands = None if command is None else as_rows(command, envs, self.command.shape[1], "command", self.device)
         positions = self._pose_rows(root_pos, 3, envs, "root_pos")
         rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         motions = self._motions(motion, envs)
@@ -182,7 +202,6 @@ class Engine(Closable):
             self._ready.note(envs)
 
     @of_a_sound_engine
-    @torch.no_grad()
     def start(
         self,
         pool: TrajectoryPool,
@@ -207,10 +226,7 @@ class Engine(Closable):
         Raises:
             EngineError: a wrong argument, a pool that does not fit, or the engine has no window.
         """
-        self._require_window("start()")
-        starts = self._pool_starts
-        assert starts is not None
-        starts.require_fit(pool)
+        starts = self._starts_from(pool, "start()")
         envs = select_envs(env_ids, self.num_envs, self.device)
         trajectories, frames = pool.checked(trajectory_ids, frame_ids, envs.num_rows, envs.mask)
         positions = self._pose_rows(root_pos, 3, envs, "root_pos")
@@ -220,20 +236,16 @@ class Engine(Closable):
             self._ready.note(envs)
 
     @of_a_sound_engine
-    @torch.no_grad()
     def planned_starts(self, pool: TrajectoryPool) -> PlannedStarts:
         """As :meth:`start`, for whoever begins, from places of ``pool`` that are planned for every environment.
 
         Raises:
             EngineError: a pool that does not fit, or the engine has no window or has failed.
         """
-        self._require_window("planned_starts()")
-        assert self._pool_starts is not None
-        self._pool_starts.require_fit(pool)
-        return PlannedStarts(self.start, self._pool_starts, pool, self.num_envs, self._ready)
+        starts = self._starts_from(pool, "planned_starts()")
+        return PlannedStarts(self.start, starts, pool, self.num_envs, self._ready)
 
     @of_a_sound_engine
-    @torch.no_grad()
     def set_command(self, command: Any, env_ids: Any = None) -> None:
         """Change the command of some environments; the motion goes on from the current frame, which stays as it is.
 
@@ -245,7 +257,7 @@ class Engine(Closable):
             env_ids: which; see the class.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        commands = self._rows(command, envs, self.command.shape[1], "command")
+        commands = as_rows(command, envs, self.command.shape[1], "command", self.device)
         with self._ready:
             self._changes.set_command(envs, commands)
             self._stepper.rebuild(envs.columns(self._guard.columns))
@@ -267,7 +279,6 @@ class Engine(Closable):
         return self.dof_pos, self.dof_vel
 
     @of_a_sound_engine
-    @torch.no_grad()
     def future(self, offsets: Sequence[int]) -> ReferenceFrames:
         """Frames ahead of every environment.
 
@@ -287,7 +298,6 @@ class Engine(Closable):
             return window.future(wanted)
 
     @of_a_sound_engine
-    @torch.no_grad()
     def future_view(self, offsets: Sequence[int]) -> FutureView:
         """As :meth:`future`, and the command in force, in memory of their own that each refresh overwrites.
 
@@ -302,7 +312,6 @@ class Engine(Closable):
             return FutureView(window, wanted, self._ready)
 
     @of_a_sound_engine
-    @torch.no_grad()
     def frames(self, env_ids: Any, offsets: Any) -> ReferenceFrames:
         """Single frames: the one at ``offsets[i]`` of environment ``env_ids[i]``, for every i.
 
@@ -324,7 +333,6 @@ class Engine(Closable):
             return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
 
     @of_a_sound_engine
-    @torch.no_grad()
     def rollout(self, motion: Any, commands: Any, num_frames: int | None = None) -> torch.Tensor:
         """Roll out any number of motions, apart from the engine's environments.
 
@@ -341,7 +349,7 @@ class Engine(Closable):
         Returns:
             [n, T + 1, motion_dim]: ``motion``, then the T generated frames. A new tensor.
         """
-        state = as_floats(motion, [(None, self._motion.shape[1])], "motion", self.device)
+        state = as_floats(motion, [(None, self.bank.shape[1])], "motion", self.device)
         self._guard.require_within(state, "motion")
         given = per_frame(as_commands(commands, len(state), self.command.shape[1], self.device), num_frames)
         n, frames, width = given.shape
@@ -350,7 +358,6 @@ class Engine(Closable):
             return roll_out(self._backend, self._guard, state, self._counters.clamp_commands(given))
 
     @of_a_sound_engine
-    @torch.no_grad()
     def make_pool(self, num_trajectories: int, num_frames: int, commands: Any, motion: Any = None) -> TrajectoryPool:
         """Generate trajectories once, to be only looked up afterwards. The engine's environments are left alone.
 
@@ -371,11 +378,11 @@ class Engine(Closable):
         what = f"a pool of {n} trajectories of {num_frames} frames"
         with room_for(pool_bytes(n, num_frames, writer.layout), self.device, what, "make fewer or shorter ones"):
             given = as_commands(commands, n, 3, self.device, num_frames - 1)
-            start = self._motions(motion, EnvSelection(n))
-            self._guard.require_within(start, "motion")
-            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.frames
+            initial = self._motions(motion, EnvSelection(n))
+            self._guard.require_within(initial, "motion")
+            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.num_frames
             in_force = commands_in_force(clamped, num_frames, ramp_frames)
-            rows = generate(self._backend, writer, self._guard, start.contiguous(), in_force)
+            rows = generate(self._backend, writer, self._guard, initial.contiguous(), in_force)
         held = clamped.clone() if clamped.dim() == 2 else None
         return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
 
@@ -384,15 +391,11 @@ class Engine(Closable):
         """Read the counters from the device (the host waits). The first time that one is not zero, warn."""
         return self._counters.report(repr(self))
 
-    def _rows(self, values: Any, envs: EnvSelection, width: int, name: str, check: Any = None) -> torch.Tensor:
-        rows = as_floats(values, [(envs.num_rows, width), (width,)], name, self.device, envs.mask, check)
-        return rows.expand(envs.num_rows, width)
-
     def _pose_rows(self, values: Any, width: int, envs: EnvSelection, name: str) -> torch.Tensor | None:
         if values is None:
             return None
         self._require_window(name)
-        return self._rows(values, envs, width, name)
+        return as_rows(values, envs, width, name, self.device)
 
     def _room_for_frames(self, count: int) -> ContextManager[None]:
         """Where ``count`` frames of the window are copied. A GPU is not asked in a query: its allocator refuses."""
@@ -401,8 +404,14 @@ class Engine(Closable):
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
         if values is not None:
-            return self._rows(values, envs, self._motion.shape[1], "motion", self._guard.require_within)
+            return as_rows(values, envs, self.bank.shape[1], "motion", self.device, self._guard.require_within)
         return self.bank[torch.randint(len(self.bank), (envs.num_rows,), generator=self._generator, device=self.device)]
+
+    def _starts_from(self, pool: TrajectoryPool, name: str) -> PoolStarts:
+        self._require_window(name)
+        assert self._pool_starts is not None
+        self._pool_starts.require_fit(pool)
+        return self._pool_starts
 
     def _require_window(self, name: str) -> Window:
         if self._window is None:

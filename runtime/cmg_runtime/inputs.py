@@ -24,6 +24,9 @@ MOST_OFFSETS = 1 << 20
 MOST_BITS = 256
 """Of a count, whose bytes can then still be told in a message: Python makes no float and no digits of any integer."""
 
+Check = Callable[[torch.Tensor, str], None]
+"""Raises :class:`EngineError` for values that are wrong, by the name that they are given."""
+
 
 @dataclass(frozen=True)
 class EnvSelection:
@@ -127,20 +130,17 @@ def as_floats(
     shapes: Sequence[Sequence[int | None]],
     name: str,
     device: torch.device,
-    mask: torch.Tensor | None = None,
-    check: Callable[[torch.Tensor, str], None] | None = None,
+    check: Check | None = None,
 ) -> torch.Tensor:
     """``values`` as a float32 tensor on ``device``, without gradient.
 
     Args:
         shapes: the shapes that are right; None stands for any length.
         name: what to call it in messages.
-        mask: [n] bool, of data with a row for each entry: only the rows that it chooses are used. None: all of them.
-        check: what raises for values on the host that are used and are wrong. None: :func:`require_finite`.
+        check: what raises for values on the host that are wrong. None: :func:`require_finite`.
 
     Raises:
-        EngineError: of another shape, type or device; on the host also what ``check`` finds. Which rows
-            these are, a mask on a GPU does not tell the host, and nothing is refused.
+        EngineError: of another shape, type or device; on the host also what ``check`` finds.
     """
     tensor = _tensor(values, name, device)
     if not any(_matches(tensor.shape, shape) for shape in shapes):
@@ -150,11 +150,27 @@ def as_floats(
         raise EngineError(f"{name} has type {tensor.dtype}; expected real numbers")
     tensor = tensor.float()
     if tensor.device.type == "cpu":
-        if mask is None or tensor.dim() == 1:
-            (check or require_finite)(tensor, name)
-        elif mask.device.type == "cpu":
-            (check or require_finite)(tensor[mask], name)
+        (check or require_finite)(tensor, name)
     return _to(tensor, device)
+
+
+def as_rows(
+    values: Any, envs: EnvSelection, width: int, name: str, device: torch.device, check: Check | None = None
+) -> torch.Tensor:
+    """``values``, [envs.num_rows, width] or [width] for all of them, as [envs.num_rows, width]: see :func:`as_floats`.
+
+    Of rows with a mask only the chosen are checked; which these are, a mask on a GPU does not tell the host, and none
+    is.
+    """
+
+    def check_used(rows: torch.Tensor, name: str) -> None:
+        if rows.dim() == 1 or envs.mask is None:
+            (check or require_finite)(rows, name)
+        elif envs.mask.device.type == "cpu":
+            (check or require_finite)(rows[envs.mask], name)
+
+    rows = as_floats(values, [(envs.num_rows, width), (width,)], name, device, check_used)
+    return rows.expand(envs.num_rows, width)
 
 
 def as_integers(
@@ -196,19 +212,6 @@ def as_offsets(offsets: Any) -> Tuple[int, ...]:
     if len(known) > MOST_OFFSETS:
         raise EngineError(f"there are more than {MOST_OFFSETS} offsets; expected those of the window, each once or so")
     return known
-
-
-def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:
-    """Where (``rows[i]``, ``ids[i]``) [M] of an array [R, C, ..] are in the array flattened to [R * C, ..].
-
-    An id outside 0..limit-1 gives R * C, which ``index_select`` refuses, on a GPU by PyTorch's device-side assert.
-    Indexing the array itself would count negative ids from its end.
-
-    Args:
-        shape: (R, C, ..).
-    """
-    outside = (ids < 0) | (ids >= limit)
-    return (rows * shape[1] + ids).masked_fill(outside, shape[0] * shape[1])
 
 
 def require_choice(value: str, name: str, choices: Sequence[str]) -> None:

@@ -13,15 +13,17 @@ import torch
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.proof import needs_proof, prove_here
 from cmg_runtime.device import forks
-from cmg_runtime.device.memory import does_not_fit, engine_bytes, require_memory, short_of_memory
+from cmg_runtime.device.memory import does_not_fit, require_memory, short_of_memory
 from cmg_runtime.device.precision import full_precision
-from cmg_runtime.engine import Engine
+from cmg_runtime.engine import Engine, EngineOptions, Selected
 from cmg_runtime.errors import BackendUnavailable, EngineError
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.manifest import PRECISIONS, Artifact, Manifest, read_manifest
 from cmg_runtime.inputs import as_count, as_seed
+from cmg_runtime.window.footprint import engine_bytes
 from cmg_runtime.window.frames import FrameLayout
-from cmg_runtime.window.plain.rows import key_body_indices, make_frame_writer
+from cmg_runtime.window.plain.rows import key_body_indices
+from cmg_runtime.window.twins import make_frame_writer
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,8 @@ def _start(
     bank = load_bank(folder, manifest, device)
     writer = make_frame_writer(manifest, bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
-    return Engine(loaded, artifact, manifest, bank, num_envs, device, selection, seed, horizon, command_ramp_s, writer)
+    options = EngineOptions(num_envs, device, horizon, command_ramp_s, seed)
+    return Engine(manifest, bank, Selected(loaded, artifact, selection), writer, options)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.folder.manifest import Manifest, read_manifest
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 from engine_folder import CAN_EXPORT, SEED, Truth, made_before, make_engine_folder
 
 if CAN_EXPORT:

@@ -18,7 +18,7 @@ import torch
 from CMG_Ref.module import CMG
 from cmg_runtime import Engine
 from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256, read_manifest
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 CAN_EXPORT = "CMG_TEST_FOLDERS" not in os.environ
 """Whether engine folders are made here. Where the exporter does not run they are made before: see made_before.py."""

@@ -13,10 +13,9 @@ from cmg_export.read.checkpoint import load_checkpoint
 from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
 from cmg_runtime.backends.fused.packing import pack
 from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest, Sizes, Stats
+from cmg_runtime.folder.robot import KinematicChain
 from cmg_runtime.window.frames import FrameLayout
-from cmg_runtime.window.kinematics import KinematicChain
-from cmg_runtime.window.ramp import CommandRamp
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import CommandRamp, WindowBuffers
 from engine_folder import Truth
 from make_checkpoint import make_checkpoint
 
@@ -65,7 +64,7 @@ def random_buffers(
 
     columns = num_envs + 1
     ramp = CommandRamp(columns, 3, ramp_frames, torch.device("cpu"))
-    ramp.start, ramp.target = random(columns, 3), random(columns, 3)
+    ramp.initial, ramp.target = random(columns, 3), random(columns, 3)
     ramp.elapsed = torch.randint(0, 30, (columns,), generator=generator).float()
     buffers = WindowBuffers(
         num_envs,
@@ -87,7 +86,7 @@ def contents(buffers: WindowBuffers) -> dict[str, torch.Tensor]:
     """What a frame writer writes, of all environments, on the CPU; not the scratch column."""
     n = buffers.num_envs
     return {
-        "frames": buffers.frames[:, :n].cpu(),
+        "frames": buffers.ring[:, :n].cpu(),
         "current": buffers.current[:n].cpu(),
         "newest_motion": buffers.newest_motion[:n].cpu(),
         "newest_root": buffers.newest_root[:n].cpu(),
@@ -101,11 +100,11 @@ def contents(buffers: WindowBuffers) -> dict[str, torch.Tensor]:
 def on_cuda(buffers: WindowBuffers) -> WindowBuffers:
     """A copy on the GPU."""
     ramp = buffers.ramp
-    moved = CommandRamp(len(ramp.elapsed), 3, ramp.frames, torch.device("cuda"))
-    moved.start, moved.target, moved.elapsed = ramp.start.cuda(), ramp.target.cuda(), ramp.elapsed.cuda()
-    frames, current = buffers.frames.cuda(), buffers.current.cuda()
+    moved = CommandRamp(len(ramp.elapsed), 3, ramp.num_frames, torch.device("cuda"))
+    moved.initial, moved.target, moved.elapsed = ramp.initial.cuda(), ramp.target.cuda(), ramp.elapsed.cuda()
+    ring, current = buffers.ring.cuda(), buffers.current.cuda()
     next_motion, next_command = buffers.next_motion.cuda(), buffers.next_command.cuda()
-    copy = WindowBuffers(buffers.num_envs, buffers.horizon, frames, current, next_motion, next_command, moved)
+    copy = WindowBuffers(buffers.num_envs, buffers.horizon, ring, current, next_motion, next_command, moved)
     copy.head, copy.newest_motion = buffers.head.cuda(), buffers.newest_motion.cuda()
     copy.newest_root, copy.ground = buffers.newest_root.cuda(), buffers.ground.cuda()
     copy.placement, copy.fresh = buffers.placement.cuda(), buffers.fresh.cuda()
@@ -121,7 +120,7 @@ def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -
         contained["frames"] = contained["frames"][..., : layout.used].clone()
         contained["frames"][..., vertical] = 0
     for name, value in wanted.items():
-        tolerance = 2e-4 if name == "vertical" else 1e-5 if seen.frames.is_cuda else 2e-6
+        tolerance = 2e-4 if name == "vertical" else 1e-5 if seen.ring.is_cuda else 2e-6
         torch.testing.assert_close(
             found[name], value, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )

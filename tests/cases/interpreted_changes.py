@@ -67,7 +67,7 @@ def contents(engine: Engine) -> dict[str, torch.Tensor]:
     """All that a change writes, of all environments."""
     state, window = engine._state, engine._window
     ramp = state.ramp
-    named = {"current": state.current, "start": ramp.start, "target": ramp.target, "elapsed": ramp.elapsed}
+    named = {"current": state.current, "initial": ramp.initial, "target": ramp.target, "elapsed": ramp.elapsed}
     if window is not None:
         buffers = window.buffers
         named |= {
@@ -77,7 +77,7 @@ def contents(engine: Engine) -> dict[str, torch.Tensor]:
         for name in ("placement", "newest_root"):
             named[name] = without_turns(named[name])
         assert engine._writer is not None
-        layout, named["frames"] = engine._writer.layout, buffers.frames.transpose(0, 1).clone()
+        layout, named["frames"] = engine._writer.layout, buffers.ring.transpose(0, 1).clone()
         rotation = named["frames"][..., layout.root_rot : layout.root_vel]
         rotation *= rotation[..., :1].clone()  # q and -q are one orientation, and half a turn has both
         vertical = layout.root_vel + 2  # a difference of heights, times 50 frames a second

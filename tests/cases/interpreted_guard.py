@@ -40,7 +40,7 @@ def test_bad_rows(
         expected, seen = motion.clone(), wide[:, :width]
         ahead = int(rng.integers(0, 100))
         pair[0].apply(expected, columns, ahead, advance)
-        replace_bad_rows(pair[1], seen, columns, ahead, advance, num_envs)
+        replace_bad_rows(pair[1], seen, columns, ahead, advance)
         assert torch.equal(seen, expected) and torch.isfinite(seen).all()
         torch.testing.assert_close(wide[:, width:], motion, rtol=0, atol=0, equal_nan=True)  # beside them, nothing
         assert torch.equal(pair[1].frame, pair[0].frame)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 from engine_folder import Truth
 from mujoco_kinematics import MujocoKinematics
 

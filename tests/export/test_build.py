@@ -21,7 +21,7 @@ import cmg_export.compile.artifacts
 from cmg_export.__main__ import main
 from cmg_export.compile.tensorrt import find_flavour
 from cmg_runtime.folder.manifest import file_sha256, read_manifest, read_verified
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 from make_checkpoint import MadeCheckpoint, make_checkpoint
 
 SMALL: dict[str, Any] = {"num_joints": 5, "hidden_dim": 24}

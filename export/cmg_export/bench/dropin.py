@@ -21,7 +21,7 @@ from CMG_Ref.command_line import require_positive, run
 from cmg_runtime.backends import BACKENDS
 from cmg_runtime.commands.sampler import CommandSampler
 from cmg_runtime.errors import EngineError
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.kept_files import replace_file
 from cmg_runtime.folder.manifest import Manifest, read_manifest
 from cmg_runtime.folder.sources import installed_versions

@@ -10,7 +10,7 @@ import torch
 from cmg_export.bench.results import BenchError
 from cmg_export.parity.truth import Truth, draw_commands
 from cmg_export.read.checkpoint import Checkpoint
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.manifest import Manifest
 
 ERROR_ROWS = 2048

@@ -20,7 +20,7 @@ from CMG_Ref import command_line
 from cmg_runtime import Manifest, read_manifest
 from cmg_runtime.device.graphs import GraphRecorder, Piece
 from cmg_runtime.device.triton_support import why_not
-from cmg_runtime.folder.weights import read_weights
+from cmg_runtime.folder.arrays import read_weights
 
 MODULE = "cmg_export.bench.kernels"
 

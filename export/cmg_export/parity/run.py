@@ -21,7 +21,7 @@ from cmg_export.parity.workers import workers
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.backends.proof import ONE_STEP_ALLOWED, needs_proof
 from cmg_runtime.errors import BackendUnavailable
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.manifest import Artifact, CommandRange, Manifest
 from cmg_runtime.folder.sources import installed_versions
 

@@ -17,9 +17,9 @@ from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
 from CMG_Ref.checkpoint.stats import check_range, read_vector
 from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.folder.compiled import BANK_FILE, CARD_FILE
 from cmg_runtime.folder.manifest import CommandRange, Manifest, Sizes, Stats, file_sha256
-from cmg_runtime.folder.npz import load_arrays
 
 FARTHEST_STATE = 100.0
 """Deviations from the mean; motion data stay within about 10. Parity takes a rollout past this for a diverged one."""

@@ -9,7 +9,7 @@ from cmg_export.errors import RobotError
 from cmg_export.read.checkpoint import Checkpoint
 from cmg_export.read.robot import RobotModel, g1_model
 from CMG_Ref.robot_g1 import JOINT_NAMES as G1_JOINTS
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 
 class Joints(NamedTuple):

@@ -16,9 +16,10 @@ from cmg_export.errors import CheckpointError
 from cmg_export.parity.truth import draw_commands
 from cmg_export.read.checkpoint import Checkpoint
 from cmg_runtime.backends.one_product import OneProductNetwork
+from cmg_runtime.folder.limits import LOWEST_VELOCITY_LIMIT, POSITION_MARGIN, joint_limits
 from cmg_runtime.folder.manifest import Manifest
-from cmg_runtime.guard import LOWEST_VELOCITY_LIMIT, POSITION_MARGIN, joint_limits
-from cmg_runtime.window.kinematics import ForwardKinematics, KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
+from cmg_runtime.window.kinematics import ForwardKinematics
 
 LIMIT_MARGIN = 0.1
 """rad beyond a joint's limits, of what a motion has on average or most of the time: motion data keep the limits of the

@@ -16,7 +16,7 @@ import numpy as np
 from cmg_export.errors import RobotError
 from cmg_export.read.soles import body_spheres, sole_body_ids
 from CMG_Ref import mujoco_import
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 UNLIMITED = 1e6
 """Joint limit, rad, of a joint that has none (JSON has no infinity)."""

@@ -24,11 +24,10 @@ from cmg_runtime.backends.one_product import OneProductNetwork
 from cmg_runtime.backends.trt.plan import driver_version
 from cmg_runtime.errors import BackendUnavailable
 from cmg_runtime.folder import typed_json
-from cmg_runtime.folder.bank import load_bank
+from cmg_runtime.folder.arrays import load_bank, read_weights
 from cmg_runtime.folder.kept_files import keep, read_kept
 from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.folder.sources import installed_versions, package_files, sources_sha256
-from cmg_runtime.folder.weights import read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import torch
 from cmg_runtime.backends.one_product import OneProductNetwork
 from cmg_runtime.device.lifetime import NotCopied
 from cmg_runtime.device.precision import full_precision
+from cmg_runtime.folder.arrays import read_weights
 from cmg_runtime.folder.manifest import Artifact, Manifest
-from cmg_runtime.folder.weights import read_weights
 
 CPU_ROWS = 512
 """Environments that go through the network together on a CPU: the widest tensor, [rows, num_experts * hidden_dim], then

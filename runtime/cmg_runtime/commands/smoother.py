@@ -8,9 +8,9 @@ from typing import Any, Dict
 import torch
 
 from cmg_runtime.device.memory import require_memory
-from cmg_runtime.inputs import as_count, as_floats, select_envs
+from cmg_runtime.inputs import as_count, as_rows, select_envs
 from cmg_runtime.loading import resolve_device
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import CommandRamp
 
 
 class CommandSmoother:
@@ -54,8 +54,7 @@ class CommandSmoother:
             EngineError: wrong shape, type, device or ids, or on the host a value in use that is not finite.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
-        target = as_floats(target_cmd, [(envs.num_rows, 3), (3,)], "target_cmd", self.device, envs.mask)
-        rows = target.expand(envs.num_rows, 3)
+        rows = as_rows(target_cmd, envs, 3, "target_cmd", self.device)
         self._ramp.retarget(envs, rows, torch.isfinite(rows).all(dim=1))
 
     @torch.no_grad()

@@ -17,8 +17,7 @@ from typing import Any, List, Sequence, Tuple
 
 import torch
 
-from cmg_runtime.folder.kept_files import read_kept, replace_file
-from cmg_runtime.folder.user_cache import user_cache
+from cmg_runtime.folder.kept_files import read_kept, replace_file, user_cache
 
 _MOST_SHARED_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from cmg_runtime.errors import EngineError
+from cmg_runtime.folder.kept_files import user_cache
 from cmg_runtime.folder.manifest import FILE_NAME, SCHEMA_VERSION, file_sha256
-from cmg_runtime.folder.user_cache import user_cache
 
 logger = logging.getLogger(__name__)
 

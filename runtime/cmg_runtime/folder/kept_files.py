@@ -1,6 +1,6 @@
-"""Files that an engine folder collects where it is used: caches and records. The manifest does not list them.
+"""Files that an engine folder collects where it is used, and those in the user's cache. No manifest lists them.
 
-The folder is as good without them, so one that cannot be read or written is no error.
+All is as good without them, so one that cannot be read or written is no error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ from pathlib import Path
 from typing import Iterator, Optional, Union
 
 logger = logging.getLogger(__name__)
+
+
+def user_cache() -> Optional[Path]:
+    """``$XDG_CACHE_HOME``, else ``~/.cache``; None for a user without a home folder, as containers have them."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    home = os.path.expanduser("~")  # as it is, where it is not known
+    return None if home == "~" else Path(home) / ".cache"
 
 
 def read_kept(path: Path) -> Optional[bytes]:

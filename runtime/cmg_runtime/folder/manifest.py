@@ -16,8 +16,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.robot import KinematicChain
 from cmg_runtime.folder.typed_json import require, short
-from cmg_runtime.window.kinematics import KinematicChain
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"

@@ -9,14 +9,15 @@ from typing import Any, Dict, Tuple
 import torch
 
 from cmg_runtime.device.lifetime import Closable
-from cmg_runtime.device.memory import require_memory, rollout_bytes
+from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.compiled import engine_folder
-from cmg_runtime.inputs import EnvSelection, as_count, as_floats, require_choice, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_rows, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_generator.stopwatch import Stopwatch
-from cmg_runtime.motion_generator.trajectories import PregeneratedMotion
-from cmg_runtime.window.body_transforms import BodyTransforms
+from cmg_runtime.motion_generator.trajectories import Trajectories
+from cmg_runtime.window.footprint import rollout_bytes
+from cmg_runtime.window.kinematics import BodyTransforms
 
 MODES = ("pregenerated", "realtime")
 
@@ -94,7 +95,7 @@ class CMGMotionGenerator(Closable):
         # where they differ; the host remembers whether they are all alike.
         self._due = torch.zeros(self.num_envs, 1, dtype=torch.bool, device=self.device)
         self._all_due: bool | None = False  # None: they differ
-        self._pregenerated = PregeneratedMotion(self.num_envs, preload_duration, self.device)
+        self._trajectories = Trajectories(self.num_envs, preload_duration, self.device)
         self._stopwatch = Stopwatch(self.device)
         self._transforms: BodyTransforms | None = None
         self._made()
@@ -117,7 +118,7 @@ class CMGMotionGenerator(Closable):
         if self._ready and self.mode == "pregenerated" and init_motion is not None:
             # So that where the engine ignores init_motion, what it keeps is the current frame, not the last reset's.
             # On a host a current frame that diverged must not stop the reset that mends it.
-            self.engine.reset(env_ids, envs.read(self._pregenerated.current()).nan_to_num(0.0, 0.0, 0.0))
+            self.engine.reset(env_ids, envs.read(self._trajectories.current()).nan_to_num(0.0, 0.0, 0.0))
         self.engine.reset(env_ids, init_motion, commands)
         if not self._ready and not envs.is_all:
             self.engine.reset(envs.others(torch.arange(self.num_envs, device=self.device)))
@@ -141,7 +142,7 @@ class CMGMotionGenerator(Closable):
         envs = select_envs(env_ids, self.num_envs, self.device)
         self.engine.set_command(commands, env_ids)
         if self.mode == "pregenerated":
-            self._generate(envs, self._pregenerated.current())
+            self._generate(envs, self._trajectories.current())
 
     @torch.no_grad()
     def get_motion(self, env_ids: Any = None, advance: bool = True) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -183,11 +184,10 @@ class CMGMotionGenerator(Closable):
         """
         transforms = self._bodies()
         envs = select_envs(env_ids, self.num_envs, self.device)
-        n = envs.num_rows
         base_pos = [0.0, 0.0, 0.0] if base_pos is None else base_pos
         base_rot = [1.0, 0.0, 0.0, 0.0] if base_rot is None else base_rot
-        position = as_floats(base_pos, [(n, 3), (3,)], "base_pos", self.device, envs.mask).expand(n, 3)
-        orientation = as_floats(base_rot, [(n, 4), (4,)], "base_rot", self.device, envs.mask).expand(n, 4)
+        position = as_rows(base_pos, envs, 3, "base_pos", self.device)
+        orientation = as_rows(base_rot, envs, 4, "base_rot", self.device)
         dof_pos, dof_vel = self.get_motion(env_ids, advance)
         body_pos, body_rot = transforms(dof_pos, position, orientation)
         return {
@@ -206,7 +206,7 @@ class CMGMotionGenerator(Closable):
             ``frames_wrapped``: how often a pregenerated trajectory began again.
         """
         times = self._stopwatch.milliseconds() or [0.0]
-        wraps = int(self._pregenerated.wraps)
+        wraps = int(self._trajectories.wraps)
         if wraps:
             text = f"trajectories of {self.preload_duration} frames ended and began again {wraps} times"
             warnings.warn(f"{text}; raise preload_duration, or reset more often", RuntimeWarning, stacklevel=2)
@@ -228,7 +228,7 @@ class CMGMotionGenerator(Closable):
         if new_mode == "pregenerated":
             self._generate(EnvSelection(self.num_envs), motion)  # which may not fit: then nothing has changed
         else:
-            self._pregenerated.clear()
+            self._trajectories.clear()
         self.mode = new_mode
         self.engine.reset(motion=motion)
 
@@ -241,7 +241,7 @@ class CMGMotionGenerator(Closable):
         self._require_reset()
         envs = select_envs(env_ids, self.num_envs, self.device)
         self._catch_up(envs)
-        motion = envs.read(self._engine_motion() if self.mode == "realtime" else self._pregenerated.current())
+        motion = envs.read(self._engine_motion() if self.mode == "realtime" else self._trajectories.current())
         if advance:
             self._set_due(envs, True)
         return motion
@@ -278,7 +278,7 @@ class CMGMotionGenerator(Closable):
     def _advance(self, due: torch.Tensor | None) -> None:
         """One frame forward: those that ``due`` [num_envs, 1] bool names, or everybody."""
         if self.mode == "pregenerated":
-            self._pregenerated.advance(due)
+            self._trajectories.advance(due)
             return
         before = None if due is None else self._engine_motion()
         with self._stopwatch.measure():
@@ -291,11 +291,11 @@ class CMGMotionGenerator(Closable):
         if envs.mask is not None:
             envs = select_envs(envs.mask.nonzero().squeeze(1), self.num_envs, self.device)
         if envs.is_all:
-            self._pregenerated.clear()  # so that old and new are not held at once
+            self._trajectories.clear()  # so that old and new are not held at once
         # Not in the caller's inference mode: outside of it the trajectories could not be updated.
         with torch.inference_mode(False), self._stopwatch.measure():
             frames = self.engine.rollout(envs.read(motion), envs.read(self.engine.command), self.preload_duration)
-        self._pregenerated.start(envs, frames)
+        self._trajectories.replace(envs, frames)
 
     def _bodies(self) -> BodyTransforms:
         if self._transforms is None:

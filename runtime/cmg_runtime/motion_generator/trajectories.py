@@ -9,7 +9,7 @@ import torch
 from cmg_runtime.inputs import EnvSelection
 
 
-class PregeneratedMotion:
+class Trajectories:
     """A trajectory of ``duration + 1`` frames for every environment; after the last frame the first comes again.
 
     Attributes:
@@ -38,7 +38,7 @@ class PregeneratedMotion:
         """Give the memory of the trajectories back."""
         self._frames = self._frames.new_empty(0)
 
-    def start(self, envs: EnvSelection, frames: torch.Tensor) -> None:
+    def replace(self, envs: EnvSelection, frames: torch.Tensor) -> None:
         """Give ``envs`` (all, or by ids) new trajectories [n, duration + 1, motion_dim], at their first frame."""
         if envs.ids is None:
             self._frames = frames

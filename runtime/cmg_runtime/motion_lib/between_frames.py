@@ -7,6 +7,7 @@ from typing import Callable, Tuple, Union
 import torch
 
 from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.geometry import blend_quat
 
 ON_A_FRAME = 1e-3
 """Frames. Times this close to a frame are taken to be on it: seconds in float32 hardly ever are exactly."""
@@ -39,10 +40,4 @@ def interpolated(lookup: Lookup, ids: torch.Tensor, position: torch.Tensor) -> R
     weight = (position - before).unsqueeze(-1)
     one, other = lookup(ids, before.long()), lookup(ids, position.ceil().long())
     fields = [torch.lerp(a, b, weight if a.dim() == 2 else weight.unsqueeze(-1)) for a, b in zip(one, other)]
-    return ReferenceFrames(*fields)._replace(root_rot=_blend_quat(one.root_rot, other.root_rot, weight))
-
-
-def _blend_quat(one: torch.Tensor, other: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    same_side = (one * other).sum(dim=-1, keepdim=True) >= 0
-    quat = torch.lerp(one, torch.where(same_side, other, -other), weight)
-    return quat / quat.norm(dim=-1, keepdim=True)
+    return ReferenceFrames(*fields)._replace(root_rot=blend_quat(one.root_rot, other.root_rot, weight))

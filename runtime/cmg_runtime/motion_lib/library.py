@@ -10,7 +10,7 @@ import torch
 
 from cmg_runtime.commands.sampler import CommandSampler
 from cmg_runtime.device.lifetime import Closable
-from cmg_runtime.device.memory import pool_bytes, require_memory
+from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.compiled import engine_folder
 from cmg_runtime.folder.manifest import read_manifest
@@ -20,6 +20,7 @@ from cmg_runtime.motion_lib.catalogue import MotionCatalogue
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
 from cmg_runtime.motion_lib.sampling import MotionSampler
 from cmg_runtime.motion_lib.sources import PoolSource, QueryReport, WindowSource
+from cmg_runtime.window.footprint import pool_bytes
 from cmg_runtime.window.frames import FrameLayout
 
 MODES = ("pregenerated", "realtime")

@@ -10,6 +10,7 @@ from cmg_runtime.engine import Engine
 from cmg_runtime.inputs import EnvSelection, as_floats
 from cmg_runtime.motion_lib.between_frames import frame_positions, interpolated
 from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.geometry import turn_rows, turn_upright, yaw_from_upright
 
 
 class QueryReport(NamedTuple):
@@ -68,7 +69,7 @@ class PoolSource:
         everyone = torch.arange(num_motions, device=engine.device)
         end = self._pool.frames(everyone, torch.full_like(everyone, self._last))
         self._way = end.root_pos[:, :2].clone()
-        self._half_turn = torch.atan2(end.root_rot[:, 3], end.root_rot[:, 0])
+        self._half_turn = yaw_from_upright(end.root_rot) / 2
 
     def frames(self, ids: torch.Tensor, times: torch.Tensor) -> ReferenceFrames:
         """Frames [M, ...] of motions ``ids`` [M] int64 at ``times`` [M] float32, s; new tensors."""
@@ -90,12 +91,12 @@ class PoolSource:
         ratio = torch.sin(loops * half) / torch.sin(half).masked_fill(straight, 1.0)
         ratio = torch.where(straight, loops, ratio).unsqueeze(1)
         half_turned = loops * half
-        offset = ratio * _turned(self._way.index_select(0, ids), half_turned - half)
-        turned_pos = _turned(frames.root_pos, 2 * half_turned) + torch.nn.functional.pad(offset, (0, 1))
+        offset = ratio * turn_rows(self._way.index_select(0, ids), half_turned - half)
+        turned_pos = turn_rows(frames.root_pos, 2 * half_turned) + torch.nn.functional.pad(offset, (0, 1))
         return frames._replace(
             root_pos=turned_pos,
-            root_vel=_turned(frames.root_vel, 2 * half_turned),
-            root_rot=_yawed(frames.root_rot, half_turned),
+            root_vel=turn_rows(frames.root_vel, 2 * half_turned),
+            root_rot=turn_upright(frames.root_rot, half_turned),
         )
 
 
@@ -135,18 +136,3 @@ class WindowSource:
         position, finite = frame_positions(times, self._engine.fps, current)
         self.counts.add(position, self._last, finite)
         return interpolated(self._engine.frames, ids, position.clamp(0, self._last))
-
-
-def _turned(vectors: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """The first two components of ``vectors`` [M, 2 or 3] turned by ``angle`` [M]; a third stays."""
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    x, y = vectors[:, 0], vectors[:, 1]
-    turned = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
-    return torch.cat([turned, vectors[:, 2:]], dim=1)
-
-
-def _yawed(quat: torch.Tensor, half_angle: torch.Tensor) -> torch.Tensor:
-    """Quaternions [M, 4], (w, x, y, z) with x = y = 0, turned further about z by twice ``half_angle`` [M]."""
-    cos, sin = torch.cos(half_angle), torch.sin(half_angle)
-    w, x, y, z = quat.unbind(1)
-    return torch.stack([cos * w - sin * z, x, y, sin * w + cos * z], dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import torch
 
@@ -98,3 +98,16 @@ class FrameLayout:
             rows[..., self.root_ang_vel : self.key_body_pos],
             bodies.unflatten(-1, (self.key_bodies, 3)),
         )
+
+
+def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:
+    """Where (``rows[i]``, ``ids[i]``) [M] of an array [R, C, ..] are in the array flattened to [R * C, ..].
+
+    An id outside 0..limit-1 gives R * C, which ``index_select`` refuses, on a GPU by PyTorch's device-side assert.
+    Indexing the array itself would count negative ids from its end.
+
+    Args:
+        shape: (R, C, ..).
+    """
+    outside = (ids < 0) | (ids >= limit)
+    return (rows * shape[1] + ids).masked_fill(outside, shape[0] * shape[1])

@@ -28,7 +28,7 @@ class FutureView(NotCopied):
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
             on_device = window.offsets_on_device(offsets)
-            self._rows = buffers.frames.new_zeros(len(offsets), *buffers.frames.shape[1:])
+            self._rows = buffers.ring.new_zeros(len(offsets), *buffers.ring.shape[1:])
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
             # A function, not a method of this object, which would then keep itself alive.
@@ -42,7 +42,6 @@ class FutureView(NotCopied):
         return self._command
 
     @of_a_sound_engine
-    @torch.no_grad()
     def refresh(self) -> None:
         """Bring both up to date, in place. The host does not wait.
 
@@ -55,5 +54,5 @@ class FutureView(NotCopied):
 
 def _read(window: Window, offsets: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
     buffers = window.buffers
-    torch.index_select(buffers.frames, 0, window.slots(offsets), out=rows)
+    torch.index_select(buffers.ring, 0, window.slots(offsets), out=rows)
     command.copy_(buffers.ramp.now()[: buffers.num_envs])

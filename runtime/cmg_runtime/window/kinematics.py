@@ -1,4 +1,4 @@
-"""Batched forward kinematics of a robot's chain, in torch, on any device and in any float type."""
+"""Batched forward kinematics of a robot's chain, in torch, on any device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Tuple
 import torch
 
 from cmg_runtime.folder.robot import KinematicChain
+from cmg_runtime.window.geometry import cross_matrix, matrix_from_quat, quat_from_matrix
 
 
 class ForwardKinematics:
@@ -75,22 +76,26 @@ class ForwardKinematics:
         return centre[..., 2] - self._sole_radii
 
 
-def matrix_from_quat(quat: torch.Tensor) -> torch.Tensor:
-    """Rotation matrices [..., 3, 3] of unit quaternions [..., 4], (w, x, y, z)."""
-    w, x, y, z = (quat / quat.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).reshape(quat.shape[:-1] + (3, 3))
+class BodyTransforms:
+    """Poses of every body of ``chain`` in the world, float32 on ``device``."""
 
+    def __init__(self, chain: KinematicChain, device: torch.device) -> None:
+        self._kinematics = ForwardKinematics(chain, device)
 
-def cross_matrix(v: torch.Tensor) -> torch.Tensor:
-    """[..., 3] -> [..., 3, 3] with ``cross_matrix(v) @ u == cross(v, u)``."""
-    zero = torch.zeros_like(v[..., 0])
-    x, y, z = v.unbind(-1)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(v.shape[:-1] + (3, 3))
+    def __call__(
+        self, dof_pos: torch.Tensor, base_pos: torch.Tensor, base_rot: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Positions [n, B, 3], m, and orientations [n, B, 4], (w, x, y, z), in the world.
+
+        Args:
+            dof_pos: [n, num_joints], rad.
+            base_pos: [n, 3] position of the root, m.
+            base_rot: [n, 4] its orientation, (w, x, y, z).
+        """
+        body_pos, body_rot = self._kinematics(dof_pos)
+        base = matrix_from_quat(base_rot).unsqueeze(1)
+        positions = base_pos.unsqueeze(1) + (base @ body_pos.unsqueeze(-1)).squeeze(-1)
+        return positions, quat_from_matrix(base @ body_rot)
 
 
 @dataclass(frozen=True)

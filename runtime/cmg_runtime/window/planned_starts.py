@@ -51,8 +51,8 @@ class PlannedStarts(NotCopied):
             if device.type == "cuda":
                 # A function, not a method of this object, which would then keep itself alive.
                 plan = self.trajectory_ids, self.frame_ids, self.root_pos, self.root_rot
-                start = functools.partial(_start_chosen, starts, pool, self._chosen, *plan)
-                self._program = GraphRecorder(device).record([Piece(start)])
+                program = functools.partial(_start_chosen, starts, pool, self._chosen, *plan)
+                self._program = GraphRecorder(device).record([Piece(program)])
 
     @property
     def trajectory_ids(self) -> torch.Tensor:
@@ -71,7 +71,6 @@ class PlannedStarts(NotCopied):
         return self._root_rot
 
     @of_a_sound_engine
-    @torch.no_grad()
     def start(self, env_ids: Any) -> None:
         """Let the environments ``env_ids`` begin as planned; see :meth:`cmg_runtime.Engine.start`.
 

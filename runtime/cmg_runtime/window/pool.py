@@ -1,4 +1,4 @@
-"""The pregenerated mode: trajectories made once, then only indexed."""
+"""Trajectories made once, then only looked up."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 from cmg_runtime.backends import Backend
 from cmg_runtime.guard import Guard
-from cmg_runtime.inputs import as_integers, flat_places
-from cmg_runtime.window.frames import FrameLayout, ReferenceFrames
+from cmg_runtime.inputs import as_integers
+from cmg_runtime.window.frames import FrameLayout, ReferenceFrames, flat_places
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import CommandRamp
 
 TRAJECTORIES_AT_ONCE = 4096
 """Trajectories that are generated together."""

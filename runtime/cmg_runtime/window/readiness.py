@@ -96,7 +96,8 @@ class Readiness:
 
 def of_a_sound_engine(method: Method) -> Method:
     """For methods of what has a :class:`Readiness` as ``_ready``: once the engine has failed nothing is done, nothing
-    copied to a device that may be lost; and it has failed when an error of the device comes up in any of them.
+    copied to a device that may be lost; and it has failed when an error of the device comes up in any of them. Nothing
+    that they do is recorded for a gradient.
     """
 
     @functools.wraps(method)
@@ -104,7 +105,8 @@ def of_a_sound_engine(method: Method) -> Method:
         ready: Readiness = self._ready
         ready.require_sound()
         try:
-            return method(self, *arguments, **named)
+            with torch.no_grad():
+                return method(self, *arguments, **named)
         except EngineError:
             raise
         except RuntimeError as error:

@@ -9,8 +9,7 @@ import torch
 
 from cmg_runtime.device.graphs import Piece
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.state import EngineState
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import EngineState, WindowBuffers
 
 BATCHES = (16, 64, 256, 1024)
 """On CUDA a rebuild runs at the next of these sizes, or at ``num_envs``; each is a graph."""

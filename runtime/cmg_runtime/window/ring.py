@@ -9,12 +9,10 @@ import torch
 
 from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
-from cmg_runtime.inputs import flat_places
-from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.frames import ReferenceFrames, flat_places
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
-from cmg_runtime.window.state import EngineState
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import EngineState, WindowBuffers
 
 MAX_KNOWN_OFFSETS = 64
 """Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
@@ -34,9 +32,9 @@ class Window:
         self._state = state
         self._writer = writer
         columns, device = state.num_envs + 1, state.device
-        frames = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
+        ring = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
         self.buffers = WindowBuffers(
-            state.num_envs, horizon, frames, state.current, state.next_motion, state.next_command, state.ramp
+            state.num_envs, horizon, ring, state.current, state.next_motion, state.next_command, state.ramp
         )
         self._all_ids = torch.arange(state.num_envs, device=device)
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
@@ -62,7 +60,6 @@ class Window:
         self.buffers.fresh.fill_(True)
         self.rebuild(self._all_ids)
 
-    @torch.no_grad()
     def step(self) -> None:
         """Every environment one frame forward."""
         self._step_program()
@@ -94,7 +91,7 @@ class Window:
             if len(self._offsets) == MAX_KNOWN_OFFSETS:
                 del self._offsets[next(iter(self._offsets))]
             self._offsets[offsets] = known
-        return self.split(self.buffers.frames.index_select(0, self.slots(known)))
+        return self.split(self.buffers.ring.index_select(0, self.slots(known)))
 
     def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
         """``offsets`` as a new tensor [K] int64, which the caller keeps. Raises as :meth:`future` does."""
@@ -118,8 +115,8 @@ class Window:
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
         """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
         buffers = self.buffers
-        places = flat_places(self.slots(offsets), env_ids, buffers.frames.shape, buffers.num_envs)
-        return self._writer.layout.split(buffers.flat_frames.index_select(0, places))
+        places = flat_places(self.slots(offsets), env_ids, buffers.ring.shape, buffers.num_envs)
+        return self._writer.layout.split(buffers.flat_ring.index_select(0, places))
 
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""

@@ -1,9 +1,12 @@
-"""What every engine keeps on its device, with a window or without, and the step of those without."""
+"""What engines keep on their device: allocated once, at addresses that never change, so that CUDA graphs can be
+replayed. Commands' ramps and current frames, and the window's memory where there is one; and the step of engines
+without."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, Union
 
 import torch
 
@@ -11,7 +14,79 @@ from cmg_runtime.backends import Backend
 from cmg_runtime.device.graphs import GraphRecorder, Piece, can_be_captured, run_eagerly
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import Guard
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.inputs import EnvSelection
+
+
+class CommandRamp:
+    """The command in force: linear from ``initial`` to ``target`` in ``num_frames`` frames, then ``target``.
+
+    Args:
+        columns: environments, and the scratch column of padded batches.
+        command_dim: floats of a command.
+        num_frames: length of a ramp, not necessarily whole. 0: the target is in force at once.
+
+    Attributes:
+        initial, target: [columns, command_dim] float32, in physical units.
+        elapsed: [columns] float32, frames from the start of the ramp to the current frame. Float, so that it
+            needs no conversion and stops counting at 2^24 instead of overflowing.
+    """
+
+    def __init__(self, columns: int, command_dim: int, num_frames: float, device: torch.device) -> None:
+        self.num_frames = num_frames
+        self.initial = torch.zeros(columns, command_dim, dtype=torch.float32, device=device)
+        self.target = torch.zeros_like(self.initial)
+        self.elapsed = torch.zeros(columns, dtype=torch.float32, device=device)
+
+    def at(self, offset: Union[int, torch.Tensor], ids: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """The command in force ``offset`` frames after the current one.
+
+        Args:
+            offset: an integer, or float32 [T, 1].
+            ids: [n] int64; None for every column.
+
+        Returns:
+            [n, command_dim], or [T, n, command_dim].
+        """
+        initial, target, elapsed = self.initial, self.target, self.elapsed
+        if ids is not None:
+            initial, target, elapsed = (state.index_select(0, ids) for state in (initial, target, elapsed))
+        elapsed = elapsed + offset
+        if self.num_frames <= 0:
+            return target.expand(elapsed.shape + target.shape[-1:])
+        share = (elapsed / self.num_frames).clamp(max=1).unsqueeze(-1)
+        return torch.lerp(initial, target, share)  # exactly the target at 1
+
+    def now(self) -> torch.Tensor:
+        """[columns, command_dim]: the command in force at the current frame; a new tensor."""
+        if self.num_frames <= 0:
+            return self.target.clone()
+        return torch.lerp(self.initial, self.target, (self.elapsed / self.num_frames).clamp_(max=1).unsqueeze(-1))
+
+    def retarget(self, envs: EnvSelection, targets: torch.Tensor, finite: torch.Tensor) -> None:
+        """Start ramps from the commands in force to ``targets``.
+
+        Environments whose target is the one they have already go on as they are, so that setting the same command
+        every step is the same as setting it once.
+
+        Args:
+            envs: of the first columns.
+            targets: [envs.num_rows, command_dim] float32.
+            finite: [envs.num_rows] bool; the environments of the others go on too.
+        """
+        first = slice(0, len(self.elapsed) - 1)
+        initial, target, elapsed = (envs.read(state[first]) for state in (self.initial, self.target, self.elapsed))
+        restart = finite & (targets != target).any(dim=1)
+        rows = restart.unsqueeze(1)
+        in_force = envs.read(self.now()[first])
+        envs.write(self.initial[first], torch.where(rows, in_force, initial))
+        envs.write(self.target[first], torch.where(rows, targets, target))
+        envs.write(self.elapsed[first], torch.where(restart, torch.zeros_like(elapsed), elapsed))
+
+    def finish(self, envs: EnvSelection) -> None:
+        """End the ramps of some environments: their targets are in force at once."""
+        rows = slice(0, len(self.elapsed) - 1)
+        target = envs.read(self.target[rows])
+        envs.write(self.initial[rows], target)
 
 
 class EngineState:
@@ -20,7 +95,7 @@ class EngineState:
     Attributes:
         num_envs, device: of the engine.
         current: [num_envs + 1, motion_dim] float32, rad and rad/s, the motion state of the current frame. The last
-            row here and below belongs to no environment: see :class:`cmg_runtime.window.window_buffers.WindowBuffers`.
+            row here and below belongs to no environment: see :class:`WindowBuffers`.
         next_motion: [num_envs + 1, motion_dim], what the network makes.
         next_command: [num_envs + 1, command_dim], the command in force that the network's next step is given.
         ramp: the ramps of the commands.
@@ -59,13 +134,70 @@ class EngineState:
         self.current.copy_(self._rest.expand_as(self.current))
         self.next_command.zero_()
         self.guard.clear()
-        for tensor in (self.ramp.start, self.ramp.target, self.ramp.elapsed):
+        for tensor in (self.ramp.initial, self.ramp.target, self.ramp.elapsed):
             tensor.zero_()
 
     def infer_from_current(self) -> None:
         """The frame after the current one, into ``next_motion``: a backend may not write where it still reads."""
         n = self.num_envs
         self.backend.step(self.current[:n], self.next_command[:n], self.next_motion[:n])
+
+
+@dataclass
+class WindowBuffers:
+    """What a window keeps on the device. Everything is contiguous; floats are float32.
+
+    There is one column an environment and one more, the scratch column (index ``num_envs``), where the padding of
+    batches goes. Its contents mean nothing.
+
+    Attributes:
+        num_envs: environments; ``columns = num_envs + 1``.
+        horizon: frames of the window, at least 2, the current one included.
+        ring: [horizon, columns, W] rows of :class:`cmg_runtime.window.frames.FrameLayout`: the frame at offset k
+            from the current one is in slot ``(head + k) % horizon``.
+        head: [1] int64, slot of the current frame, the same for all environments.
+        current: [columns, D] motion state of the current frame: what callers see as dof_pos and dof_vel.
+        newest_motion: [columns, D] motion state of the frame at offset ``horizon - 1``: the network's input.
+        newest_root: [columns, 4] its root state: x, y, z (m), yaw (rad), world.
+        next_motion: [columns, D] the network's result: the frame at offset ``horizon``.
+        next_command: [columns, 3] command in force that leads to that frame: the network's other input.
+        ramp: the ramps of the commands.
+        ground: [columns] height of the ground under each environment, m.
+        placement: [columns, 4] the place that was last given for each environment, by a reset or a start: x, y, height
+            of the ground (m), yaw (rad), world. Zeros before any.
+        fresh: [columns] bool, True between a reset and the rebuild that follows it.
+    """
+
+    num_envs: int
+    horizon: int
+    ring: torch.Tensor
+    current: torch.Tensor
+    next_motion: torch.Tensor
+    next_command: torch.Tensor
+    ramp: CommandRamp
+    head: torch.Tensor = field(init=False)
+    newest_motion: torch.Tensor = field(init=False)
+    newest_root: torch.Tensor = field(init=False)
+    ground: torch.Tensor = field(init=False)
+    placement: torch.Tensor = field(init=False)
+    fresh: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        columns, device = len(self.current), self.current.device
+        self.head = torch.zeros(1, dtype=torch.int64, device=device)
+        self.newest_motion = self.current.clone()
+        self.newest_root = torch.zeros(columns, 4, dtype=torch.float32, device=device)
+        self.ground = torch.zeros(columns, dtype=torch.float32, device=device)
+        self.placement = torch.zeros(columns, 4, dtype=torch.float32, device=device)
+        self.fresh = torch.zeros(columns, dtype=torch.bool, device=device)
+        self._columns = columns
+        self._offsets = torch.arange(self.horizon, device=device)
+        self.flat_ring = self.ring.view(-1, self.ring.shape[-1])
+
+    def places(self, ids: torch.Tensor, first: int, count: int) -> torch.Tensor:
+        """[count, n] int64: rows of ``flat_ring`` with the frames of columns ``ids`` from offset ``first`` on."""
+        slots = (self.head + self._offsets[first : first + count]).remainder(self.horizon)
+        return slots.unsqueeze(1) * self._columns + ids
 
 
 class SingleFrame:
@@ -84,7 +216,6 @@ class SingleFrame:
         """As it was made."""
         self._state.clear()
 
-    @torch.no_grad()
     def step(self) -> None:
         """Every environment one frame forward."""
         self._step()

@@ -23,8 +23,9 @@ from cmg_export.soak.reference import Reference
 from cmg_export.soak.run import _Soak
 from cmg_export.soak.watch import Latency, Memory, read_memory
 from cmg_runtime import Engine, load_engine
-from cmg_runtime.folder.bank import load_bank
-from cmg_runtime.guard import Guard, limits
+from cmg_runtime.folder.arrays import load_bank
+from cmg_runtime.folder.limits import limits
+from cmg_runtime.guard import Guard
 from engine_folder import SEED, no_waiting, shared_engine_folder
 from make_checkpoint import make_checkpoint
 from window_case import random_robot_case
@@ -131,7 +132,7 @@ def buffers(engine: Engine) -> Any:
 def newest_row(engine: Engine) -> torch.Tensor:
     """The row of environment 11 at the far end of the window."""
     window = buffers(engine)
-    return window.frames[(int(window.head) - 1) % HORIZON, 11]
+    return window.ring[(int(window.head) - 1) % HORIZON, 11]
 
 
 def drift_joint(engine: Engine) -> None:
@@ -152,7 +153,7 @@ def not_a_number(engine: Engine) -> None:
 
 def forget_command(engine: Engine) -> None:
     engine._state.ramp.target[11] = 0
-    engine._state.ramp.start[11] = 0
+    engine._state.ramp.initial[11] = 0
 
 
 def lag(engine: Engine) -> None:

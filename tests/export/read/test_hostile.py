@@ -26,8 +26,8 @@ from CMG_Ref.dataloader.reading import load_clip
 from cmg_runtime import load_engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.folder.manifest import Manifest, file_sha256
-from cmg_runtime.folder.npz import load_arrays
 from engine_folder import renamed_copy, shared_engine_folder
 from make_checkpoint import make_checkpoint
 

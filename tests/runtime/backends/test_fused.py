@@ -202,8 +202,9 @@ def test_rows_of_the_window_on_the_gpu(
     num_envs: int, tmp_path: Path, rng: np.random.Generator, generator: torch.Generator
 ) -> None:
     from cmg_export.read.robot import RobotModel
-    from cmg_runtime.window.plain.rows import FrameWriter, make_frame_writer
+    from cmg_runtime.window.plain.rows import FrameWriter
     from cmg_runtime.window.triton.rows import FusedFrameWriter
+    from cmg_runtime.window.twins import make_frame_writer
     from fused_case import bare_manifest, compare, on_cuda, poisoned, random_buffers
     from random_robot import random_robot
 

@@ -116,7 +116,7 @@ def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
     seen = [provenance.fingerprint()]
     assert provenance.fingerprint() == seen[0]
 
-    kernels = copies[cmg_runtime] / "kernels"
+    kernels = copies[cmg_runtime] / "backends" / "fused"
     read = [kernels / "cluster.cu", kernels / "hopper.cuh", copies[cmg_runtime] / "guard.py"]
     read += [robot, robot.parent / "more" / "parts.xml", robot.parent / "meshes" / "sole.STL"]
     modules = sorted(copies[cmg_export].rglob("*.py"))

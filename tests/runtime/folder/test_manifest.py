@@ -23,7 +23,7 @@ from cmg_runtime.folder.manifest import (
     read_manifest,
     read_verified,
 )
-from cmg_runtime.window.kinematics import KinematicChain
+from cmg_runtime.folder.robot import KinematicChain
 
 HASH = "0123456789abcdef" * 4
 

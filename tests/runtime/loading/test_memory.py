@@ -22,6 +22,7 @@ from cmg_runtime.commands.smoother import CommandSmoother
 from cmg_runtime.device import memory
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
+from cmg_runtime.window.footprint import engine_bytes
 from cmg_runtime.window.frames import FrameLayout
 from engine_folder import BACKENDS, Truth, make_engine_folder, state
 from window_case import random_robot_case
@@ -35,7 +36,7 @@ def estimate(engine: Engine, num_envs: int) -> int:
     manifest, layout = engine.manifest, None
     if engine.horizon > 1:
         layout = FrameLayout(manifest.sizes.num_joints, len(engine.key_body_names), manifest.robot is not None)
-    return memory.engine_bytes(manifest.sizes, num_envs, engine.horizon, layout, engine.device, engine.backend_name)
+    return engine_bytes(manifest.sizes, num_envs, engine.horizon, layout, engine.device, engine.backend_name)
 
 
 def status(name: str) -> int:
@@ -81,7 +82,8 @@ def test_the_estimate_is_a_lower_bound_near_the_truth(tmp_path: Path, rng: np.ra
 
 LITTLE_MEMORY = """
 import resource, sys
-from cmg_runtime import EngineError, load_engine, memory
+from cmg_runtime import EngineError, load_engine
+from cmg_runtime.device import memory
 memory.WORTH_ASKING = 1 << 20  # so that it can be tried with a small engine
 folder, num_envs, needed, *shares = sys.argv[1], *map(float, sys.argv[2:])
 no_limit = resource.getrlimit(resource.RLIMIT_AS)

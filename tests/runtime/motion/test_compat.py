@@ -176,7 +176,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from cmg_runtime import Engine, EngineError, load_engine
-from cmg_runtime.backends.full_precision import full_precision
+from cmg_runtime.device.precision import full_precision
 
 torch.set_num_threads(3)
 FOLDER, *BACKENDS = sys.argv[1:]

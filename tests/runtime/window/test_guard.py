@@ -19,7 +19,9 @@ import torch
 
 from cmg_runtime import Engine, EngineError, guard, load_engine
 from cmg_runtime.backends.torch import TorchBackend
-from cmg_runtime.guard import Guard, limits
+from cmg_runtime.folder.limits import limits
+from cmg_runtime.guard import Guard
+from cmg_runtime.window.twins import bad_row_replacement
 from engine_folder import Truth, no_waiting, state
 from window_case import DEVICES, random_robot_case
 
@@ -320,7 +322,7 @@ def test_rows_of_no_environment_are_not_counted(device: str, generator: torch.Ge
     bank = torch.randn(7, 4, generator=generator).to(device)
     low, high = torch.full((4,), -9.0, device=device), torch.full((4,), 9.0, device=device)
     replaced = torch.zeros((), dtype=torch.int64, device=device)
-    one = Guard(low, high, bank, 5, replaced)
+    one = Guard(low, high, bank, 5, replaced, bad_row_replacement(bank.device))
     one.frame.copy_(torch.arange(6, device=device) * 10)
     motion = torch.zeros(6, 4, device=device)
     motion[[1, 3, 5], [0, 2, 3]] = torch.tensor([math.nan, 9.5, -math.inf], device=device)

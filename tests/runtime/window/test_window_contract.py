@@ -11,6 +11,7 @@ import torch
 from cmg_runtime import BackendUnavailable, Engine, EngineError, ReferenceFrames, inputs, load_engine
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window import rebuild
+from cmg_runtime.window.frames import flat_places
 from engine_folder import BACKENDS, SEED, Truth, make_engine_folder, state
 from window_case import DEVICES, random_robot_case
 
@@ -336,9 +337,9 @@ def test_ids_that_the_host_does_not_check_are_out_of_range_on_the_device() -> No
         with pytest.raises(IndexError):
             engine._window.lookup(torch.tensor([env_id]), one)
     for places in ((-1, 5), (5, 5), (3, 3), (7, 3)):
-        flat = inputs.flat_places(one, torch.tensor([places[0]]), (6, 5), places[1])
+        flat = flat_places(one, torch.tensor([places[0]]), (6, 5), places[1])
         assert flat.tolist() == [30]
-    assert inputs.flat_places(one, torch.tensor([4]), (6, 5), 5).tolist() == [9]
+    assert flat_places(one, torch.tensor([4]), (6, 5), 5).tolist() == [9]
     assert torch.equal(pool.frames([4], [1]).dof_pos, pool.rows[1, 4:, :5])
 
 

@@ -357,7 +357,7 @@ def test_memory_beyond_the_window_is_small() -> None:
     engine.step()
     torch.cuda.synchronize()
     assert engine._window is not None
-    frames = engine._window.buffers.frames
+    frames = engine._window.buffers.ring
     extra = (torch.cuda.max_memory_allocated() - before) / 2**20 - frames.numel() * 4 / 2**20
     print(f"{extra:.0f} MiB beyond the window's {frames.numel() * 4 / 2**20:.0f}")
     assert 0 < extra < 64

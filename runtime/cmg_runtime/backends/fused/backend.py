@@ -15,8 +15,8 @@ import torch
 from cmg_runtime.device.lifetime import NotCopied
 from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import BackendUnavailable, first_line
+from cmg_runtime.folder.arrays import read_weights
 from cmg_runtime.folder.manifest import Artifact, Manifest
-from cmg_runtime.folder.weights import read_weights
 
 if TYPE_CHECKING:
     from cmg_runtime.backends.fused.cluster import ClusterNetwork

@@ -1,7 +1,7 @@
 """What callers change: motions, places and commands of some environments, written into the engine's state.
 
 The class here is plain torch, for every device; on CUDA it is some eighty small kernels. A faster one subclasses it;
-:func:`make_changes` chooses.
+:mod:`cmg_runtime.window.twins` chooses.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from typing import Optional
 
 import torch
 
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.window.geometry import yaw_from_quat
 from cmg_runtime.window.report import Counters
-from cmg_runtime.window.state import EngineState
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import EngineState, WindowBuffers
 
 
 class Changes:
@@ -75,7 +74,7 @@ def wanted_placement(
     is not finite where one of what is given is not."""
     last = envs.read(buffers.placement[: buffers.num_envs])
     position = last[:, :3] if root_pos is None else root_pos
-    yaw = last[:, 3] if root_rot is None else yaw_of(root_rot)
+    yaw = last[:, 3] if root_rot is None else yaw_from_quat(root_rot)
     return torch.cat([position, yaw.unsqueeze(1)], dim=1)
 
 
@@ -86,19 +85,3 @@ def _place(buffers: WindowBuffers, envs: EnvSelection, usable: torch.Tensor, wan
     envs.write(placement, torch.where(usable.unsqueeze(1), wanted, envs.read(placement)))
     envs.write(ground, torch.where(usable, wanted[:, 2], envs.read(ground)))
     envs.write(fresh, usable)
-
-
-def yaw_of(quat: torch.Tensor) -> torch.Tensor:
-    """Yaw [n], rad, of quaternions [n, 4], (w, x, y, z), of any length."""
-    longest = quat.abs().amax(dim=1, keepdim=True).clamp(min=1e-37)  # so that no square over- or underflows
-    w, x, y, z = (quat / longest).unbind(dim=1)
-    return torch.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
-
-
-def make_changes(state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> Changes:
-    """The fastest for the state's device."""
-    if state.device.type == "cuda" and not why_not(state.device):
-        from cmg_runtime.window.triton.changes import FusedChanges
-
-        return FusedChanges(state, counters, buffers)
-    return Changes(state, counters, buffers)

@@ -3,7 +3,7 @@
 This is everything that a step does besides the network, in one place, so that one kernel can do it. The class here
 is plain torch, for every device. A faster one subclasses it and overrides :meth:`FrameWriter.append`, and of a rebuild
 :meth:`FrameWriter.place`, :meth:`FrameWriter.commands`, :meth:`FrameWriter.extend` and :meth:`FrameWriter.finish`;
-:func:`make_frame_writer` chooses.
+:mod:`cmg_runtime.window.twins` chooses.
 
 Root motion. The root stands at (x, y, z) with heading yaw. Over the frame of ``dt = 1 / fps`` that leads to a new
 frame the command in force ``(vx, vy, w)`` holds in the heading frame, which is an arc, integrated exactly:
@@ -26,12 +26,12 @@ from typing import Optional, Sequence, Tuple
 import torch
 
 from cmg_runtime.device.precision import full_precision
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.geometry import turn, wrap, yaw_from_upright
 from cmg_runtime.window.kinematics import ForwardKinematics
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import WindowBuffers
 
 KINEMATICS_ROWS = 4096
 """Frames that go through the torch kinematics together: about 5 MB for each of its intermediate results on a G1."""
@@ -69,7 +69,7 @@ class FrameWriter:
         Reads ``next_motion`` (the network's result), ``next_command`` (the command in force that led to it),
         ``newest_root``, ``ground``, the ramps. Then:
 
-        1. the new frame's row goes to slot ``head`` of ``frames`` (the old current frame's), for all ``num_envs``;
+        1. the new frame's row goes to slot ``head`` of ``ring`` (the old current frame's), for all ``num_envs``;
         2. ``newest_motion`` and ``newest_root`` become the new frame's;
         3. ``head`` advances by one, modulo the horizon;
         4. ``current`` becomes the motion state of the frame that ``head`` now names;
@@ -78,14 +78,14 @@ class FrameWriter:
         What this leaves in the scratch column means nothing; its frames are left alone.
         """
         n, width = buffers.num_envs, self.layout.motion_dim
-        next_motion, frames = buffers.next_motion[:n], buffers.frames[:, :n]
+        next_motion, ring = buffers.next_motion[:n], buffers.ring[:, :n]
         rows = self.rows(
             next_motion.unsqueeze(0), buffers.next_command[:n].unsqueeze(0), buffers.newest_root[:n], buffers.ground[:n]
         )
-        frames.index_copy_(0, buffers.head, rows)
+        ring.index_copy_(0, buffers.head, rows)
         buffers.newest_motion[:n].copy_(next_motion)
         buffers.head.add_(1).remainder_(buffers.horizon)
-        buffers.current[:n].copy_(frames[..., :width].index_select(0, buffers.head).squeeze(0))
+        buffers.current[:n].copy_(ring[..., :width].index_select(0, buffers.head).squeeze(0))
         buffers.ramp.elapsed.add_(1)
         buffers.next_command.copy_(buffers.ramp.at(buffers.horizon))
 
@@ -110,7 +110,7 @@ class FrameWriter:
         """
         rows = self.rows(motions, commands, root, buffers.ground.index_select(0, ids))
         places = buffers.places(ids, first, len(motions)).flatten()
-        buffers.flat_frames.index_copy_(0, places, rows.flatten(0, 1))
+        buffers.flat_ring.index_copy_(0, places, rows.flatten(0, 1))
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
         """Write the current frame of those of ``ids`` that a reset has placed (``fresh``); the others keep theirs.
@@ -124,15 +124,14 @@ class FrameWriter:
         """
         layout, places = self.layout, buffers.places(ids, 0, 1).flatten()
         fresh = buffers.fresh.index_select(0, ids).unsqueeze(1)
-        before = buffers.flat_frames.index_select(0, places)
-        quat = before[:, layout.root_rot : layout.root_vel]
-        yaw = 2 * torch.atan2(quat[:, 3:], quat[:, :1])
+        before = buffers.flat_ring.index_select(0, places)
+        yaw = yaw_from_upright(before[:, layout.root_rot : layout.root_vel]).unsqueeze(1)
         root.copy_(torch.cat([before[:, layout.root_pos : layout.root_rot], yaw], dim=1))
 
         placed = buffers.placement.index_select(0, ids)
         motion, ground = buffers.current.index_select(0, ids), buffers.ground.index_select(0, ids)
         row = self.first_rows(motion, buffers.ramp.at(0, ids), placed, ground)
-        buffers.flat_frames.index_copy_(0, places, torch.where(fresh, row, before))
+        buffers.flat_ring.index_copy_(0, places, torch.where(fresh, row, before))
         root.copy_(torch.where(fresh, placed, root))
         buffers.fresh.index_fill_(0, ids, False)
 
@@ -243,17 +242,6 @@ def integrate(root: torch.Tensor, commands: torch.Tensor, dt: float) -> torch.Te
     return torch.stack([x, y, root[:, 2].expand_as(x), wrap(yaw)], dim=-1)
 
 
-def turn(x: torch.Tensor, y: torch.Tensor, yaw: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The vector (x, y) turned by ``yaw``, rad."""
-    cos, sin = torch.cos(yaw), torch.sin(yaw)
-    return cos * x - sin * y, sin * x + cos * y
-
-
-def wrap(yaw: torch.Tensor) -> torch.Tensor:
-    """``yaw``, rad, in [-pi, pi]: float32 would lose digits of an angle that grows."""
-    return yaw - 2 * math.pi * torch.round(yaw / (2 * math.pi))
-
-
 def key_body_indices(manifest: Manifest, names: Optional[Sequence[str]]) -> Tuple[int, ...]:
     """Indices in the robot's chain of the bodies called ``names``; None stands for every body of it.
 
@@ -271,17 +259,6 @@ def key_body_indices(manifest: Manifest, names: Optional[Sequence[str]]) -> Tupl
         return tuple(robot.body_index(name) for name in names)
     except KeyError as error:
         raise EngineError(f"key_bodies: {error.args[0]}") from None
-
-
-def make_frame_writer(manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> Optional[FrameWriter]:
-    """The fastest writer for ``device``; None where commands are not three numbers, which leaves root motion open."""
-    if manifest.sizes.command_dim != 3:
-        return None
-    if device.type == "cuda" and manifest.robot is not None and not why_not(device):
-        from cmg_runtime.window.triton.rows import FusedFrameWriter
-
-        return FusedFrameWriter(manifest, key_bodies, device)
-    return FrameWriter(manifest, key_bodies, device)
 
 
 def require_root_motion(writer: Optional[FrameWriter]) -> FrameWriter:

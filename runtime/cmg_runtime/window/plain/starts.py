@@ -6,19 +6,20 @@ from typing import Optional, Tuple
 
 import torch
 
-from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.geometry import quat_from_yaw, turn, wrap, yaw_from_upright
 from cmg_runtime.window.plain.changes import wanted_placement
-from cmg_runtime.window.plain.rows import FrameWriter, turn, wrap
+from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.pool import TrajectoryPool
 from cmg_runtime.window.report import Counters
-from cmg_runtime.window.window_buffers import WindowBuffers
+from cmg_runtime.window.state import WindowBuffers
 
 
 class PoolStarts:
-    """Starts windows from pools, in plain torch. A faster one subclasses it; :func:`make_pool_starts` chooses.
+    """Starts windows from pools, in plain torch. A faster one subclasses it;
+    :mod:`cmg_runtime.window.twins` chooses.
 
     Args:
         writer: of the window.
@@ -29,16 +30,16 @@ class PoolStarts:
         self._counters = counters
         self._layout = writer.layout
         self._key_body_names = writer.key_body_names
-        self._everyone = torch.arange(buffers.num_envs, device=buffers.frames.device)
+        self._everyone = torch.arange(buffers.num_envs, device=buffers.ring.device)
 
     def require_fit(self, pool: TrajectoryPool) -> None:
         """Raise :class:`EngineError` unless windows can be cut out of ``pool``."""
         buffers = self._buffers
-        if pool.rows.device != buffers.frames.device:
-            raise EngineError(f"the pool is on {pool.rows.device}; expected {buffers.frames.device}, the engine's")
+        if pool.rows.device != buffers.ring.device:
+            raise EngineError(f"the pool is on {pool.rows.device}; expected {buffers.ring.device}, the engine's")
         if pool.layout.motion_dim != self._layout.motion_dim or pool.key_body_names != self._key_body_names:
             raise EngineError("the pool has other joints or key bodies than the engine; make it with an engine like it")
-        if pool.commands is None or pool.ramp_frames != buffers.ramp.frames:
+        if pool.commands is None or pool.ramp_frames != buffers.ramp.num_frames:
             raise EngineError(
                 "the pool's commands change from frame to frame, or have another ramp than the engine's; make it with "
                 "commands [num_trajectories, 3] by an engine with the same command_ramp_s"
@@ -52,8 +53,7 @@ class PoolStarts:
     def last_places(self) -> Tuple[torch.Tensor, torch.Tensor]:
         """``root_pos`` [num_envs, 3] and ``root_rot`` [num_envs, 4] as they were last given, upright; new tensors."""
         placement = self._buffers.placement[: self._buffers.num_envs]
-        half, zero = placement[:, 3] / 2, torch.zeros_like(placement[:, 3])
-        return placement[:, :3].clone(), torch.stack([torch.cos(half), zero, zero, torch.sin(half)], dim=1)
+        return placement[:, :3].clone(), quat_from_yaw(placement[:, 3])
 
     def start(
         self,
@@ -88,7 +88,7 @@ class PoolStarts:
         rows = pool.rows.flatten(0, 1).index_select(0, places).unflatten(0, frames.shape)
         newest_root = _moved(rows, layout, placement[:, :3], placement[:, 3])
 
-        buffers.flat_frames.index_copy_(0, buffers.places(ids, 0, buffers.horizon).flatten(), rows.flatten(0, 1))
+        buffers.flat_ring.index_copy_(0, buffers.places(ids, 0, buffers.horizon).flatten(), rows.flatten(0, 1))
         motions = rows[..., : layout.motion_dim]
         buffers.current.index_copy_(0, ids, motions[0])
         buffers.newest_motion.index_copy_(0, ids, motions[-1])
@@ -96,7 +96,7 @@ class PoolStarts:
         buffers.placement.index_copy_(0, ids, placement)
         buffers.ground.index_copy_(0, ids, placement[:, 2])
         buffers.fresh.index_fill_(0, ids, False)
-        ramp.start.index_fill_(0, ids, 0.0)
+        ramp.initial.index_fill_(0, ids, 0.0)
         ramp.target.index_copy_(0, ids, pool.commands.index_select(0, trajectory_ids))
         ramp.elapsed.index_copy_(0, ids, first.float())
         buffers.next_command.index_copy_(0, ids, ramp.at(buffers.horizon, ids))
@@ -108,23 +108,12 @@ def _moved(rows: torch.Tensor, layout: FrameLayout, root_pos: torch.Tensor, yaw:
     position = rows[..., layout.root_pos : layout.root_rot]
     quat = rows[..., layout.root_rot : layout.root_vel]
     velocity = rows[..., layout.root_vel : layout.root_ang_vel]
-    headings = 2 * torch.atan2(quat[..., 3], quat[..., 0])
+    headings = yaw_from_upright(quat)
     angle = yaw - headings[0]
     x, y = turn(position[..., 0] - position[0, :, 0], position[..., 1] - position[0, :, 1], angle)
     vx, vy = turn(velocity[..., 0], velocity[..., 1], angle)
     headings = wrap(headings + angle)
-    zero = torch.zeros_like(x)
     position.copy_(torch.stack([x, y, position[..., 2]], dim=-1) + root_pos)
-    quat.copy_(torch.stack([torch.cos(headings / 2), zero, zero, torch.sin(headings / 2)], dim=-1))
+    quat.copy_(quat_from_yaw(headings))
     velocity.copy_(torch.stack([vx, vy, velocity[..., 2]], dim=-1))
     return torch.cat([position[-1], headings[-1].unsqueeze(1)], dim=1)
-
-
-def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
-    """The fastest for the window's device."""
-    device = buffers.frames.device
-    if device.type == "cuda" and not why_not(device):
-        from cmg_runtime.window.triton.starts import FusedPoolStarts
-
-        return FusedPoolStarts(buffers, counters, writer)
-    return PoolStarts(buffers, counters, writer)

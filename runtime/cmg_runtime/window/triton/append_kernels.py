@@ -23,8 +23,8 @@ from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_roo
 @triton.jit
 def copy_motions(source, target, known, source_rows, target_rows, D: tl.constexpr):
     """Copy D floats from each of ``source_rows`` [N] of ``source`` to one of ``target_rows``, counted in floats."""
-    for start in range(0, D, 32):
-        wide = (start + tl.arange(0, 32))[None, :]
+    for first in range(0, D, 32):
+        wide = (first + tl.arange(0, 32))[None, :]
         mask = known[:, None] & (wide < D)
         tl.store(target + (target_rows[:, None] + wide), tl.load(source + (source_rows[:, None] + wide), mask), mask)
 
@@ -41,7 +41,7 @@ def write_bodies(
     motions,  # [T, n, D] float32, blocks motion_pitch apart
     ids,  # [n] int64 columns of the window; read unless APPEND
     head,  # [1] int64
-    frames,  # [horizon, columns, W] float32
+    ring,  # [horizon, columns, W] float32
     heights,  # out: [T, n] float32, height of the root above the ground, m
     floats,  # the tables of cmg_runtime.window.triton.body_tables
     marks,
@@ -74,7 +74,7 @@ def write_bodies(
     env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = env < n
     column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
-    row = frames + slot_of(head, first + frame, horizon) * columns * W
+    row = ring + slot_of(head, first + frame, horizon) * columns * W
     motion = motions + frame.to(tl.int64) * motion_pitch
     if group < GROUPS:
         lowest = walk(
@@ -87,7 +87,7 @@ def write_bodies(
         if APPEND:
             copy_motions(motion, newest_motion, known, env * D, column * D, D)
             behind = slot_of(head, 1, horizon)
-            copy_motions(frames + behind * columns * W, current, known, column * W, column * D, D)
+            copy_motions(ring + behind * columns * W, current, known, column * W, column * D, D)
             if tl.program_id(0) == 0:
                 tl.store(next_head, behind)
 
@@ -98,11 +98,11 @@ def write_roots(
     ids,  # as in write_bodies
     head,  # [1] int64; with APPEND it is written, and next_head is read
     next_head,
-    frames,
+    ring,
     heights,  # [T, n] float32
     ground,  # [columns] float32
     root,  # [n, 4] float32 root state of the frame before; becomes the last frame's
-    ramp_start,  # with APPEND: [columns, 3] each, and elapsed [columns], which grows by 1
+    ramp_initial,  # with APPEND: [columns, 3] each, and elapsed [columns], which grows by 1
     ramp_target,
     ramp_elapsed,
     next_command,  # out, with APPEND: [columns, 3]
@@ -157,7 +157,7 @@ def write_roots(
     y = y + tl.cumsum(dy, axis=0)
     yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
     world_vx, world_vy = turn(vx, vy, yaw)
-    place = frames + (slot * columns + column) * W + ROOT
+    place = ring + (slot * columns + column) * W + ROOT
     count: tl.constexpr = BLOCK_T * BLOCK_N
     store_root(
         tl.reshape(place, (count,)),
@@ -186,7 +186,7 @@ def write_roots(
         for entry in tl.static_range(3):
             end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)
             if RAMP:
-                end = lerp(tl.load(ramp_start + column * 3 + entry, mask=known, other=0.0), end, share)
+                end = lerp(tl.load(ramp_initial + column * 3 + entry, mask=known, other=0.0), end, share)
             tl.store(next_command + column * 3 + entry, end, mask=known)
         if tl.program_id(0) == 0:
             tl.store(head, tl.load(next_head))

@@ -7,7 +7,8 @@ from typing import Dict, List, Sequence, Tuple
 
 import torch
 
-from cmg_runtime.window.kinematics import KinematicChain, matrix_from_quat
+from cmg_runtime.folder.robot import KinematicChain
+from cmg_runtime.window.geometry import matrix_from_quat
 
 STEPS_AT_ONCE = 4
 """Steps are walked, and their bodies written, so many at a time."""

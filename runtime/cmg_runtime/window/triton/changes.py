@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 import triton
@@ -16,6 +16,7 @@ import triton.language as tl
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.report import ORDER
+from cmg_runtime.window.triton.arguments import ramp_arguments, rows_arguments, selection_arguments
 from cmg_runtime.window.triton.body_walk import arctan2, lerp
 
 ROWS = 16
@@ -55,30 +56,28 @@ class FusedChanges(Changes):
         n, ramp, guard = envs.num_rows, state.ramp, state.guard
         if n == 0:
             return
-        placement = None if buffers is None else (buffers.placement, buffers.ground, buffers.fresh)
         with torch.cuda.device_of(state.current):
             _change[(triton.cdiv(n, ROWS),)](
-                *selected(envs, guard.columns),
-                *rows_of(motions),
-                *rows_of(root_pos),
-                *rows_of(root_rot),
-                *rows_of(commands),
-                guard.low,
-                guard.high,
-                *counters.command_range,
-                state.current,
-                *(placement or (None, None, None)),
-                ramp.start,
-                ramp.target,
-                ramp.elapsed,
-                counters.counts,
-                n,
-                max(ramp.frames, 1e-9),
+                **selection_arguments(envs, guard.columns),
+                **rows_arguments("motion", motions),
+                **rows_arguments("root_pos", root_pos),
+                **rows_arguments("root_rot", root_rot),
+                **rows_arguments("command", commands),
+                low=guard.low,
+                high=guard.high,
+                command_low=counters.command_range[0],
+                command_high=counters.command_range[1],
+                current=state.current,
+                placement=None if buffers is None else buffers.placement,
+                ground=None if buffers is None else buffers.ground,
+                fresh=None if buffers is None else buffers.fresh,
+                **ramp_arguments(ramp),
+                counts=counters.counts,
+                n=n,
                 RESET=motions is not None,
-                PLACE=motions is not None and placement is not None,
+                PLACE=motions is not None and buffers is not None,
                 COMMAND=commands is not None,
                 AT_ONCE=at_once,
-                RAMP=ramp.frames > 0,
                 D=state.current.shape[1],
                 WIDTH=triton.next_power_of_2(state.current.shape[1]),
                 C=ramp.target.shape[1],
@@ -86,24 +85,6 @@ class FusedChanges(Changes):
                 ROWS=ROWS,
                 num_warps=4,
             )
-
-
-def selected(envs: EnvSelection, everyone: torch.Tensor) -> Tuple[Optional[torch.Tensor], Optional[torch.Tensor]]:
-    """(ids [n] int64 or None, mask [n] bool or None), both contiguous, for a kernel.
-
-    torch fetches the ids, so that one out of range fails its device-side assert: a kernel would write anywhere.
-    """
-    ids = None if envs.ids is None else everyone.index_select(0, envs.ids)
-    return ids, None if envs.mask is None else envs.mask.contiguous()
-
-
-def rows_of(values: Optional[torch.Tensor]) -> Tuple[Optional[torch.Tensor], int]:
-    """(values, floats from row to row) of [n, width] for a kernel: each row contiguous."""
-    if values is None:
-        return None, 0
-    if values.stride(1) != 1 and values.shape[1] > 1:
-        values = values.contiguous()
-    return values, values.stride(0)
 
 
 @triton.jit
@@ -140,7 +121,7 @@ def yaw_of(rot, there):
 
 
 @triton.jit(
-    do_not_specialize=["motion_stride", "pos_stride", "rot_stride", "command_stride", "n"],
+    do_not_specialize=["motion_stride", "root_pos_stride", "root_rot_stride", "command_stride", "n"],
     do_not_specialize_on_alignment=["motion", "root_pos", "root_rot", "command"],
 )
 def _change(
@@ -149,9 +130,9 @@ def _change(
     motion,  # [n, D] float32, rows motion_stride apart
     motion_stride,
     root_pos,  # [n, 3], or None: as last given
-    pos_stride,
+    root_pos_stride,
     root_rot,  # [n, 4], or None: as last given
-    rot_stride,
+    root_rot_stride,
     command,  # [n, C]
     command_stride,
     low,  # [D] float32: the guard's limits
@@ -162,7 +143,7 @@ def _change(
     placement,  # out: [columns, 4]
     ground,  # out: [columns]
     fresh,  # out: [columns] bool
-    ramp_start,  # in and out: [columns, C] each, and elapsed [columns]
+    ramp_initial,  # in and out: [columns, C] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
     counts,  # in and out: int64, in cmg_runtime.window.report.ORDER
@@ -196,10 +177,10 @@ def _change(
         usable = tl.sum((inside & (good == 0)).to(tl.int32), axis=1) == 0
         if PLACE:
             if root_pos is not None:
-                x, y, z = position_at(root_pos + row * pos_stride, there)
+                x, y, z = position_at(root_pos + row * root_pos_stride, there)
                 usable = usable & finite(x) & finite(y) & finite(z)
             if root_rot is not None:
-                yaw, upright = yaw_of(root_rot + row * rot_stride, there)
+                yaw, upright = yaw_of(root_rot + row * root_rot_stride, there)
                 usable = usable & upright
             put = there & usable
             if root_pos is not None:
@@ -215,7 +196,7 @@ def _change(
         used = entries < C
         inside = there[:, None] & used[None, :]
         places = column[:, None] * C + entries[None, :]
-        start = tl.load(ramp_start + places, mask=inside, other=0.0)
+        initial = tl.load(ramp_initial + places, mask=inside, other=0.0)
         target = tl.load(ramp_target + places, mask=inside, other=0.0)
         if COMMAND:
             given = tl.load(command + row[:, None] * command_stride + entries[None, :], mask=inside, other=0.0)
@@ -232,14 +213,14 @@ def _change(
             elapsed = tl.load(ramp_elapsed + column, mask=there, other=0.0)
             in_force = target
             if RAMP:
-                in_force = lerp(start, target, tl.minimum(elapsed / ramp_frames, 1.0)[:, None])
-            start = tl.where(restart[:, None], in_force, start)
+                in_force = lerp(initial, target, tl.minimum(elapsed / ramp_frames, 1.0)[:, None])
+            initial = tl.where(restart[:, None], in_force, initial)
             target = tl.where(restart[:, None], clamped, target)
             tl.store(ramp_target + places, target, mask=inside)
             tl.store(ramp_elapsed + column, elapsed * 0, mask=there & restart)
         if AT_ONCE:
-            start = target
-        tl.store(ramp_start + places, start, mask=inside)
+            initial = target
+        tl.store(ramp_initial + places, initial, mask=inside)
 
 
 @triton.jit

@@ -14,27 +14,25 @@ from cmg_runtime.guard import STRIDE, Guard
 ROWS = 16
 
 
-def replace_bad_rows(
-    guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool, num_envs: int
-) -> None:
-    """See :meth:`cmg_runtime.guard.Guard.apply`; ``num_envs`` is the scratch column."""
+def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool) -> None:
+    """See :meth:`cmg_runtime.guard.Guard.apply`."""
     n, width = motion.shape
     if n == 0:
         return
     with torch.cuda.device_of(motion):
         _replace_bad_rows[(triton.cdiv(n, ROWS),)](
-            motion,
-            columns,
-            guard.frame,
-            guard.low,
-            guard.high,
-            guard.bank,
-            guard.replaced,
-            n,
-            motion.stride(0),
-            ahead,
-            len(guard.bank),
-            num_envs,
+            motion=motion,
+            columns=columns,
+            frame=guard.frame,
+            low=guard.low,
+            high=guard.high,
+            bank=guard.bank,
+            replaced=guard.replaced,
+            n=n,
+            stride=motion.stride(0),
+            ahead=ahead,
+            num_states=len(guard.bank),
+            num_envs=guard.num_envs,
             ADVANCE=advance,
             STRIDE=STRIDE,
             D=width,

@@ -14,11 +14,11 @@ from cmg_runtime.window.triton.body_walk import heading, lerp, store_root, turn,
 
 
 @triton.jit
-def _in_force(start, target, column, entry, share, known, RAMP: tl.constexpr):
+def _in_force(initial, target, column, entry, share, known, RAMP: tl.constexpr):
     """Entry ``entry`` of the command that is in force at ``share`` of the ramp."""
     end = tl.load(target + column * 3 + entry, mask=known, other=0.0)
     if RAMP:
-        end = lerp(tl.load(start + column * 3 + entry, mask=known, other=0.0), end, share)
+        end = lerp(tl.load(initial + column * 3 + entry, mask=known, other=0.0), end, share)
     return end
 
 
@@ -28,7 +28,7 @@ def place_bodies(
     fresh,  # [columns] bool
     current,  # [columns, D] float32
     head,  # [1] int64
-    frames,  # [horizon, columns, W] float32
+    ring,  # [horizon, columns, W] float32
     heights,  # out: [n] float32, height of the root above the ground, m
     floats,  # the tables of cmg_runtime.window.triton.body_tables
     marks,
@@ -50,7 +50,7 @@ def place_bodies(
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0).to(tl.int32)
     there = known & (tl.load(fresh + column, mask=known, other=0) != 0)
-    row = frames + tl.load(head) * columns * W
+    row = ring + tl.load(head) * columns * W
     if group < GROUPS:
         lowest = walk(
             current, column * D, row, column * W, there, group, floats, marks, joints, targets, chunks, soles, STEPS
@@ -66,11 +66,11 @@ def place_roots(
     ids,
     fresh,
     head,
-    frames,
+    ring,
     heights,  # [n] float32
     ground,  # [columns] float32
     placement,  # [columns, 4] float32: x, y, any, yaw
-    ramp_start,  # [columns, 3] float32 each, and elapsed [columns]
+    ramp_initial,  # [columns, 3] float32 each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
     root,  # out: [n, 4] float32, root state of the current frame
@@ -87,11 +87,11 @@ def place_roots(
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0)
     there = known & (tl.load(fresh + column, mask=known, other=0) != 0)
-    place = frames + (tl.load(head) * columns + column) * W + ROOT
+    place = ring + (tl.load(head) * columns + column) * W + ROOT
     share = tl.minimum(tl.load(ramp_elapsed + column, mask=known, other=0.0) / ramp_frames, 1.0)
-    vx = _in_force(ramp_start, ramp_target, column, 0, share, known, RAMP)
-    vy = _in_force(ramp_start, ramp_target, column, 1, share, known, RAMP)
-    rate = _in_force(ramp_start, ramp_target, column, 2, share, known, RAMP)
+    vx = _in_force(ramp_initial, ramp_target, column, 0, share, known, RAMP)
+    vy = _in_force(ramp_initial, ramp_target, column, 1, share, known, RAMP)
+    rate = _in_force(ramp_initial, ramp_target, column, 2, share, known, RAMP)
     placed = placement + column * 4
     old_yaw = heading(tl.load(place + 3, mask=known, other=1.0), tl.load(place + 6, mask=known, other=0.0))
     x = tl.where(there, tl.load(placed, mask=known, other=0.0), tl.load(place, mask=known, other=0.0))
@@ -111,7 +111,7 @@ def place_roots(
 @triton.jit(do_not_specialize=["n", "num_rows", "first", "pitch"])
 def write_commands(
     ids,
-    ramp_start,
+    ramp_initial,
     ramp_target,
     ramp_elapsed,
     out,  # [T, n, 3] float32, blocks pitch apart
@@ -132,7 +132,7 @@ def write_commands(
     share = tl.minimum(elapsed / ramp_frames, 1.0)
     target = out + frame.to(tl.int64) * pitch + env * 3
     for entry in tl.static_range(3):
-        tl.store(target + entry, _in_force(ramp_start, ramp_target, column, entry, share, there, RAMP), mask=there)
+        tl.store(target + entry, _in_force(ramp_initial, ramp_target, column, entry, share, there, RAMP), mask=there)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -140,7 +140,7 @@ def finish(
     ids,
     motion,  # [n, D] float32, the newest frame
     root,  # [n, 4] float32, its root state
-    ramp_start,
+    ramp_initial,
     ramp_target,
     ramp_elapsed,
     newest_motion,  # out: [columns, D]
@@ -161,5 +161,5 @@ def finish(
     copy_motions(root, newest_root, known, rows * 4, column * 4, 4)
     share = tl.minimum((tl.load(ramp_elapsed + column, mask=known, other=0.0) + horizon) / ramp_frames, 1.0)
     for axis in tl.static_range(3):
-        command = _in_force(ramp_start, ramp_target, column, axis, share, known, RAMP)
+        command = _in_force(ramp_initial, ramp_target, column, axis, share, known, RAMP)
         tl.store(next_command + column * 3 + axis, command, mask=known)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 import triton
@@ -14,11 +14,11 @@ import triton
 from cmg_runtime.device.scratch import Scratch
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.ramp import CommandRamp
+from cmg_runtime.window.state import WindowBuffers
 from cmg_runtime.window.triton import append_kernels as kernels
 from cmg_runtime.window.triton import rebuild_kernels
+from cmg_runtime.window.triton.arguments import ramp_arguments
 from cmg_runtime.window.triton.body_tables import chain_tables
-from cmg_runtime.window.window_buffers import WindowBuffers
 
 LANES = 32
 
@@ -34,9 +34,9 @@ class FusedFrameWriter(FrameWriter):
         if manifest.robot is None:
             raise ValueError("this frame writer needs a robot")
         tables = chain_tables(manifest.robot, key_bodies, self.layout.key_body_pos, device)
-        self._chain = (tables.floats, tables.marks, tables.joints, tables.targets, tables.chunks, tables.soles)
         self._groups, steps = tables.joints.shape
-        self._walk: Dict[str, Any] = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
+        sizes = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
+        self._walk: Dict[str, Any] = {**vars(tables), **sizes}
         self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
         self._scratch = Scratch(
             functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
@@ -60,39 +60,36 @@ class FusedFrameWriter(FrameWriter):
         self._write(buffers, ids, motions, commands, root, first, False)
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
-        n, width, ramp = len(ids), self.layout.motion_dim, buffers.ramp
-        heights, columns, blocks = self._scratch.of(n), buffers.frames.shape[1], triton.cdiv(n, LANES)
+        n, width = len(ids), self.layout.motion_dim
+        heights, columns, blocks = self._scratch.of(n), buffers.ring.shape[1], triton.cdiv(n, LANES)
         with torch.cuda.device_of(ids):
             rebuild_kernels.place_bodies[(blocks, self._groups + 1)](
-                ids,
-                buffers.fresh,
-                buffers.current,
-                buffers.head,
-                buffers.frames,
-                heights,
-                *self._chain,
-                n,
-                columns,
+                ids=ids,
+                fresh=buffers.fresh,
+                current=buffers.current,
+                head=buffers.head,
+                ring=buffers.ring,
+                heights=heights,
+                n=n,
+                columns=columns,
                 D=width,
                 W=self.layout.width,
                 **self._walk,
             )
             rebuild_kernels.place_roots[(blocks,)](
-                ids,
-                buffers.fresh,
-                buffers.head,
-                buffers.frames,
-                heights,
-                buffers.ground,
-                buffers.placement,
-                *_ramp(ramp),
-                root,
-                n,
-                columns,
-                _ramp_frames(ramp),
+                ids=ids,
+                fresh=buffers.fresh,
+                head=buffers.head,
+                ring=buffers.ring,
+                heights=heights,
+                ground=buffers.ground,
+                placement=buffers.placement,
+                **ramp_arguments(buffers.ramp),
+                root=root,
+                n=n,
+                columns=columns,
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                RAMP=ramp.frames > 0,
                 BLOCK=LANES,
                 num_warps=1,
             )
@@ -103,15 +100,13 @@ class FusedFrameWriter(FrameWriter):
         num_frames, n, _ = out.shape
         with torch.cuda.device_of(out):
             rebuild_kernels.write_commands[(triton.cdiv(num_frames * n, 128),)](
-                ids,
-                *_ramp(buffers.ramp),
-                out,
-                n,
-                num_frames * n,
-                first,
-                out.stride(0),
-                _ramp_frames(buffers.ramp),
-                RAMP=buffers.ramp.frames > 0,
+                ids=ids,
+                **ramp_arguments(buffers.ramp),
+                out=out,
+                n=n,
+                num_rows=num_frames * n,
+                first=first,
+                pitch=out.stride(0),
                 BLOCK=128,
             )
 
@@ -119,18 +114,16 @@ class FusedFrameWriter(FrameWriter):
         n = len(ids)
         with torch.cuda.device_of(ids):
             rebuild_kernels.finish[(triton.cdiv(n, LANES),)](
-                ids,
-                motion,
-                root,
-                *_ramp(buffers.ramp),
-                buffers.newest_motion,
-                buffers.newest_root,
-                buffers.next_command,
-                n,
-                buffers.horizon,
-                _ramp_frames(buffers.ramp),
+                ids=ids,
+                motion=motion,
+                root=root,
+                **ramp_arguments(buffers.ramp),
+                newest_motion=buffers.newest_motion,
+                newest_root=buffers.newest_root,
+                next_command=buffers.next_command,
+                n=n,
+                horizon=buffers.horizon,
                 D=self.layout.motion_dim,
-                RAMP=buffers.ramp.frames > 0,
                 BLOCK=LANES,
                 num_warps=1,
             )
@@ -159,34 +152,31 @@ class FusedFrameWriter(FrameWriter):
     ) -> None:
         """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
         num_frames, n, _ = motions.shape
-        columns = buffers.frames.shape[1]
-        heights = self._bodies(buffers.frames, buffers.head, ids, motions, first, buffers if append else None)
+        heights = self._bodies(buffers.ring, buffers.head, ids, motions, first, buffers if append else None)
         block_t = triton.next_power_of_2(num_frames)
         block_n = max(1, LANES // block_t)
         with torch.cuda.device_of(motions):  # Triton launches on the current device
             kernels.write_roots[(triton.cdiv(n, block_n),)](
-                commands,
-                ids,
-                buffers.head,
-                self._next_head,
-                buffers.frames,
-                heights,
-                buffers.ground,
-                root,
-                *_ramp(buffers.ramp),
-                buffers.next_command,
-                n,
-                num_frames,
-                first,
-                commands.stride(0),
-                buffers.horizon,
-                columns,
-                self._dt,
-                self._fps,
-                _ramp_frames(buffers.ramp),
+                commands=commands,
+                ids=ids,
+                head=buffers.head,
+                next_head=self._next_head,
+                ring=buffers.ring,
+                heights=heights,
+                ground=buffers.ground,
+                root=root,
+                **ramp_arguments(buffers.ramp),
+                next_command=buffers.next_command,
+                n=n,
+                num_frames=num_frames,
+                first=first,
+                command_pitch=commands.stride(0),
+                horizon=buffers.horizon,
+                columns=buffers.ring.shape[1],
+                dt=self._dt,
+                fps=self._fps,
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                RAMP=buffers.ramp.frames > 0,
                 APPEND=append,
                 BLOCK_T=block_t,
                 BLOCK_N=block_n,
@@ -195,14 +185,14 @@ class FusedFrameWriter(FrameWriter):
 
     def _bodies(
         self,
-        frames: torch.Tensor,
+        ring: torch.Tensor,
         head: torch.Tensor,
         ids: torch.Tensor,
         motions: torch.Tensor,
         first: int,
         append_to: Optional[WindowBuffers],
     ) -> torch.Tensor:
-        """Write motions and bodies into ``frames`` [horizon, columns, W]; returns the root's heights [T * n], m.
+        """Write motions and bodies into ``ring`` [horizon, columns, W]; returns the root's heights [T * n], m.
 
         Args:
             append_to: the window, where the motions are its new frames; ``ids`` is not read then.
@@ -213,31 +203,22 @@ class FusedFrameWriter(FrameWriter):
         newest, current = (append_to.newest_motion, append_to.current) if append_to else unused
         with torch.cuda.device_of(motions):  # Triton launches on the current device
             kernels.write_bodies[(triton.cdiv(n, LANES), self._groups + 1, num_frames)](
-                motions,
-                ids,
-                head,
-                frames,
-                heights,
-                *self._chain,
-                newest,
-                current,
-                self._next_head,
-                n,
-                first,
-                motions.stride(0),
-                frames.shape[0],
-                frames.shape[1],
+                motions=motions,
+                ids=ids,
+                head=head,
+                ring=ring,
+                heights=heights,
+                newest_motion=newest,
+                current=current,
+                next_head=self._next_head,
+                n=n,
+                first=first,
+                motion_pitch=motions.stride(0),
+                horizon=ring.shape[0],
+                columns=ring.shape[1],
                 D=width,
                 W=self.layout.width,
                 APPEND=append_to is not None,
                 **self._walk,
             )
         return heights[: num_frames * n]
-
-
-def _ramp(ramp: CommandRamp) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return ramp.start, ramp.target, ramp.elapsed
-
-
-def _ramp_frames(ramp: CommandRamp) -> float:
-    return float(ramp.frames) if ramp.frames > 0 else 1.0  # never divided by, where there is no ramp

@@ -16,13 +16,12 @@ import triton.language as tl
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.pool import TrajectoryPool
+from cmg_runtime.window.triton.arguments import ramp_arguments, rows_arguments, selection_arguments
 from cmg_runtime.window.triton.body_walk import heading, lerp, store_root, turn
 from cmg_runtime.window.triton.changes import (
     MOTIONS_IGNORED,
     finite,
     position_at,
-    rows_of,
-    selected,
     store_position,
     yaw_of,
 )
@@ -43,41 +42,37 @@ class FusedPoolStarts(PoolStarts):
         root_pos: Optional[torch.Tensor],
         root_rot: Optional[torch.Tensor],
     ) -> None:
-        buffers, ramp, n = self._buffers, self._buffers.ramp, envs.num_rows
+        buffers, n = self._buffers, envs.num_rows
         assert pool.commands is not None
         if n == 0:
             return
         # torch fetches the commands, so that a trajectory out of range fails its device-side assert.
         commands = pool.commands.index_select(0, trajectory_ids)
-        with torch.cuda.device_of(buffers.frames):
-            _start[(n, triton.cdiv(buffers.horizon, FRAMES))](
-                *selected(envs, self._everyone),
-                trajectory_ids.contiguous(),
-                frame_ids.contiguous(),
-                commands,
-                *rows_of(root_pos),
-                *rows_of(root_rot),
-                pool.rows,
-                buffers.frames,
-                buffers.head,
-                buffers.current,
-                buffers.newest_motion,
-                buffers.newest_root,
-                buffers.next_command,
-                buffers.placement,
-                buffers.ground,
-                buffers.fresh,
-                ramp.start,
-                ramp.target,
-                ramp.elapsed,
-                self._counters.counts,
-                pool.clamped,
-                pool.num_frames,
-                pool.num_trajectories,
-                buffers.frames.shape[1],
-                max(ramp.frames, 1e-9),
+        with torch.cuda.device_of(buffers.ring):
+            _start_windows[(n, triton.cdiv(buffers.horizon, FRAMES))](
+                **selection_arguments(envs, self._everyone),
+                trajectory_ids=trajectory_ids.contiguous(),
+                frame_ids=frame_ids.contiguous(),
+                commands=commands,
+                **rows_arguments("root_pos", root_pos),
+                **rows_arguments("root_rot", root_rot),
+                pool_rows=pool.rows,
+                ring=buffers.ring,
+                head=buffers.head,
+                current=buffers.current,
+                newest_motion=buffers.newest_motion,
+                newest_root=buffers.newest_root,
+                next_command=buffers.next_command,
+                placement=buffers.placement,
+                ground=buffers.ground,
+                fresh=buffers.fresh,
+                **ramp_arguments(buffers.ramp),
+                counts=self._counters.counts,
+                clamped=pool.clamped,
+                pool_frames=pool.num_frames,
+                trajectories=pool.num_trajectories,
+                columns=buffers.ring.shape[1],
                 HORIZON=buffers.horizon,
-                RAMP=ramp.frames > 0,
                 D=self._layout.motion_dim,
                 ROOT=self._layout.root_pos,
                 ROOT_END=self._layout.key_body_pos,
@@ -89,21 +84,21 @@ class FusedPoolStarts(PoolStarts):
 
 
 @triton.jit(
-    do_not_specialize=["pos_stride", "rot_stride", "pool_frames", "trajectories", "columns"],
+    do_not_specialize=["root_pos_stride", "root_rot_stride", "pool_frames", "trajectories", "columns"],
     do_not_specialize_on_alignment=["root_pos", "root_rot"],
 )
-def _start(
+def _start_windows(
     ids,  # [n] int64, or None: row i is environment i
     mask,  # [n] bool, or None: all of them
     trajectory_ids,  # [n] int64
     frame_ids,  # [n] int64
     commands,  # [n, 3] float32, of each trajectory
     root_pos,  # [n, 3] float32, rows pos_stride apart, or None: as last given
-    pos_stride,
+    root_pos_stride,
     root_rot,  # [n, 4] float32, or None: as last given
-    rot_stride,
+    root_rot_stride,
     pool_rows,  # [pool_frames, trajectories, W] float32
-    frames,  # out: [HORIZON, columns, W], a ring
+    ring,  # out: [HORIZON, columns, W]
     head,  # [1] int64
     current,  # out: [columns, D]
     newest_motion,  # out: [columns, D]
@@ -112,7 +107,7 @@ def _start(
     placement,  # in or out: [columns, 4]
     ground,  # out: [columns]
     fresh,  # out: [columns] bool
-    ramp_start,  # out: [columns, 3] each, and elapsed [columns]
+    ramp_initial,  # out: [columns, 3] each, and elapsed [columns]
     ramp_target,
     ramp_elapsed,
     counts,  # in and out: int64, in cmg_runtime.window.report.ORDER
@@ -143,12 +138,12 @@ def _start(
     # What is read here, no program writes: what is not given stays.
     last = placement + column * 4
     if root_pos is not None:
-        x, y, z = position_at(root_pos + row * pos_stride, chosen)
+        x, y, z = position_at(root_pos + row * root_pos_stride, chosen)
     else:
         x, y, z = position_at(last, chosen)
     usable = finite(x) & finite(y) & finite(z)
     if root_rot is not None:
-        yaw, upright = yaw_of(root_rot + row * rot_stride, chosen)
+        yaw, upright = yaw_of(root_rot + row * root_rot_stride, chosen)
         usable = usable & upright
     else:
         yaw = tl.load(last + 3, mask=chosen, other=0.0)
@@ -160,7 +155,7 @@ def _start(
     origin = source + first * trajectories * W + ROOT
     angle = yaw - heading(tl.load(origin + 3), tl.load(origin + 6))
     rows = source + (first + offset) * trajectories * W
-    target = frames + ((tl.load(head) + offset) % HORIZON * columns + column) * W
+    target = ring + ((tl.load(head) + offset) % HORIZON * columns + column) * W
     lanes = tl.arange(0, WIDTH)
     values = tl.load(rows[:, None] + lanes[None, :], mask=there[:, None] & (lanes < W)[None, :], other=0.0)
     beside = (lanes < ROOT) | ((lanes >= ROOT_END) & (lanes < W))
@@ -199,6 +194,6 @@ def _start(
         if RAMP:
             share = tl.minimum((first + HORIZON).to(tl.float32) / ramp_frames, 1.0)
             following = lerp(command * 0, command, share)
-        tl.store(ramp_start + column * 3 + entry, command * 0, mask=oldest)
+        tl.store(ramp_initial + column * 3 + entry, command * 0, mask=oldest)
         tl.store(ramp_target + column * 3 + entry, command, mask=oldest)
         tl.store(next_command + column * 3 + entry, following, mask=oldest)

@@ -1,0 +1,58 @@
+"""Which twin writes the window: the kernels in ``triton`` on CUDA devices that run them, ``plain`` torch elsewhere."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import torch
+
+from cmg_runtime.device.triton_support import why_not
+from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
+from cmg_runtime.window.plain.changes import Changes
+from cmg_runtime.window.plain.rows import FrameWriter
+from cmg_runtime.window.plain.starts import PoolStarts
+from cmg_runtime.window.report import Counters
+from cmg_runtime.window.state import EngineState, WindowBuffers
+
+
+def bad_row_replacement(device: torch.device) -> ReplaceBadRows:
+    """What a :class:`cmg_runtime.guard.Guard` replaces bad rows with."""
+    if not _runs_kernels(device):
+        return replace_bad_rows
+    from cmg_runtime.window.triton import guard
+
+    return guard.replace_bad_rows
+
+
+def make_frame_writer(manifest: Manifest, key_bodies: Sequence[int], device: torch.device) -> Optional[FrameWriter]:
+    """The writer of rows; None where commands are not three numbers, which leaves root motion open."""
+    if manifest.sizes.command_dim != 3:
+        return None
+    if manifest.robot is None or not _runs_kernels(device):
+        return FrameWriter(manifest, key_bodies, device)
+    from cmg_runtime.window.triton.rows import FusedFrameWriter
+
+    return FusedFrameWriter(manifest, key_bodies, device)
+
+
+def make_changes(state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> Changes:
+    """What writes callers' changes; ``buffers`` is None without a window."""
+    if not _runs_kernels(state.device):
+        return Changes(state, counters, buffers)
+    from cmg_runtime.window.triton.changes import FusedChanges
+
+    return FusedChanges(state, counters, buffers)
+
+
+def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
+    """What starts windows from pools."""
+    if not _runs_kernels(buffers.ring.device):
+        return PoolStarts(buffers, counters, writer)
+    from cmg_runtime.window.triton.starts import FusedPoolStarts
+
+    return FusedPoolStarts(buffers, counters, writer)
+
+
+def _runs_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and not why_not(device)
