@@ -1,4 +1,4 @@
-"""The reference window against a plain rollout of each environment in float64, with MuJoCo's kinematics."""
+"""The window against plain rollouts of each environment in float64, with MuJoCo's kinematics: all calls in any order."""
 
 from __future__ import annotations
 
@@ -15,114 +15,172 @@ from hypothesis import strategies as st
 from cmg_export.read.robot import RobotModel, g1_model
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime import Engine, load_engine
-from devices import DEVICES, rough_products
+from devices import DEVICES, KINDS, rough_products
 from engine_folder import COMPILED, SEED, make_engine_folder, state
 from mujoco_kinematics import MujocoKinematics
 from plain_rollout import PlainEnvironment, Robot
-from window_case import check_frame, load, one_frame, quiet_report, random_robot_case
+from window_case import assert_same, check_frame, everything, load, one_frame, quiet_report, random_robot_case
 
+CHANGES = ["reset", "set_command", "same again", "both", "at once", "start", "planned"]
 OPERATION = st.tuples(
-    st.sampled_from(["step", "step", "steps", "reset", "set_command", "same again", "both", "at once", "frames"]),
+    st.sampled_from(["step", "step", "steps", "frames", *CHANGES]),
     st.sampled_from(["ids", "mask", "all"]),
     st.integers(0, 2**32 - 1),
 )
-ANY_LENGTH = np.array([1.0, 3e19, 1e-23, 1e30, 1e-30])
+LENGTHS = np.array([1.0, 3e19, 1e-23, 1e30, 1e-30], dtype=np.float32)
+TRAJECTORIES, FRAMES_BEFORE = 5, 30
 
 
-@pytest.mark.parametrize("device", DEVICES)
+class Both:
+    """An engine and plain rollouts of its environments and of a pool's trajectories: each call is made to both."""
+
+    def __init__(self, engine: Engine, ramp_s: float) -> None:
+        _, self.truth, self.robot = random_robot_case()
+        self.engine, n = engine, engine.num_envs
+        self.plain = [PlainEnvironment(self.truth, self.robot, ramp_s) for _ in range(n)]
+        self.root_pos, self.yaw = np.zeros((n, 3), dtype=np.float32), np.zeros(n)  # as they were given last
+        self.counted, self.clamped = np.zeros(6, dtype=int), 0  # of a report, and of the pool's lookups
+        generator = torch.Generator().manual_seed(SEED)
+        motion, commands = (draw(TRAJECTORIES, generator) for draw in (self.truth.states, self.truth.commands))
+        self.pool = engine.make_pool(TRAJECTORIES, engine.horizon + FRAMES_BEFORE, commands, motion)
+        self.trajectories = [PlainEnvironment(self.truth, self.robot, ramp_s) for _ in range(TRAJECTORIES)]
+        for env, command, start in zip(self.trajectories, commands, motion, strict=True):
+            env.set_command(command.numpy())
+            env.reset(start.double().numpy(), np.zeros(3), 0.0)
+        engine.reset()
+        for env, start in zip(self.plain, state(engine).double().cpu().numpy(), strict=True):
+            env.reset(start, np.zeros(3), 0.0)
+
+    def call(self, action: str, form: str, number: int) -> None:
+        rng, n = np.random.default_rng(number), self.engine.num_envs
+        chosen = list(range(n)) if form == "all" else sorted(rng.permutation(n)[: rng.integers(n + 1)].tolist())
+        if action in ("step", "steps"):
+            for _ in range(1 if action == "step" else int(rng.integers(self.engine.horizon + 2) % 20)):
+                self.engine.step()
+                for env in self.plain:
+                    env.step()
+        elif action == "frames":
+            self.look(rng)
+        else:
+            before = everything(self.engine)
+            self.change(action, form, chosen, rng)
+            assert_same(everything(self.engine), before, [i for i in range(n) if i not in chosen])
+        expected = torch.tensor(np.stack([env.frame(0).motion for env in self.plain]))
+        assert self.truth.error(state(self.engine), expected) < 2e-4
+        in_force = np.stack([env.in_force(env.time) for env in self.plain])
+        np.testing.assert_allclose(self.engine.command_in_force.cpu(), in_force, atol=1e-5)
+        current = self.engine.future([0])
+        for i in chosen[:3]:
+            check_frame(self.robot, self.plain[i], 0, one_frame(current, (i, 0)))
+
+    def look(self, rng: np.random.Generator) -> None:
+        """Single frames, some of them outside the window, and the same ones of every environment."""
+        device, last = self.engine.device, self.engine.horizon - 1
+        ids, offsets = rng.integers(0, self.engine.num_envs, 4), rng.integers(-2, last + 3, 4)
+        inside = offsets.clip(0, last)
+        frames = self.engine.frames(torch.tensor(ids, device=device), torch.tensor(offsets, device=device))
+        ahead = self.engine.future(inside.tolist())
+        for row, offset in enumerate(inside.tolist()):
+            check_frame(self.robot, self.plain[ids[row]], offset, one_frame(frames, row))
+            assert all(torch.equal(a[ids[row], row], b[row]) for a, b in zip(ahead, frames, strict=True))
+        self.counted[4] += np.count_nonzero(inside != offsets)
+
+    def change(self, action: str, form: str, chosen: list[int], rng: np.random.Generator) -> None:
+        engine, n = self.engine, self.engine.num_envs
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
+        mask = np.isin(np.arange(n), chosen)
+        device = rng.choice(["cpu", engine.device.type])
+        forms = {"ids": np.array(chosen, dtype=int), "mask": mask, "all": None}
+        env_ids: Any = None if forms[form] is None else torch.tensor(forms[form], device=engine.device)
+
+        def spoiled(values: np.ndarray) -> torch.Tensor:
+            """Where it may be anything."""
+            values = values.copy()
+            values[~mask] = np.nan if values.dtype.kind == "f" else rng.choice([-1, -(1 << 40), 1 << 40])
+            return torch.tensor(values, device=str(device))
+
+        def rows(values: np.ndarray | None) -> torch.Tensor | None:
+            """As a call with these env_ids takes them: for a mask one per environment."""
+            return values if values is None else spoiled(values)[chosen if form == "ids" else slice(None)]
+
+        commands = 1.5 * self.truth.commands(n, generator).numpy()
+        if action == "same again":
+            commands = engine.command.cpu().numpy().copy()
+        if action == "reset" or (action == "at once" and rng.random() < 0.5) or action in ("start", "planned"):
+            commands = None
+        if commands is not None:
+            low, high = self.truth.low.float().numpy(), self.truth.high.float().numpy()
+            outside = ((commands < low) | (commands > high))[chosen]
+            self.counted[:2] += [outside.any(axis=1).sum(), outside.sum()]
+        if action in ("set_command", "same again"):
+            engine.set_command(rows(commands), env_ids)
+            for i in chosen:
+                self.plain[i].set_command(commands[i])
+            return
+        root_pos, root_rot = self.place(chosen, rng)
+        if action in ("start", "planned"):
+            ids, frames = rng.integers(0, TRAJECTORIES, n), rng.integers(-2, FRAMES_BEFORE + 3, n)
+            self.clamped += np.count_nonzero((frames.clip(0, FRAMES_BEFORE) != frames)[chosen])
+            if action == "start":
+                engine.start(self.pool, rows(ids), rows(frames), env_ids, rows(root_pos), rows(root_rot))
+            else:
+                planned = engine.planned_starts(self.pool)  # its places begin as what was given last
+                plan = (planned.trajectory_ids, ids), (planned.frame_ids, frames)
+                for field, values in (*plan, (planned.root_pos, root_pos), (planned.root_rot, root_rot)):
+                    if values is not None:
+                        field.copy_(spoiled(values))
+                planned.start(env_ids)
+            for i in chosen:
+                frame = int(frames[i].clip(0, FRAMES_BEFORE))
+                self.plain[i].start_from(self.trajectories[ids[i]], frame, self.root_pos[i], self.yaw[i])
+            return
+        motion, at_once = self.truth.states(n, generator).numpy(), action == "at once"
+        engine.reset(env_ids, rows(motion), rows(commands), rows(root_pos), rows(root_rot), at_once)
+        for i in chosen:
+            self.plain[i].reset(motion[i].astype(float), self.root_pos[i], self.yaw[i])
+            if commands is not None:
+                self.plain[i].set_command(commands[i])
+            self.plain[i].place_again(at_once)
+
+    def place(self, chosen: list[int], rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Where to put them: either may be as it was given last."""
+        n, root_pos, root_rot = self.engine.num_envs, None, None
+        if rng.random() < 0.7:
+            root_pos = rng.uniform(-3, 3, (n, 3)).astype(np.float32)
+            self.root_pos[chosen] = root_pos[chosen]
+        if rng.random() < 0.7:
+            w, x, y, z = quat = rng.normal(size=(4, n))  # any attitude and length: its heading counts
+            yaw = np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)  # of the turned x axis, on the ground
+            self.yaw[chosen], root_rot = yaw[chosen], quat.T.astype(np.float32) * rng.choice(LENGTHS, (n, 1))
+        return root_pos, root_rot
+
+    def check_all(self) -> None:
+        offsets = [0, self.engine.horizon // 2, self.engine.horizon - 1]
+        frames = self.engine.future(offsets)
+        assert frames.dof_pos.shape == (self.engine.num_envs, 3, 5)
+        for i, env in enumerate(self.plain):
+            for k, offset in enumerate(offsets):
+                check_frame(self.robot, env, offset, one_frame(frames, (i, k)))
+        assert dataclasses.astuple(quiet_report(self.engine)) == tuple(self.counted)
+        assert self.pool.lookups_clamped() == self.clamped
+
+
+@pytest.mark.parametrize("device, backend", KINDS)
 @seed(SEED)
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=25, deadline=None, database=None)
 @given(
     horizon=st.sampled_from([2, 3, 7, 40]),
     num_envs=st.sampled_from([1, 3, 9]),
     ramp_s=st.sampled_from([0.0, 0.07, 0.5, 3.0]),
-    operations=st.lists(OPERATION, min_size=1, max_size=14),
+    operations=st.lists(OPERATION, min_size=3, max_size=18),
 )
 def test_random_interleavings_agree_with_plain_rollouts(
-    device: str, horizon: int, num_envs: int, ramp_s: float, operations: list[tuple[str, str, int]]
+    device: str, backend: str, horizon: int, num_envs: int, ramp_s: float, operations: list[tuple[str, str, int]]
 ) -> None:
-    _, truth, robot = random_robot_case()
-    engine = load(device, "torch", num_envs, "fp32", horizon=horizon, command_ramp_s=ramp_s)
-    plain = [PlainEnvironment(truth, robot, ramp_s) for _ in range(num_envs)]
-    low, high = truth.low.float(), truth.high.float()
-    generator = torch.Generator().manual_seed(SEED)
-    reset(engine, plain, generator, list(range(num_envs)), None)
-    counted = np.zeros(6, dtype=int)  # of a report
+    both = Both(load(device, backend, num_envs, "fp32", horizon=horizon, command_ramp_s=ramp_s), ramp_s)
     for action, form, number in operations:
-        rng = np.random.default_rng(number)
-        generator.manual_seed(number)
-        chosen = sorted(rng.permutation(num_envs)[: rng.integers(num_envs + 1)].tolist())
-        env_ids: Any = chosen
-        if form == "all":
-            chosen, env_ids = list(range(num_envs)), None
-        elif form == "mask":
-            env_ids = torch.zeros(num_envs, dtype=torch.bool, device=device)
-            env_ids[chosen] = True
-        wanted = engine.command.cpu() if action == "same again" else 1.5 * truth.commands(num_envs, generator)
-        if action in ("step", "steps"):
-            for _ in range(1 if action == "step" else int(rng.integers(horizon + 2) % 20)):
-                engine.step()
-                for env in plain:
-                    env.step()
-        elif action in ("reset", "both", "at once"):
-            given_command = wanted if action == "both" or (action == "at once" and rng.random() < 0.5) else None
-            reset(engine, plain, generator, chosen, env_ids, given_command, action == "at once")
-        elif action in ("set_command", "same again"):
-            engine.set_command(rows_for(wanted, chosen, env_ids), env_ids)
-            for i in chosen:
-                plain[i].set_command(wanted[i].numpy())
-        else:
-            ids, offsets = rng.integers(0, num_envs, 4), rng.integers(-2, horizon + 2, 4)
-            inside = offsets.clip(0, horizon - 1)
-            frames = engine.frames(torch.tensor(ids, device=device), torch.tensor(offsets, device=device))
-            ahead = engine.future(inside.tolist())
-            for row, offset in enumerate(inside.tolist()):
-                check_frame(robot, plain[ids[row]], offset, one_frame(frames, row))
-                assert all(torch.equal(a[ids[row], row], b[row]) for a, b in zip(ahead, frames, strict=True))
-            counted[4] += np.count_nonzero(inside != offsets)
-        if action in ("set_command", "both") or (action == "at once" and given_command is not None):
-            outside = ((wanted < low) | (wanted > high))[chosen]
-            counted[:2] += [int(outside.any(dim=1).sum()), int(outside.sum())]
-        expected = torch.tensor(np.stack([env.frame(0).motion for env in plain]))
-        assert truth.error(state(engine), expected) < 2e-4
-        in_force = np.stack([env.in_force(env.time) for env in plain])
-        np.testing.assert_allclose(engine.command_in_force.cpu(), in_force, atol=1e-5)
-    last = engine.future([0, horizon // 2, horizon - 1])
-    assert last.dof_pos.shape == (num_envs, 3, 5)
-    for i in range(num_envs):
-        for k, offset in enumerate((0, horizon // 2, horizon - 1)):
-            check_frame(robot, plain[i], offset, one_frame(last, (i, k)))
-    assert dataclasses.astuple(quiet_report(engine)) == tuple(counted)
-
-
-def rows_for(values: torch.Tensor, chosen: list[int], env_ids: Any) -> torch.Tensor:
-    """Rows as a call with these env_ids takes them: for a mask one per environment."""
-    return values[chosen] if isinstance(env_ids, list) else values
-
-
-def reset(
-    engine: Engine,
-    plain: list[PlainEnvironment],
-    generator: torch.Generator,
-    chosen: list[int],
-    env_ids: Any,
-    command: torch.Tensor | None = None,
-    at_once: bool = False,
-) -> None:
-    n = engine.num_envs
-    motion, root_pos = plain[0].truth.states(n, generator), 6 * torch.rand(n, 3, generator=generator) - 3
-    root_rot = torch.randn(n, 4, generator=generator)  # any attitude and length: its heading counts
-    lengths = torch.tensor(ANY_LENGTH)[torch.randint(len(ANY_LENGTH), (n, 1), generator=generator)]
-    wanted = None if command is None else rows_for(command, chosen, env_ids)
-    forms = [rows_for(value, chosen, env_ids) for value in (motion, root_pos, root_rot * lengths)]
-    engine.reset(env_ids, forms[0], wanted, root_pos=forms[1], root_rot=forms[2], command_at_once=at_once)
-    for i in chosen:
-        w, x, y, z = root_rot[i].double().numpy()
-        forward = np.array([w * w + x * x - y * y - z * z, 2 * (x * y + w * z)])  # the turned x axis, on the ground
-        plain[i].reset(motion[i].double().numpy(), root_pos[i].numpy(), float(np.arctan2(forward[1], forward[0])))
-        if command is not None:
-            plain[i].set_command(command[i].numpy())
-        plain[i].place_again(at_once)
+        both.call(action, form, number)
+    both.check_all()
 
 
 @pytest.mark.skipif(g1_model() is None, reason="mjlab is not installed")
