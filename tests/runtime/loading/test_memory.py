@@ -23,7 +23,7 @@ from cmg_runtime.device import memory
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
 from cmg_runtime.window.frames import FrameLayout
-from engine_folder import BACKENDS, COMPILED, Truth, make_engine_folder, state
+from engine_folder import BACKENDS, COMPILED, Truth, make_engine_folder
 from window_case import random_robot_case
 
 DOES_NOT_FIT = r"^[^\n]* does not fit into the memory of cpu \([^\n]*\); [^\n]*, or free memory$"
@@ -265,15 +265,3 @@ def test_the_estimate_is_a_lower_bound_on_a_gpu(backend: str, horizon: int) -> N
     peak = torch.cuda.max_memory_allocated() - before
     print(f"{backend}, horizon {horizon}: {needed / 1e6:.0f} of {peak / 1e6:.0f} MB")
     assert 0.4 * peak < needed < 1.02 * peak
-
-
-@pytest.mark.parametrize("rows", [511, 512, 513, 1300])
-def test_onnx_on_a_cpu_takes_rows_in_parts(made: tuple[Path, Truth], rows: int, generator: torch.Generator) -> None:
-    folder, truth = made
-    engine = load_engine(folder, rows, "cpu", "onnx", "fp32", command_ramp_s=0.0)
-    motion, command = truth.states(rows, generator), truth.commands(rows, generator)
-    engine.reset(motion=motion, command=command)
-    engine.step()
-    expected = truth.step(motion, command)
-    for part in (slice(None), slice(-3, None)):
-        assert truth.error(state(engine)[part], expected[part]) < 1e-5

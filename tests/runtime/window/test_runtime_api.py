@@ -66,22 +66,17 @@ def test_stepping_before_every_environment_was_reset_is_refused(engine: Engine) 
 # Reset
 
 
-def test_a_reset_shows_the_given_motion(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    motion = truth.states(NUM_ENVS, generator)
-    engine.reset(motion=motion)
-    assert torch.equal(state(engine), motion)
-    assert not engine.command.any()
-
-
 def every_form(ids: list[int]) -> list[Any]:
     mask = np.zeros(NUM_ENVS, dtype=bool)
     mask[ids] = True
     return [ids, tuple(ids), np.array(ids, dtype=np.int32), torch.tensor(ids), torch.tensor(ids).int(), mask]
 
 
+@pytest.mark.parametrize("ids", [[9, 0, 4], []])
 @pytest.mark.parametrize("form", range(6))
-def test_env_ids_in_every_form(engine: Engine, truth: Truth, generator: torch.Generator, form: int) -> None:
-    ids = [9, 0, 4]
+def test_env_ids_in_every_form(
+    engine: Engine, truth: Truth, generator: torch.Generator, ids: list[int], form: int
+) -> None:
     env_ids = every_form(ids)[form]
     before, rows = truth.states(NUM_ENVS, generator), truth.states(NUM_ENVS, generator)
     engine.reset(motion=before)
@@ -91,16 +86,7 @@ def test_env_ids_in_every_form(engine: Engine, truth: Truth, generator: torch.Ge
     expected[ids] = rows[ids]
     assert torch.equal(state(engine), expected)
     engine.set_command([0.1, 0.2, 0.3], env_ids)
-    assert engine.command.any(dim=1).nonzero().flatten().tolist() == sorted(ids)
-
-
-@pytest.mark.parametrize("empty", [[], np.array([]), torch.tensor([], dtype=torch.long), [False] * NUM_ENVS])
-def test_an_empty_selection_changes_nothing(engine: Engine, empty: Any) -> None:
-    engine.reset(command=[0.1, 0.1, 0.1])
-    before, command = state(engine), engine.command.clone()
-    engine.reset(empty)
-    engine.set_command([0.4, 0.4, 0.4], empty)
-    assert torch.equal(state(engine), before) and torch.equal(engine.command, command)
+    assert engine.command.any(dim=1).nonzero().flatten().tolist() == sorted(ids)  # zero at first
     engine.step()
 
 
@@ -127,28 +113,6 @@ def test_motions_and_commands_of_any_real_type(engine: Engine, truth: Truth, gen
 # Commands
 
 
-def test_a_command_lasts_until_the_next_one(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    command = truth.commands(NUM_ENVS, generator)
-    engine.reset(command=command)
-    engine.step()
-    engine.reset()
-    engine.reset([2])
-    assert torch.equal(engine.command, command)
-    engine.set_command(command[0], [5])
-    command[5] = command[0]
-    assert torch.equal(engine.command, command)
-
-
-def test_a_new_command_goes_on_from_the_current_frame(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    engine.reset(motion=truth.states(NUM_ENVS, generator))
-    engine.step()
-    before, command = state(engine), truth.commands(NUM_ENVS, generator)
-    engine.set_command(command)
-    assert torch.equal(state(engine), before)
-    engine.step()
-    assert truth.error(state(engine), truth.step(before, command)) < 1e-5
-
-
 def test_commands_outside_the_range_are_clamped_counted_and_reported_once(engine: Engine) -> None:
     low, high = engine.command_range
     with warnings.catch_warnings():
@@ -161,20 +125,17 @@ def test_commands_outside_the_range_are_clamped_counted_and_reported_once(engine
     mask = [i == 2 for i in range(NUM_ENVS)]
     engine.set_command((high + 1).expand(NUM_ENVS, 3), mask)  # rows that are not chosen do not count
     engine.reset([0], command=low - 1)
-    with pytest.warns(RuntimeWarning, match="5 commands were clamped"):
+    with pytest.warns(
+        RuntimeWarning, match="5 commands were clamped .*; 0 commands and 0 motions .*; 0 lookups .*; 0 generated"
+    ):
         report = engine.report()
     assert (report.commands_clamped, report.entries_clamped) == (5, 13)
     assert (report.commands_ignored, report.motions_ignored) == (0, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        engine.rollout(engine.bank[:2], (high + 1).expand(2, 3), num_frames=4)
+        beyond = engine.rollout(engine.bank[:2], (high + 1).expand(2, 3), num_frames=4)
         assert engine.report().commands_clamped == 5 + 2 * 4
-
-
-def test_a_clamped_rollout_is_the_rollout_at_the_bound(engine: Engine) -> None:
-    high = engine.command_range[1]
-    beyond = engine.rollout(engine.bank, high + 3, num_frames=4)
-    assert torch.equal(beyond, engine.rollout(engine.bank, high, num_frames=4))
+    assert torch.equal(beyond, engine.rollout(engine.bank[:2], high, num_frames=4))
 
 
 # Wrong arguments: one line, and the engine stays as it was

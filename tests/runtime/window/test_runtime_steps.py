@@ -13,7 +13,7 @@ from devices import EVERYWHERE, load, rough_products
 from engine_folder import BACKENDS, SEED, TOLERANCE, Truth, state
 
 
-@pytest.mark.parametrize("num_envs", [1, 63, 257])
+@pytest.mark.parametrize("num_envs", [1, 63, 257, 513])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("device, backend", EVERYWHERE)
 def test_each_step_is_the_reference_step_whatever_the_caller_switched_on(
@@ -61,7 +61,7 @@ def test_rollout_is_stepping_and_leaves_the_engine_alone(
 def test_rollouts_of_any_size(made: tuple[Path, Truth], generator: torch.Generator, device: str, backend: str) -> None:
     folder, truth = made
     engine = load(folder, 2, device, backend, "fp32")  # never reset: rollouts do not need it
-    for n, frames in ((1, 3), (33, 20), (1300, 3)):
+    for n, frames in ((1, 3), (33, 20), (511, 2), (512, 2), (1300, 3)):
         motion, command = truth.states(n, generator), truth.commands(n, generator)
         rolled = engine.rollout(motion, command.to(device), num_frames=frames)
         expected = motion

@@ -1,4 +1,4 @@
-"""The window against plain rollouts of each environment in float64, with MuJoCo's kinematics: all calls in any order."""
+"""The window against plain rollouts of each environment in float64, with MuJoCo's kinematics: all calls, any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cmg_runtime import Engine, load_engine
 from devices import DEVICES, KINDS, rough_products
 from engine_folder import COMPILED, SEED, make_engine_folder, state
 from mujoco_kinematics import MujocoKinematics
-from plain_rollout import PlainEnvironment, Robot
+from plain_rollout import PlainEnvironment
 from window_case import assert_same, check_frame, everything, load, one_frame, quiet_report, random_robot_case
 
 CHANGES = ["reset", "set_command", "same again", "both", "at once", "start", "planned"]
@@ -76,7 +76,8 @@ class Both:
     def look(self, rng: np.random.Generator) -> None:
         """Single frames, some of them outside the window, and the same ones of every environment."""
         device, last = self.engine.device, self.engine.horizon - 1
-        ids, offsets = rng.integers(0, self.engine.num_envs, 4), rng.integers(-2, last + 3, 4)
+        count = int(rng.integers(0, 6))
+        ids, offsets = rng.integers(0, self.engine.num_envs, count), rng.integers(-2, last + 3, count)
         inside = offsets.clip(0, last)
         frames = self.engine.frames(torch.tensor(ids, device=device), torch.tensor(offsets, device=device))
         ahead = self.engine.future(inside.tolist())
@@ -192,22 +193,33 @@ def test_a_g1s_kinematics_are_mujocos_whatever_the_caller_switched_on(
     assert path is not None
     chain = RobotModel(path).chain(JOINT_NAMES)
     truth = make_engine_folder(tmp_path, SEED, ("fp32",), chain, JOINT_NAMES, COMPILED, hidden_dim=24)
-    names = ("left_knee_link", "right_ankle_roll_link", "left_elbow_link", "torso_link")
+    motion, command = truth.states(200, generator), truth.commands(200, generator)
+    low, high = torch.tensor(chain.joint_lower), torch.tensor(chain.joint_upper)
+    motion[:, :29] = low + (high - low) * torch.rand(200, 29, generator=generator)
     with rough_products(device):
-        engine = load_engine(tmp_path, 200, device, "torch", "fp32", horizon=20, key_bodies=names)
-        motion, command = truth.states(200, generator), truth.commands(200, generator)
+        engine = load_engine(tmp_path, 200, device, "torch", "fp32", horizon=20)
         engine.reset(motion=motion, command=command, root_pos=[1.0, 2.0, 0.3])
-        for _ in range(3):
-            engine.step()
-        frames = engine.future([0, 7, 19])
-        pool = engine.make_pool(200, 3, [0.3, 0.0, 0.0], motion).frames(range(200), [2] * 200)
-    assert engine.key_body_names == names and frames.key_body_pos.shape == (200, 3, 4, 3)
-    kinematics = MujocoKinematics(path, JOINT_NAMES, "pelvis")
-    robot = Robot(kinematics, chain)
-    for i in range(0, 200, 20):
-        looked_at = [(0.3, one_frame(frames, (i, k))) for k in range(3)]
-        for ground, seen in [*looked_at, (0.0, one_frame(pool, i))]:
-            assert seen["root_pos"][2] == pytest.approx(ground + robot.height(seen["dof_pos"]), abs=1e-5)
-            kinematics.set(seen["dof_pos"])
-            expected = [kinematics.pose(name)[0] for name in names]
-            np.testing.assert_allclose(seen["key_body_pos"], expected, atol=1e-5)
+        everyone = range(200)
+        frames = [(0.3, engine.frames(everyone, [offset] * 200)) for offset in (0, 1, 19)]
+        engine.step()
+        frames.append((0.3, engine.frames(everyone, [0] * 200)))
+        pool = engine.make_pool(200, 3, [0.3, 0.0, 0.0], motion)
+        frames += [(0.0, pool.frames(everyone, [time] * 200)) for time in (0, 2)]
+    assert engine.key_body_names == chain.body_names
+    truth_of = MujocoKinematics(path, JOINT_NAMES, "pelvis")
+    model, bodies = truth_of.model, {name: index for index, name in enumerate(chain.body_names)}
+    feet = [model.body(f"{side}_ankle_roll_link").id for side in ("left", "right")]
+    geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] in feet and model.geom_contype[g]]
+    assert len(geoms) == 14
+    for ground, seen in frames:
+        for i in range(0, 200, 20):
+            one = one_frame(seen, i)
+            truth_of.set(one["dof_pos"])
+            lowest = min(truth_of.lowest_point(geom) for geom in geoms)
+            assert one["root_pos"][2] == pytest.approx(ground - lowest, abs=1e-5)
+            for body in range(1, model.nbody):  # the world is none of the chain's
+                name = model.body(body).name
+                np.testing.assert_allclose(one["key_body_pos"][bodies[name]], truth_of.pose(name)[0], atol=1e-5)
+            wrist, rotation = truth_of.pose("left_wrist_yaw_link")
+            hand = wrist + rotation @ [0.0415, 0.003, 0]
+            np.testing.assert_allclose(one["key_body_pos"][bodies["left_rubber_hand"]], hand, atol=1e-5)

@@ -93,18 +93,6 @@ def test_each_new_frame_is_the_reference_step(
         assert truth.error(motions[1], truth.step(motions[0], share * command)) < TOLERANCE[precision]
 
 
-def test_lookups_outside_the_window_are_clamped_and_counted() -> None:
-    engine = load(num_envs=4, horizon=6)
-    engine.reset(command=[0.3, 0.1, 0.2])
-    window = engine.future(range(6))
-    seen = engine.frames([0, 1, 2, 3], [-3, 6, 5, 0])
-    for row, (env, offset) in enumerate([(0, 0), (1, 5), (2, 5), (3, 0)]):
-        assert torch.equal(seen.root_pos[row], window.root_pos[env, offset])
-    assert engine.frames([], []).key_body_pos.shape == (0, 6, 3)
-    with pytest.warns(RuntimeWarning, match="2 lookups were outside"):
-        assert engine.report().lookups_clamped == 2
-
-
 def test_root_motion_needs_three_commands(tmp_path: Path) -> None:
     make_engine_folder(tmp_path, SEED, ("fp32",), without=COMPILED, num_joints=5, command_dim=2)
     engine = load_engine(tmp_path, 2, backend="torch")
