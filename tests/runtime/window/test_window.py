@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +30,32 @@ LENGTHS = np.array([1.0, 3e19, 1e-23, 1e30, 1e-30], dtype=np.float32)
 TRAJECTORIES, FRAMES_BEFORE = 5, 30
 
 
+class Chosen:
+    """Some environments, and the data that goes with them in a call; where it may be anything, it is spoiled."""
+
+    def __init__(self, engine: Engine, form: str, rng: np.random.Generator) -> None:
+        n = engine.num_envs
+        self.envs = list(range(n)) if form == "all" else sorted(rng.permutation(n)[: rng.integers(n + 1)].tolist())
+        self.others = [env for env in range(n) if env not in self.envs]
+        forms = {"ids": np.array(self.envs, dtype=int), "mask": np.isin(np.arange(n), self.envs)}
+        self.env_ids = torch.tensor(forms[form], device=engine.device) if form in forms else None
+        self._by_ids = form == "ids"
+        self._device = str(rng.choice(["cpu", engine.device.type]))
+        self._no_id = int(rng.choice([-1, -(1 << 40), 1 << 40]))
+
+    def spoiled(self, values: np.ndarray) -> torch.Tensor:
+        """[num_envs, ..], of which the chosen are used."""
+        values = values.copy()
+        values[self.others] = np.nan if values.dtype.kind == "f" else self._no_id
+        return torch.tensor(values, device=self._device)
+
+    def rows(self, values: np.ndarray | None) -> torch.Tensor | None:
+        """As a call takes them: with a mask a row for each environment."""
+        return values if values is None else self.spoiled(values)[self.envs if self._by_ids else slice(None)]
+
+
 class Both:
-    """An engine and plain rollouts of its environments and of a pool's trajectories: each call is made to both."""
+    """An engine, and plain rollouts of its environments and of a pool's trajectories: each call is made to both."""
 
     def __init__(self, engine: Engine, ramp_s: float) -> None:
         _, self.truth, self.robot = random_robot_case()
@@ -52,8 +75,9 @@ class Both:
             env.reset(start, np.zeros(3), 0.0)
 
     def call(self, action: str, form: str, number: int) -> None:
-        rng, n = np.random.default_rng(number), self.engine.num_envs
-        chosen = list(range(n)) if form == "all" else sorted(rng.permutation(n)[: rng.integers(n + 1)].tolist())
+        rng = np.random.default_rng(number)
+        chosen = Chosen(self.engine, form, rng)
+        before = everything(self.engine)
         if action in ("step", "steps"):
             for _ in range(1 if action == "step" else int(rng.integers(self.engine.horizon + 2) % 20)):
                 self.engine.step()
@@ -62,21 +86,24 @@ class Both:
         elif action == "frames":
             self.look(rng)
         else:
-            before = everything(self.engine)
-            self.change(action, form, chosen, rng)
-            assert_same(everything(self.engine), before, [i for i in range(n) if i not in chosen])
+            if action in ("set_command", "same again"):
+                self.set_command(action, chosen, rng)
+            elif action in ("start", "planned"):
+                self.start(action, chosen, rng)
+            else:
+                self.reset(action, chosen, rng)
+            assert_same(everything(self.engine), before, chosen.others)
         expected = torch.tensor(np.stack([env.frame(0).motion for env in self.plain]))
         assert self.truth.error(state(self.engine), expected) < 2e-4
         in_force = np.stack([env.in_force(env.time) for env in self.plain])
         np.testing.assert_allclose(self.engine.command_in_force.cpu(), in_force, atol=1e-5)
         current = self.engine.future([0])
-        for i in chosen[:3]:
+        for i in chosen.envs[:3]:
             check_frame(self.robot, self.plain[i], 0, one_frame(current, (i, 0)))
 
     def look(self, rng: np.random.Generator) -> None:
         """Single frames, some of them outside the window, and the same ones of every environment."""
-        device, last = self.engine.device, self.engine.horizon - 1
-        count = int(rng.integers(0, 6))
+        device, last, count = self.engine.device, self.engine.horizon - 1, int(rng.integers(0, 6))
         ids, offsets = rng.integers(0, self.engine.num_envs, count), rng.integers(-2, last + 3, count)
         inside = offsets.clip(0, last)
         frames = self.engine.frames(torch.tensor(ids, device=device), torch.tensor(offsets, device=device))
@@ -86,73 +113,62 @@ class Both:
             assert all(torch.equal(a[ids[row], row], b[row]) for a, b in zip(ahead, frames, strict=True))
         self.counted[4] += np.count_nonzero(inside != offsets)
 
-    def change(self, action: str, form: str, chosen: list[int], rng: np.random.Generator) -> None:
-        engine, n = self.engine, self.engine.num_envs
+    def commands(self, chosen: Chosen, rng: np.random.Generator) -> np.ndarray:
+        """[num_envs, 3], some of them outside the range."""
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
-        mask = np.isin(np.arange(n), chosen)
-        device = rng.choice(["cpu", engine.device.type])
-        forms = {"ids": np.array(chosen, dtype=int), "mask": mask, "all": None}
-        env_ids: Any = None if forms[form] is None else torch.tensor(forms[form], device=engine.device)
+        commands = 1.5 * self.truth.commands(self.engine.num_envs, generator)
+        outside = ((commands < self.truth.low.float()) | (commands > self.truth.high.float()))[chosen.envs]
+        self.counted[:2] += [int(outside.any(dim=1).sum()), int(outside.sum())]
+        return commands.numpy()
 
-        def spoiled(values: np.ndarray) -> torch.Tensor:
-            """Where it may be anything."""
-            values = values.copy()
-            values[~mask] = np.nan if values.dtype.kind == "f" else rng.choice([-1, -(1 << 40), 1 << 40])
-            return torch.tensor(values, device=str(device))
+    def set_command(self, action: str, chosen: Chosen, rng: np.random.Generator) -> None:
+        again = action == "same again"
+        commands = self.engine.command.cpu().numpy().copy() if again else self.commands(chosen, rng)
+        self.engine.set_command(chosen.rows(commands), chosen.env_ids)
+        for i in chosen.envs:
+            self.plain[i].set_command(commands[i])
 
-        def rows(values: np.ndarray | None) -> torch.Tensor | None:
-            """As a call with these env_ids takes them: for a mask one per environment."""
-            return values if values is None else spoiled(values)[chosen if form == "ids" else slice(None)]
-
-        commands = 1.5 * self.truth.commands(n, generator).numpy()
-        if action == "same again":
-            commands = engine.command.cpu().numpy().copy()
-        if action == "reset" or (action == "at once" and rng.random() < 0.5) or action in ("start", "planned"):
-            commands = None
-        if commands is not None:
-            low, high = self.truth.low.float().numpy(), self.truth.high.float().numpy()
-            outside = ((commands < low) | (commands > high))[chosen]
-            self.counted[:2] += [outside.any(axis=1).sum(), outside.sum()]
-        if action in ("set_command", "same again"):
-            engine.set_command(rows(commands), env_ids)
-            for i in chosen:
-                self.plain[i].set_command(commands[i])
-            return
-        root_pos, root_rot = self.place(chosen, rng)
-        if action in ("start", "planned"):
-            ids, frames = rng.integers(0, TRAJECTORIES, n), rng.integers(-2, FRAMES_BEFORE + 3, n)
-            self.clamped += np.count_nonzero((frames.clip(0, FRAMES_BEFORE) != frames)[chosen])
-            if action == "start":
-                engine.start(self.pool, rows(ids), rows(frames), env_ids, rows(root_pos), rows(root_rot))
-            else:
-                planned = engine.planned_starts(self.pool)  # its places begin as what was given last
-                plan = (planned.trajectory_ids, ids), (planned.frame_ids, frames)
-                for field, values in (*plan, (planned.root_pos, root_pos), (planned.root_rot, root_rot)):
-                    if values is not None:
-                        field.copy_(spoiled(values))
-                planned.start(env_ids)
-            for i in chosen:
-                frame = int(frames[i].clip(0, FRAMES_BEFORE))
-                self.plain[i].start_from(self.trajectories[ids[i]], frame, self.root_pos[i], self.yaw[i])
-            return
-        motion, at_once = self.truth.states(n, generator).numpy(), action == "at once"
-        engine.reset(env_ids, rows(motion), rows(commands), rows(root_pos), rows(root_rot), at_once)
-        for i in chosen:
-            self.plain[i].reset(motion[i].astype(float), self.root_pos[i], self.yaw[i])
+    def reset(self, action: str, chosen: Chosen, rng: np.random.Generator) -> None:
+        at_once = action == "at once"
+        with_command = action == "both" or (at_once and rng.random() < 0.5)
+        commands = self.commands(chosen, rng) if with_command else None
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
+        values = self.truth.states(self.engine.num_envs, generator).numpy(), commands, *self.place(chosen, rng)
+        self.engine.reset(chosen.env_ids, *map(chosen.rows, values), command_at_once=at_once)
+        for i in chosen.envs:
+            self.plain[i].reset(values[0][i].astype(float), self.root_pos[i], self.yaw[i])
             if commands is not None:
                 self.plain[i].set_command(commands[i])
             self.plain[i].place_again(at_once)
 
-    def place(self, chosen: list[int], rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Where to put them: either may be as it was given last."""
+    def start(self, action: str, chosen: Chosen, rng: np.random.Generator) -> None:
+        n, places = self.engine.num_envs, self.place(chosen, rng)
+        ids, frames = rng.integers(0, TRAJECTORIES, n), rng.integers(-2, FRAMES_BEFORE + 3, n)
+        if action == "start":
+            rows = map(chosen.rows, places)
+            self.engine.start(self.pool, chosen.rows(ids), chosen.rows(frames), chosen.env_ids, *rows)
+        else:
+            planned = self.engine.planned_starts(self.pool)  # its places begin as what was given last
+            fields = planned.trajectory_ids, planned.frame_ids, planned.root_pos, planned.root_rot
+            for field, values in zip(fields, (ids, frames, *places), strict=True):
+                if values is not None:
+                    field.copy_(chosen.spoiled(values))
+            planned.start(chosen.env_ids)
+        inside = frames.clip(0, FRAMES_BEFORE)
+        self.clamped += np.count_nonzero((inside != frames)[chosen.envs])
+        for i in chosen.envs:
+            self.plain[i].start_from(self.trajectories[ids[i]], int(inside[i]), self.root_pos[i], self.yaw[i])
+
+    def place(self, chosen: Chosen, rng: np.random.Generator) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """root_pos and root_rot. Either may be None: as it was given last."""
         n, root_pos, root_rot = self.engine.num_envs, None, None
         if rng.random() < 0.7:
             root_pos = rng.uniform(-3, 3, (n, 3)).astype(np.float32)
-            self.root_pos[chosen] = root_pos[chosen]
+            self.root_pos[chosen.envs] = root_pos[chosen.envs]
         if rng.random() < 0.7:
             w, x, y, z = quat = rng.normal(size=(4, n))  # any attitude and length: its heading counts
             yaw = np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)  # of the turned x axis, on the ground
-            self.yaw[chosen], root_rot = yaw[chosen], quat.T.astype(np.float32) * rng.choice(LENGTHS, (n, 1))
+            self.yaw[chosen.envs], root_rot = yaw[chosen.envs], quat.T.astype(np.float32) * rng.choice(LENGTHS, (n, 1))
         return root_pos, root_rot
 
     def check_all(self) -> None:
