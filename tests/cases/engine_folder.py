@@ -43,6 +43,9 @@ SEED = int(os.environ["CMG_TEST_SEED"])
 
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 
+COMPILED = ("torchscript", "onnx")
+"""Backends whose artifacts take seconds to make."""
+
 PASSED = {"status": "passed", "reason": "made by a test"}
 
 
@@ -104,7 +107,8 @@ def shared_engine_folder() -> tuple[Path, Truth]:
     if not CAN_EXPORT:
         return made_before("shared")
     folder = _kept_folder()
-    return folder, make_engine_folder(folder, SEED, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3)
+    # With this gain no error grows: in 120 frames at most 1.8-fold with 150 seeds, and 19-fold with a gain of 0.8.
+    return folder, make_engine_folder(folder, SEED, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3, gain=0.6)
 
 
 def renamed_copy(folder: Path, name: str) -> Path:
@@ -118,14 +122,15 @@ def renamed_copy(folder: Path, name: str) -> Path:
 @functools.lru_cache(maxsize=None)
 def shared_robot_folder() -> tuple[Path, Truth, Path]:
     """As :func:`shared_engine_folder`, but with a random robot; also returns the robot's MJCF file."""
-    folder = _kept_folder()
+    folder, (shared, truth) = _kept_folder(), shared_engine_folder()
+    shutil.copytree(shared, folder, dirs_exist_ok=True)
     robot = random_robot(np.random.default_rng(SEED), folder / "robot.xml", num_bodies=6)
     chain = RobotModel(robot.path).chain(robot.joint_names)
     # It stands on all its bodies but the root, so that its height changes with the joints whatever the tree.
     bodies = tuple(range(1, len(chain.body_names)))
     points = tuple((0.1 * body, -0.05, 0.1) for body in bodies)
     chain = replace(chain, sole_bodies=bodies, sole_points=points, sole_radii=(0.02,) * len(bodies))
-    truth = make_engine_folder(folder, SEED, robot=chain, num_joints=5, hidden_dim=37, num_experts=3, num_layers=3)
+    (folder / "manifest.json").write_text(replace(read_manifest(folder), robot=chain).to_json())
     return with_fused(folder), truth, robot.path
 
 
@@ -164,9 +169,10 @@ def make_engine_folder(
     precisions: tuple[str, ...] = ("fp32", "fp16"),
     robot: KinematicChain | None = None,
     joint_names: tuple[str, ...] | None = None,
+    without: tuple[str, ...] = (),
     **sizes: Any,
 ) -> Truth:
-    """Write an engine folder with every backend and a bank of 40 states; returns its truth.
+    """Write an engine folder with every backend but those ``without``, and a bank of 40 states; returns its truth.
 
     No parity was run: every artifact says that it passed.
     """
@@ -192,10 +198,14 @@ def make_engine_folder(
     )
     artifacts = []
     for precision in precisions:
-        export_onnx(weights, precision, bare, folder / f"cmg_{precision}.onnx")
-        export_torchscript(weights, precision, folder / f"cmg_{precision}.ts")
+        if "onnx" not in without:
+            export_onnx(weights, precision, bare, folder / f"cmg_{precision}.onnx")
+        if "torchscript" not in without:
+            export_torchscript(weights, precision, folder / f"cmg_{precision}.ts")
         files = {"torch": "weights.npz", "torchscript": f"cmg_{precision}.ts", "onnx": f"cmg_{precision}.onnx"}
         for backend, file in files.items():
+            if backend in without:
+                continue
             sha256 = file_sha256(folder / file)
             artifacts.append(Artifact(f"{backend}_{precision}", backend, precision, file, sha256, parity=dict(PASSED)))
     (folder / "manifest.json").write_text(replace(bare, artifacts=tuple(artifacts)).to_json())

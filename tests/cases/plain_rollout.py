@@ -67,14 +67,22 @@ class PlainEnvironment:
         z = self.ground + self.robot.height(motion[: len(motion) // 2])
         self.frames = [PlainFrame(motion, complex(*root_pos[:2]), z, yaw, 0.0, self.in_force(self.time))]
 
+    def start_from(self, trajectory: PlainEnvironment, frame: int, root_pos: np.ndarray, yaw: float) -> None:
+        """Go on from a frame of another one, which stands at the world's origin, moved here."""
+        self.start, self.target, self.time = trajectory.start, trajectory.target, frame / self.fps
+        self.ground, now = float(root_pos[2]), trajectory.frame(frame)
+        self.frames = [replace(now, position=complex(*root_pos[:2]), z=now.z + self.ground, yaw=yaw)]
+
     def set_command(self, command: np.ndarray) -> None:
         wanted = np.clip(command, self.truth.low.float().numpy(), self.truth.high.float().numpy()).astype(float)
         if not np.array_equal(wanted, self.target):
             self.start, self.target, self.time = self.in_force(self.time), wanted, 0.0
         del self.frames[1:]
 
-    def place_again(self) -> None:
+    def place_again(self, at_once: bool = False) -> None:
         """A reset's frame is under what is in force after its command was set."""
+        if at_once:
+            self.start = self.target
         self.frames = [replace(self.frames[0], command=self.in_force(self.time))]
 
     def step(self) -> None:

@@ -1,21 +1,20 @@
-"""A random robot's engine folder with a window, its plain truth, and one frame checked against it."""
+"""A random robot's engine folder with a window, its plain truth, and frames checked against it or against others."""
 
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
-from cmg_runtime import ReferenceFrames, load_engine
-from engine_folder import Truth, shared_robot_folder
+import devices
+from cmg_runtime import Engine, ReferenceFrames, Report, load_engine
+from engine_folder import Truth, shared_robot_folder, state
 from mujoco_kinematics import MujocoKinematics
 from plain_rollout import PlainEnvironment, Robot
-
-DEVICES = [pytest.param("cpu", id="cpu"), pytest.param("cuda", id="cuda", marks=pytest.mark.gpu)]
 
 
 @functools.cache
@@ -29,6 +28,36 @@ def random_robot_case() -> tuple[Path, Truth, Robot]:
         truth,
         Robot(MujocoKinematics(mjcf, tuple(n.replace("body", "joint") for n in joint_names), "root"), chain),
     )
+
+
+def load(
+    device: str = "cpu", backend: str = "torch", num_envs: int = 5, precision: str | None = None, **more: Any
+) -> Engine:
+    """An engine of the random robot."""
+    return devices.load(random_robot_case()[0], num_envs, device, backend, precision, **more)
+
+
+def everything(engine: Engine) -> dict[str, torch.Tensor]:
+    """The current motion states, and all frames of the window, if there is one: copies on the host."""
+    frames = {} if engine.horizon == 1 else engine.future(range(engine.horizon))._asdict()
+    return {name: value.cpu() for name, value in {"current": state(engine), **frames}.items()}
+
+
+def assert_same(
+    seen: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    rows: Any = slice(None),
+    atol: float = 0.0,
+    root_vel: float = 0.0,
+) -> None:
+    """These rows of every field, to the bit unless ``atol`` is given; ``root_vel``: its own, for its z is a difference
+    times 50."""
+    assert seen.keys() == expected.keys()
+    for name, value in seen.items():
+        within = max(root_vel, atol) if name == "root_vel" else atol
+        torch.testing.assert_close(
+            value[rows], expected[name][rows], rtol=0, atol=within, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def one_frame(frames: ReferenceFrames, index: Any) -> dict[str, np.ndarray]:
@@ -54,3 +83,10 @@ def check_frame(robot: Robot, env: PlainEnvironment, offset: int, seen: dict[str
     height = robot.height(seen["dof_pos"])
     np.testing.assert_allclose(seen["root_pos"][2], env.ground + height, atol=1e-5)
     np.testing.assert_allclose(seen["key_body_pos"], robot.bodies(seen["dof_pos"]), atol=1e-5)
+
+
+def quiet_report(engine: Engine) -> Report:
+    """Without the warning that the first one may bring."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return engine.report()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +17,8 @@ from cmg_export.beside import beside
 from cmg_export.publish import publish, staging
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.folder.manifest import file_sha256
-from engine_folder import renamed_copy
+from engine_folder import BACKENDS, renamed_copy
+from full_disk import largest_file
 from killing import Snapshots, contents, ended, in_child, killed_at
 from make_checkpoint import make_checkpoint
 
@@ -99,13 +98,11 @@ def test_the_command_killed(tmp_path: Path, seed: int) -> None:
     made = make_checkpoint(tmp_path / "in", seed=seed, num_joints=3, hidden_dim=8)
     out = renamed_copy(tmp_path / "place" / "engine", "old")
     old = contents(out)
-    command = [sys.executable, "-m", "cmg_export", str(made.path), "--out", str(out), "--precision", "fp32"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.parent.glob(".engine.building-*/weights.npz")):
+    pid = in_child(lambda: main([str(made.path), "--out", str(out), "--precision", "fp32"]))
+    while not list(out.parent.glob(".engine.building-*/weights.npz")) and os.waitpid(pid, os.WNOHANG) == (0, 0):
         time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    os.kill(pid, signal.SIGKILL)
+    assert ended(pid) == -signal.SIGKILL
     assert contents(out) == old
     assert len(os.listdir(out.parent)) == 2
     with staging(out):
@@ -127,56 +124,41 @@ def test_two_builds_at_once(tmp_path: Path) -> None:
     assert contents(out) == contents(sources[read_manifest(out).name])
 
 
-FULL_DISK = """
-import json, os, resource, sys
-from cmg_export.__main__ import main
-from cmg_export.beside import beside
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-for limit in json.loads(sys.argv[1]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    print(main(sys.argv[2:]), file=sys.stderr)
-"""
-
-
 def test_a_disk_that_fills_up_during_a_build(tmp_path: Path, seed: int) -> None:
     """Files may have so many bytes and no more, so that another file is the one that does not fit."""
     made = make_checkpoint(tmp_path / "in", seed=seed, num_joints=5, hidden_dim=24)
-    out = renamed_copy(tmp_path / "place" / "engine", "old")
+    out, said = renamed_copy(tmp_path / "place" / "engine", "old"), tmp_path / "said"
     old = contents(out)
-    limits = [5_000, 25_000]  # below the bank, and below TorchScript
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, json.dumps(limits), str(made.path), "--out", str(out), "--precision", "fp32"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    lines = done.stderr.splitlines()
-    assert lines[1::2] == ["2"] * len(limits), done.stderr
-    assert all(line.startswith("cmg_export: ") for line in lines[::2]) and len(lines) == 2 * len(limits)
+
+    def build() -> None:  # not here: what pytest catches is a file as well
+        for limit in (5_000, 25_000):  # below the bank, and below TorchScript
+            with said.open("a") as sys.stderr, largest_file(limit):
+                print(main([str(made.path), "--out", str(out), "--precision", "fp32"]), file=sys.stderr)
+
+    assert ended(in_child(build)) == 0
+    lines = said.read_text().splitlines()
+    assert lines[1::2] == ["2", "2"], lines
+    assert all(line.startswith("cmg_export: ") for line in lines[::2]) and len(lines) == 4
     assert contents(out) == old
     assert os.listdir(out.parent) == ["engine"]
 
 
 def test_two_commands_at_once(tmp_path: Path, seed: int) -> None:
     """Two builds of the whole command into one folder: it is one of the two, and nothing lies beside it."""
-    out, expected, commands = tmp_path / "place" / "engine", {}, []
+    out, expected, children = tmp_path / "place" / "engine", {}, []
+
+    def build(path: Path) -> None:
+        assert main([str(path), "--out", str(out), "--precision", "fp32"]) == 0
+
     for name, hidden in (("a", 8), ("b", 9)):
-        made = make_checkpoint(tmp_path / name, seed=seed, num_joints=3, hidden_dim=hidden)
-        expected[hidden] = made.path
-        commands.append([sys.executable, "-m", "cmg_export", str(made.path), "--out", str(out), "--precision", "fp32"])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    started = [
-        subprocess.Popen(c, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for c in commands
-    ]
-    for process in started:
-        _, complaint = process.communicate(timeout=300)
-        assert process.returncode == 0, complaint
+        expected[hidden] = make_checkpoint(tmp_path / name, seed=seed, num_joints=3, hidden_dim=hidden).path
+        children.append(in_child(lambda path=expected[hidden]: build(path)))
+    assert [ended(child) for child in children] == [0, 0]
     assert os.listdir(out.parent) == ["engine"]
     manifest = read_manifest(out)
     assert manifest.source["sha256"] == file_sha256(expected[manifest.sizes.hidden_dim])
     for artifact in manifest.artifacts:
-        if artifact.backend in ("torch", "onnx", "torchscript"):
+        if artifact.backend in BACKENDS:
             engine = load_engine(out, 2, backend=artifact.backend)  # every file is this engine's: hashes are checked
             engine.reset()
             engine.step()

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 import torch
 
-from cmg_runtime import BackendUnavailable, Engine, EngineError, load_engine
+from cmg_runtime import Engine, EngineError, load_engine, read_manifest
+from cmg_runtime.backends import backend_class
 from cmg_runtime.commands.sampler import STRATEGIES, CommandSampler
 from cmg_runtime.commands.smoother import CommandSmoother
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
+from devices import EVERYWHERE, on_gpu
 from dropin_case import g1_case
 from engine_folder import BACKENDS
-from window_case import random_robot_case
+from window_case import load, random_robot_case
 
 WITHOUT_ROBOT = Path(__file__).resolve().parents[2] / "golden" / "schema_1"
 NUM_ENVS, HORIZON = 5, 6
-ON = [("cpu", backend) for backend in BACKENDS]
-ON += [pytest.param("cuda", backend, marks=pytest.mark.gpu) for backend in ("fused", "torch", "onnx")]  # type: ignore
 CLOSED = "^this {} was closed; load it again$"
 
 
@@ -44,12 +44,9 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-def used(device: str, backend: str, horizon: int) -> tuple[Engine, list[Any]]:
-    """An engine after all that it can be asked for, and what it made that refers to it."""
-    try:
-        engine = load_engine(random_robot_case()[0], NUM_ENVS, device, backend, horizon=horizon)
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+def used(device: str, backend: str, horizon: int) -> tuple[Engine, Engine, list[Any]]:
+    """An engine after all that it can be asked for, once more, and what it made that refers to it."""
+    engine = load(device, backend, NUM_ENVS, horizon=horizon)
     engine.reset(command=[0.3, 0.1, -0.2])
     engine.step()
     engine.rollout(engine.bank[:3], [0.1, 0.0, 0.0], 2)
@@ -59,110 +56,81 @@ def used(device: str, backend: str, horizon: int) -> tuple[Engine, list[Any]]:
     with pytest.raises(EngineError):
         engine.set_command([1.0, 2.0])
     if horizon == 1:
-        return engine, []
+        return engine, engine, []
     view, planned = engine.future_view([0, 2]), engine.planned_starts(pool)
     view.refresh()
     planned.start([0, 2])
     engine.start(pool, [1], [2], [3])
     engine.future([0, 1])
     engine.frames([0, 0], [1, 2])
-    return engine, [view, planned]
+    return engine, engine, [view, planned]
 
 
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize(("device", "backend"), ON)
-def test_an_engine_is_freed_with_its_last_reference(
-    no_collector: None, device: str, backend: str, horizon: int
-) -> None:
-    engine, made = used(device, backend, horizon)
-    # The bank is also held by what steps, so it tells of those parts that could outlive the engine.
-    alive = [weakref.ref(thing) for thing in (engine, engine.bank, *made)]
-    del made[:], engine
-    assert [thing() for thing in alive] == [None] * len(alive)
-
-
-def motion_lib(mode: str) -> MotionLibCMG:
+def motion_lib(mode: str) -> tuple[MotionLibCMG, Engine, list[Any]]:
+    """A library that was used, its engine, and nothing else."""
     lib = MotionLibCMG(g1_case().folder, None, 3, 8, NUM_ENVS, "cpu", mode=mode, horizon=4)
     lib.reset([0, 1])
     lib.step()
     lib.calc_motion_frame([0, 2], [0.0, 0.01])
-    return lib
+    return lib, lib._engine, []
 
 
-def motion_generator(mode: str) -> CMGMotionGenerator:
+def motion_generator(mode: str) -> tuple[CMGMotionGenerator, Engine, list[Any]]:
     generator = CMGMotionGenerator(g1_case().folder, None, NUM_ENVS, "cpu", mode, preload_duration=4)
     generator.reset(commands=[0.5, 0.0, 0.0])
     generator.get_motion([1])
     generator.get_motion_with_body_transforms()
-    return generator
+    return generator, generator.engine, []
 
 
-DROP_INS = [
-    pytest.param(make, mode, id=f"{make.__name__}-{mode}")
-    for make in (motion_lib, motion_generator)
-    for mode in ("pregenerated", "realtime")
-]
+ENGINES = [(used, (*on, horizon)) for on in EVERYWHERE[: len(BACKENDS)] for horizon in (1, HORIZON)]
+ENGINES += [on_gpu(used, ("cuda", backend, h)) for backend in ("fused", "torch", "onnx") for h in (1, HORIZON)]
+DROP_INS = [(make, (mode,)) for make in (motion_lib, motion_generator) for mode in ("pregenerated", "realtime")]
 
 
-@pytest.mark.parametrize(("make", "mode"), DROP_INS)
-def test_a_drop_in_is_freed_with_its_last_reference(no_collector: None, make: Callable[[str], Any], mode: str) -> None:
-    thing = make(mode)
-    engine = thing.engine if isinstance(thing, CMGMotionGenerator) else thing._engine
-    alive = [weakref.ref(part) for part in (thing, engine, engine.bank)]
-    del thing, engine
+@pytest.mark.parametrize("make, arguments", [*ENGINES, *DROP_INS])
+def test_engines_and_drop_ins_are_freed_with_their_last_reference(
+    no_collector: None, make: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    thing, engine, made = make(*arguments)
+    # The bank is also held by what steps, so it tells of those parts that could outlive the engine.
+    alive = [weakref.ref(part) for part in (thing, engine, engine.bank, *made)]
+    del thing, engine, made
     assert [part() for part in alive] == [None] * len(alive)
-
-
-def assert_every_use_is_refused(thing: Any, names: list[str]) -> None:
-    """``names``: what it had while it was open."""
-    assert len(names) > 10
-    for name in names:
-        with pytest.raises(EngineError, match=CLOSED.format(type(thing).__name__)):
-            method = getattr(thing, name)
-            required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
-            method(*[1] * len(required))
-    assert not hasattr(thing, "__array__")  # what other libraries look for in anything is an attribute like any other
 
 
 def uses(thing: Any) -> list[str]:
     return [name for name in dir(thing) if not name.startswith("_") and name not in ("close", "after_fork")]
 
 
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize(("device", "backend"), ON)
-def test_a_closed_engine_is_empty_and_says_so_at_every_use(
-    no_collector: None, device: str, backend: str, horizon: int
+@pytest.mark.parametrize("make, arguments", [*ENGINES, *DROP_INS])
+def test_closed_engines_and_drop_ins_are_empty_and_say_so_at_every_use(
+    no_collector: None, make: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    engine, made = used(device, backend, horizon)
-    names, bank, dof_pos = uses(engine), weakref.ref(engine.bank), engine.dof_pos
+    thing, engine, made = make(*arguments)
+    names, bank, dof_pos = uses(thing), weakref.ref(engine.bank), engine.dof_pos
     pool = engine.make_pool(2, 3, [0.0, 0.0, 0.0])
     expected, before = dof_pos.clone(), pool.frames([0, 1], [2, 1]).dof_pos
-    with engine as same:
-        assert same is engine
+    with pytest.raises(KeyError), thing as same:
+        assert same is thing
+        raise KeyError("of the caller")  # passes, and all is freed none the less
     assert bank() is None  # although the engine, its views and its plans are held
-    engine.close()
-    assert_every_use_is_refused(engine, names)
-    with pytest.raises(EngineError, match=CLOSED.format("Engine")), engine:
+    thing.close()
+    closed = CLOSED.format(type(thing).__name__)
+    assert len(names) > 10
+    for name in names:  # what it had while it was open
+        with pytest.raises(EngineError, match=closed):
+            method = getattr(thing, name)
+            required = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+            method(*[1] * len(required))
+    assert not hasattr(thing, "__array__")  # what other libraries look for in anything is an attribute like any other
+    with pytest.raises(EngineError, match=closed), thing:
         pass
     for use in [made[0].refresh, lambda: made[1].start([0])] if made else []:
         with pytest.raises(EngineError, match=CLOSED.format("Engine")):
             use()
     assert "closed" in repr(engine)
     assert torch.equal(dof_pos, expected) and torch.equal(pool.frames([0, 1], [2, 1]).dof_pos, before)
-
-
-@pytest.mark.parametrize(("make", "mode"), DROP_INS)
-def test_a_closed_drop_in_is_empty_and_says_so_at_every_use(
-    no_collector: None, make: Callable[[str], Any], mode: str
-) -> None:
-    thing = make(mode)
-    engine = thing.engine if isinstance(thing, CMGMotionGenerator) else thing._engine
-    names, bank = uses(thing), weakref.ref(engine.bank)
-    with pytest.raises(KeyError), thing:
-        raise KeyError("of the caller")  # passes, and all is freed none the less
-    assert bank() is None and "closed" in repr(engine)
-    thing.close()
-    assert_every_use_is_refused(thing, names)
 
 
 COPIES: dict[str, Callable[[Any], Any]] = {
@@ -174,22 +142,26 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", COPIES)
-def test_what_lives_in_its_devices_memory_is_not_copied(how: str) -> None:
-    things: list[Any] = [motion_lib("pregenerated"), motion_lib("realtime"), motion_generator("realtime")]
+def test_what_lives_in_its_devices_memory_is_not_copied() -> None:
+    things: list[Any] = [motion_lib("pregenerated")[0], motion_lib("realtime")[0], motion_generator("realtime")[0]]
+    folder, device = random_robot_case()[0], torch.device("cpu")
+    manifest = read_manifest(folder)
     for backend in BACKENDS:
         for horizon in (1, HORIZON):
-            engine, made = used("cpu", backend, horizon)
-            things += [engine, *made, engine._backend]
+            engine, _, made = used("cpu", backend, horizon)
+            things += [engine, *made]
+        artifact = next(a for a in manifest.artifacts if a.backend == backend)
+        things.append(backend_class(backend).load(folder, artifact, manifest, NUM_ENVS, device))
     for thing in things:
-        with pytest.raises(TypeError) as e:
-            COPIES[how](thing)
-        message = str(e.value)
-        assert message.startswith(f"{type(thing).__name__} cannot be pickled or copied") and "\n" not in message
-        assert "for a worker process, in the worker" in message
+        for how in COPIES.values():
+            with pytest.raises(TypeError) as e:
+                how(thing)
+            message = str(e.value)
+            assert message.startswith(f"{type(thing).__name__} cannot be pickled or copied") and "\n" not in message
+            assert "for a worker process, in the worker" in message
 
 
-@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
 def test_a_copied_sampler_draws_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
     made, twin = (CommandSampler(3, "cpu", (0.1, 1.9), seed=17) for _ in range(2))
     for _ in range(int(rng.integers(1, 9))):
@@ -202,7 +174,7 @@ def test_a_copied_sampler_draws_on_and_leaves_the_other_alone(rng: np.random.Gen
     assert torch.equal(made.sample_sequence(40, 7, "curriculum"), drawn)
 
 
-@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
 def test_a_copied_smoother_goes_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
     made = CommandSmoother(3, 20, "cpu")
     targets = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
@@ -217,9 +189,9 @@ def test_a_copied_smoother_goes_on_and_leaves_the_other_alone(rng: np.random.Gen
     torch.testing.assert_close(made.get_current(), torch.from_numpy(targets) * torch.tensor([[0.05], [0.0], [0.05]]))
 
 
-@pytest.mark.parametrize("how", [how for how in COPIES if how != "save"])
+@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
 def test_copied_data_is_whole(how: str) -> None:
-    engine, _ = used("cpu", "torch", HORIZON)
+    engine, _, _ = used("cpu", "torch", HORIZON)
     pool = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1])
     copied = COPIES[how](pool)
     assert torch.equal(copied.frames([2, 0], [99, 1]).root_pos, pool.frames([2, 0], [2 * HORIZON - 1, 1]).root_pos)

@@ -39,15 +39,6 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     path.write_text(json.dumps(data))
 
 
-def set_parity(folder: Path, status: str, *names: str) -> None:
-    def change(data: dict[str, Any]) -> None:
-        for artifact in data["artifacts"]:
-            if artifact["name"] in names:
-                artifact["parity"]["status"] = status
-
-    edit_manifest(folder, change)
-
-
 def npy_bytes() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.zeros((4, 10), np.float32))
@@ -67,45 +58,52 @@ def test_auto_takes_the_preferred_backend_and_says_so(folder: Path, caplog: pyte
     assert engine.selection in caplog.text
 
 
-def test_auto_passes_over_what_failed_or_was_not_run(folder: Path) -> None:
-    set_parity(folder, "failed", "onnx_fp32")
-    assert load_engine(folder, 2).backend_name == "torch"
-    set_parity(folder, "not_run", "torch_fp32")
-    assert load_engine(folder, 2).backend_name == "torchscript"
-    set_parity(folder, "failed", "torchscript_fp32")
-    engine = load_engine(folder, 2)  # half precision is a CPU's last choice
-    assert (engine.backend_name, engine.precision) == ("onnx", "fp16")
-    with pytest.raises(
-        BackendUnavailable, match=r"nothing that passed.*fp32; it has: torch_fp32 \(parity not_run\)"
-    ) as e:
-        load_engine(folder, 2, precision="fp32")
-    one_line(e)
+LAST = {"onnx_fp32": "failed", "torch_fp32": "not_run", "torchscript_fp32": "failed"}
+UNTESTED = {"torch_fp32": "not_run", "torch_fp16": "not_run"}
+WITHHELD = {"onnx_fp32": None, "onnx_fp16": None}
+SELECTIONS: list[Any] = [
+    ({"onnx_fp32": "failed"}, {}, "torch_fp32"),
+    ({"onnx_fp32": "failed", "torch_fp32": "not_run"}, {}, "torchscript_fp32"),
+    (LAST, {}, "onnx_fp16"),  # half precision is a CPU's last choice
+    (LAST, {"precision": "fp32"}, r"nothing that passed.*fp32; it has: torch_fp32 \(parity not_run\)"),
+    ({}, {"backend": "torch"}, "torch_fp32"),
+    ({"torch_fp32": "failed"}, {"backend": "torch"}, "torch_fp16"),
+    ({"torch_fp32": "failed"}, {"backend": "torch", "precision": "fp32"}, "nothing that passed.*failed"),
+    (UNTESTED, {"backend": "torch"}, "torch_fp32"),  # asked for by name, with a warning
+    (WITHHELD, {}, "torch_fp32"),
+    (WITHHELD, {"backend": "onnx"}, r"nothing that passed.*onnx_fp32 \(parity failed\)"),
+]
 
 
-def test_a_named_backend_takes_the_best_precision_that_passed(folder: Path) -> None:
-    assert load_engine(folder, 2, backend="torch").precision == "fp32"
-    set_parity(folder, "failed", "torch_fp32")
-    assert load_engine(folder, 2, backend="torch").precision == "fp16"
-    with pytest.raises(BackendUnavailable, match="failed"):
-        load_engine(folder, 2, backend="torch", precision="fp32")
+@pytest.mark.parametrize("parity, asked, expected", SELECTIONS)
+def test_what_failed_or_was_not_run_is_passed_over(
+    folder: Path, caplog: pytest.LogCaptureFixture, parity: Any, asked: Any, expected: str
+) -> None:
+    """``parity``: of artifacts by name; None withholds one."""
 
-
-def test_a_named_backend_may_be_untested_but_warns(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    set_parity(folder, "not_run", "torch_fp32", "torch_fp16")
-    assert load_engine(folder, 2, backend="torch").precision == "fp32"
-    assert "parity of torch_fp32 is not_run" in caplog.text
-
-
-def test_a_withheld_artifact_is_not_offered(folder: Path) -> None:
-    def withhold(data: dict[str, Any]) -> None:
+    def change(data: dict[str, Any]) -> None:
         for artifact in data["artifacts"]:
-            if artifact["backend"] == "onnx":
-                artifact.update(file=None, sha256=None, parity={"status": "failed", "reason": "too far off"})
+            status = parity.get(artifact["name"], "passed")
+            artifact["parity"].update(status=status or "failed", reason="too far off")
+            if status is None:
+                artifact.update(file=None, sha256=None)
 
-    edit_manifest(folder, withhold)
-    assert load_engine(folder, 2).backend_name == "torch"
-    with pytest.raises(BackendUnavailable, match=r"onnx_fp32 \(parity failed\)"):
-        load_engine(folder, 2, backend="onnx")
+    edit_manifest(folder, change)
+    if expected.startswith("nothing"):
+        with pytest.raises(BackendUnavailable, match=expected) as caught:
+            load_engine(folder, 2, **asked)
+        one_line(caught)
+    else:
+        engine = load_engine(folder, 2, **asked)
+        assert f"{engine.backend_name}_{engine.precision}" == expected
+        assert (f"parity of {expected} is not_run" in caplog.text) == (parity is UNTESTED)
+
+
+@pytest.mark.gpu
+def test_half_precision_is_the_gpus_first_choice(folder: Path) -> None:
+    engine = load_engine(folder, 4, device="cuda")
+    assert (engine.backend_name, engine.precision) == ("torch", "fp16")
+    assert engine.device == torch.device("cuda", 0)
 
 
 @pytest.fixture
@@ -135,21 +133,25 @@ assert "onnxruntime" not in sys.modules
 
 
 WRONG_REQUESTS = {
-    "backend": ({"backend": "cuda"}, EngineError, "'cuda'; expected one of auto, torch, torchscript, onnx"),
-    "no backend": ({"backend": None}, EngineError, "None; expected one of auto"),
-    "precision": ({"precision": "int8"}, EngineError, "'int8'; expected fp32 or fp16"),
-    "device": ({"device": "gpu"}, EngineError, "'gpu'; expected cpu, cuda"),
-    "another device": ({"device": "meta"}, EngineError, "'meta' is not supported"),
-    "no environments": ({"num_envs": 0}, EngineError, "num_envs is 0"),
-    "half an environment": ({"num_envs": 1.5}, EngineError, "num_envs is 1.5"),
-    "a device too far": ({"device": "cuda:99"}, EngineError, r"cuda:99.* is not there"),
+    "backend": ({"backend": "cuda"}, "'cuda'; expected one of auto, torch, torchscript, onnx"),
+    "no backend": ({"backend": None}, "None; expected one of auto"),
+    "precision": ({"precision": "int8"}, "'int8'; expected fp32 or fp16"),
+    "device": ({"device": "gpu"}, "'gpu'; expected cpu, cuda"),
+    "another device": ({"device": "meta"}, "'meta' is not supported"),
+    "no environments": ({"num_envs": 0}, "num_envs is 0"),
+    "half an environment": ({"num_envs": 1.5}, "num_envs is 1.5"),
+    "a device too far": ({"device": "cuda:99"}, r"cuda:99.* is not there"),
+    "no window": ({"horizon": 0}, "horizon is 0; expected an integer of at least 1"),
+    "half a frame": ({"horizon": 2.5}, "horizon is 2.5"),
+    "a ramp before": ({"command_ramp_s": -0.1}, "command_ramp_s is -0.1; expected seconds"),
+    "no ramp": ({"command_ramp_s": float("nan")}, "command_ramp_s is nan"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_REQUESTS)
 def test_wrong_requests(folder: Path, name: str) -> None:
-    arguments, error, message = WRONG_REQUESTS[name]
-    with pytest.raises(error, match=message) as caught:
+    arguments, message = WRONG_REQUESTS[name]
+    with pytest.raises(EngineError, match=message) as caught:
         load_engine(folder, **{"num_envs": 2, **arguments})
     one_line(caught)
 
@@ -157,25 +159,33 @@ def test_wrong_requests(folder: Path, name: str) -> None:
 # Files that are not what the manifest says
 
 
-@pytest.mark.parametrize(
-    "backend, file", [("torch", "weights.npz"), ("torchscript", "cmg_fp32.ts"), ("onnx", "cmg_fp32.onnx")]
-)
-def test_a_changed_or_missing_artifact_is_refused(folder: Path, backend: str, file: str) -> None:
-    content = bytearray((folder / file).read_bytes())
+FILES = {"torch": "weights.npz", "torchscript": "cmg_fp32.ts", "onnx": "cmg_fp32.onnx"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_changed_or_missing_artifact_is_refused(folder: Path, backend: str) -> None:
+    path = folder / FILES[backend]
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / file).write_bytes(content)
-    with pytest.raises(EngineError, match=f"{file} does not match the hash") as caught:
+    path.write_bytes(content)
+    for asked in (backend, "auto") if backend == "onnx" else (backend,):  # which does not step over it
+        with pytest.raises(EngineError, match=f"{path.name} does not match the hash") as caught:
+            load_engine(folder, 2, backend=asked)
+        one_line(caught)
+    path.unlink()
+    with pytest.raises(EngineError, match=f"cannot read .*{path.name} \\(No such file"):
         load_engine(folder, 2, backend=backend)
+    path.write_bytes(b"PK\x03\x04 torn")  # with the right hash
+
+    def change(data: dict[str, Any]) -> None:
+        for artifact in data["artifacts"]:
+            if artifact["file"] == path.name:
+                artifact["sha256"] = file_sha256(path)
+
+    edit_manifest(folder, change)
+    with pytest.raises(EngineError) as caught:
+        load_engine(folder, 2, backend=backend, precision="fp32")
     one_line(caught)
-    (folder / file).unlink()
-    with pytest.raises(EngineError, match=f"cannot read .*{file} \\(No such file"):
-        load_engine(folder, 2, backend=backend)
-
-
-def test_auto_does_not_step_over_a_changed_artifact(folder: Path) -> None:
-    (folder / "cmg_fp32.onnx").write_bytes(b"something else")
-    with pytest.raises(EngineError, match="does not match"):
-        load_engine(folder, 2)
 
 
 @pytest.mark.parametrize(
@@ -202,20 +212,6 @@ def test_a_bank_that_is_none_is_refused(folder: Path, content: Any, message: str
     one_line(caught)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_artifact_with_the_right_hash_that_is_none_is_refused(folder: Path, backend: str) -> None:
-    def change(data: dict[str, Any]) -> None:
-        for artifact in data["artifacts"]:
-            artifact["sha256"] = file_sha256(folder / artifact["file"])
-
-    for file in ("weights.npz", "cmg_fp32.ts", "cmg_fp32.onnx"):
-        (folder / file).write_bytes(b"PK\x03\x04 torn")
-    edit_manifest(folder, change)
-    with pytest.raises(EngineError) as caught:
-        load_engine(folder, 2, backend=backend, precision="fp32")
-    one_line(caught)
-
-
 @pytest.mark.parametrize("path", ["nowhere", "a\0b", "weights.npz"])
 def test_not_an_engine_folder(folder: Path, path: str) -> None:
     with pytest.raises(EngineError, match="expected an engine folder"):
@@ -235,20 +231,17 @@ def flags() -> list[Any]:
 
 
 @needs_flags
-@pytest.mark.parametrize("how", ["legacy high", "legacy medium", "new", "new for all"])
+@pytest.mark.parametrize("how", ["high", "medium", "new", "new for all"])
 @pytest.mark.parametrize("device, place", [("cuda", 0), ("cpu", 1)])
 def test_the_process_wide_precision_is_put_aside_and_put_back(how: str, device: str, place: int) -> None:
-    switch_on = {
-        "legacy high": lambda: torch.set_float32_matmul_precision("high"),
-        "legacy medium": lambda: torch.set_float32_matmul_precision("medium"),
-        "new": lambda: (
-            setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-            setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),  # pyright: ignore
-        ),
-        "new for all": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
-    }
     try:
-        switch_on[how]()
+        if how == "new":
+            torch.backends.cuda.matmul.fp32_precision = "tf32"  # pyright: ignore
+            torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore
+        elif how == "new for all":
+            torch.backends.fp32_precision = "tf32"  # pyright: ignore
+        else:
+            torch.set_float32_matmul_precision(how)
         before = flags()
         assert before[place] in ("tf32", "bf16")
         with pytest.raises(KeyError), full_precision(torch.device(device)):
@@ -258,13 +251,12 @@ def test_the_process_wide_precision_is_put_aside_and_put_back(how: str, device: 
             assert flags()[place] == "ieee"
             raise KeyError
         assert flags() == before
-        if how.startswith("legacy"):
-            assert torch.get_float32_matmul_precision() == how.split()[1]
+        if not how.startswith("new"):
+            assert torch.get_float32_matmul_precision() == how
     finally:
         torch.set_float32_matmul_precision("highest")
-        torch.backends.fp32_precision = "none"  # pyright: ignore
-        torch.backends.cuda.matmul.fp32_precision = "none"  # pyright: ignore
-        torch.backends.mkldnn.matmul.fp32_precision = "none"  # pyright: ignore
+        for flag in (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # pyright: ignore
+            flag.fp32_precision = "none"  # pyright: ignore
 
 
 def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +296,29 @@ def test_the_flag_is_put_back_when_the_last_thread_has_left() -> None:
         torch.backends.mkldnn.matmul.fp32_precision = "none"  # pyright: ignore
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("new", [False, True])
+def test_float32_products_are_not_tf32(new: bool, generator: torch.Generator) -> None:
+    """On a product large enough that TF32 would show."""
+    a, b = (torch.randn(512, 512, generator=generator).cuda() for _ in range(2))
+    truth = a.double() @ b.double()
+    if not new:
+        torch.set_float32_matmul_precision("high")
+    elif hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        torch.backends.cuda.matmul.fp32_precision = "tf32"  # pyright: ignore
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with full_precision(torch.device("cuda", 0)):
+            inside = a @ b
+        outside = a @ b
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert float((inside - truth).norm() / truth.norm()) < 1e-6
+    if torch.cuda.get_device_capability()[0] >= 8:
+        assert float((outside - truth).norm() / truth.norm()) > 1e-5
+
+
 # Backends by themselves
 
 
@@ -323,10 +338,13 @@ def test_a_backend_writes_into_out_and_nowhere_else(name: str) -> None:
 
 
 def test_onnx_refuses_memory_that_it_would_misread() -> None:
-    engine = load_engine(shared_engine_folder()[0], 4, backend="onnx")
+    folder = shared_engine_folder()[0]
+    manifest = read_manifest(folder)
+    artifact = next(a for a in manifest.artifacts if a.name == "onnx_fp32")
+    backend = backend_class("onnx").load(folder, artifact, manifest, 4, torch.device("cpu"))
     good, command = torch.zeros(4, 10), torch.zeros(4, 3)
     for bad in (torch.zeros(10, 4).T, good.double(), torch.zeros(4, 20)[:, ::2]):
         with pytest.raises(EngineError, match="motion is .*expected contiguous float32 on cpu"):
-            engine._backend.step(bad, command, good.clone())
+            backend.step(bad, command, good.clone())
     with pytest.raises(EngineError, match="unknown backend"):
         backend_class("tensorflow")

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from cmg_runtime import Engine, EngineError, load_engine
+from devices import DEVICES
 from engine_folder import BACKENDS, Truth, state
 
 NUM_ENVS = 11
 
 
 @pytest.fixture
-def engine(made: tuple[Path, Truth]) -> Engine:
-    return load_engine(made[0], NUM_ENVS, backend="torch", command_ramp_s=0.0)
+def engine(made: tuple[Path, Truth], request: pytest.FixtureRequest) -> Engine:
+    return load_engine(made[0], NUM_ENVS, getattr(request, "param", "cpu"), "torch", command_ramp_s=0.0)
 
 
 # What the engine shows
@@ -48,13 +49,15 @@ def test_steps_and_resets_write_into_the_same_memory(made: tuple[Path, Truth], b
     assert addresses == (engine.dof_pos.data_ptr(), engine.dof_vel.data_ptr(), engine.command.data_ptr())
 
 
+@pytest.mark.parametrize("engine", DEVICES, indirect=True)
 def test_stepping_before_every_environment_was_reset_is_refused(engine: Engine) -> None:
     with pytest.raises(EngineError, match=r"11 of 11 .* reset\(\)"):
         engine.step()
-    engine.reset(range(10))
+    engine.reset(range(5))
+    engine.reset(torch.arange(5, 10, device=engine.device))
     with pytest.raises(EngineError, match="1 of 11"):
         engine.step()
-    mask = torch.zeros(NUM_ENVS, dtype=torch.bool)
+    mask = torch.zeros(NUM_ENVS, dtype=torch.bool, device=engine.device)
     mask[10] = True
     engine.reset(mask)
     engine.step()
@@ -63,22 +66,17 @@ def test_stepping_before_every_environment_was_reset_is_refused(engine: Engine) 
 # Reset
 
 
-def test_a_reset_shows_the_given_motion(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    motion = truth.states(NUM_ENVS, generator)
-    engine.reset(motion=motion)
-    assert torch.equal(state(engine), motion)
-    assert not engine.command.any()
-
-
 def every_form(ids: list[int]) -> list[Any]:
     mask = np.zeros(NUM_ENVS, dtype=bool)
     mask[ids] = True
     return [ids, tuple(ids), np.array(ids, dtype=np.int32), torch.tensor(ids), torch.tensor(ids).int(), mask]
 
 
+@pytest.mark.parametrize("ids", [[9, 0, 4], []])
 @pytest.mark.parametrize("form", range(6))
-def test_env_ids_in_every_form(engine: Engine, truth: Truth, generator: torch.Generator, form: int) -> None:
-    ids = [9, 0, 4]
+def test_env_ids_in_every_form(
+    engine: Engine, truth: Truth, generator: torch.Generator, ids: list[int], form: int
+) -> None:
     env_ids = every_form(ids)[form]
     before, rows = truth.states(NUM_ENVS, generator), truth.states(NUM_ENVS, generator)
     engine.reset(motion=before)
@@ -88,16 +86,7 @@ def test_env_ids_in_every_form(engine: Engine, truth: Truth, generator: torch.Ge
     expected[ids] = rows[ids]
     assert torch.equal(state(engine), expected)
     engine.set_command([0.1, 0.2, 0.3], env_ids)
-    assert engine.command.any(dim=1).nonzero().flatten().tolist() == sorted(ids)
-
-
-@pytest.mark.parametrize("empty", [[], np.array([]), torch.tensor([], dtype=torch.long), [False] * NUM_ENVS])
-def test_an_empty_selection_changes_nothing(engine: Engine, empty: Any) -> None:
-    engine.reset(command=[0.1, 0.1, 0.1])
-    before, command = state(engine), engine.command.clone()
-    engine.reset(empty)
-    engine.set_command([0.4, 0.4, 0.4], empty)
-    assert torch.equal(state(engine), before) and torch.equal(engine.command, command)
+    assert engine.command.any(dim=1).nonzero().flatten().tolist() == sorted(ids)  # zero at first
     engine.step()
 
 
@@ -124,28 +113,6 @@ def test_motions_and_commands_of_any_real_type(engine: Engine, truth: Truth, gen
 # Commands
 
 
-def test_a_command_lasts_until_the_next_one(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    command = truth.commands(NUM_ENVS, generator)
-    engine.reset(command=command)
-    engine.step()
-    engine.reset()
-    engine.reset([2])
-    assert torch.equal(engine.command, command)
-    engine.set_command(command[0], [5])
-    command[5] = command[0]
-    assert torch.equal(engine.command, command)
-
-
-def test_a_new_command_goes_on_from_the_current_frame(engine: Engine, truth: Truth, generator: torch.Generator) -> None:
-    engine.reset(motion=truth.states(NUM_ENVS, generator))
-    engine.step()
-    before, command = state(engine), truth.commands(NUM_ENVS, generator)
-    engine.set_command(command)
-    assert torch.equal(state(engine), before)
-    engine.step()
-    assert truth.error(state(engine), truth.step(before, command)) < 1e-5
-
-
 def test_commands_outside_the_range_are_clamped_counted_and_reported_once(engine: Engine) -> None:
     low, high = engine.command_range
     with warnings.catch_warnings():
@@ -158,26 +125,42 @@ def test_commands_outside_the_range_are_clamped_counted_and_reported_once(engine
     mask = [i == 2 for i in range(NUM_ENVS)]
     engine.set_command((high + 1).expand(NUM_ENVS, 3), mask)  # rows that are not chosen do not count
     engine.reset([0], command=low - 1)
-    with pytest.warns(RuntimeWarning, match="5 commands were clamped"):
+    with pytest.warns(
+        RuntimeWarning, match="5 commands were clamped .*; 0 commands and 0 motions .*; 0 lookups .*; 0 generated"
+    ):
         report = engine.report()
     assert (report.commands_clamped, report.entries_clamped) == (5, 13)
     assert (report.commands_ignored, report.motions_ignored) == (0, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        engine.rollout(engine.bank[:2], (high + 1).expand(2, 3), num_frames=4)
+        beyond = engine.rollout(engine.bank[:2], (high + 1).expand(2, 3), num_frames=4)
         assert engine.report().commands_clamped == 5 + 2 * 4
-
-
-def test_a_clamped_rollout_is_the_rollout_at_the_bound(engine: Engine) -> None:
-    high = engine.command_range[1]
-    beyond = engine.rollout(engine.bank, high + 3, num_frames=4)
-    assert torch.equal(beyond, engine.rollout(engine.bank, high, num_frames=4))
+    assert torch.equal(beyond, engine.rollout(engine.bank[:2], high, num_frames=4))
 
 
 # Wrong arguments: one line, and the engine stays as it was
 
 
+def test_what_needs_a_window_or_a_reset_says_so(made: tuple[Path, Truth], engine: Engine) -> None:
+    engine.reset()
+    for call in (lambda: engine.future([0]), lambda: engine.frames([0], [0]), lambda: engine.reset(root_pos=[0.0] * 3)):
+        with pytest.raises(EngineError, match="horizon is 1; load the engine with a horizon of 2 or more"):
+            call()
+    windowed = load_engine(made[0], 2, backend="torch", horizon=3)
+    with pytest.raises(EngineError, match="2 of 2 .* before future"):
+        windowed.future([0])
+
+
+def far(engine: Engine) -> torch.Tensor:
+    """Motions on the host, one of them beyond every limit."""
+    motion = engine.bank[:NUM_ENVS].cpu().clone()
+    motion[1, 2] = 1e4
+    return motion
+
+
 NAN = float("nan")
+BEYOND = r"motion has 1e\+04 at \[1, 2\], where no motion of this engine is"
+POOL_SHAPES = r"commands has shape \[2, 5, 3\]; expected \[2, 4, 3\] or \[2, 3\] or \[3\]"
 WRONG_CALLS = {
     "motion of the wrong width": (
         lambda e: e.reset(motion=np.zeros((NUM_ENVS, 9))),
@@ -191,31 +174,68 @@ WRONG_CALLS = {
     "motion of words": (lambda e: e.reset(motion="walk"), "not an array of numbers"),
     "motion of ragged rows": (lambda e: e.reset(motion=[[1.0], [1.0, 2.0]]), "not an array of numbers"),
     "motion of bools": (lambda e: e.reset(motion=[True] * 10), "real numbers"),
+    "motion beyond the limits": (lambda e: e.reset(motion=far(e)), BEYOND),
     "good motion, bad command": (lambda e: e.reset(motion=[0.0] * 10, command=[0.0] * 4), "command has shape"),
     "command of the wrong width": (lambda e: e.set_command([0.0, 0.0]), r"\[2\]; expected \[11, 3\] or \[3\]"),
     "command with NaN": (lambda e: e.set_command([0.0, NAN, 0.0]), "command has entries that are NaN"),
     "complex command": (lambda e: e.set_command(torch.zeros(3, dtype=torch.cfloat)), "real numbers"),
+    "command elsewhere": (lambda e: e.set_command(torch.zeros(3, device="meta")), "is on meta; expected"),
     "id too large": (lambda e: e.reset([0, 11]), r"env_ids has 11; expected 0\.\.10"),
     "negative id": (lambda e: e.set_command([0.0] * 3, [-1]), r"env_ids has -1; expected 0\.\.10"),
     "id twice": (lambda e: e.reset([3, 1, 3]), "twice"),
     "ids of floats": (lambda e: e.reset([0.0, 1.0]), "expected integers or bool"),
     "one id": (lambda e: e.reset(3), r"shape \[\]"),
     "mask too short": (lambda e: e.reset([True, False]), "mask of 2; .* 11"),
+    "root_pos of the wrong width": (lambda e: e.reset(root_pos=[0.0, 0.0]), r"root_pos has shape \[2\]"),
+    "root_rot of the wrong width": (lambda e: e.reset(root_rot=[0.0, 0.0, 1.0]), r"root_rot has shape \[3\]"),
+    "root_pos with NaN": (lambda e: e.reset(root_pos=[0.0, NAN, 0.0]), "root_pos has entries that are NaN"),
+    "offset too far": (lambda e: e.future([0, 5]), r"offset 5 is outside the window of frames 0\.\.4"),
+    "offset before": (lambda e: e.future([-1]), "offset -1"),
+    "offsets of floats": (lambda e: e.future([0.5]), "sequence of integers"),
+    "one offset": (lambda e: e.future(3), "sequence of integers"),
+    "frames of unequal length": (lambda e: e.frames([0, 1], [0]), r"offsets has shape \[1\]; expected \[2\]"),
+    "frames of floats": (lambda e: e.frames([0], [0.0]), "expected integers"),
+    "frames of another environment": (lambda e: e.frames([11], [0]), r"env_ids has 11; expected 0\.\.10"),
     "rollout without a length": (lambda e: e.rollout(e.bank, [0.0] * 3), "num_frames is None"),
     "rollout of negative length": (lambda e: e.rollout(e.bank, [0.0] * 3, -1), "num_frames is -1"),
     "rollout of two lengths": (lambda e: e.rollout(e.bank, np.zeros((40, 5, 3)), 6), "num_frames is 6 .* 5"),
     "rollout of a single row": (lambda e: e.rollout(e.bank[0], [0.0] * 3, 4), r"expected \[n, 10\]"),
     "rollout with NaN": (lambda e: e.rollout(e.bank, [NAN] * 3, 4), "commands has entries that are NaN"),
+    "rollout with NaN on the device": (
+        lambda e: e.rollout(e.bank, torch.full((3,), NAN, device=e.device), 4),
+        "commands has entries that are NaN",
+    ),
     "rollout with commands for others": (lambda e: e.rollout(e.bank, np.zeros((3, 5, 3))), r"\[40, n, 3\]"),
+    "rollout beyond the limits": (lambda e: e.rollout(far(e), [0.1, 0.0, 0.1], 2), BEYOND),
+    "no pool": (lambda e: e.make_pool(0, 5, [0.0] * 3), "num_trajectories is 0"),
+    "pool of bool frames": (lambda e: e.make_pool(2, True, [0.0] * 3), "num_frames is True"),
+    "pool with a command too many": (lambda e: e.make_pool(2, 5, np.zeros((2, 5, 3))), POOL_SHAPES),
+    "pool with NaN": (lambda e: e.make_pool(2, 5, [NAN] * 3), "commands has entries that are NaN"),
+    "pool of other motions": (
+        lambda e: e.make_pool(2, 5, [0.0] * 3, np.zeros((3, 10))),
+        r"motion has shape \[3, 10\]",
+    ),
+    "pool beyond the limits": (lambda e: e.make_pool(NUM_ENVS, 4, [0.1, 0.0, 0.1], far(e)), BEYOND),
+    "another trajectory": (
+        lambda e: e.make_pool(2, 5, [0.0] * 3).frames([2], [0]),
+        r"trajectory_ids has 2; expected 0\.\.1",
+    ),
+    "pool's frames of unequal length": (
+        lambda e: e.make_pool(2, 5, [0.0] * 3).frames([0, 1], [0]),
+        r"frame_ids has shape \[1\]; expected \[2\]",
+    ),
 }
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", WRONG_CALLS)
-def test_wrong_arguments(engine: Engine, name: str) -> None:
+def test_wrong_arguments(made: tuple[Path, Truth], name: str, device: str) -> None:
     call, message = WRONG_CALLS[name]
-    engine.reset()
-    before, command = state(engine), engine.command.clone()
+    engine = load_engine(made[0], NUM_ENVS, device, "torch", horizon=5)
+    engine.reset(command=[0.2, 0.0, 0.1])
+    before = [state(engine), engine.command.clone(), *engine.future(range(5))]
     with pytest.raises(EngineError, match=message) as caught:
         call(engine)
     assert "\n" not in str(caught.value)
-    assert torch.equal(state(engine), before) and torch.equal(engine.command, command)
+    for value, expected in zip([state(engine), engine.command, *engine.future(range(5))], before):
+        assert torch.equal(value, expected)

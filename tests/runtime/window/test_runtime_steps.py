@@ -9,25 +9,29 @@ import pytest
 import torch
 
 from cmg_runtime import load_engine
+from devices import EVERYWHERE, load, rough_products
 from engine_folder import BACKENDS, SEED, TOLERANCE, Truth, state
 
 
-@pytest.mark.parametrize("num_envs", [1, 63, 257])
+@pytest.mark.parametrize("num_envs", [1, 63, 257, 513])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_each_step_is_the_reference_step(
-    made: tuple[Path, Truth], generator: torch.Generator, backend: str, precision: str, num_envs: int
+@pytest.mark.parametrize("device, backend", EVERYWHERE)
+def test_each_step_is_the_reference_step_whatever_the_caller_switched_on(
+    made: tuple[Path, Truth], generator: torch.Generator, device: str, backend: str, precision: str, num_envs: int
 ) -> None:
     folder, truth = made
-    engine = load_engine(folder, num_envs, backend=backend, precision=precision, command_ramp_s=0.0)
+    engine = load(folder, num_envs, device, backend, precision, command_ramp_s=0.0)
     assert (engine.backend_name, engine.precision) == (backend, precision)
     motion, command = truth.states(num_envs, generator), truth.commands(num_envs, generator)
-    engine.reset(motion=motion, command=command)
-    for _ in range(5):
-        before = state(engine)
-        dof_pos, dof_vel = engine.step()
-        assert dof_pos.shape == dof_vel.shape == (num_envs, 5)
-        assert truth.error(torch.cat([dof_pos, dof_vel], 1), truth.step(before, command)) < TOLERANCE[precision]
+    engine.reset(motion=motion, command=command.to(device))
+    seen = [state(engine)]
+    with rough_products(device):
+        for _ in range(5):
+            dof_pos, dof_vel = engine.step()
+            assert dof_pos.shape == dof_vel.shape == (num_envs, 5)
+            seen.append(state(engine))
+    for before, after in zip(seen, seen[1:]):
+        assert truth.error(after, truth.step(before, command)) < TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -53,15 +57,18 @@ def test_rollout_is_stepping_and_leaves_the_engine_alone(
     assert truth.error(rolled[:, -1], expected) < 1e-4
 
 
-def test_rollout_of_any_size(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+@pytest.mark.parametrize("device, backend", EVERYWHERE)
+def test_rollouts_of_any_size(made: tuple[Path, Truth], generator: torch.Generator, device: str, backend: str) -> None:
     folder, truth = made
-    engine = load_engine(folder, 2, backend="torch")  # never reset: rollouts do not need it
-    for n in (1, 5, 1300):
+    engine = load(folder, 2, device, backend, "fp32")  # never reset: rollouts do not need it
+    for n, frames in ((1, 3), (33, 20), (511, 2), (512, 2), (1300, 3)):
         motion, command = truth.states(n, generator), truth.commands(n, generator)
-        rolled = engine.rollout(motion, command, num_frames=3)
-        expected = truth.step(truth.step(truth.step(motion, command), command), command)
-        assert rolled.shape == (n, 4, 10)
-        assert truth.error(rolled[:, 3], expected) < 1e-4
+        rolled = engine.rollout(motion, command.to(device), num_frames=frames)
+        expected = motion
+        for _ in range(frames):
+            expected = truth.step(expected, command)
+        assert rolled.shape == (n, frames + 1, 10) and rolled.device == engine.device
+        assert truth.error(rolled[:, -1], expected) < 1e-4
     assert engine.rollout(motion, command, num_frames=0).shape == (1300, 1, 10)
     assert engine.rollout(motion[:0], command[:0], num_frames=6).shape == (0, 7, 10)
     one_for_all = engine.rollout(motion, command[0].tolist(), num_frames=2)
@@ -84,6 +91,7 @@ def test_random_interleavings_agree_with_a_plain_model_of_each_environment(
         action = rng.choice(["step", "step", "step", "reset", "set_command", "both"])
         ids = rng.sample(range(num_envs), rng.randrange(num_envs + 1))
         rows, wanted = truth.states(len(ids), generator), 1.5 * truth.commands(len(ids), generator)
+        before, others = state(engine), [i for i in range(num_envs) if i not in ids]
         if action == "step":
             engine.step()
             for i in range(num_envs):
@@ -99,26 +107,7 @@ def test_random_interleavings_agree_with_a_plain_model_of_each_environment(
                 motion[i] = rows[row].double()
             if action in ("set_command", "both"):
                 command[i] = torch.minimum(torch.maximum(wanted[row].double(), truth.low), truth.high)
+        if action != "step":
+            assert torch.equal(state(engine)[others], before[others])
         assert truth.error(state(engine), torch.stack(motion)) < 1e-4, action
         assert torch.allclose(engine.command.double(), torch.stack(command), atol=1e-6), action
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_partial_reset_leaves_the_others_bit_identical(
-    made: tuple[Path, Truth], generator: torch.Generator, backend: str
-) -> None:
-    folder, truth = made
-    one, other = (load_engine(folder, 19, backend=backend, command_ramp_s=0.0) for _ in range(2))
-    motion, command = truth.states(19, generator), truth.commands(19, generator)
-    for engine in (one, other):
-        engine.reset(motion=motion, command=command)
-        engine.step()
-    touched = torch.tensor([0, 7, 18])
-    one.reset(touched, motion=truth.states(3, generator), command=truth.commands(3, generator))
-    for _ in range(4):
-        untouched = torch.ones(19, dtype=torch.bool).index_fill(0, touched, False)
-        assert torch.equal(one.dof_pos[untouched], other.dof_pos[untouched])
-        assert torch.equal(one.dof_vel[untouched], other.dof_vel[untouched])
-        assert not torch.equal(one.dof_pos[touched], other.dof_pos[touched])
-        one.step()
-        other.step()
