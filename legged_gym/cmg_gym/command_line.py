@@ -12,11 +12,11 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_gym.curriculum import push_range
 from cmg_gym.drawing import require_renderer
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.policies import Policy, load_policy, require_same_generator
-from cmg_gym.reference_command import ReferenceCommandCfg
+from cmg_gym.learning.policies import Policy, load_policy, require_same_generator
+from cmg_gym.mdp.curriculum import push_range
+from cmg_gym.mdp.reference_command import ReferenceCommandCfg
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS

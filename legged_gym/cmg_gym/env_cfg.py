@@ -26,13 +26,13 @@ from mjlab.terrains import TerrainEntityCfg
 from mjlab.utils.noise import UniformNoiseCfg
 from mjlab.viewer import ViewerConfig
 
-from cmg_gym import observations as obs
-from cmg_gym import rewards
-from cmg_gym.command_stages import FULL_RANGE, TRAINING_STAGES
-from cmg_gym.curriculum import command_stage, push_range
-from cmg_gym.episodes import StartNoise
-from cmg_gym.reference_command import ReferenceCommandCfg
-from cmg_gym.residual_action import ResidualJointActionCfg
+from cmg_gym.mdp import observations as obs
+from cmg_gym.mdp import rewards
+from cmg_gym.mdp.command_stages import FULL_RANGE, TRAINING_STAGES
+from cmg_gym.mdp.curriculum import command_stage, push_range
+from cmg_gym.mdp.episodes import StartNoise
+from cmg_gym.mdp.reference_command import ReferenceCommandCfg
+from cmg_gym.mdp.residual_action import ResidualJointActionCfg
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
 
 DEFAULT_ENGINE = Path(__file__).resolve().parents[2] / "engines" / "g1_neutral"

@@ -10,13 +10,13 @@ from mjlab.utils.lab_api.math import quat_apply_inverse
 from tqdm import tqdm
 
 from cmg_gym.env_cfg import FEET_CONTACT, FEET_SITES
-from cmg_gym.observations import reference
-from cmg_gym.rewards import feet_in_contact
+from cmg_gym.mdp.observations import reference
+from cmg_gym.mdp.rewards import feet_in_contact
 
 if TYPE_CHECKING:
     from mjlab.rl import RslRlVecEnvWrapper
 
-    from cmg_gym.policies import Policy
+    from cmg_gym.learning.policies import Policy
 
 WARM_UP_S = 2.0
 """Left out of the velocity errors at the start of an episode."""

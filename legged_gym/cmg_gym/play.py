@@ -13,7 +13,7 @@ import torch
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
-from cmg_gym.observations import reference
+from cmg_gym.mdp.observations import reference
 from CMG_Ref.command_line import require_positive, run
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mjlab.tasks.registry import register_mjlab_task
 
 from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner
 
 TASK = "CMG-Residual-Flat-Unitree-G1"
 

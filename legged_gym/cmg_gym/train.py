@@ -15,9 +15,9 @@ from mjlab.scripts.train import TrainConfig, launch_training
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.resume import changes
+from cmg_gym.learning.resume import changes
+from cmg_gym.learning.runner import latest_checkpoint
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import latest_checkpoint
 from cmg_gym.tasks import TASK
 from CMG_Ref.command_line import require_not_negative, require_positive, require_seed, run
 from cmg_runtime import EngineError, read_manifest

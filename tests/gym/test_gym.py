@@ -18,12 +18,12 @@ from mjlab.envs import ManagerBasedRlEnvCfg
 from mjlab.tasks.registry import list_tasks, load_env_cfg
 from mjlab.utils.os import get_checkpoint_path
 
-from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
 from cmg_gym.controller import read_card
 from cmg_gym.evaluation import Episodes, moving_average, summarise
-from cmg_gym.reference_sources import PregeneratedSource
-from cmg_gym.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
-from cmg_gym.start_states import SETTLE_FRAMES, StartStates
+from cmg_gym.learning.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
+from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
+from cmg_gym.mdp.reference_sources import PregeneratedSource
+from cmg_gym.mdp.start_states import SETTLE_FRAMES, StartStates
 from cmg_gym.tasks import TASK
 from cmg_gym.train import Options, train_config
 from cmg_runtime import EngineError, load_engine, read_manifest

@@ -15,7 +15,7 @@ import torch
 from cmg_gym import command_line, evaluate, export_checkpoint, play, time_share, train
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import read_card
-from cmg_gym.policies import require_same_generator
+from cmg_gym.learning.policies import require_same_generator
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.folder.manifest import Manifest
 from gym_case import make_g1_engine

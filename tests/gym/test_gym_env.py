@@ -19,18 +19,18 @@ from tensordict import TensorDict
 
 from cmg_export.parity import Truth
 from cmg_gym import time_share
-from cmg_gym.command_stages import TRAINING_STAGES
 from cmg_gym.controller import Controller, Proprioception, read_card
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.evaluation import run_episodes, summarise
-from cmg_gym.export import export_policy
-from cmg_gym.observations import reference
-from cmg_gym.policies import load_policy
-from cmg_gym.reference_sources import PregeneratedSource
-from cmg_gym.residual_action import ResidualJointAction
+from cmg_gym.learning.export import export_policy
+from cmg_gym.learning.policies import load_policy
+from cmg_gym.learning.runner import ResidualRunner, checkpoints
+from cmg_gym.mdp.command_stages import TRAINING_STAGES
+from cmg_gym.mdp.observations import reference
+from cmg_gym.mdp.reference_sources import PregeneratedSource
+from cmg_gym.mdp.residual_action import ResidualJointAction
+from cmg_gym.mdp.start_states import SETTLE_FRAMES
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
-from cmg_gym.runner import ResidualRunner, checkpoints
-from cmg_gym.start_states import SETTLE_FRAMES
 from CMG_Ref.robot_g1 import mirror_map
 from gym_case import current_motion, follow_rollout, make_env, make_g1_engine, zero
 

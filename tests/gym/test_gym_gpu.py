@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cmg_export.parity import Truth
 from cmg_gym import time_share
-from cmg_gym.observations import reference
+from cmg_gym.learning.runner import ResidualRunner, checkpoints
+from cmg_gym.mdp.observations import reference
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner, checkpoints
 from gym_case import current_motion, follow_rollout, make_env, make_g1_engine
 
 # In one process: each that opens an environment compiles for minutes.

@@ -11,7 +11,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from cmg_gym import curves, time_share
-from cmg_gym.reference_command import COMMANDS_EVERY
+from cmg_gym.mdp.reference_command import COMMANDS_EVERY
 from cmg_gym.time_share import Share
 from cmg_runtime import EngineError
 

@@ -18,9 +18,9 @@ from cmg_gym import play
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import Controller, read_card
 from cmg_gym.evaluation import run_episodes
-from cmg_gym.policies import load_policy
+from cmg_gym.learning.policies import load_policy
+from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
 from gym_case import CHECKPOINT, make_env, make_g1_engine

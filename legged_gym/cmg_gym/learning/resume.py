@@ -9,7 +9,7 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
 from cmg_gym.env_cfg import COMMAND_NAME
-from cmg_gym.observations import reference
+from cmg_gym.mdp.observations import reference
 from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import Manifest

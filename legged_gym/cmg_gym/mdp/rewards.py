@@ -12,7 +12,7 @@ from mjlab.managers import RewardTermCfg, SceneEntityCfg
 from mjlab.sensor import ContactSensor
 from mjlab.utils.lab_api.math import quat_apply_inverse
 
-from cmg_gym.observations import base_height, key_body_ids, key_body_pos, reference
+from cmg_gym.mdp.observations import base_height, key_body_ids, key_body_pos, reference
 
 if TYPE_CHECKING:
     from mjlab.entity import Entity

@@ -12,11 +12,11 @@ from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
 from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
 
-from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
-from cmg_gym.episodes import NextEpisodes, StartNoise, disturbed
-from cmg_gym.ghost import ghost_of
-from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
-from cmg_gym.start_states import StartStates
+from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
+from cmg_gym.mdp.episodes import NextEpisodes, StartNoise, disturbed
+from cmg_gym.mdp.ghost import ghost_of
+from cmg_gym.mdp.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
+from cmg_gym.mdp.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
 
 if TYPE_CHECKING:

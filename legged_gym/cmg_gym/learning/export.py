@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from cmg_gym.controller import ObservationTerm, PolicyCard
-from cmg_gym.observations import reference
-from cmg_gym.residual_action import ResidualJointAction
+from cmg_gym.mdp.observations import reference
+from cmg_gym.mdp.residual_action import ResidualJointAction
 from cmg_runtime.folder.kept_files import replace_file
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from mjlab.rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from cmg_gym.controller import PolicyCard, read_card
-from cmg_gym.export import describe
-from cmg_gym.resume import read_trained_with, require_generator
+from cmg_gym.learning.export import describe
+from cmg_gym.learning.resume import read_trained_with, require_generator
+from cmg_gym.learning.runner import ResidualRunner, checkpoints
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_runtime import EngineError
 from cmg_runtime.errors import first_line
 from cmg_runtime.folder.manifest import Manifest

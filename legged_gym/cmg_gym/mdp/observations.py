@@ -10,7 +10,7 @@ import torch
 from mjlab.managers import ObservationTermCfg, SceneEntityCfg
 from mjlab.utils.lab_api.math import quat_apply_inverse
 
-from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.mdp.reference_command import ReferenceCommand
 
 if TYPE_CHECKING:
     from mjlab.entity import Entity
