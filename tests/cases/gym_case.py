@@ -16,8 +16,7 @@ from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.read.joints import resolve_joints
 from cmg_gym.command_line import reference_cfg
 from cmg_gym.env_cfg import make_env_cfg
-from cmg_gym.mdp.observations import reference
-from cmg_gym.mdp.reference_command import ReferenceCommand
+from cmg_gym.mdp.reference_command import ReferenceCommand, reference
 from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
 
 RAMP_FRAMES = 25

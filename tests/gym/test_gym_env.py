@@ -26,7 +26,7 @@ from cmg_gym.learning.export import export_policy
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner, checkpoints
 from cmg_gym.mdp.command_stages import TRAINING_STAGES
-from cmg_gym.mdp.observations import reference
+from cmg_gym.mdp.reference_command import reference
 from cmg_gym.mdp.reference_sources import PregeneratedSource
 from cmg_gym.mdp.residual_action import ResidualJointAction
 from cmg_gym.mdp.start_states import SETTLE_FRAMES

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cmg_export.parity import Truth
 from cmg_gym import time_share
 from cmg_gym.learning.runner import ResidualRunner, checkpoints
-from cmg_gym.mdp.observations import reference
+from cmg_gym.mdp.reference_command import reference
 from cmg_gym.rl_cfg import make_rl_cfg
 from gym_case import current_motion, follow_rollout, make_env, make_g1_engine
 
