@@ -12,11 +12,12 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_gym.curriculum import push_range
 from cmg_gym.drawing import require_renderer
-from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.policies import Policy, load_policy, require_same_generator
-from cmg_gym.reference_command import ReferenceCommandCfg
+from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.learning.policies import Policy, load_policy, require_same_generator
+from cmg_gym.mdp.curriculum import push_range
+from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
+from cmg_gym.robots import G1, robot_of
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS
@@ -39,8 +40,8 @@ class PolicyOptions:
 
     policy: Path = BUNDLED_POLICY
     """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder."""
-    engine: Path = DEFAULT_ENGINE
-    """The engine folder."""
+    engine: Path = G1.engine
+    """The engine folder; the robot is the one with its joints."""
     backend: str = "auto"
     """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
     device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -88,7 +89,7 @@ def require_seconds(seconds: float) -> None:
 
 def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
     """The reference command's part of an environment's configuration."""
-    reference = cfg.commands["reference"]
+    reference = cfg.commands[COMMAND_NAME]
     assert isinstance(reference, ReferenceCommandCfg)
     return reference
 
@@ -116,7 +117,7 @@ def open_env(
 ) -> RslRlVecEnvWrapper:
     """The play environment with episodes of ``seconds``."""
     require_room(num_envs, options.device)
-    cfg = make_env_cfg(play=True)
+    cfg = make_env_cfg(play=True, robot=robot_of(read_manifest(options.engine)))
     cfg.scene.num_envs = num_envs
     cfg.episode_length_s = seconds
     cfg.seed = options.seed

@@ -1,12 +1,10 @@
-"""The task: a G1 on flat ground that follows velocity commands by a residual on generated reference motion."""
+"""The task: a robot on flat ground that follows velocity commands by a residual on generated reference motion."""
 
 from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 
-from mjlab.asset_zoo.robots import G1_ACTION_SCALE, get_g1_robot_cfg
 from mjlab.envs import ManagerBasedRlEnvCfg, mdp
 from mjlab.envs.mdp import dr
 from mjlab.managers import (
@@ -26,54 +24,47 @@ from mjlab.terrains import TerrainEntityCfg
 from mjlab.utils.noise import UniformNoiseCfg
 from mjlab.viewer import ViewerConfig
 
-from cmg_gym import observations as obs
-from cmg_gym import rewards
-from cmg_gym.command_stages import FULL_RANGE, TRAINING_STAGES
-from cmg_gym.curriculum import command_stage, push_range
-from cmg_gym.episodes import StartNoise
-from cmg_gym.reference_command import ReferenceCommandCfg
-from cmg_gym.residual_action import ResidualJointActionCfg
+from cmg_gym.mdp import observations as obs
+from cmg_gym.mdp import rewards
+from cmg_gym.mdp.command_stages import FULL_RANGE
+from cmg_gym.mdp.curriculum import command_stage, push_range
+from cmg_gym.mdp.episodes import StartNoise
+from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
+from cmg_gym.mdp.residual_action import ResidualJointActionCfg
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
+from cmg_gym.robots import G1, RobotCfg
 
-DEFAULT_ENGINE = Path(__file__).resolve().parents[2] / "engines" / "g1_neutral"
-"""What `make engine` builds from the bundled checkpoint."""
-
-COMMAND_NAME = "reference"
 COMMAND = {"command_name": COMMAND_NAME}
 ACTOR_OFFSETS = (1, 5, 10)
 """Frames ahead that the policy sees; 1 is the target."""
 CRITIC_OFFSETS = tuple(range(2, 42, 2))
 """Frames ahead that the critic sees: 20, up to 0.8 s."""
-KEY_BODIES = tuple(
-    f"{side}_{link}_link" for link in ("ankle_roll", "knee", "elbow", "wrist_yaw") for side in ("left", "right")
-) + ("torso_link",)
 
 FEET_CONTACT, SELF_COLLISION = "feet_ground_contact", "self_collision"
-FEET_GEOMS = r"^(left|right)_foot[1-7]_collision$"
-FEET_SITES = ("left_foot", "right_foot")
 
 
-def make_env_cfg(play: bool = False, delay_steps: int = 0) -> ManagerBasedRlEnvCfg:
+def make_env_cfg(play: bool = False, delay_steps: int = 0, robot: RobotCfg = G1) -> ManagerBasedRlEnvCfg:
     """The environment's configuration.
 
     Args:
         play: no noise, randomisation, pushes, curriculum and time limit.
         delay_steps: joint targets reach the actuators up to so many steps of physics (5 ms) late.
+        robot: which; the engine has to have its joints.
     """
-    cfg = ManagerBasedRlEnvCfg(
-        scene=_scene(delay_steps),
-        observations={"actor": _actor(corrupted=not play), "critic": _critic()},
+    return ManagerBasedRlEnvCfg(
+        scene=_scene(robot, delay_steps),
+        observations={"actor": _actor(robot, corrupted=not play), "critic": _critic(robot)},
         actions={
             "joint_pos": ResidualJointActionCfg(
-                entity_name="robot", actuator_names=(".*",), scale=G1_ACTION_SCALE, command_name=COMMAND_NAME
+                entity_name="robot", actuator_names=(".*",), scale=robot.action_scale, command_name=COMMAND_NAME
             )
         },
-        commands={"reference": _reference(play)},
-        events={} if play else _randomisation(),
-        rewards=_rewards(),
-        terminations=_terminations(),
+        commands={COMMAND_NAME: _reference(robot, play)},
+        events={} if play else _randomisation(robot),
+        rewards=_rewards(robot),
+        terminations=_terminations(robot),
         curriculum={} if play else _curriculum(),
-        viewer=_viewer(),
+        viewer=_viewer(robot),
         sim=SimulationCfg(
             njmax=300,
             contact_sensor_maxmatch=64,
@@ -82,20 +73,19 @@ def make_env_cfg(play: bool = False, delay_steps: int = 0) -> ManagerBasedRlEnvC
         decimation=4,
         episode_length_s=int(1e9) if play else 20.0,
     )
-    return cfg
 
 
-def _scene(delay_steps: int) -> SceneCfg:
+def _scene(robot: RobotCfg, delay_steps: int) -> SceneCfg:
     feet = ContactSensorCfg(
         name=FEET_CONTACT,
-        primary=ContactMatch(mode="subtree", pattern=r"^(left_ankle_roll_link|right_ankle_roll_link)$", entity="robot"),
+        primary=copy.deepcopy(robot.foot_contacts),
         secondary=ContactMatch(mode="body", pattern="terrain"),
         fields=("found", "force"),
         reduce="netforce",
         num_slots=1,
         track_air_time=True,
     )
-    itself = ContactMatch(mode="subtree", pattern="pelvis", entity="robot")
+    itself = ContactMatch(mode="subtree", pattern=robot.root, entity="robot")
     self_collision = ContactSensorCfg(
         name=SELF_COLLISION,
         primary=itself,
@@ -105,37 +95,37 @@ def _scene(delay_steps: int) -> SceneCfg:
         num_slots=1,
         history_length=4,
     )
-    robot = copy.deepcopy(get_g1_robot_cfg())  # the actuators in it are shared by all of mjlab
-    assert robot.articulation is not None
-    for actuator in robot.articulation.actuators:
+    entity = copy.deepcopy(robot.entity())  # the actuators in it are shared by all of mjlab
+    assert entity.articulation is not None
+    for actuator in entity.articulation.actuators:
         actuator.delay_max_lag = delay_steps
     return SceneCfg(
         terrain=TerrainEntityCfg(terrain_type="plane"),
-        entities={"robot": robot},
+        entities={"robot": entity},
         sensors=(feet, self_collision),
         num_envs=1,
         extent=2.0,
     )
 
 
-def _reference(play: bool) -> ReferenceCommandCfg:
+def _reference(robot: RobotCfg, play: bool) -> ReferenceCommandCfg:
     return ReferenceCommandCfg(
-        engine=str(DEFAULT_ENGINE),
+        engine=str(robot.engine),
         resampling_time_range=(4.0, 8.0),
         offsets=tuple(sorted({*ACTOR_OFFSETS, *CRITIC_OFFSETS})),
-        key_bodies=KEY_BODIES,
-        stages=FULL_RANGE if play else TRAINING_STAGES,
+        key_bodies=robot.key_bodies,
+        stages=FULL_RANGE if play else robot.stages,
         start_noise=None if play else StartNoise(),
         debug_vis=True,
     )
 
 
-def _actor(corrupted: bool) -> ObservationGroupCfg:
+def _actor(robot: RobotCfg, corrupted: bool) -> ObservationGroupCfg:
     """Proprioception, the command as the generator uses it, and the reference: what a robot has."""
     return ObservationGroupCfg(
         terms={
             "base_ang_vel": ObservationTermCfg(
-                func=mdp.builtin_sensor, params={"sensor_name": "robot/imu_ang_vel"}, noise=_noise(0.2)
+                func=mdp.builtin_sensor, params={"sensor_name": f"robot/{robot.gyroscope}"}, noise=_noise(0.2)
             ),
             "projected_gravity": ObservationTermCfg(func=mdp.projected_gravity, noise=_noise(0.05)),
             "joint_pos": ObservationTermCfg(func=mdp.joint_pos_rel, params={"biased": True}, noise=_noise(0.01)),
@@ -151,13 +141,13 @@ def _actor(corrupted: bool) -> ObservationGroupCfg:
     )
 
 
-def _critic() -> ObservationGroupCfg:
+def _critic(robot: RobotCfg) -> ObservationGroupCfg:
     """All of the actor's without noise, the rest of the state, the reference further ahead, what is randomised."""
-    torso = SceneEntityCfg("robot", body_names=("torso_link",))
-    foot = SceneEntityCfg("robot", geom_names=("left_foot1_collision",))
+    torso = SceneEntityCfg("robot", body_names=(robot.torso,))
+    foot = SceneEntityCfg("robot", geom_names=(robot.sole_geom,))
     contact = {"sensor_name": FEET_CONTACT}
     ahead = {**COMMAND, "offsets": CRITIC_OFFSETS}
-    terms = _actor(corrupted=False).terms
+    terms = _actor(robot, corrupted=False).terms
     terms["joint_pos"] = ObservationTermCfg(func=mdp.joint_pos_rel)
     terms |= {
         "base_lin_vel": ObservationTermCfg(func=mdp.base_lin_vel),
@@ -178,11 +168,11 @@ def _critic() -> ObservationGroupCfg:
     return ObservationGroupCfg(terms=terms)
 
 
-def _rewards() -> dict[str, RewardTermCfg]:
-    torso = SceneEntityCfg("robot", body_names=("torso_link",))
-    feet = SceneEntityCfg("robot", site_names=FEET_SITES)
+def _rewards(robot: RobotCfg) -> dict[str, RewardTermCfg]:
+    torso = SceneEntityCfg("robot", body_names=(robot.torso,))
+    feet = SceneEntityCfg("robot", site_names=robot.foot_sites)
     contact = {"sensor_name": FEET_CONTACT}
-    return {
+    terms = {
         "alive": RewardTermCfg(func=mdp.is_alive, weight=1.0),
         "track_velocity": RewardTermCfg(func=rewards.track_velocity, weight=2.0, params={**COMMAND, "std": 0.35}),
         "track_yaw_rate": RewardTermCfg(func=rewards.track_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.25}),
@@ -190,7 +180,11 @@ def _rewards() -> dict[str, RewardTermCfg]:
         "track_joint_vel": RewardTermCfg(func=rewards.track_joint_vel, weight=0.5, params={**COMMAND, "std": 2.0}),
         "track_key_bodies": RewardTermCfg(func=rewards.track_key_bodies, weight=1.0, params={**COMMAND, "std": 0.15}),
         "track_height": RewardTermCfg(func=rewards.track_height, weight=0.5, params={**COMMAND, "std": 0.1}),
-        "track_contacts": RewardTermCfg(func=rewards.track_contacts, weight=0.5, params={**COMMAND, **contact}),
+        "track_contacts": RewardTermCfg(
+            func=rewards.track_contacts,
+            weight=0.5,
+            params={**COMMAND, **contact, "foot_bodies": robot.foot_bodies},
+        ),
         "upright": RewardTermCfg(
             func=velocity_mdp.upright, weight=1.0, params={"std": math.sqrt(0.2), "asset_cfg": torso}
         ),
@@ -207,28 +201,31 @@ def _rewards() -> dict[str, RewardTermCfg]:
             params={"sensor_name": SELF_COLLISION, "force_threshold": 10.0},
         ),
     }
+    if not robot.foot_bodies:
+        del terms["track_contacts"]
+    return terms
 
 
-def _terminations() -> dict[str, TerminationTermCfg]:
+def _terminations(robot: RobotCfg) -> dict[str, TerminationTermCfg]:
     """Time, and a fall."""
     return {
         "time_out": TerminationTermCfg(func=mdp.time_out, time_out=True),
         "fell_over": TerminationTermCfg(func=mdp.bad_orientation, params={"limit_angle": math.radians(60.0)}),
-        "sank": TerminationTermCfg(func=mdp.root_height_below_minimum, params={"minimum_height": 0.4}),
+        "sank": TerminationTermCfg(func=mdp.root_height_below_minimum, params={"minimum_height": robot.minimum_height}),
         "diverged": TerminationTermCfg(func=mdp.nan_detection),
     }
 
 
-def _randomisation() -> dict[str, EventTermCfg]:
-    robot = SceneEntityCfg("robot")
-    torso = SceneEntityCfg("robot", body_names=("torso_link",))
-    feet = SceneEntityCfg("robot", geom_names=(FEET_GEOMS,))
+def _randomisation(robot: RobotCfg) -> dict[str, EventTermCfg]:
+    everything = SceneEntityCfg("robot")
+    torso = SceneEntityCfg("robot", body_names=(robot.torso,))
+    feet = SceneEntityCfg("robot", geom_names=(robot.sole_geoms,))
     return {
         "push_robot": EventTermCfg(
             func=mdp.push_by_setting_velocity,
             mode="interval",
             interval_range_s=(1.0, 3.0),
-            params={"velocity_range": push_range(TRAINING_STAGES[0].push)},
+            params={"velocity_range": push_range(robot.stages[0].push)},
         ),
         "foot_friction": EventTermCfg(
             mode="startup",
@@ -252,10 +249,10 @@ def _randomisation() -> dict[str, EventTermCfg]:
         "motor_strength": EventTermCfg(
             mode="startup",
             func=dr.pd_gains,
-            params={"asset_cfg": robot, "kp_range": (0.9, 1.1), "kd_range": (0.9, 1.1)},
+            params={"asset_cfg": everything, "kp_range": (0.9, 1.1), "kd_range": (0.9, 1.1)},
         ),
         "encoder_bias": EventTermCfg(
-            mode="startup", func=dr.encoder_bias, params={"asset_cfg": robot, "bias_range": (-0.015, 0.015)}
+            mode="startup", func=dr.encoder_bias, params={"asset_cfg": everything, "bias_range": (-0.015, 0.015)}
         ),
     }
 
@@ -269,11 +266,11 @@ def _curriculum() -> dict[str, CurriculumTermCfg]:
     }
 
 
-def _viewer() -> ViewerConfig:
+def _viewer(robot: RobotCfg) -> ViewerConfig:
     return ViewerConfig(
         origin_type=ViewerConfig.OriginType.ASSET_BODY,
         entity_name="robot",
-        body_name="torso_link",
+        body_name=robot.torso,
         distance=2.6,
         elevation=-12.0,
         azimuth=200.0,

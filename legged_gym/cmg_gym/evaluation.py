@@ -9,14 +9,15 @@ import torch
 from mjlab.utils.lab_api.math import quat_apply_inverse
 from tqdm import tqdm
 
-from cmg_gym.env_cfg import FEET_CONTACT, FEET_SITES
-from cmg_gym.observations import reference
-from cmg_gym.rewards import feet_in_contact
+from cmg_gym.env_cfg import FEET_CONTACT
+from cmg_gym.mdp.reference_command import reference
+from cmg_gym.mdp.rewards import feet_in_contact
+from cmg_gym.robots import robot_of
 
 if TYPE_CHECKING:
     from mjlab.rl import RslRlVecEnvWrapper
 
-    from cmg_gym.policies import Policy
+    from cmg_gym.learning.policies import Policy
 
 WARM_UP_S = 2.0
 """Left out of the velocity errors at the start of an episode."""
@@ -76,11 +77,11 @@ class CommandResult:
 def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor, num_steps: int) -> Episodes:
     """Reset every robot and let it follow its command [N, 3] for ``num_steps``, or until it falls."""
     world = env.unwrapped
-    term = reference(world, "reference")
+    term = reference(world)
     term.hold(command)
     observations, _ = env.reset()
     robot = term.robot
-    sites = robot.find_sites(FEET_SITES, preserve_order=True)[0]
+    sites = robot.find_sites(robot_of(term.engine.manifest).foot_sites, preserve_order=True)[0]
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in tqdm(range(num_steps), desc="episodes", unit="step", mininterval=1.0):

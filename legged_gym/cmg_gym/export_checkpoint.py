@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
-from cmg_gym.export import export_policy
-from cmg_gym.policies import find_checkpoint, load_runner, require_same_generator
+from cmg_gym.learning.export import export_policy
+from cmg_gym.learning.policies import find_checkpoint, load_runner, require_same_generator
 from CMG_Ref.command_line import run
 from cmg_runtime import read_manifest
 from cmg_runtime.loading import resolve_device

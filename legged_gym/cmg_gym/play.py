@@ -13,7 +13,7 @@ import torch
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
-from cmg_gym.observations import reference
+from cmg_gym.mdp.reference_command import reference
 from CMG_Ref.command_line import require_positive, run
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
@@ -71,7 +71,7 @@ def draw(options: Options) -> None:
     command_line.require_commands(options.commands)
     env, policy = command_line.open_policy(options, 1, seconds=1e9, render_mode="rgb_array")
     world = env.unwrapped
-    term = reference(world, "reference")
+    term = reference(world)
     steps = max(1, round(options.seconds / world.step_dt))
     pictures, font = [], ImageFont.load_default(16)
     with torch.inference_mode():

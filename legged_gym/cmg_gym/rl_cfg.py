@@ -1,4 +1,4 @@
-"""PPO settings: those of mjlab's G1 velocity task, with less exploration noise, since the residual starts near zero.
+"""PPO settings: those of mjlab's velocity tasks, with less exploration noise, since the residual starts near zero.
 
 The algorithm is rsl_rl's, but that several GPUs normalise alike.
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from mjlab.rl import RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlPpoAlgorithmCfg
 
+from cmg_gym.robots import G1, RobotCfg
+
 STEPS_PER_ITERATION = 24
 
 
-def make_rl_cfg() -> RslRlOnPolicyRunnerCfg:
+def make_rl_cfg(robot: RobotCfg = G1) -> RslRlOnPolicyRunnerCfg:
     """The runner's configuration."""
     return RslRlOnPolicyRunnerCfg(
         actor=RslRlModelCfg(
-            hidden_dims=(512, 256, 128),
+            hidden_dims=robot.hidden_dims,
             activation="elu",
             obs_normalization=True,
             distribution_cfg={"class_name": "GaussianDistribution", "init_std": 0.5, "std_type": "scalar"},
         ),
-        critic=RslRlModelCfg(hidden_dims=(512, 256, 128), activation="elu", obs_normalization=True),
+        critic=RslRlModelCfg(hidden_dims=robot.hidden_dims, activation="elu", obs_normalization=True),
         algorithm=RslRlPpoAlgorithmCfg(
             class_name="cmg_gym.ppo:SharedNormalizationPPO",
             value_loss_coef=1.0,
@@ -35,7 +37,7 @@ def make_rl_cfg() -> RslRlOnPolicyRunnerCfg:
             desired_kl=0.01,
             max_grad_norm=1.0,
         ),
-        experiment_name="cmg_residual_g1",
+        experiment_name=f"cmg_residual_{robot.name}",
         logger="tensorboard",
         upload_model=False,
         save_interval=1,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from mjlab.tasks.registry import register_mjlab_task
 
 from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner
+from cmg_gym.robots import G1, ROBOTS
 
-TASK = "CMG-Residual-Flat-Unitree-G1"
+TASK = G1.task
 
-register_mjlab_task(
-    task_id=TASK,
-    env_cfg=make_env_cfg(),
-    play_env_cfg=make_env_cfg(play=True),
-    rl_cfg=make_rl_cfg(),
-    runner_cls=ResidualRunner,
-)
+for robot in ROBOTS:
+    register_mjlab_task(
+        task_id=robot.task,
+        env_cfg=make_env_cfg(robot=robot),
+        play_env_cfg=make_env_cfg(play=True, robot=robot),
+        rl_cfg=make_rl_cfg(robot),
+        runner_cls=ResidualRunner,
+    )

@@ -21,9 +21,8 @@ from cmg_export.errors import FORESEEN
 from cmg_export.read.checkpoint import Checkpoint, load_checkpoint
 from cmg_gym import command_line
 from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
-from cmg_gym.observations import reference
-from cmg_gym.policies import Policy, find_policy, load_policy
-from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
+from cmg_gym.learning.policies import Policy, find_policy, load_policy
+from cmg_gym.mdp.reference_command import COMMANDS_EVERY, ReferenceCommand, reference
 from CMG_Ref.command_line import require_not_negative, require_positive, run
 from cmg_runtime.backends import BACKENDS
 from cmg_runtime.errors import EngineError

@@ -14,11 +14,11 @@ from mjlab.scripts.train import TrainConfig, launch_training
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
-from cmg_gym.env_cfg import DEFAULT_ENGINE, make_env_cfg
-from cmg_gym.resume import changes
+from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.learning.resume import changes
+from cmg_gym.learning.runner import latest_checkpoint
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import latest_checkpoint
-from cmg_gym.tasks import TASK
+from cmg_gym.robots import G1, RobotCfg, robot_of
 from CMG_Ref.command_line import require_not_negative, require_positive, require_seed, run
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS
@@ -34,8 +34,8 @@ class Options:
     """On each GPU."""
     iterations: int = 3000
     """In all, those before an interruption included."""
-    engine: Path = DEFAULT_ENGINE
-    """The engine folder."""
+    engine: Path = G1.engine
+    """The engine folder; the robot is the one with its joints."""
     backend: str = "auto"
     """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
     mode: Literal["realtime", "pregenerated"] = "realtime"
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(options: Options) -> None:
     """Launch the training and wait for its end."""
     with naming(options.logs):  # of TensorBoard's files there, which mjlab writes
-        launch_training(TASK, train_config(options))
+        config = train_config(options)
+        launch_training(robot_of(read_manifest(options.engine)).task, config)
 
 
 def train_config(options: Options) -> TrainConfig:
@@ -79,11 +80,12 @@ def train_config(options: Options) -> TrainConfig:
     if not re.fullmatch(r"[\w.+=-]*", options.run_name):
         raise EngineError(f"--run-name is {options.run_name!r}; expected letters, digits and . _ + = - only")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
-    checkpoint = newest_checkpoint(options.logs) if options.resume else None
+    robot = robot_of(manifest)
+    checkpoint = newest_checkpoint(options.logs, robot) if options.resume else None
     if options.gpus > torch.cuda.device_count():
         raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
     command_line.require_room(options.num_envs, "cuda" if options.gpus else "cpu")
-    env, agent = make_env_cfg(delay_steps=options.delay_steps), make_rl_cfg()
+    env, agent = make_env_cfg(delay_steps=options.delay_steps, robot=robot), make_rl_cfg(robot)
     reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())
     reference.cmg_backend = options.backend
@@ -108,13 +110,13 @@ def train_config(options: Options) -> TrainConfig:
     return TrainConfig(env=env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
 
 
-def newest_checkpoint(logs: Path) -> Path:
+def newest_checkpoint(logs: Path, robot: RobotCfg) -> Path:
     """What is resumed.
 
     Raises:
         EngineError: there is nothing.
     """
-    folder = logs / make_rl_cfg().experiment_name
+    folder = logs / make_rl_cfg(robot).experiment_name
     checkpoint = latest_checkpoint(folder)
     if checkpoint is None:
         raise EngineError(f"no checkpoint below {folder}; train without --resume first")

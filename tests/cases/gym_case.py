@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
@@ -14,31 +17,52 @@ from cmg_export.compile.weights import one_product_weights
 from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.read.joints import resolve_joints
+from cmg_gym import command_line, export_checkpoint, train
 from cmg_gym.command_line import reference_cfg
 from cmg_gym.env_cfg import make_env_cfg
-from cmg_gym.observations import reference
-from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.mdp.reference_command import ReferenceCommand, reference
+from cmg_gym.robots import robot_of
+from cmg_runtime import read_manifest
 from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
 
 RAMP_FRAMES = 25
 CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
 
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@functools.cache
+def g1_engine() -> tuple[Path, Truth]:
+    """What :func:`make_g1_engine` makes, once in a process. Copy it before changing anything."""
+    _kept.append(tempfile.TemporaryDirectory())
+    folder = Path(_kept[-1].name)
+    return folder, make_g1_engine(folder)
+
 
 def make_g1_engine(folder: Path) -> Truth:
-    """Write an engine folder of the bundled checkpoint, float32 for torch and for our kernels; returns its truth.
+    """Write an engine folder of the bundled checkpoint; see :func:`make_engine`."""
+    return make_engine(folder, CHECKPOINT)
+
+
+def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) -> Truth:
+    """Write an engine folder, float32 for torch and for our kernels; returns its truth.
 
     The artifacts say that they passed parity; none was run.
+
+    Args:
+        checkpoint_file: with a bank beside it.
+        robot: the robot's MJCF, of another one than the G1.
     """
-    checkpoint = load_checkpoint(CHECKPOINT)
-    joints = resolve_joints(checkpoint, None)
+    checkpoint = load_checkpoint(checkpoint_file)
+    joints = resolve_joints(checkpoint, robot)
     assert joints.chain is not None and checkpoint.bank is not None
     np.savez(folder / "weights.npz", **one_product_weights(checkpoint))  # pyright: ignore[reportArgumentType]
     np.savez(folder / "bank.npz", motion=checkpoint.bank)
     stats = checkpoint.stats
     weights, passed = file_sha256(folder / "weights.npz"), {"status": "passed", "reason": "made by a test"}
     manifest = Manifest(
-        name="g1_test",
-        source={"file": CHECKPOINT.name, "sha256": checkpoint.sha256["checkpoint"]},
+        name="made_by_a_test",
+        source={"file": checkpoint_file.name, "sha256": checkpoint.sha256["checkpoint"]},
         sizes=checkpoint.sizes,
         fps=50.0,
         joint_names=joints.names,
@@ -56,10 +80,25 @@ def make_g1_engine(folder: Path) -> Truth:
     return Truth.from_checkpoint(checkpoint)
 
 
+def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no command line gets as far as to an environment, a training or an export."""
+
+    def build(*arguments: object) -> None:
+        raise AssertionError("an environment is built")
+
+    for module, name in (
+        (command_line, "ManagerBasedRlEnv"),
+        (export_checkpoint, "export_policy"),
+        (train, "launch_training"),
+    ):
+        monkeypatch.setattr(module, name, build)
+
+
 def make_env(
     engine: Path,
     num_envs: int,
     seed: int,
+    *,
     play: bool,
     gravity: bool = True,
     falls: bool = False,
@@ -67,7 +106,7 @@ def make_env(
     device: str = "cpu",
     **reference: Any,
 ) -> ManagerBasedRlEnv:
-    """The task's environment.
+    """The task's environment, for the robot of the engine.
 
     Args:
         play: without noise, randomisation and curriculum.
@@ -76,7 +115,7 @@ def make_env(
         delay_steps: of joint targets, at most.
         reference: changes to the reference command's configuration.
     """
-    cfg = make_env_cfg(play, delay_steps)
+    cfg = make_env_cfg(play, delay_steps, robot_of(read_manifest(engine)))
     cfg.scene.num_envs, cfg.seed = num_envs, seed % 2**31
     command = reference_cfg(cfg)
     command.engine, command.num_trajectories = str(engine), 32
@@ -92,12 +131,12 @@ def make_env(
 
 
 def zero(env: ManagerBasedRlEnv) -> torch.Tensor:
-    """[N, 29] no action."""
-    return torch.zeros(env.num_envs, 29, device=env.device)
+    """[N, J] no action."""
+    return torch.zeros(env.num_envs, env.action_manager.total_action_dim, device=env.device)
 
 
 def current_motion(term: ReferenceCommand) -> torch.Tensor:
-    """[N, 58] the current frame."""
+    """[N, 2 J] the current frame."""
     return torch.cat([term.frames.dof_pos[:, 0], term.frames.dof_vel[:, 0]], dim=1).clone()
 
 
@@ -109,7 +148,7 @@ def random_commands(term: ReferenceCommand, n: int, generator: torch.Generator) 
 
 def follow_rollout(env: ManagerBasedRlEnv, truth: Truth, generator: torch.Generator) -> None:
     """Step the environment under one command and then another, beside a plain rollout in float64."""
-    term = reference(env, "reference")
+    term = reference(env)
     first, second = (random_commands(term, env.num_envs, generator) for _ in range(2))
     term.hold(first)
     env.reset()

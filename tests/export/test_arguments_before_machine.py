@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmg_gym import command_line, export_checkpoint, time_share, train
-from gym_case import make_g1_engine
+from gym_case import g1_engine, refuse_to_build
 
 CASES = (
     ("cmg_gym.evaluate", "--device cuda:1 --policy nowhere", "nowhere is neither"),
@@ -47,39 +46,22 @@ LACKS = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine")
-    make_g1_engine(path)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU and nothing to draw with; and nothing gets as far as to need them."""
-
-    def build(*arguments: object) -> None:
-        raise AssertionError("an environment is built")
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    for module, name in (
-        (command_line, "ManagerBasedRlEnv"),
-        (time_share, "ManagerBasedRlEnv"),
-        (export_checkpoint, "export_policy"),
-        (train, "launch_training"),
-    ):
-        monkeypatch.setattr(module, name, build)
+    refuse_to_build(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(("module", "arguments", "message"), [*CASES, *LACKS])
 def test_arguments_come_before_the_machine(
-    module: str, arguments: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    module: str, arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = [] if "--engine" in arguments else ["--engine", str(folder)]
+    engine = [] if "--engine" in arguments else ["--engine", str(g1_engine()[0])]
     status = importlib.import_module(module).main([*arguments.split(), *engine])
     said = capsys.readouterr().err
     assert (status, said.count("\n")) == (2, 1), said

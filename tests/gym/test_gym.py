@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import re
@@ -18,47 +19,60 @@ from mjlab.envs import ManagerBasedRlEnvCfg
 from mjlab.tasks.registry import list_tasks, load_env_cfg
 from mjlab.utils.os import get_checkpoint_path
 
-from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
+from cmg_gym import train
 from cmg_gym.controller import read_card
 from cmg_gym.evaluation import Episodes, moving_average, summarise
-from cmg_gym.reference_sources import PregeneratedSource
-from cmg_gym.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
-from cmg_gym.start_states import SETTLE_FRAMES, StartStates
+from cmg_gym.learning.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
+from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
+from cmg_gym.mdp.reference_sources import PregeneratedSource
+from cmg_gym.mdp.start_states import SETTLE_FRAMES, StartStates
+from cmg_gym.robots import G1, ROBOTS, robot_of
 from cmg_gym.tasks import TASK
 from cmg_gym.train import Options, train_config
 from cmg_runtime import EngineError, load_engine, read_manifest
 from cmg_runtime.commands.sampler import STRATEGIES
-from gym_case import make_g1_engine
+from gym_case import g1_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 LOW, HIGH = (-0.7, -0.5, -0.8), (1.4, 0.5, 0.8)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine")
-    make_g1_engine(path)
-    return path
+@pytest.fixture
+def folder() -> Path:
+    return g1_engine()[0]
 
 
-def test_entry_point_registers_the_task() -> None:
+def test_mjlab_and_its_workers_find_the_tasks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
     text = (ROOT / "pyproject.toml").read_text()
     match = re.search(r'\[project\.entry-points\."mjlab\.tasks"\]\n(\w+) = "([\w.]+)"', text)
     assert match is not None
     importlib.metadata.EntryPoint(match[1], match[2], "mjlab.tasks").load()
-    assert TASK in list_tasks()
+    assert {robot.task for robot in ROBOTS} <= set(list_tasks())
     assert load_env_cfg(TASK, play=True).curriculum == {}
 
-
-def test_installed_package_is_found_by_mjlab() -> None:
-    found = importlib.metadata.entry_points(group="mjlab.tasks")
-    if "cmg_gym" not in {entry.name for entry in found}:
-        pytest.skip("the project is not installed here")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("cmg_gym.command_line.require_room", lambda *_: None)  # of GPUs that are not there
+    config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
+    assert config.gpu_ids == [0, 1]
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
+    received = (
+        "import sys, cloudpickle, mjlab; from mjlab.tasks.registry import list_tasks, load_runner_cls;"
+        "from rsl_rl.utils import resolve_callable;"
+        f"print({TASK!r} in list_tasks());"
+        "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
+        "reference = config.env.commands['reference'];"
+        "algorithm = resolve_callable(config.agent.algorithm.class_name).__name__;"
+        "print(load_runner_cls(task).__name__, algorithm, config.env.scene.num_envs, reference.trajectory_seed)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", "import mjlab; from mjlab.tasks.registry import list_tasks; print(list_tasks())"],
-        capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", received, str(tmp_path / "sent")],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    assert TASK in done.stdout, done.stderr
+    found, worker = done.stdout.splitlines()[-2:]
+    assert worker == "ResidualRunner SharedNormalizationPPO 5 11", done.stderr
+    installed = "cmg_gym" in {entry.name for entry in importlib.metadata.entry_points(group="mjlab.tasks")}
+    assert found == str(installed)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -94,9 +108,8 @@ def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> No
     starts = states.draw(states.commands[[4, 2, 3]])
     assert starts.trajectory_ids.tolist() == [4, 2, 3]
     assert int(starts.frame_ids.min()) >= SETTLE_FRAMES
-    everyone = torch.arange(3)
     source.plan(starts, torch.zeros(3, 3), torch.zeros(3, 4))
-    source.start(everyone)
+    source.start(torch.arange(3))
     torch.testing.assert_close(source.command, states.commands[[4, 2, 3]])
     frame_ids = starts.frame_ids
     last = states.pool.num_frames - 1 - offsets[-1]
@@ -107,6 +120,20 @@ def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> No
         source.step()
         frame_ids = torch.where(frame_ids >= last, SETTLE_FRAMES, frame_ids + 1)
     assert states.pool.lookups_clamped() == 0
+
+
+def test_gpus_start_episodes_from_the_same_trajectories_and_standing_ones_from_many(folder: Path, seed: int) -> None:
+    def states_of(worker: int, trajectory_seed: int) -> StartStates:
+        engine = load_engine(folder, 1, backend="torch", horizon=2, seed=worker)
+        return StartStates(engine, 60, num_frames=50, ahead=1, seed=worker, trajectory_seed=trajectory_seed)
+
+    first, second, others = states_of(7, seed), states_of(8, seed), states_of(7, seed + 1)
+    assert torch.equal(first.commands, second.commands) and torch.equal(first.pool.rows, second.pool.rows)
+    assert not torch.equal(first.draw(first.commands).frame_ids, second.draw(first.commands).frame_ids)
+    assert not torch.equal(first.pool.rows[0], others.pool.rows[0])  # initial states; nothing of commands yet
+    standing = first.draw(torch.zeros(200, 3)).trajectory_ids
+    assert not first.commands[standing].any() and len(standing.unique()) == 6
+    assert torch.equal(first.draw(first.commands[6:]).trajectory_ids, torch.arange(6, 60))
 
 
 def test_moving_average_is_a_convolution(rng: np.random.Generator) -> None:
@@ -136,48 +163,54 @@ def test_summary_counts_falls_and_ignores_what_follows() -> None:
 
 def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
-    for name in ("2026-01-01", "2026-01-02"):
+    for name in ("2026-01-01", "2026-01-02", "a copy of an older run"):
         (tmp_path / name).mkdir()
     for iteration in (0, 99, 100, KEPT_EVERY, KEPT_EVERY + 1, KEPT_EVERY + 2):
         (tmp_path / "2026-01-01" / f"model_{iteration}.pt").touch()
     (tmp_path / "2026-01-01" / "model_7.unfinished").touch()
     stale = {path.name for path in stale_checkpoints(tmp_path / "2026-01-01")}
     assert stale == {"model_99.pt", "model_100.pt"}
-    found = latest_checkpoint(tmp_path)
-    # The second run was interrupted before its first checkpoint.
-    assert found is not None and found == tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
-    (tmp_path / "a copy of an older run").mkdir()
+    newest = tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
+    # The second run was interrupted before its first checkpoint; and names say nothing of age.
     older = tmp_path / "a copy of an older run" / "model_999.pt"
     older.touch()
-    os.utime(older, ns=(0, found.stat().st_mtime_ns - 1))  # names say nothing of age
-    assert latest_checkpoint(tmp_path) == found
+    os.utime(older, ns=(0, newest.stat().st_mtime_ns - 1))
+    assert latest_checkpoint(tmp_path) == newest
 
 
-def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path) -> None:
+def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(
         num_envs=7, iterations=9, engine=folder, backend="torch", mode="pregenerated", gpus=0, logs=tmp_path,
         delay_steps=2,
     )  # fmt: skip
-    config = train_config(options)
+    launched = []
+    monkeypatch.setattr(train, "launch_training", lambda *given: launched.append(given))
+    train.train(options)
+    ((task, config),) = launched
+    assert task == TASK
     assert (lags(config.env), lags(load_env_cfg(TASK))) == ({2}, {0})
     command = config.env.commands["reference"]
     assert (config.env.scene.num_envs, config.agent.max_iterations, config.gpu_ids) == (7, 9, None)
-    assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")  # pyright: ignore
+    assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")
     with pytest.raises(EngineError, match="no checkpoint below"):
         train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
     with pytest.raises(EngineError):
         train_config(Options(engine=tmp_path, gpus=0))
     with pytest.raises(EngineError, match="torch sees"):
         train_config(Options(engine=folder, gpus=99))
-    for name, value in (("num_envs", 0), ("iterations", -1), ("gpus", -1), ("delay_steps", -1)):
-        with pytest.raises(EngineError, match=f"^--{name.replace('_', '-')} is {value};"):
-            train_config(Options(**{"engine": folder, "gpus": 0, name: value}))
 
 
 def lags(env: ManagerBasedRlEnvCfg) -> set[int]:
     articulation = env.scene.entities["robot"].articulation
     assert articulation is not None
     return {actuator.delay_max_lag for actuator in articulation.actuators}
+
+
+def test_the_engine_tells_the_robot(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert robot_of(manifest) is G1
+    with pytest.raises(EngineError, match=r"has 29 joints, right_wrist_yaw_joint \.\. .*robots.py \(g1, go1\)"):
+        robot_of(dataclasses.replace(manifest, joint_names=G1.joint_names[::-1]))
 
 
 def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_path: Path) -> None:
@@ -196,73 +229,29 @@ def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_pat
 def test_a_resumed_training_tells_what_has_changed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "cmg_residual_g1" / "run"
-    run.mkdir(parents=True)
+    checkpoint = tmp_path / "cmg_residual_g1" / "run" / "model_7.pt"
+    checkpoint.parent.mkdir(parents=True)
     before = {"generator": read_manifest(folder).source["sha256"], "gpus": 1, "num_envs": 64}
     before |= {"mode": "realtime", "delay_steps": 0}
 
     def said(**changed: Any) -> str:
-        torch.save({"infos": {"trained_with": {**before, **changed}}}, run / "model_7.pt")
+        torch.save({"infos": {"trained_with": {**before, **changed}}}, checkpoint)
         train_config(Options(num_envs=64, engine=folder, gpus=0, resume=True, logs=tmp_path))
         return capsys.readouterr().out
 
-    assert said() == f"Going on from {run / 'model_7.pt'}\n"
+    assert said() == f"Going on from {checkpoint}\n"
     assert "  mode of the reference: realtime, before pregenerated\n" in said(mode="pregenerated")
     assert "  robots on each GPU: 64, before 4096\n" in said(num_envs=4096)
     assert "  GPUs: 1, before 2\n" in said(gpus=2)
     with pytest.raises(EngineError, match=r"was trained with another generator \(abcabc.*--engine"):
         said(generator="abc" * 20)
-    (run / "model_7.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
-    with pytest.raises(EngineError, match="is no checkpoint of this task .*git lfs pull"):
-        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
-    (run / "model_7.pt").write_bytes(b"half a checkpoint")
-    with pytest.raises(EngineError, match="is no checkpoint of this task"):
-        train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
-
-
-def test_standing_episodes_start_from_many_trajectories(folder: Path, seed: int) -> None:
-    engine = load_engine(folder, 1, backend="torch", horizon=2)
-    states = StartStates(engine, num_trajectories=60, num_frames=5, ahead=1, seed=seed, trajectory_seed=seed)
-    starts = states.draw(torch.zeros(200, 3))
-    assert not states.commands[starts.trajectory_ids].any()
-    assert len(starts.trajectory_ids.unique()) == 6
-    walking = states.commands[6:]
-    assert torch.equal(states.draw(walking).trajectory_ids, torch.arange(6, 60))
-
-
-def test_gpus_start_episodes_from_the_same_trajectories(folder: Path, seed: int) -> None:
-    def states_of(worker: int, trajectory_seed: int) -> StartStates:
-        engine = load_engine(folder, 1, backend="torch", horizon=2, seed=worker)
-        return StartStates(engine, 30, num_frames=50, ahead=1, seed=worker, trajectory_seed=trajectory_seed)
-
-    first, second, others = states_of(7, seed), states_of(8, seed), states_of(7, seed + 1)
-    assert torch.equal(first.commands, second.commands) and torch.equal(first.pool.rows, second.pool.rows)
-    assert not torch.equal(first.draw(first.commands).frame_ids, second.draw(first.commands).frame_ids)
-    assert not torch.equal(first.pool.rows[0], others.pool.rows[0])  # initial states; nothing of commands yet
-
-
-def test_workers_of_several_gpus_are_given_the_whole_task(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """mjlab's launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("cmg_gym.command_line.require_room", lambda *_: None)  # of GPUs that are not there
-    config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
-    assert config.gpu_ids == [0, 1]
-    (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
-    received = (
-        "import sys, cloudpickle; from mjlab.tasks.registry import load_runner_cls;"
-        "from rsl_rl.utils import resolve_callable;"
-        "task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read());"
-        "reference = config.env.commands['reference'];"
-        "algorithm = resolve_callable(config.agent.algorithm.class_name).__name__;"
-        "print(load_runner_cls(task).__name__, algorithm, config.env.scene.num_envs, reference.trajectory_seed)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", received, str(tmp_path / "sent")],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1:] == ["ResidualRunner SharedNormalizationPPO 5 11"], done.stderr
+    for content, message in (
+        (b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "is no checkpoint of this task .*git lfs pull"),
+        (b"half a checkpoint", "is no checkpoint of this task"),
+    ):
+        checkpoint.write_bytes(content)
+        with pytest.raises(EngineError, match=message):
+            train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path))
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""The training task on a GPU: the generator's backends in it, what a training does with it, and the time share."""
+"""The training task on a GPU: the generator's backends in it, and what a training does with it."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +14,10 @@ pytest.importorskip("mjlab", reason="mjlab is not installed")
 from mjlab.rl import RslRlVecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cmg_export.parity import Truth
-from cmg_gym import time_share
-from cmg_gym.observations import reference
+from cmg_gym.learning.runner import ResidualRunner, checkpoints
+from cmg_gym.mdp.reference_command import reference
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner, checkpoints
-from gym_case import current_motion, follow_rollout, make_env, make_g1_engine
+from gym_case import current_motion, follow_rollout, g1_engine, make_env
 
 # In one process: each that opens an environment compiles for minutes.
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu")]
@@ -28,26 +25,21 @@ pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu")]
 NUM_ENVS = 70
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
-    folder = tmp_path_factory.mktemp("engine")
-    return folder, make_g1_engine(folder)
-
-
-def test_reference_is_a_plain_rollout(engine: tuple[Path, Truth], seed: int, generator: torch.Generator) -> None:
-    env = make_env(engine[0], NUM_ENVS, seed, play=True, gravity=False, device="cuda", cmg_backend="fused")
-    term = reference(env, "reference")
+def test_reference_is_a_plain_rollout(seed: int, generator: torch.Generator) -> None:
+    folder, truth = g1_engine()
+    env = make_env(folder, NUM_ENVS, seed, play=True, gravity=False, device="cuda", cmg_backend="fused")
+    term = reference(env)
     assert term.engine.backend_name == "fused"
-    follow_rollout(env, engine[1], generator)
+    follow_rollout(env, truth, generator)
     term.use_backend("torch")
     assert term.engine.backend_name == "torch"
-    follow_rollout(env, engine[1], generator)
+    follow_rollout(env, truth, generator)
     env.close()
 
 
-def test_training_runs_and_resumes(engine: tuple[Path, Truth], seed: int, tmp_path: Path) -> None:
-    env = RslRlVecEnvWrapper(make_env(engine[0], NUM_ENVS, seed, play=False, device="cuda"))
-    term = reference(env.unwrapped, "reference")
+def test_training_runs_and_resumes(seed: int, tmp_path: Path) -> None:
+    env = RslRlVecEnvWrapper(make_env(g1_engine()[0], NUM_ENVS, seed, play=False, device="cuda"))
+    term = reference(env.unwrapped)
     with torch.inference_mode():
         for _ in range(45):  # past two rounds of commands; without a policy most robots fall
             observations, _, _, _ = env.step(0.5 * torch.randn(NUM_ENVS, 29, device="cuda"))
@@ -66,14 +58,3 @@ def test_training_runs_and_resumes(engine: tuple[Path, Truth], seed: int, tmp_pa
     losses = [event.value for tag in ("Loss/value", "Loss/surrogate") for event in events.Scalars(tag)]
     assert len(losses) >= 4 and all(map(math.isfinite, losses))
     env.close()
-
-
-def test_shares_are_measured(engine: tuple[Path, Truth], tmp_path: Path) -> None:
-    """How long things take is not looked at; what is counted is."""
-    options = ["--engine", str(engine[0]), "--num-envs", str(NUM_ENVS), "--steps", "1", "--warm-up", "1"]
-    more = ["--textbook-envs", "2", "--backends", "fused", "torch", "--device", "cuda", "--out", str(tmp_path)]
-    assert time_share.main([*options, *more]) == 0
-    document = json.loads((tmp_path / "time_share.json").read_text())
-    assert [share["backend"] for share in document["shares"]] == ["fused", "torch"]
-    for share in document["shares"]:
-        assert 0 < share["reference"] < share["step"] and 0 < share["queued"] < share["step"]

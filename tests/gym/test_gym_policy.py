@@ -13,34 +13,33 @@ import torch
 from mjlab.rl import RslRlVecEnvWrapper
 from PIL import Image, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
+from tensordict import TensorDict
 
 from cmg_gym import play
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import Controller, read_card
-from cmg_gym.evaluation import run_episodes
-from cmg_gym.policies import load_policy
+from cmg_gym.evaluation import run_episodes, summarise
+from cmg_gym.learning.policies import load_policy
+from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import CHECKPOINT, make_env, make_g1_engine
+from gym_case import CHECKPOINT, g1_engine, make_env
 
 pytestmark = pytest.mark.xdist_group("gym")
 
 FORWARD, STAND = (0.8, 0.0, 0.0), (0.0, 0.0, 0.0)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine")
-    make_g1_engine(path)
-    return path
+@pytest.fixture
+def folder() -> Path:
+    return g1_engine()[0]
 
 
 @pytest.fixture(scope="module")
-def robots(folder: Path, seed: int) -> RslRlVecEnvWrapper:
-    """Four, on the ground."""
-    return RslRlVecEnvWrapper(make_env(folder, 4, seed, play=True, falls=True))
+def robots(seed: int) -> RslRlVecEnvWrapper:
+    """Six, on the ground."""
+    return RslRlVecEnvWrapper(make_env(g1_engine()[0], 6, seed, play=True, falls=True))
 
 
 def test_it_belongs_to_the_bundled_checkpoint_and_is_small() -> None:
@@ -52,16 +51,22 @@ def test_it_belongs_to_the_bundled_checkpoint_and_is_small() -> None:
 def test_it_walks_and_stands(robots: RslRlVecEnvWrapper) -> None:
     """Three seconds, two robots each: upright all the time, and at the speed asked for in the last two."""
     policy = load_policy(BUNDLED_POLICY, robots)
-    commands = torch.tensor([FORWARD, FORWARD, STAND, STAND])
-    episodes = run_episodes(robots, policy, commands, num_steps=150)
-    assert bool(episodes.alive.all())
-    speed = episodes.velocity[50:].mean(dim=0)
-    torch.testing.assert_close(speed[:, 0], commands[:, 0], atol=0.25, rtol=0)
-    torch.testing.assert_close(speed[:, 1], commands[:, 1], atol=0.25, rtol=0)
-    assert float(episodes.joint_error.square().mean().sqrt()) < 0.25
-    # Without it the same robots fall.
-    fallen = run_episodes(robots, lambda _: torch.zeros(4, 29), commands, num_steps=150)
-    assert not bool(fallen.alive[-1, :2].any())
+    grid = torch.tensor([FORWARD, STAND, FORWARD])
+
+    def without_it_the_last_two_fall(observations: TensorDict) -> torch.Tensor:
+        actions = policy(observations)
+        actions[4:] = 0
+        return actions
+
+    episodes = run_episodes(robots, without_it_the_last_two_fall, grid.repeat_interleave(2, dim=0), num_steps=150)
+    assert bool(episodes.alive[:, :4].all()) and not bool(episodes.alive[-1, 4:].any())
+    assert bool((episodes.alive[1:] <= episodes.alive[:-1]).all())  # none comes to life again
+    speed = episodes.velocity[50:, :4].mean(dim=0)
+    torch.testing.assert_close(speed[:, :2], episodes.command[:4, :2], atol=0.25, rtol=0)
+    assert float(episodes.joint_error[:, :4].square().mean().sqrt()) < 0.25
+    results = summarise(episodes, grid)
+    assert [(result.command, result.survival) for result in results] == [(FORWARD, 1), (STAND, 1), (FORWARD, 0)]
+    assert all(result.joint_error < 0.3 for result in results)
 
 
 def test_a_policy_of_another_generator_or_robot_is_refused(
@@ -105,10 +110,10 @@ def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp
 def test_play_draws_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "play.gif"
     commands = [str(number) for command in (STAND, FORWARD) for number in command]
-    assert play.main(["--engine", str(folder), "--out", str(out), "--seconds", "0.12", "--commands", *commands]) == 0
+    assert play.main(["--engine", str(folder), "--out", str(out), "--seconds", "0.08", "--commands", *commands]) == 0
     with Image.open(out) as animation:
         assert isinstance(animation, GifImageFile)
-        assert (animation.n_frames, animation.info["duration"]) == (6, 40)
+        assert (animation.n_frames, animation.info["duration"]) == (4, 40)
         pictures = [np.asarray(picture.convert("RGB"), dtype=int) for picture in ImageSequence.Iterator(animation)]
     # The robot and its ghost are the lightest things in the picture, and in the middle of it.
     rows, columns = np.nonzero(pictures[0][40:].min(axis=2) > 120)

@@ -143,7 +143,8 @@ TWO_GPUS = (
 
 @pytest.mark.parametrize("on_gpus", [False, pytest.param(True, marks=TWO_GPUS)], ids=["cpu", "gpus"])
 def test_two_processes_learn_what_one_learns_of_all_their_samples(tmp_path: Path, seed: int, on_gpus: bool) -> None:
-    torch.multiprocessing.spawn(train_process, (tmp_path, seed, on_gpus), NUM_PROCESSES)  # pyright: ignore
+    method = "spawn" if on_gpus else "fork"  # a new process takes half a minute to import what this one has
+    torch.multiprocessing.start_processes(train_process, (tmp_path, seed, on_gpus), NUM_PROCESSES, start_method=method)  # pyright: ignore
     files = [tmp_path / f"{rank}.pt" for rank in range(NUM_PROCESSES)]
     records = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
     one = make_ppo(NUM_PROCESSES * NUM_ENVS)

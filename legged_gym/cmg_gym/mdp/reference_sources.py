@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from cmg_gym.start_states import SETTLE_FRAMES, Starts, StartStates
+from cmg_gym.mdp.start_states import SETTLE_FRAMES, Starts, StartStates
 from cmg_runtime import Engine, ReferenceFrames
 
 

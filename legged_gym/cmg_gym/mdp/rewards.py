@@ -12,7 +12,8 @@ from mjlab.managers import RewardTermCfg, SceneEntityCfg
 from mjlab.sensor import ContactSensor
 from mjlab.utils.lab_api.math import quat_apply_inverse
 
-from cmg_gym.observations import base_height, key_body_ids, key_body_pos, reference
+from cmg_gym.mdp.observations import base_height
+from cmg_gym.mdp.reference_command import reference
 
 if TYPE_CHECKING:
     from mjlab.entity import Entity
@@ -22,7 +23,7 @@ YAW_AVERAGED_S = 1.0
 """s: about a gait cycle (1.1 s at 0.8 m/s, 0.9 s at 1.2 m/s)."""
 
 SWING_FROM, SWING_AT = 0.03, 0.06
-"""m: a reference ankle less than the first above the other one stands; more than the second above it, it swings."""
+"""m: a foot of the reference less than the first above the lowest stands; more than the second above it, it swings."""
 
 
 def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -70,22 +71,14 @@ def track_joint_vel(env: ManagerBasedRlEnv, command_name: str, std: float) -> to
     return torch.exp(-error / std**2)
 
 
-class track_key_bodies:  # named as mjlab names terms with state
+def track_key_bodies(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-mean_b |p - p_ref|^2 / std^2): key bodies from the root, in heading frames, against the target frame, m.
 
     The reference's root is upright, so this is also a reward for being upright.
     """
-
-    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
-        self._body_ids = key_body_ids(env, cfg.params["command_name"])
-
-    def __call__(self, env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
-        bodies = key_body_pos(env, command_name, self._body_ids)
-        error = (bodies - reference(env, command_name).target.key_body_pos).square().sum(dim=-1).mean(dim=1)
-        return torch.exp(-error / std**2)
-
-    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
-        """Nothing to forget."""
+    command = reference(env, command_name)
+    error = (command.robot_key_bodies() - command.target.key_body_pos).square().sum(dim=-1).mean(dim=1)
+    return torch.exp(-error / std**2)
 
 
 def track_height(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -97,22 +90,22 @@ def track_height(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch
 class track_contacts:
     """1 - mean over feet of |contact - expected|: feet stand and swing as the reference's do.
 
-    Which foot of the target frame swings is told from its ankle: it is higher than the other one.
+    Which foot of the target frame swings is told from its body, as the G1's ankle: it is higher than the lowest.
     """
 
     def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
         names = list(reference(env, cfg.params["command_name"]).engine.key_body_names)
-        ankles = [names.index(f"{side}_ankle_roll_link") for side in ("left", "right")]
-        self._ankles = torch.tensor(ankles, device=env.device)
+        feet = [names.index(name) for name in cfg.params["foot_bodies"]]
+        self._feet = torch.tensor(feet, device=env.device)
 
-    def __call__(self, env: ManagerBasedRlEnv, command_name: str, sensor_name: str) -> torch.Tensor:
-        height = reference(env, command_name).target.key_body_pos[:, self._ankles, 2]
+    def __call__(
+        self, env: ManagerBasedRlEnv, command_name: str, sensor_name: str, foot_bodies: tuple[str, ...]
+    ) -> torch.Tensor:
+        del foot_bodies  # looked up once
+        height = reference(env, command_name).target.key_body_pos[:, self._feet, 2]
         lift = height - height.amin(dim=1, keepdim=True)
         expected = 1 - ((lift - SWING_FROM) / (SWING_AT - SWING_FROM)).clamp(0, 1)
         return 1 - (feet_in_contact(env, sensor_name) - expected).abs().mean(dim=1)
-
-    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
-        """Nothing to forget."""
 
 
 def feet_slip(env: ManagerBasedRlEnv, sensor_name: str, asset_cfg: SceneEntityCfg) -> torch.Tensor:
@@ -123,7 +116,7 @@ def feet_slip(env: ManagerBasedRlEnv, sensor_name: str, asset_cfg: SceneEntityCf
 
 
 def feet_in_contact(env: ManagerBasedRlEnv, sensor_name: str) -> torch.Tensor:
-    """[N, 2] float: 1 where the left, the right foot touches the ground."""
+    """[N, F] float: 1 where a foot touches the ground."""
     found = cast(ContactSensor, env.scene[sensor_name]).data.found
     assert found is not None
     return (found > 0).float()

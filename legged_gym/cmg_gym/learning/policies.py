@@ -14,10 +14,12 @@ from mjlab.rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from cmg_gym.controller import PolicyCard, read_card
-from cmg_gym.export import describe
-from cmg_gym.resume import read_trained_with, require_generator
+from cmg_gym.learning.export import describe
+from cmg_gym.learning.resume import read_trained_with, require_generator
+from cmg_gym.learning.runner import ResidualRunner, checkpoints
+from cmg_gym.mdp.reference_command import reference
 from cmg_gym.rl_cfg import make_rl_cfg
-from cmg_gym.runner import ResidualRunner, checkpoints
+from cmg_gym.robots import robot_of
 from cmg_runtime import EngineError
 from cmg_runtime.errors import first_line
 from cmg_runtime.folder.manifest import Manifest
@@ -113,7 +115,9 @@ def load_runner(path: str | Path, env: RslRlVecEnvWrapper) -> ResidualRunner:
         EngineError: it is neither, or another task's.
     """
     path = find_checkpoint(path)
-    runner = ResidualRunner(env, asdict(make_rl_cfg()), device=str(env.device))
+    runner = ResidualRunner(
+        env, asdict(make_rl_cfg(robot_of(reference(env.unwrapped).engine.manifest))), device=str(env.device)
+    )
     try:
         runner.load(str(path), load_cfg={"actor": True, "iteration": True}, map_location=str(env.device))
     except (RuntimeError, KeyError, UnpicklingError) as error:  # of weights that do not fit

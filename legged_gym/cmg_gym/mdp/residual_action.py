@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from mjlab.envs.mdp.actions import JointPositionAction, JointPositionActionCfg
 
-from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.mdp.reference_command import ReferenceCommand
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv

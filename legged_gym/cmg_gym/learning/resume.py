@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
-from cmg_gym.env_cfg import COMMAND_NAME
-from cmg_gym.observations import reference
+from cmg_gym.mdp.reference_command import reference
 from CMG_Ref.checkpoint_io import read_start
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import Manifest
@@ -28,7 +27,7 @@ def trained_with(env: ManagerBasedRlEnv, gpus: int) -> dict[str, str | int]:
     Args:
         gpus: how many train together; 1 on a CPU.
     """
-    term = reference(env, COMMAND_NAME)
+    term = reference(env)
     return {
         "generator": term.engine.manifest.source["sha256"],
         "gpus": gpus,

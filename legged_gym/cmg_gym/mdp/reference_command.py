@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
 from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
 
-from cmg_gym.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
-from cmg_gym.episodes import NextEpisodes, StartNoise, disturbed
-from cmg_gym.ghost import ghost_of
-from cmg_gym.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
-from cmg_gym.start_states import StartStates
+from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
+from cmg_gym.mdp.episodes import NextEpisodes, StartNoise, disturbed
+from cmg_gym.mdp.ghost import ghost_of
+from cmg_gym.mdp.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
+from cmg_gym.mdp.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.viewer.debug_visualizer import DebugVisualizer
     from mujoco import MjModel  # pyright: ignore[reportAttributeAccessIssue]
+
+COMMAND_NAME = "reference"
+"""Of the term in the task."""
 
 COMMANDS_EVERY = 20
 """Control steps. New commands take effect together, and next episodes are drawn together: all cost little more than a
@@ -102,6 +105,8 @@ class ReferenceCommand(CommandTerm):
             if cfg.cmg_mode == "realtime"
             else PregeneratedSource(self.states, self.num_envs, offsets, self.engine.device)
         )
+        key_bodies = [self.robot.body_names.index(name) for name in self.engine.key_body_names]
+        self._key_body_ids = torch.tensor(key_bodies, device=self.device)
         self._places: dict[tuple[int, ...], torch.Tensor] = {}
         self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
         self._changed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -247,6 +252,12 @@ class ReferenceCommand(CommandTerm):
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
         return yaw_quat(self.robot.data.root_link_quat_w)
 
+    def robot_key_bodies(self) -> torch.Tensor:
+        """[num_envs, B, 3] the robots' key bodies from the root, in the heading frame, m."""
+        data, ids = self.robot.data, self._key_body_ids
+        offset = data.body_link_pos_w[:, ids] - data.root_link_pos_w.unsqueeze(1)
+        return quat_apply_inverse(self.robot_heading().unsqueeze(1).expand(-1, len(ids), -1), offset)
+
     def _require_same_robot(self) -> None:
         if tuple(self.robot.joint_names) != tuple(self.engine.joint_names):
             raise EngineError(
@@ -273,3 +284,8 @@ class ReferenceCommand(CommandTerm):
             qpos[root_adr[3:]] = heading[env_id].cpu().numpy()
             qpos[joint_adr] = self.frames.dof_pos[env_id, 0].cpu().numpy()
             visualizer.add_ghost_mesh(qpos, model=self._ghost, label=f"reference_{env_id}")
+
+
+def reference(env: ManagerBasedRlEnv, command_name: str = COMMAND_NAME) -> ReferenceCommand:
+    """The environment's reference command term."""
+    return cast(ReferenceCommand, env.command_manager.get_term(command_name))

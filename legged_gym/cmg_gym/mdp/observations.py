@@ -4,22 +4,17 @@ where in the world a robot stands."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from mjlab.managers import ObservationTermCfg, SceneEntityCfg
+from mjlab.managers import SceneEntityCfg
 from mjlab.utils.lab_api.math import quat_apply_inverse
 
-from cmg_gym.reference_command import ReferenceCommand
+from cmg_gym.mdp.reference_command import reference
 
 if TYPE_CHECKING:
     from mjlab.entity import Entity
     from mjlab.envs import ManagerBasedRlEnv
-
-
-def reference(env: ManagerBasedRlEnv, command_name: str) -> ReferenceCommand:
-    """The environment's reference command term."""
-    return cast(ReferenceCommand, env.command_manager.get_term(command_name))
 
 
 def reference_dof_pos(env: ManagerBasedRlEnv, command_name: str, offsets: Sequence[int]) -> torch.Tensor:
@@ -49,32 +44,9 @@ def reference_key_bodies(env: ManagerBasedRlEnv, command_name: str) -> torch.Ten
     return reference(env, command_name).target.key_body_pos.flatten(1)
 
 
-def key_body_pos(env: ManagerBasedRlEnv, command_name: str, body_ids: torch.Tensor) -> torch.Tensor:
-    """[N, B, 3] bodies ``body_ids`` [B] of the robot from its root, in its heading frame, m."""
-    command = reference(env, command_name)
-    data = command.robot.data
-    offset = data.body_link_pos_w[:, body_ids] - data.root_link_pos_w.unsqueeze(1)
-    return quat_apply_inverse(command.robot_heading().unsqueeze(1).expand(-1, len(body_ids), -1), offset)
-
-
-class key_bodies:  # named as mjlab names terms with state
+def key_bodies(env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
     """[N, B * 3] the same bodies of the robot, in its heading frame, m."""
-
-    def __init__(self, cfg: ObservationTermCfg, env: ManagerBasedRlEnv) -> None:
-        self._body_ids = key_body_ids(env, cfg.params["command_name"])
-
-    def __call__(self, env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
-        return key_body_pos(env, command_name, self._body_ids).flatten(1)
-
-    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
-        """Nothing to forget."""
-
-
-def key_body_ids(env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
-    """[B] int64: indices of the key bodies among the robot's."""
-    command = reference(env, command_name)
-    ids = [command.robot.body_names.index(name) for name in command.engine.key_body_names]
-    return torch.tensor(ids, device=command.device)
+    return reference(env, command_name).robot_key_bodies().flatten(1)
 
 
 def base_height(env: ManagerBasedRlEnv) -> torch.Tensor:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cmg_gym.command_stages import stage_at
-from cmg_gym.observations import reference
+from cmg_gym.mdp.command_stages import stage_at
+from cmg_gym.mdp.reference_command import reference
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv

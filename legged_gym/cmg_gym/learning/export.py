@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from cmg_gym.controller import ObservationTerm, PolicyCard
-from cmg_gym.observations import reference
-from cmg_gym.residual_action import ResidualJointAction
+from cmg_gym.mdp.reference_command import reference
+from cmg_gym.mdp.residual_action import ResidualJointAction
 from cmg_runtime.folder.kept_files import replace_file
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.rl import MjlabOnPolicyRunner
 
-COMMAND, ACTION, GROUP = "reference", "joint_pos", "actor"
+ACTION, GROUP = "joint_pos", "actor"
 
 
 def export_policy(runner: MjlabOnPolicyRunner, folder: str | Path) -> None:
@@ -47,7 +47,7 @@ def export_policy(runner: MjlabOnPolicyRunner, folder: str | Path) -> None:
 
 def describe(env: ManagerBasedRlEnv, iterations: int) -> PolicyCard:
     """Everything of the environment that the control loop depends on."""
-    command = reference(env, COMMAND)
+    command = reference(env)
     action = cast(ResidualJointAction, env.action_manager.get_term(ACTION))
     limits = command.robot.data.joint_pos_limits[0]
     manager = env.observation_manager

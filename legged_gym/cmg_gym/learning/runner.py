@@ -11,10 +11,9 @@ import torch
 from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
 from torch.utils.tensorboard import SummaryWriter
 
-from cmg_gym.env_cfg import COMMAND_NAME
-from cmg_gym.export import export_policy
-from cmg_gym.observations import reference
-from cmg_gym.resume import trained_with
+from cmg_gym.learning.export import export_policy
+from cmg_gym.learning.resume import trained_with
+from cmg_gym.mdp.reference_command import reference
 from cmg_runtime.folder.kept_files import naming
 
 KEPT_EVERY = 250
@@ -27,7 +26,7 @@ class ResidualRunner(MjlabOnPolicyRunner):
     """Saves after every iteration and resumes behind the last one that was saved.
 
     Attributes:
-        trained_with: what goes into checkpoints of how they came about; see :mod:`cmg_gym.resume`.
+        trained_with: what goes into checkpoints of how they came about; see :mod:`cmg_gym.learning.resume`.
     """
 
     def __init__(self, env: RslRlVecEnvWrapper, *arguments: Any, **named: Any) -> None:
@@ -71,7 +70,7 @@ class ResidualRunner(MjlabOnPolicyRunner):
         """Let every robot begin in the stage of the curriculum that the resumed training has come to."""
         world = self.env.unwrapped
         world.curriculum_manager.compute()
-        reference(world, COMMAND_NAME).draw_episodes()
+        reference(world).draw_episodes()
         self.env.reset()
 
     def load(

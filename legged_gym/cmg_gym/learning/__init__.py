@@ -1,0 +1,1 @@
+"""Policies: how they are trained, resumed, read again and exported."""
