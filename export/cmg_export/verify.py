@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export.bench.timing import interleave
 from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.parity import Truth, format_table, run_parity
 from cmg_export.read.checkpoint import load_source
+from cmg_export.timing import interleave
 from CMG_Ref.command_line import require_between, run
 from cmg_runtime import BackendUnavailable, Engine, Manifest, load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS

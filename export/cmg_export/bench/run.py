@@ -6,19 +6,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import ModuleType
 
-from cmg_export.bench import engines, machine
+from cmg_export.bench import engines
 from cmg_export.bench.contenders import Contender, backend_contenders, make_frame, peer_contenders, reason
+from cmg_export.bench.dropin import time_dropin
+from cmg_export.bench.engines import settle
+from cmg_export.bench.floor import describe, floor_us, flop_per_env
 from cmg_export.bench.inputs import Inputs
-from cmg_export.bench.memory import measure_engine, settle, with_peak
-from cmg_export.bench.results import BenchError, BenchReport, Result, Timing
+from cmg_export.bench.results import BenchReport, Call, Result, TimeShare
 from cmg_export.bench.settings import Settings
 from cmg_export.bench.targets import judge
-from cmg_export.bench.timing import BLOCK, Run, Samples, interleave
+from cmg_export.errors import ExportError
+from cmg_export.machine import require_device
 from cmg_export.progress import stage
 from cmg_export.read.checkpoint import load_source
+from cmg_export.timing import BLOCK, Run, Samples, Timing, interleave
 from CMG_Ref import interrupts
-from cmg_runtime import load_engine, read_manifest
+from cmg_runtime import load_engine
 from cmg_runtime.errors import EngineError
 
 INTERRUPTED = "interrupted"
@@ -39,12 +44,14 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
         Exception: any library's, before anything was found.
     """
     began = time.perf_counter()
+    if "time-share" in settings.options.sections:
+        _time_share().require_environment(settings)
+    require_device(settings.options.device, settings.device)
     bench = _Bench(settings)
-    bench.find_contenders()
     try:
         bench.measure(began)
     except (KeyboardInterrupt, Exception) as error:
-        if not any(result.frame for result in bench.results.values()):
+        if not bench.found_anything():
             raise
         bench.cut_short = reason(error) if interrupts.behind(error) is None else INTERRUPTED
         interrupts.forget()
@@ -53,53 +60,85 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     return bench.report(began), bench.samples
 
 
+def _time_share() -> ModuleType:
+    """The section's module. Importing it imports a simulator, so it is only done where the section is asked for.
+
+    Raises:
+        ExportError: there is no simulator.
+    """
+    try:
+        from cmg_export.bench import time_share
+    except ImportError as error:
+        raise ExportError(f"the section time-share takes mjlab ({error}); `make train` installs it") from None
+    return time_share
+
+
 class _Bench:
     """What has been found so far."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.manifest = read_manifest(settings.folder)
-        self.checkpoint = load_source(settings.folder, self.manifest, settings.checkpoint, settings.data)
-        self.inputs = Inputs(settings.folder, self.manifest, self.checkpoint, settings.seed)
-        self.plan = engines.Plan(settings.folder, self.manifest, settings.device, settings.horizon, settings.seed)
+        self.settings, self.manifest, options = settings, settings.manifest, settings.options
+        self.checkpoint = load_source(options.engine, self.manifest, options.checkpoint, options.data)
+        self.inputs = Inputs(options.engine, self.manifest, self.checkpoint, options.seed)
         self.contenders: list[Contender] = []
         self.results: dict[str, Result] = {}
         self.samples: dict[str, Samples] = {}
+        self.dropin: list[Call] = []
+        self.time_share: TimeShare | None = None
         self.left_out: list[str] = []
         self.begun = ""
         self.cut_short = ""
         with stage("machine"):  # and what else needs the device, which may be lost by the time of the report
-            self.machine = machine.describe(settings.device)
+            self.machine = describe(settings.device)
             self.auto, self.selection = self._auto()
-        if settings.device.type != "cuda":
-            self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
-        if self.manifest.robot is None:
-            self.left_out.append("kinematics: the engine has no robot model, so step() is timed without them")
+
+    def found_anything(self) -> bool:
+        """Whether there is something to report."""
+        return any(result.frame for result in self.results.values()) or bool(self.dropin) or self.time_share is not None
+
+    def measure(self, began: float) -> None:
+        """The sections that are asked for. The simulator's comes last: it may change how torch computes."""
+        sections = self.settings.options.sections
+        if "engine" in sections:
+            self.find_contenders()
+            self.time_all(began)
+        if "dropin" in sections:
+            self.begun = "the drop-in interfaces"
+            settle(self.settings.device)
+            time_dropin(self.settings, self.checkpoint, self.dropin)
+        if "time-share" in sections:
+            self.begun = "the time share"
+            settle(self.settings.device)
+            self.time_share = _time_share().measure(self.settings, self.checkpoint, self.left_out)
 
     def find_contenders(self) -> None:
         """Everything that can run here.
 
         Raises:
-            BenchError: no backend can.
+            ExportError: no backend can.
         """
-        settings, device = self.settings, self.settings.device
+        settings = self.settings
+        if not settings.on_gpu:
+            self.left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
+        if self.manifest.robot is None:
+            self.left_out.append("kinematics: the engine has no robot model, so step() is timed without them")
         with stage("contenders") as note:
-            self.contenders = backend_contenders(
-                settings.folder, self.manifest, device, settings.num_envs, settings.backends, self.left_out
-            )
+            self.contenders = backend_contenders(settings, self.left_out)
             if not self.contenders:
-                raise BenchError(f"no backend runs here: {'; '.join(self.left_out)}; choose others or build the engine")
-            if settings.peers:
-                self.contenders += peer_contenders(self.checkpoint, device)
-            if not settings.peers:
+                raise ExportError(
+                    f"no backend runs here: {'; '.join(self.left_out)}; choose others or build the engine"
+                )
+            if settings.options.quick:
                 self.left_out.append("the peers: not asked for")
-            elif device.type != "cuda":
-                self.left_out.append("peers in torch.compile: timed on a GPU only")
+            else:
+                self.contenders += peer_contenders(self.checkpoint, settings.device)
+                if not settings.on_gpu:
+                    self.left_out.append("peers in torch.compile: timed on a GPU only")
             note(", ".join(contender.name for contender in self.contenders))
 
-    def measure(self, began: float) -> None:
+    def time_all(self, began: float) -> None:
         """All stages; those that have not begun when the time is over, counted from ``began``, are left out."""
-        settings = self.settings
+        settings, minutes = self.settings, self.settings.options.minutes
         self.begun = "a frame"
         self.time_frames(settings.num_envs)
         self.begun = "memory"
@@ -110,9 +149,8 @@ class _Bench:
         stages += [("step()", self.time_engines, num_envs) for num_envs in others[-1:] if num_envs > settings.num_envs]
         stages += [("a frame", self.time_frames, num_envs) for num_envs in others]
         for what, measure, num_envs in stages:
-            if time.perf_counter() - began > 60 * settings.minutes:
-                over = f"{settings.minutes:g} minutes were over; --minutes gives more"
-                self.left_out.append(f"{what} at {num_envs}: {over}")
+            if time.perf_counter() - began > 60 * minutes:
+                self.left_out.append(f"{what} at {num_envs}: {minutes:g} minutes were over; --minutes gives more")
                 continue
             self.begun = f"{what} at {num_envs}"
             measure(num_envs)
@@ -130,11 +168,11 @@ class _Bench:
                     continue
                 with self._may_fail(f"{name} at {num_envs}"):
                     contender.check_memory(num_envs, settings.device)
-                    frame, peak = with_peak(lambda c=contender: make_frame(c, motion, command), settings.device)
+                    frame, peak = engines.with_peak(lambda c=contender: make_frame(c, motion, command), settings.device)
                     if table:
                         error = self.inputs.error(motion, command, frame.out)
                         about = (contender.kind, contender.about)
-                        self.results[name] = Result(name, *about, error, {}, {}, {}, frame_memory_mib=peak)
+                        self.results[name] = Result(name, *about, error, frame_memory_mib=peak)
                     frames[name] = frame
             runs = {name: frame.run for name, frame in frames.items()}
             what, count = f"a frame at {num_envs}", settings.steps // 5
@@ -145,12 +183,11 @@ class _Bench:
 
     def measure_memory(self) -> None:
         """What each engine takes beyond weights and window, on a GPU."""
-        for contender in self._backends():
+        for contender in self._backends() if self.settings.on_gpu else ():
             with self._may_fail(f"memory of {contender.name}"):
-                memory = measure_engine(contender, self.plan, self.settings.num_envs)
-                if memory is not None:
-                    figures = {"memory_mib": memory.peak, "device_memory_mib": memory.device}
-                    self.results[contender.name] = replace(self.results[contender.name], **figures)
+                peak, taken = engines.measure_memory(contender, self.settings)
+                found = replace(self.results[contender.name], memory_mib=peak, device_memory_mib=taken)
+                self.results[contender.name] = found
 
     def time_engines(self, num_envs: int) -> None:
         """``step()`` of every backend, and at the table's size the rebuild of windows."""
@@ -160,7 +197,7 @@ class _Bench:
         with stage(f"step x {num_envs}") as note:
             for contender in self._backends():
                 with self._may_fail(f"step() of {contender.name} at {num_envs}"):
-                    started[contender.name] = engines.start(contender, self.plan, num_envs)
+                    started[contender.name] = engines.start(contender, settings, num_envs)
             steps = {name: engine.step for name, engine in started.items()}
             table = num_envs == settings.num_envs
             count, seconds = (settings.steps, 5.0) if table else (settings.steps // 20, 1.0)
@@ -169,11 +206,13 @@ class _Bench:
             if table:
                 self.samples.update(timed)
             note(f"{len(started)} engines")
-        if not table or settings.horizon == 1:
+        if not table or settings.options.horizon == 1:
             return
         with stage("rebuild"):
             for windows in [w for w in engines.REBUILT if w <= num_envs]:
-                runs = {name: engines.rebuild(engine, windows, settings.seed) for name, engine in started.items()}
+                runs = {
+                    name: engines.rebuild(engine, windows, settings.options.seed) for name, engine in started.items()
+                }
                 what, count = f"rebuild of {windows} windows", max(10, settings.steps // 100)
                 self._time(runs, what, lambda result: result.rebuild, windows, count, settings.seconds, 10)
 
@@ -182,24 +221,24 @@ class _Bench:
         settings, results = self.settings, tuple(self.results.values())
         if not self.cut_short:  # once more, now that the GPU is as warm as the contenders had it
             with stage("machine"):
-                self.machine = machine.describe(settings.device)
-        flop = machine.flop_per_env(self.manifest.sizes)
+                self.machine = describe(settings.device)
+        flop = flop_per_env(self.manifest.sizes)
         sizes = sorted({settings.num_envs, *settings.sizes})
         return BenchReport(
             engine=self.manifest.name,
             source_sha256=self.checkpoint.sha256["checkpoint"],
             machine=self.machine,
             num_envs=settings.num_envs,
-            horizon=settings.horizon,
-            seed=settings.seed,
+            horizon=settings.options.horizon,
+            seed=settings.options.seed,
             flop_per_env=flop,
-            floor_us={
-                p: {str(n): machine.floor_us(flop, rate, n) for n in sizes} for p, rate in self.machine.tflops.items()
-            },
+            floor_us={p: {str(n): floor_us(flop, rate, n) for n in sizes} for p, rate in self.machine.tflops.items()},
             auto=self.auto,
             selection=self.selection,
             results=results,
-            targets=judge(results, self.auto, settings.device.type == "cuda"),
+            targets=judge(results, self.auto, settings.on_gpu) if results else (),
+            dropin=tuple(self.dropin),
+            time_share=self.time_share,
             left_out=tuple(self.left_out),
             cut_short=self.cut_short,
             seconds=time.perf_counter() - began,
@@ -208,7 +247,7 @@ class _Bench:
     def _auto(self) -> tuple[str, str]:
         """What ``backend="auto"`` loads here, and why; no name where it loads nothing."""
         try:
-            engine = load_engine(self.settings.folder, self.settings.num_envs, device=self.settings.device)
+            engine = load_engine(self.settings.options.engine, self.settings.num_envs, device=self.settings.device)
         except EngineError as error:
             return "", str(error)
         return f"{engine.backend_name}_{engine.precision}", engine.selection
@@ -233,7 +272,7 @@ class _Bench:
             self.left_out.append(f"{what} of {name}: {reason(error)}")
 
         try:
-            interleave(runs, self.settings.device, count, seconds, block, failed, timed)
+            interleave(runs, self.settings.device, count, seconds, block=block, failed=failed, samples=timed)
         finally:
             for name, samples in timed.items():
                 if samples.wall:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from cmg_export.parity import Truth
 from cmg_export.soak.changes import Told
-from cmg_export.soak.reference import Reference
+from cmg_export.soak.reference import place_bodies, root_path
 from cmg_runtime import Engine, ReferenceFrames
 
 
@@ -26,7 +27,7 @@ class Deviation:
 
 
 @torch.no_grad()
-def compare(engine: Engine, reference: Reference, told: Told, step: int, envs: torch.Tensor) -> dict[str, Deviation]:
+def compare(engine: Engine, truth: Truth, told: Told, step: int, envs: torch.Tensor) -> dict[str, Deviation]:
     """Hold the windows of ``envs`` [n] int64 to plain rollouts from their current frames.
 
     Returns:
@@ -49,9 +50,9 @@ def compare(engine: Engine, reference: Reference, told: Told, step: int, envs: t
     copied = current - torch.cat([frames.dof_pos[:, 0], frames.dof_vel[:, 0]], dim=1)
     return {
         "current": at.largest(copied.unsqueeze(1), 0),
-        **_motion(frames, commands, reference, at),
-        **_root(frames, commands, reference, 1 / engine.fps, at),
-        **_bodies(frames, told.ground[envs], reference, engine, at),
+        **_motion(frames, commands, truth, at),
+        **_root(frames, commands, 1 / engine.fps, at),
+        **_bodies(frames, told.ground[envs], engine, at),
     }
 
 
@@ -67,18 +68,18 @@ class _Place:
         return Deviation(float(each[row, frame]), int(self.envs[row]), frame + first)
 
 
-def _motion(frames: ReferenceFrames, commands: torch.Tensor, reference: Reference, at: _Place) -> dict[str, Deviation]:
+def _motion(frames: ReferenceFrames, commands: torch.Tensor, truth: Truth, at: _Place) -> dict[str, Deviation]:
     seen = torch.cat([frames.dof_pos, frames.dof_vel], dim=2)
     joints = frames.dof_pos.shape[2]
     free, apart, one_step = seen[:, 0], [], []
     for k in range(1, seen.shape[1]):
-        both = reference.step(torch.cat([free, seen[:, k - 1]]), torch.cat([commands[k], commands[k]]))
+        both = truth.step(torch.cat([free, seen[:, k - 1]]), torch.cat([commands[k], commands[k]]))
         free, next_one = both.chunk(2)
         apart.append((free - seen[:, k])[:, :joints].abs().amax(dim=1))
         one_step.append(next_one)
     expected = torch.stack(one_step, dim=1)
-    difference = (seen[:, 1:] - expected) / reference.std
-    size = reference.normalise(expected)
+    difference = (seen[:, 1:] - expected) / truth.motion_std
+    size = truth.normalise(expected)
     # Without biases a state may be answered with the mean pose: what is next to 0 is no measure of anything.
     rows = difference.norm(dim=2) / size.norm(dim=2).clamp(min=1.0)
     largest = torch.stack(apart, dim=1)
@@ -94,12 +95,10 @@ def _motion(frames: ReferenceFrames, commands: torch.Tensor, reference: Referenc
     }
 
 
-def _root(
-    frames: ReferenceFrames, commands: torch.Tensor, reference: Reference, dt: float, at: _Place
-) -> dict[str, Deviation]:
+def _root(frames: ReferenceFrames, commands: torch.Tensor, dt: float, at: _Place) -> dict[str, Deviation]:
     seen = torch.complex(frames.root_pos[..., 0], frames.root_pos[..., 1]).t()  # [K, n]
     start = 2 * torch.atan2(frames.root_rot[:, 0, 3], frames.root_rot[:, 0, 0])
-    positions, yaws = reference.path(seen[0], start, commands[1:], dt)
+    positions, yaws = root_path(seen[0], start, commands[1:], dt)
     # One rounding a frame of a number of this size, all of them to one side at the worst.
     rounding = torch.finfo(torch.float32).eps / 2 * len(commands) * seen[1:].abs()
     place = ((positions - seen[1:]).abs() - rounding).clamp(min=0).t()
@@ -117,14 +116,12 @@ def _root(
     }
 
 
-def _bodies(
-    frames: ReferenceFrames, ground: torch.Tensor, reference: Reference, engine: Engine, at: _Place
-) -> dict[str, Deviation]:
+def _bodies(frames: ReferenceFrames, ground: torch.Tensor, engine: Engine, at: _Place) -> dict[str, Deviation]:
     n, count = frames.dof_pos.shape[:2]
-    places, height = reference.bodies(frames.dof_pos.flatten(0, 1))
-    height = height.reshape(n, count)
     robot = engine.manifest.robot
     assert robot is not None
+    places, height = place_bodies(robot, frames.dof_pos.flatten(0, 1))
+    height = height.reshape(n, count)
     chosen = places[:, [robot.body_index(name) for name in engine.key_body_names]].reshape(n, count, -1, 3)
     standing = (frames.root_pos[..., 2] - ground[:, None] - height)[..., None]
     apart = torch.cat([(frames.key_body_pos - chosen).flatten(2), standing], dim=2)

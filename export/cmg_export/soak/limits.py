@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from cmg_export.parity import TOLERANCES
 from cmg_export.soak.changes import Expected
 from cmg_export.soak.compare import Deviation
 from cmg_export.soak.watch import Latency, Memory
 from cmg_runtime.window.report import Report
 
 ALLOWED = {
-    "fp32": {"one step": 1e-5, "one row": 1e-4, "rollout median": 1e-3, "rollout 99 %": 5e-3},
-    "fp16": {"one step": 2e-3, "one row": 2e-2, "rollout median": 2e-2},
+    precision: {"one step": tolerance.one_step, "one row": 10 * tolerance.one_step, "rollout median": tolerance.rollout}
+    for precision, tolerance in TOLERANCES.items()
 }
 """Of each kind of deviation that depends on the precision. One step and medians are what parity allows
 (docs/parity.md); half precision lets a few environments slip in phase: the rest of its rollouts is only reported."""
+
+ALLOWED["fp32"]["rollout 99 %"] = 5e-3
 
 ALLOWED_ALWAYS = {"current": 0.0, "place": 1e-4, "heading": 3e-5, "velocity": 1e-4, "bodies": 5e-5, "climb": 5e-3}
 """Of copies, and of what is computed in float32 whatever the network's precision. Vertical velocity is a difference of
