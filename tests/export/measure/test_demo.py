@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 
 from cmg_export.demo import __main__ as demo
+from cmg_export.demo.gait import gait_period, generate_gaits, integrate_command
+from cmg_export.demo.pictures import save_gif
 from cmg_export.read.robot import RobotModel, g1_model
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime import load_engine, read_manifest
@@ -45,7 +47,7 @@ def g1_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_integrated_command_is_the_limit_of_small_steps(rng: np.random.Generator) -> None:
     for command in [*rng.uniform(-2, 2, (5, 3)), np.array([0.7, -0.3, 0.0])]:
-        poses = demo.integrate_command(command.tolist(), 101, 50.0)
+        poses = integrate_command(command.tolist(), 101, 50.0)
         substeps = 2000
         heading = command[2] * (np.arange(2 * substeps) + 0.5) / substeps  # two seconds, midpoint rule
         position = ((command[0] + 1j * command[1]) * np.exp(1j * heading)).cumsum() / substeps
@@ -61,14 +63,14 @@ def test_gait_period_is_one_cycle(rng: np.random.Generator) -> None:
         time = np.arange(160)[:, None] / period
         cycle, double = (np.sin(2 * np.pi * (k * time + rng.uniform(0, 1, 29))) for k in (1, 2))
         motion = rng.uniform(0.1, 0.5, 29) * cycle + 0.1 * double + 0.002 * rng.standard_normal((160, 29))
-        assert abs(demo.gait_period(torch.from_numpy(motion)) - period) <= 1
+        assert abs(gait_period(torch.from_numpy(motion)) - period) <= 1
 
 
 @needs_g1
 def test_lowest_point_of_the_feet_is_on_the_ground(g1_engine: Path) -> None:
     """MuJoCo's own kinematics and foot geometry say so."""
     mujoco = pytest.importorskip("mujoco")
-    gaits = demo.generate_gaits(load_engine(g1_engine, 1), num_frames=9, seed=SEED)
+    gaits = generate_gaits(load_engine(g1_engine, 1), num_frames=9, seed=SEED)
     model = mujoco.MjModel.from_xml_path(str(g1_model()))
     data = mujoco.MjData(model)
     feet = [g for g in range(model.ngeom) if "foot" in model.geom(g).name]
@@ -90,12 +92,12 @@ def test_lowest_point_of_the_feet_is_on_the_ground(g1_engine: Path) -> None:
 @needs_g1
 def test_gaits_are_the_engines_own_and_keep_to_its_command_range(g1_engine: Path) -> None:
     engine = load_engine(g1_engine, 1)
-    gaits = demo.generate_gaits(engine, num_frames=7, seed=SEED)
+    gaits = generate_gaits(engine, num_frames=7, seed=SEED)
     assert [gait.name for gait in gaits] == ["forward", "backward", "sideways", "turning"]
     expected = [(0.75, 0, 0), (-0.25, 0, 0), (0, 0.5, 0), (0.6, 0, 0.5)]
     np.testing.assert_allclose([gait.command for gait in gaits], expected, atol=1e-6)
     assert not torch.equal(gaits[0].dof_pos, gaits[1].dof_pos)
-    again, *others = (demo.generate_gaits(engine, 7, SEED + more) for more in range(6))
+    again, *others = (generate_gaits(engine, 7, SEED + more) for more in range(6))
     assert torch.equal(again[2].dof_pos, gaits[2].dof_pos)
     # One other seed may come to the same state of the bank; so many do not.
     assert not all(torch.equal(other[2].dof_pos, gaits[2].dof_pos) for other in others)
@@ -133,7 +135,7 @@ def test_gif_has_every_picture_at_the_right_speed(tmp_path: Path, rng: np.random
     colours = rng.integers(0, 256, (7, 3), dtype=np.uint8)
     stripes = np.repeat(colours, 5, axis=0)
     frames = [np.tile(np.roll(stripes, 5 * k, axis=0), (17, 1, 1)) for k in range(7)]  # 17 rows, 35 columns
-    demo.save_gif([Image.fromarray(frame) for frame in frames], tmp_path / "a.gif", fps=25)
+    save_gif([Image.fromarray(frame) for frame in frames], tmp_path / "a.gif", fps=25)
     with Image.open(tmp_path / "a.gif") as gif:
         assert (gif.size, gif.info["duration"], gif.info["loop"]) == ((35, 17), 40, 0)
         for k, frame in enumerate(frames):
@@ -148,7 +150,7 @@ def test_failed_write_keeps_the_old_picture(tmp_path: Path, rng: np.random.Gener
     path.write_text("old")
     pictures = [Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)) for _ in range(4)]
     with largest_file(2000), pytest.raises(OSError, match="gait.gif"):
-        demo.save_gif(pictures, path, fps=25)
+        save_gif(pictures, path, fps=25)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("gait.gif", "old")]
 
 
