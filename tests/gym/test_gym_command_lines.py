@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from cmg_gym import command_line, evaluate, export_checkpoint, play, time_share, train
+from cmg_gym import command_line, evaluate, export_checkpoint, play, train
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import read_card
 from cmg_gym.policies import require_same_generator
@@ -32,19 +32,12 @@ WRONG = (
     (play, "--commands inf 0 0", "--commands is"),
     (play, "--policy nowhere", "nowhere is neither"),
     (play, "--viewer --policy nowhere", "nowhere is neither"),
-    (time_share, "--num-envs 0", "--num-envs is 0"),
-    (time_share, "--steps -20", "--steps is -20"),
-    (time_share, "--textbook-envs 0", "--textbook-envs is 0"),
-    (time_share, "--warm-up -1", "--warm-up is -1"),
-    (time_share, "--policy nowhere", "nowhere is neither"),
-    (time_share, "--checkpoint nowhere", "cannot read nowhere ("),
     (export_checkpoint, "--policy nowhere", "nowhere is neither"),
     (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),
     (evaluate, "--device cuda:99", "cuda:99"),
     (evaluate, "--seed -2", "--seed is -2"),
     (evaluate, "--device nonsense", "unknown device 'nonsense'"),
     (play, "--seed 4294967296", "--seed is 4294967296"),
-    (time_share, "--device nonsense", "unknown device 'nonsense'"),
     (train, "--seed -1", "--seed is -1"),
     (train, "--num-envs 0", "--num-envs is 0"),
     (train, "--iterations -3", "--iterations is -3"),
@@ -67,7 +60,6 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("an environment is built")
 
     monkeypatch.setattr(command_line, "ManagerBasedRlEnv", build)
-    monkeypatch.setattr(time_share, "ManagerBasedRlEnv", build)
     monkeypatch.setattr(train, "launch_training", build)
     monkeypatch.setenv("MUJOCO_GL", "disable")  # as where there is nothing to draw with
     monkeypatch.chdir(tmp_path)

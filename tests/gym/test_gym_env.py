@@ -17,8 +17,8 @@ from mjlab.rl import RslRlVecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
 
+from cmg_export.bench import __main__ as bench
 from cmg_export.parity import Truth
-from cmg_gym import time_share
 from cmg_gym.command_stages import TRAINING_STAGES
 from cmg_gym.controller import Controller, Proprioception, read_card
 from cmg_gym.env_cfg import make_env_cfg
@@ -32,7 +32,7 @@ from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
 from cmg_gym.start_states import SETTLE_FRAMES
 from CMG_Ref.robot_g1 import mirror_map
-from gym_case import current_motion, follow_rollout, make_env, make_g1_engine, zero
+from gym_case import CHECKPOINT, current_motion, follow_rollout, make_env, make_g1_engine, zero
 
 # In one process: each that opens an environment spends seconds, and without a kernel cache minutes, on compiling.
 pytestmark = pytest.mark.xdist_group("gym")
@@ -345,15 +345,17 @@ def test_what_is_logged_is_the_mean_of_an_episode(floating: ManagerBasedRlEnv, m
 
 
 def test_shares_are_measured(engine: tuple[Path, Truth], tmp_path: Path) -> None:
-    """The whole command on a small scale: how long things take is not looked at, what is counted is."""
-    options = ["--engine", str(engine[0]), "--num-envs", "4", "--steps", "1", "--warm-up", "1", "--textbook-envs", "2"]
-    assert time_share.main([*options, "--backends", "torch", "trt", "--out", str(tmp_path)]) == 0
-    document = json.loads((tmp_path / "time_share.json").read_text())
-    (share,) = document["shares"]
+    """The whole section on a small scale: how long things take is not looked at, what is counted is."""
+    options = ["--sections", "time-share", "--engine", str(engine[0]), "--checkpoint", str(CHECKPOINT)]
+    few = ["--num-envs", "4", "--time-share.steps", "1", "--time-share.warm-up", "1", "--time-share.textbook-envs", "2"]
+    assert bench.main([*options, *few, "--backends", "torch", "trt", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    found = report["time_share"]
+    (share,) = found["shares"]
     assert share["backend"] == "torch"
     assert 0 < share["reference"] < share["step"] and 0 < share["queued"] < share["step"]
-    assert document["num_envs"] == 4 and document["frames_ahead"] == 40 and document["textbook_frame_ms"] > 0
-    assert "| trt | not run: " in (tmp_path / "time_share.md").read_text()
+    assert found["num_envs"] == 4 and found["frames_ahead"] == 40 and found["textbook_frame_ms"] > 0
+    assert any(line.startswith("time share of trt: ") for line in report["left_out"])
 
 
 def test_training_runs_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:

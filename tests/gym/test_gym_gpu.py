@@ -15,12 +15,12 @@ pytest.importorskip("mjlab", reason="mjlab is not installed")
 from mjlab.rl import RslRlVecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cmg_export.bench import __main__ as bench
 from cmg_export.parity import Truth
-from cmg_gym import time_share
 from cmg_gym.observations import reference
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.runner import ResidualRunner, checkpoints
-from gym_case import current_motion, follow_rollout, make_env, make_g1_engine
+from gym_case import CHECKPOINT, current_motion, follow_rollout, make_env, make_g1_engine
 
 # In one process: each that opens an environment compiles for minutes.
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu")]
@@ -70,10 +70,11 @@ def test_training_runs_and_resumes(engine: tuple[Path, Truth], seed: int, tmp_pa
 
 def test_shares_are_measured(engine: tuple[Path, Truth], tmp_path: Path) -> None:
     """How long things take is not looked at; what is counted is."""
-    options = ["--engine", str(engine[0]), "--num-envs", str(NUM_ENVS), "--steps", "1", "--warm-up", "1"]
-    more = ["--textbook-envs", "2", "--backends", "fused", "torch", "--device", "cuda", "--out", str(tmp_path)]
-    assert time_share.main([*options, *more]) == 0
-    document = json.loads((tmp_path / "time_share.json").read_text())
-    assert [share["backend"] for share in document["shares"]] == ["fused", "torch"]
-    for share in document["shares"]:
+    options = ["--sections", "time-share", "--engine", str(engine[0]), "--checkpoint", str(CHECKPOINT)]
+    few = ["--time-share.steps", "1", "--time-share.warm-up", "1", "--time-share.textbook-envs", "2"]
+    more = ["--num-envs", str(NUM_ENVS), "--backends", "fused", "torch", "--device", "cuda", "--out", str(tmp_path)]
+    assert bench.main([*options, *few, *more]) == 0
+    shares = json.loads((tmp_path / "bench.json").read_text())["time_share"]["shares"]
+    assert [share["backend"] for share in shares] == ["fused", "torch"]
+    for share in shares:
         assert 0 < share["reference"] < share["step"] and 0 < share["queued"] < share["step"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -10,19 +9,10 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from cmg_gym import curves, time_share
+from cmg_export.bench import time_share
+from cmg_gym import curves
 from cmg_gym.reference_command import COMMANDS_EVERY
-from cmg_gym.time_share import Share
 from cmg_runtime import EngineError
-
-
-def test_shares_as_a_table() -> None:
-    shares = [Share("fused", 25.0, 0.4, 0.3, 11.5), Share("onnx", left_out="no CUDA provider")]
-    assert math.isclose(shares[0].share, 0.016)
-    text = time_share.table(shares, time_share.Options(num_envs=64, steps=27))
-    assert "64 environments, 40 steps" in text
-    assert "| fused | 25.00 | 0.400 | 1.60 % | 0.300 | 11.5 |" in text
-    assert "| onnx | not run: no CUDA provider |" in text
 
 
 def test_both_ways_of_timing_see_as_many_rounds_of_commands() -> None:
@@ -41,7 +31,7 @@ def test_the_stopwatch_times_what_it_is_attached_to() -> None:
         def _update_command(self, env_ids: None) -> str:
             return "done"
 
-    term, watch = Term(), time_share._Stopwatch(torch.device("cpu"))
+    term, watch = Term(), time_share.Stopwatch(torch.device("cpu"))
     watch.attach(term)  # pyright: ignore[reportArgumentType]
     assert watch.read() == 0.0
     assert term._update_command(None) == "done"

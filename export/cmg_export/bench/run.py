@@ -46,7 +46,6 @@ def run_bench(settings: Settings) -> tuple[BenchReport, dict[str, Samples]]:
     began = time.perf_counter()
     if "time-share" in settings.options.sections:
         _time_share().require_environment(settings)
-    require_device(settings.options.device, settings.device)
     bench = _Bench(settings)
     try:
         bench.measure(began)
@@ -79,6 +78,7 @@ class _Bench:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.manifest, options = settings, settings.manifest, settings.options
         self.checkpoint = load_source(options.engine, self.manifest, options.checkpoint, options.data)
+        require_device(options.device, settings.device)
         self.inputs = Inputs(options.engine, self.manifest, self.checkpoint, options.seed)
         self.contenders: list[Contender] = []
         self.results: dict[str, Result] = {}
