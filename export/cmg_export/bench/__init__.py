@@ -2,7 +2,8 @@
 
 settings.py    the options, and what follows from the machine
 run.py         one run, section by section
-contenders.py  section engine: the engine's backends, and the peers
+engine_section.py  section engine, all of it
+contenders.py  what it times: the engine's backends, and the peers
 peers.py       the peers themselves
 inputs.py      what they compute, and their error to float64
 engines.py     the whole engine: step, window rebuild, memory

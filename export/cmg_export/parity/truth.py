@@ -142,7 +142,14 @@ def make_rollouts(truth: Truth, course: Course, rng: np.random.Generator) -> Rol
     short_kept = bounded(truth, short).all(0)
     apart = (truth.normalise(nudged) - truth.normalise(short[:, :LONG_ENVS])).norm(dim=-1).amax(0)
     growth = (apart / nudge.norm(dim=-1)).nan_to_num(nan=float("inf"))
-    return Rollouts(course, short, long, short_kept, bounded(truth, long).all(0), growth[short_kept[:LONG_ENVS]])
+    return Rollouts(
+        course=course,
+        short=short,
+        long=long,
+        short_kept=short_kept,
+        long_kept=bounded(truth, long).all(0),
+        nudge_growth=growth[short_kept[:LONG_ENVS]],
+    )
 
 
 def free_run(step: Step, start: torch.Tensor, commands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

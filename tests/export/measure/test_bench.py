@@ -217,7 +217,7 @@ def test_an_error_that_nothing_can_follow_reports_what_there_is(
         if len(settled) > 1:
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
 
-    monkeypatch.setattr("cmg_export.bench.run.settle", lost)
+    monkeypatch.setattr("cmg_export.bench.engines.settle", lost)
     assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 1
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
