@@ -59,12 +59,12 @@ def _time_share() -> ModuleType:
     """The section's module. Importing it imports a simulator, so it is only done where the section is asked for.
 
     Raises:
-        ExportError: there is no simulator.
+        ExportError: the simulator or what trains in it is not installed.
     """
     try:
         from cmg_export.bench import time_share
     except ImportError as error:
-        raise ExportError(f"the section time-share takes mjlab ({error}); `make train` installs it") from None
+        raise ExportError(f"time-share takes what `make train` installs ({error})") from None
     return time_share
 
 
