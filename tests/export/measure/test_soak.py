@@ -216,7 +216,8 @@ def test_frames_that_had_to_be_replaced_are_accounted_for(
     for user in ("cmg_runtime.engine", "cmg_export.soak.replaced"):
         monkeypatch.setattr(f"{user}.limits", lambda *_: (low, high))
     chosen = ["--backend", "torch", "--precision", "fp32", "--sampled", "19", "--slowdown", "20"]
-    assert soak.main(arguments(tmp_path, *chosen)) == 0, capsys.readouterr()
+    with pytest.warns(RuntimeWarning, match="were replaced from the bank"):
+        assert soak.main(arguments(tmp_path, *chosen)) == 0, capsys.readouterr()
     assert found(tmp_path)["counters"]["frames_replaced"] > 10
     assert "The plain rollout leaves the limits too" in capsys.readouterr().out
 
