@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,13 +11,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from cmg_export.bench.timing import interleave
 from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.parity import Truth, format_table, run_parity
 from cmg_export.read.checkpoint import load_source
+from cmg_export.timing import interleave
 from CMG_Ref.command_line import require_between, run
-from cmg_runtime import BackendUnavailable, Engine, Manifest, load_engine, read_manifest
+from cmg_runtime import BackendUnavailable, Engine, load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS
+from cmg_runtime.folder.manifest import Artifact
 
 MODULE = "cmg_export.verify"
 YARDSTICK = "torch"
@@ -68,7 +70,7 @@ def verify(arguments: Arguments) -> bool:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             print("torch sees no CUDA device here, so it is the CPU", flush=True)
-    engines, refusals = _load(arguments, manifest, device)
+    engines, refusals = _load(arguments, artifacts, device)
     for line in refusals:
         print(line, flush=True)
     if not engines:
@@ -79,12 +81,10 @@ def verify(arguments: Arguments) -> bool:
     return all(artifact.status == "passed" for artifact in report.artifacts)
 
 
-def _load(arguments: Arguments, manifest: Manifest, device: str) -> tuple[dict[str, Engine], list[str]]:
+def _load(arguments: Arguments, artifacts: Sequence[Artifact], device: str) -> tuple[dict[str, Engine], list[str]]:
     """The backend's engines by artifact name, each proved at its first load, and why others do not run."""
     engines, refusals = {}, []
-    for artifact in manifest.artifacts:
-        if artifact.backend != arguments.backend:
-            continue
+    for artifact in artifacts:
         try:
             engine = load_engine(
                 arguments.engine_folder, arguments.num_envs, device, artifact.backend, artifact.precision

@@ -64,7 +64,7 @@ def draw(options: Options) -> None:
     """The robot under one command after the other."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from cmg_export.demo.__main__ import save_gif
+    from cmg_export.demo.pictures import save_gif
 
     require_positive(options, "frames_per_picture")
     command_line.require_seconds(options.seconds)

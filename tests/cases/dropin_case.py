@@ -9,7 +9,7 @@ import functools
 import math
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def g1_case(num_joints: int = 29) -> Case:
     names = JOINT_NAMES if num_joints == 29 else NO_WRISTS
     model = g1_model()
     assert model is not None, "mjlab is not installed"
-    sizes = {"num_joints": num_joints, "hidden_dim": 40, "num_experts": 3}
+    sizes: dict[str, Any] = {"num_joints": num_joints, "hidden_dim": 40, "num_experts": 3}
     truth = make_engine_folder(folder, SEED, ("fp32",), RobotModel(model).chain(names), names, **sizes)
     return Case(folder, truth, read_manifest(folder))
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
+from cmg_export.bench import time_share
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import load_checkpoint
@@ -88,6 +89,7 @@ def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module, name in (
         (command_line, "ManagerBasedRlEnv"),
+        (time_share, "ManagerBasedRlEnv"),
         (export_checkpoint, "export_policy"),
         (train, "launch_training"),
     ):

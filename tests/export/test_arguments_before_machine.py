@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gym_case import g1_engine, refuse_to_build
+from gym_case import CHECKPOINT, g1_engine, refuse_to_build
 
 CASES = (
     ("cmg_gym.evaluate", "--device cuda:1 --policy nowhere", "nowhere is neither"),
@@ -19,10 +19,6 @@ CASES = (
     ("cmg_gym.play", "--device cuda:1 --engine nowhere", "cannot read nowhere/manifest.json"),
     ("cmg_gym.play", "--device cuda:1 --backend cubist", "unknown backend 'cubist'"),
     ("cmg_gym.play", "--viewer --device cuda:1 --policy nowhere", "nowhere is neither"),
-    ("cmg_gym.time_share", "--device cuda:1 --policy nowhere", "nowhere is neither"),
-    ("cmg_gym.time_share", "--device cuda:1 --checkpoint nowhere", "cannot read nowhere ("),
-    ("cmg_gym.time_share", "--device cuda:1 --engine nowhere", "cannot read nowhere/manifest.json"),
-    ("cmg_gym.time_share", "--device cuda:1 --backends torch cubist", "unknown backend 'cubist'"),
     ("cmg_gym.export_checkpoint", "--device cuda:1 --policy nowhere", "nowhere is neither"),
     ("cmg_gym.train", "--gpus 3 --engine nowhere", "cannot read nowhere/manifest.json"),
     ("cmg_gym.train", "--gpus 3 --resume --logs nowhere", "no checkpoint below nowhere"),
@@ -30,18 +26,20 @@ CASES = (
     ("cmg_export.bench.__main__", "--device cuda --sizes 0", "--sizes is 0"),
     ("cmg_export.bench.__main__", "--device cuda --engine nowhere", "cannot read nowhere/manifest.json"),
     ("cmg_export.bench.kernels", "--engine nowhere", "cannot read nowhere/manifest.json"),
-    ("cmg_export.bench.dropin", "--device cuda --checkpoint nowhere", "cannot read nowhere ("),
+    ("cmg_export.bench.__main__", "--device cuda --backends torch cubist", "unknown backend 'cubist'"),
+    ("cmg_export.bench.__main__", "--device cuda --checkpoint nowhere", "cannot read nowhere ("),
+    ("cmg_export.bench.__main__", "--sections time-share --device cuda --time-share.policy nowhere", "is neither"),
     ("cmg_export.soak.__main__", "--device cuda --checks 1", "--checks is 1"),
     ("cmg_export.soak.__main__", "--device cuda --engine nowhere", "cannot read nowhere/manifest.json"),
-    ("cmg_export.demo", "--seconds 0.2", "--seconds is 0.2"),
-    ("cmg_export.demo", "--engine nowhere", "cannot read nowhere/manifest.json"),
+    ("cmg_export.demo.__main__", "--seconds 0.2", "--seconds is 0.2"),
+    ("cmg_export.demo.__main__", "--engine nowhere", "cannot read nowhere/manifest.json"),
 )
 LACKS = (
     ("cmg_gym.evaluate", "--device cuda:1", "'cuda:1' is not there"),
     ("cmg_gym.play", "--device cuda:1", "'cuda:1' is not there"),
     ("cmg_gym.play", "--device cpu", "libosmesa6"),
     ("cmg_gym.train", "--gpus 3", "--gpus is 3"),
-    ("cmg_export.bench.__main__", "--device cuda", "torch sees no GPU"),
+    ("cmg_export.bench.__main__", f"--device cuda --checkpoint {CHECKPOINT}", "torch sees no GPU"),
     ("cmg_export.soak.__main__", "--device cuda", "torch sees no GPU"),
 )
 

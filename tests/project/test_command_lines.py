@@ -17,7 +17,7 @@ import torch
 
 from cmg_export import verify
 from cmg_export.bench import __main__ as bench
-from cmg_export.bench import dropin, kernels
+from cmg_export.bench import kernels
 from cmg_export.compile import plan_layers
 from cmg_export.demo import __main__ as demo
 from cmg_export.parity import __main__ as parity
@@ -57,8 +57,7 @@ REFUSED = (
     (bench, f"--seed {LATE}", "--seed is"),
     (kernels, f"--rows {HUGE}", "--rows is"),
     (kernels, "--seed -1", "--seed is -1"),
-    (dropin, f"--num-envs {HUGE}", "--num-envs is"),
-    (dropin, "--backend nothing", "unknown backend"),
+    (bench, f"--num-envs {HUGE}", "--num-envs is"),
     (soak, f"--steps {HUGE}", "--steps is"),
     (soak, f"--seed {LATE}", "--seed is"),
     (demo, f"--seed {LATE}", "--seed is"),

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cmg_export.bench import peers
-from cmg_export.bench.results import BenchError
+from cmg_export.bench.settings import Settings
 from cmg_export.errors import ExportError
 from cmg_export.read.checkpoint import Checkpoint
 from CMG_Ref.interrupts import raise_if_received
-from cmg_runtime.backends import BACKENDS, backend_class
+from cmg_runtime.backends import backend_class
 from cmg_runtime.device.graphs import WARM_UPS, GraphRecorder, Piece
 from cmg_runtime.errors import EngineError, first_line
-from cmg_runtime.folder.manifest import Artifact, Manifest
+from cmg_runtime.folder.manifest import Artifact
 
 CPU_MEMORY = 2 * 2**30
 """What a contender may take for one frame on a CPU, bytes."""
@@ -62,12 +61,12 @@ class Contender:
         """Refuse a frame that does not fit the memory that is free now.
 
         Raises:
-            BenchError: it does not.
+            ExportError: it does not.
         """
         free = 0.8 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_MEMORY
         needed = self.bytes_per_env * num_envs
         if needed > free:
-            raise BenchError(f"needs about {needed / 2**30:.0f} GiB, of which {free / 2**30:.0f} GiB are free")
+            raise ExportError(f"needs about {needed / 2**30:.0f} GiB, of which {free / 2**30:.0f} GiB are free")
 
 
 @dataclass(frozen=True)
@@ -89,30 +88,17 @@ def reason(error: BaseException) -> str:
     return first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
 
 
-def check_backends(names: Sequence[str]) -> None:
-    """Refuse a backend that does not exist.
-
-    Raises:
-        BenchError: one line.
-    """
-    for name in names:
-        if name not in BACKENDS:
-            raise BenchError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
-
-
-def backend_contenders(
-    folder: Path, manifest: Manifest, device: torch.device, num_envs: int, names: Sequence[str], left_out: list[str]
-) -> list[Contender]:
-    """The artifacts that run here, of the backends called ``names`` (none: all). ``left_out`` gets the others."""
-    contenders = []
-    for artifact in manifest.artifacts:
+def backend_contenders(settings: Settings, left_out: list[str]) -> list[Contender]:
+    """The artifacts that run here, of the backends that are asked for. ``left_out`` gets the others."""
+    names, contenders = settings.options.backends, []
+    for artifact in settings.manifest.artifacts:
         if names and artifact.backend not in names:
             continue
-        contender = _backend_contender(folder, manifest, artifact, device)
+        contender = _backend_contender(settings, artifact)
         try:
             if not artifact.usable:
                 raise EngineError(f"parity {artifact.parity_status}")
-            contender.load(num_envs)
+            contender.load(settings.num_envs)
         except Exception as error:  # any library's: the others are timed without it
             raise_if_received()
             left_out.append(f"{artifact.name}: {reason(error)}")
@@ -121,10 +107,11 @@ def backend_contenders(
     return contenders
 
 
-def _backend_contender(folder: Path, manifest: Manifest, artifact: Artifact, device: torch.device) -> Contender:
+def _backend_contender(settings: Settings, artifact: Artifact) -> Contender:
     def load(num_envs: int) -> Loaded:
-        backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
-        return Loaded(backend.step, device.type == "cuda" and backend.capturable)
+        cls, folder = backend_class(artifact.backend), settings.options.engine
+        backend = cls.load(folder, artifact, settings.manifest, num_envs, settings.device)
+        return Loaded(backend.step, settings.on_gpu and backend.capturable)
 
     return Contender(artifact.name, "backend", f"the {artifact.backend} backend", load, artifact)
 
@@ -137,7 +124,8 @@ def peer_contenders(checkpoint: Checkpoint, device: torch.device) -> Iterator[Co
     def eager(num_envs: int) -> Loaded:
         return Loaded(peers.into(peers.ReferenceForm(checkpoint).to(device)), False)
 
-    yield Contender("reference_eager", "peer", "the reference form in eager PyTorch, fp32", eager, None, 5 * blended)
+    about = "the reference form in eager PyTorch, fp32"
+    yield Contender("reference_eager", "peer", about, eager, bytes_per_env=5 * blended)
     if device.type != "cuda":
         return
 
@@ -149,7 +137,7 @@ def peer_contenders(checkpoint: Checkpoint, device: torch.device) -> Iterator[Co
         return Loaded(peers.into(peers.compiled(network, "max-autotune-no-cudagraphs")), True)
 
     about = "the reference form in torch.compile, fp32"
-    yield Contender("reference_compiled", "peer", about, compiled, None, 2 * blended, sweeps=False)
+    yield Contender("reference_compiled", "peer", about, compiled, bytes_per_env=2 * blended, sweeps=False)
     about = "the one-product form in torch.compile max-autotune, fp16, in a CUDA graph"
     yield Contender("one_product_max_autotune", "peer", about, autotuned, sweeps=False)
 

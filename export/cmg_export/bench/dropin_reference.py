@@ -34,9 +34,9 @@ class ReferencePregenerated:
         self._index = torch.zeros(num_envs, dtype=torch.long, device=bank.device)
         self._trajectories = torch.empty(0)
 
-    def reset(self, command: torch.Tensor) -> None:
+    def reset(self, commands: torch.Tensor) -> None:
         start = self._bank[torch.randint(len(self._bank), (len(self._env_ids),), device=self._bank.device)]
-        made = trajectories(self._network, start, command, self._frames)
+        made = trajectories(self._network, start, commands, self._frames)
         if not self._trajectories.numel():
             self._trajectories = torch.zeros_like(made)
         self._trajectories[self._env_ids] = made
@@ -60,10 +60,10 @@ class ReferenceRealtime:
         self._current = bank[:1].repeat(num_envs, 1)
         self._command = torch.empty(0)
 
-    def reset(self, command: torch.Tensor) -> None:
+    def reset(self, commands: torch.Tensor) -> None:
         start = torch.randint(len(self._bank), (len(self._env_ids),), device=self._bank.device)
         self._current[self._env_ids] = self._bank[start]
-        self._command = command
+        self._command = commands
         for env_id in self._env_ids.cpu().numpy():
             self._queues[env_id].clear()
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmg_export.bench.results import BenchError
-from cmg_export.parity.truth import Truth, draw_commands
+from cmg_export.errors import ExportError
+from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import Checkpoint
+from cmg_export.read.commands import draw_commands
 from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.folder.manifest import Manifest
 
@@ -40,11 +41,11 @@ class Inputs:
         """``||a - b|| / ||b||`` between a frame ``out`` and the reference's, in normalised units.
 
         Raises:
-            BenchError: the frame is not finite, or was not written.
+            ExportError: the frame is not finite, or was not written.
         """
         truth, rows = self._truth, slice(0, ERROR_ROWS)
         expected = truth.normalise(truth.step(motion[rows].cpu(), command[rows].cpu()))
         error = float((truth.normalise(out[rows].cpu()) - expected).norm() / expected.norm())
         if not np.isfinite(error):
-            raise BenchError("its frame is not finite, or was not written")
+            raise ExportError("its frame is not finite, or was not written")
         return error

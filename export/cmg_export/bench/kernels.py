@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from cmg_export.bench import machine
+from cmg_export.bench.floor import describe
 from cmg_export.bench.inputs import Inputs
-from cmg_export.bench.results import BenchError
-from cmg_export.bench.timing import interleave
-from cmg_export.errors import FORESEEN
+from cmg_export.errors import FORESEEN, ExportError
 from cmg_export.read.checkpoint import load_source
+from cmg_export.timing import interleave
 from CMG_Ref import command_line
 from cmg_runtime import Manifest, read_manifest
 from cmg_runtime.device.graphs import GraphRecorder, Piece
@@ -57,19 +56,18 @@ def _run(options: Options) -> int:
     command_line.require_positive(options, "frames", "launches", "repeats")
     command_line.require_seed(options.seed)
     if not options.rows:
-        raise BenchError("--rows is empty; expected numbers of environments")
+        raise ExportError("--rows is empty; expected numbers of environments")
     for rows in options.rows:
         command_line.require_between("rows", rows, 1)
     manifest = read_manifest(options.engine)
     device = torch.device("cuda")
     reason = why_not(device) if torch.cuda.is_available() else "torch sees no GPU"
     if reason:
-        raise BenchError(f"the kernels cannot run here: {reason}")
+        raise ExportError(f"the kernels cannot run here: {reason}")
     kernels = _kernels(options, manifest, device)
-    inputs = Inputs(
-        options.engine, manifest, load_source(options.engine, manifest, options.checkpoint, None), options.seed
-    )
-    where = machine.describe(device)
+    checkpoint = load_source(options.engine, manifest, options.checkpoint, None)
+    inputs = Inputs(options.engine, manifest, checkpoint, options.seed)
+    where = describe(device)
     print(f"{where.device}, one fp16 product of 8192^3 at {where.tflops['fp16']:.0f} TFLOP/s, clocks {where.clocks}")
     print(f"{'rows':>6}" + "".join(f"{name:>12}{'error':>9}" for name in kernels) + f"{options.frames:>9} frames")
     for rows in options.rows:
@@ -85,7 +83,7 @@ def _kernels(options: Options, manifest: Manifest, device: torch.device) -> dict
 
     artifact = next((a for a in manifest.artifacts if (a.backend, a.precision) == ("fused", "fp16")), None)
     if artifact is None:
-        raise BenchError(f"{options.engine} has no fused artifact in fp16; build it with --precision fp16 or all")
+        raise ExportError(f"{options.engine} has no fused artifact in fp16; build it with --precision fp16 or all")
     packed = pack(read_weights(options.engine, artifact, manifest), torch.float16, device)
     kernels: dict[str, Any] = {"triton": FrameNetwork(packed, "fp16", max(options.rows), device)}
     if fits(packed.shapes, "fp16", device):
@@ -109,13 +107,10 @@ def _row(options: Options, kernels: dict[str, Any], inputs: Inputs, rows: int, d
         commands = command.expand(options.frames, rows, -1).contiguous()
         frames = motion.new_empty(options.frames, *motion.shape)
         runs[many] = recorder.record([Piece(lambda: kernels["cluster"].frames(motion, commands, frames))])
-    times = {name: samples.timing().cost.p50 for name, samples in _timed(runs, options, device).items()}
+    timed = interleave(runs, device, options.repeats, seconds=2.0, block=10)
+    times = {name: samples.timing().cost.p50 for name, samples in timed.items()}
     single = "".join(f"{times[name] / options.launches:>12.1f}{errors[name]:>9.1e}" for name in kernels)
     return f"{rows:>6}{single}" + (f"{times[many]:>16.1f}" if many in times else f"{'-':>16}")
-
-
-def _timed(runs: dict[str, Callable[[], object]], options: Options, device: torch.device) -> dict[str, Any]:
-    return interleave(runs, device, options.repeats, seconds=2.0, block=10)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cmg_export.bench.results import BenchReport, Timing, write_file
-from cmg_export.bench.timing import Samples
+from cmg_export.bench.results import BenchReport
+from cmg_export.reporting import write_file
+from cmg_export.timing import Samples, Timing
 
 LATENCY, DISTRIBUTION = "latency.png", "distribution.png"
 
@@ -22,7 +23,7 @@ def draw(report: BenchReport, samples: Mapping[str, Samples], folder: Path) -> N
         samples: single times: of ``step()`` of backends, of a frame of peers.
 
     Raises:
-        BenchError: they cannot be written.
+        ExportError: they cannot be written.
     """
     write_file(folder / LATENCY, _latency(report))
     write_file(folder / DISTRIBUTION, _distribution(report, samples))

@@ -5,45 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
-from cmg_export.errors import ExportError
-from cmg_runtime.folder.kept_files import replace_file
+from cmg_export.timing import Timing
 
 FILE_NAME = "bench.json"
-
-
-class BenchError(ExportError):
-    """The benchmark cannot be run as asked."""
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """Of the times of single calls, us."""
-
-    p50: float
-    p99: float
-    p999: float
-    max: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One kind of call by three clocks (see timing.py); ``gpu`` and ``call`` are None on a CPU.
-
-    Attributes:
-        count: calls timed, by each clock.
-    """
-
-    count: int
-    gpu: Quantiles | None
-    wall: Quantiles
-    call: Quantiles | None
-
-    @property
-    def cost(self) -> Quantiles:
-        """What the frame costs the device: on a GPU its own clock, on a CPU the wall clock."""
-        return self.gpu or self.wall
 
 
 @dataclass(frozen=True)
@@ -69,12 +34,63 @@ class Result:
     kind: str
     about: str
     error: float
-    frame: dict[str, Timing]
-    step: dict[str, Timing]
-    rebuild: dict[str, Timing]
+    frame: dict[str, Timing] = dataclasses.field(default_factory=dict)
+    step: dict[str, Timing] = dataclasses.field(default_factory=dict)
+    rebuild: dict[str, Timing] = dataclasses.field(default_factory=dict)
     frame_memory_mib: float | None = None
     memory_mib: float | None = None
     device_memory_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a drop-in interface, by one contender: the runtime, or "reference"."""
+
+    what: str
+    contender: str
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Share:
+    """The reference's part of a training environment's step, with one backend; means over steps, ms.
+
+    Attributes:
+        step: of the environment, resets and new commands included.
+        reference: stepping it, starting episodes, new commands and reading its frames, each waited for.
+        queued: the same without waiting: from when the device reaches it to when the device has done it.
+        resets: episodes that began, per step.
+    """
+
+    backend: str
+    step: float
+    reference: float
+    queued: float
+    resets: float
+
+    @property
+    def share(self) -> float:
+        """Of the step, 0..1."""
+        return self.reference / self.step
+
+
+@dataclass(frozen=True)
+class TimeShare:
+    """The reference's part of a training environment's step.
+
+    Attributes:
+        num_envs: of the environment, over ``steps`` steps of each backend.
+        shares: of the backends that run here.
+        textbook_frame_ms: one frame of ``textbook_envs`` environments with a weight matrix for each.
+        frames_ahead: that a step asks for.
+    """
+
+    num_envs: int
+    steps: int
+    shares: tuple[Share, ...]
+    textbook_envs: int
+    textbook_frame_ms: float
+    frames_ahead: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,7 @@ class Target:
         return "aim" if self.value <= self.aim else "pass" if self.value <= self.at_least else "MISS"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchReport:
     """Everything that one run found.
 
@@ -131,6 +147,7 @@ class BenchReport:
         flop_per_env: operations of one frame of one environment, counted from the network's shapes.
         auto: the contender that ``backend="auto"`` loads here, and ``selection`` says why.
         floor_us: precision -> num_envs -> those operations at the rate of ``machine.tflops``, us.
+        results, targets: of the section engine; ``dropin`` and ``time_share`` of those.
         left_out: what was not measured here, and why, a line each.
         cut_short: what ended the run early: an interruption, or an error that nothing could follow; else empty.
         seconds: how long the run took.
@@ -146,28 +163,20 @@ class BenchReport:
     floor_us: dict[str, dict[str, float]]
     auto: str
     selection: str
-    results: tuple[Result, ...]
-    targets: tuple[Target, ...]
-    left_out: tuple[str, ...]
-    cut_short: str
-    seconds: float
+    results: tuple[Result, ...] = ()
+    targets: tuple[Target, ...] = ()
+    dropin: tuple[Call, ...] = ()
+    time_share: TimeShare | None = None
+    left_out: tuple[str, ...] = ()
+    cut_short: str = ""
+    seconds: float = 0.0
 
     def to_json(self) -> str:
         """The text of ``bench.json``."""
         data = dataclasses.asdict(self)
         for target, made in zip(data["targets"], self.targets, strict=True):
             target["verdict"] = made.verdict
+        if self.time_share:
+            for share, made in zip(data["time_share"]["shares"], self.time_share.shares, strict=True):
+                share["share"] = made.share
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step.
-
-    Raises:
-        BenchError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-    except OSError as error:
-        raise BenchError(f"cannot write {path} ({error.strerror}); choose another --out") from None

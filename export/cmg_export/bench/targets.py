@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cmg_export.bench.results import Result, Target, Timing
+from cmg_export.bench.results import Result, Target
+from cmg_export.timing import Timing
 
 NUM_ENVS, MANY_ENVS = 4096, 65_536
 """The bars are for 4096 environments on one H200; cost per environment compares the two."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from cmg_export.compile.plan_progress import make_monitor
 from cmg_export.errors import ExportError
 from CMG_Ref import interrupts
 from cmg_runtime.backends.trt import library as trt_library
@@ -217,6 +217,39 @@ def profile_batches(num_envs: int) -> list[tuple[int, int, int]]:
         (1, SMALL_BATCH // 4, SMALL_BATCH),
         (SMALL_BATCH + 1, LARGE_BATCH // 4, max(LARGE_BATCH, num_envs)),
     ]
+
+
+def make_monitor(trt: Any, interrupted: Callable[[], bool]) -> Any:
+    """A progress monitor for a builder's configuration: what TensorRT is doing, on one line of a terminal, as a build
+    can take a minute. Call ``finish()`` after it.
+
+    Outside a terminal it shows nothing. TensorRT ends the build at the next step after ``interrupted()`` is true.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._shown = sys.stderr.isatty()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._show(f"{phase_name}: {step + 1} of {self._steps.get(phase_name, '?')}")
+            return not interrupted()
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+        def finish(self) -> None:
+            self._show("")
+
+        def _show(self, text: str) -> None:
+            if self._shown:
+                print(f"\r\x1b[K{text[:100]}", end="", file=sys.stderr, flush=True)
+
+    return Monitor()
 
 
 def _attach_timing_cache(flavour: Flavour, config: Any, path: Path) -> Any:

@@ -23,18 +23,14 @@ SKY = (0.125, 0.145, 0.172)
 GREEN = (0.30, 0.85, 0.55, 1.0)
 
 
-class StageError(ExportError):
-    """The pictures cannot be drawn here. The message is one line."""
-
-
 def choose_renderer() -> None:
     """Have MuJoCo draw with OSMesa, unless ``MUJOCO_GL`` says otherwise. Must run before mujoco is imported.
 
     Raises:
-        StageError: there is nothing to draw with.
+        ExportError: there is nothing to draw with.
     """
     if not mujoco_import.choose_renderer(("osmesa",)):
-        raise StageError(
+        raise ExportError(
             "the system library OSMesa is missing, MuJoCo needs it to draw on a CPU; "
             "install it (Debian, Ubuntu: apt-get install libosmesa6), or set MUJOCO_GL=egl to draw on a GPU"
         )
@@ -48,7 +44,7 @@ class Stage:
         size: (width, height) of the pictures, pixels.
 
     Raises:
-        StageError: mjlab's G1 or the drawing library is missing, or the G1 lacks one of the joints.
+        ExportError: mjlab's G1 or the drawing library is missing, or the G1 lacks one of the joints.
     """
 
     def __init__(self, joint_names: Sequence[str], size: tuple[int, int]) -> None:
@@ -64,7 +60,7 @@ class Stage:
         try:
             self._renderer = mujoco.Renderer(self._model, height, width)
         except Exception as error:  # whatever the drawing library of this machine raises
-            raise StageError(
+            raise ExportError(
                 f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({type(error).__name__}: {error}); "
                 "expected osmesa (CPU) or egl (GPU)"
             ) from None
@@ -100,7 +96,7 @@ class Stage:
         mujoco = self._mujoco
         model_path = g1_model()
         if model_path is None:
-            raise StageError("the robot's model is missing: it comes with mjlab; pip install mjlab")
+            raise ExportError("the robot's model is missing: it comes with mjlab; pip install mjlab")
         spec = mujoco.MjSpec.from_file(str(model_path))
         spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
         spec.visual.quality.shadowsize = 2048
@@ -137,7 +133,7 @@ class Stage:
         known = {self._model.joint(j).name: int(self._model.jnt_qposadr[j]) for j in range(self._model.njnt)}
         missing = [name for name in joint_names if name not in known]
         if missing:
-            raise StageError(f"the Unitree G1 has no joint {missing[0]}, the engine has; expected an engine for a G1")
+            raise ExportError(f"the Unitree G1 has no joint {missing[0]}, the engine has; expected an engine for a G1")
         return np.array([known[name] for name in joint_names])
 
     def _add_line(self, points: np.ndarray) -> None:

@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cmg_export.errors import FORESEEN, ParityError
+from cmg_export.errors import FORESEEN
 from cmg_export.parity.report import FILE_NAME, ParityReport, format_table
 from cmg_export.parity.run import run_parity, with_results
 from cmg_export.parity.truth import Truth
 from cmg_export.read.checkpoint import load_source
+from cmg_export.reporting import write_file
 from CMG_Ref.command_line import require_seed, run
-from cmg_runtime.folder.kept_files import replace_file
 from cmg_runtime.folder.manifest import FILE_NAME as MANIFEST_FILE
 from cmg_runtime.folder.manifest import read_manifest
 
@@ -60,17 +60,9 @@ def prove(arguments: Arguments) -> ParityReport:
         device=arguments.device,
         seed=arguments.seed,
     )
-    _write(arguments.engine_folder / FILE_NAME, report.to_json())
-    _write(arguments.engine_folder / MANIFEST_FILE, with_results(manifest, report).to_json())
+    for name, text in ((FILE_NAME, report.to_json()), (MANIFEST_FILE, with_results(manifest, report).to_json())):
+        write_file(arguments.engine_folder / name, text.encode(), "make its folder writable")
     return report
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old text or the new, and a failure leaves the old."""
-    try:
-        replace_file(path, text.encode(), path.stat().st_mode if path.exists() else 0o644)
-    except OSError as error:
-        raise ParityError(f"cannot write {path} ({error.strerror}); make its folder writable") from None
 
 
 def main(argv: list[str] | None = None) -> int:

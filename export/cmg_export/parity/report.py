@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 
 from cmg_export.errors import ParityError
 from cmg_export.parity.states import Stability
+from cmg_export.reporting import WIDTH, centred, row, widest, wrapped
 
 FILE_NAME = "parity.json"
-_WIDTH = 120
-_COLUMN = 9
 
 
 @dataclass(frozen=True)
@@ -211,18 +209,18 @@ def format_table(report: ParityReport, with_joints: bool = False) -> str:
     """The report as plain text, at most 120 columns wide: errors, then tolerances, then joints if asked for."""
     states = f"{report.num_visited} visited + {report.num_random} random states"
     head = f"Parity of {report.engine} with the float64 reference: {report.device}, seed {report.seed}, {states}"
-    blocks = [[*textwrap.wrap(head, _WIDTH), *_error_lines(report)], _gate_lines(report)]
+    blocks = [[*wrapped(head), *_error_lines(report)], _gate_lines(report)]
     if with_joints:
         blocks += [_joint_lines(artifact) for artifact in report.artifacts if artifact.per_joint]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
 def _error_lines(report: ParityReport) -> list[str]:
-    size = max([len("artifact"), *(len(artifact.name) for artifact in report.artifacts)])
+    size = widest([artifact.name for artifact in report.artifacts], "artifact")
     lines = [
-        " " * size + _centred("one step", 4) + _centred("100 frames, rad", 3) + _centred("500 frames, rad", 3),
+        " " * size + centred("one step", 4) + centred("100 frames, rad", 3) + centred("500 frames, rad", 3),
         "artifact".ljust(size)
-        + _row(["relative", "row max", "rad", "rad/s", "median", "99 %", "max", "median", "99 %", "max"]),
+        + row(["relative", "row max", "rad", "rad/s", "median", "99 %", "max", "median", "99 %", "max"]),
     ]
     for artifact in report.artifacts:
         if (step := artifact.one_step) is None:
@@ -231,47 +229,39 @@ def _error_lines(report: ParityReport) -> list[str]:
         for rollout in artifact.rollouts:
             place = 4 if rollout.frames == 100 else 7
             cells[place : place + 3] = [f"{x:.1e}" for x in (rollout.median, rollout.p99, rollout.max)]
-        lines.append(artifact.name.ljust(size) + _row(cells))
+        lines.append(artifact.name.ljust(size) + row(cells))
     return lines
 
 
 def _gate_lines(report: ParityReport) -> list[str]:
-    size = max([len("artifact"), *(len(artifact.name) for artifact in report.artifacts)])
+    size = widest([artifact.name for artifact in report.artifacts], "artifact")
     lines = [
-        " " * size + _centred("one step, relative", 2) + _centred("100 fr. median, rad", 2),
-        "artifact".ljust(size) + _row(["needs", "allowed", "needs", "allowed"]) + "  result",
+        " " * size + centred("one step, relative", 2) + centred("100 fr. median, rad", 2),
+        "artifact".ljust(size) + row(["needs", "allowed", "needs", "allowed"]) + "  result",
     ]
     for artifact in report.artifacts:
         cells = ["-"] * 4
         for place, gate in zip((0, 2), artifact.gates, strict=False):  # a failed artifact may have fewer gates
             cells[place : place + 2] = [round_up(gate.needs), f"{gate.allowed:.1e}" if gate.gated else "-"]
         result = {"passed": "PASS", "failed": "FAIL", "not_run": "not run"}[artifact.status]
-        lead = artifact.name.ljust(size) + _row(cells) + "  "
+        lead = artifact.name.ljust(size) + row(cells) + "  "
         text = result if artifact.status == "passed" else f"{result}: {artifact.reason}"
-        lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead))
+        lines += textwrap.wrap(text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead))
     if report.stability.reason:
-        lines += ["", *textwrap.wrap(f"100 frames are reported, not gated: {report.stability.reason}.", _WIDTH)]
+        lines += ["", *wrapped(f"100 frames are reported, not gated: {report.stability.reason}.")]
     return lines
 
 
 def _joint_lines(artifact: ArtifactParity) -> list[str]:
-    size = max(len(artifact.name), *(len(joint.joint) for joint in artifact.per_joint))
+    size = widest([joint.joint for joint in artifact.per_joint], artifact.name)
     lines = [
-        " " * size + _centred("one step", 2) + _centred("100 frames, rad", 2) + _centred("500 frames, rad", 2),
-        artifact.name.ljust(size) + _row(["rad", "rad/s", "median", "max", "median", "max"]),
+        " " * size + centred("one step", 2) + centred("100 frames, rad", 2) + centred("500 frames, rad", 2),
+        artifact.name.ljust(size) + row(["rad", "rad/s", "median", "max", "median", "max"]),
     ]
     for joint in artifact.per_joint:
         figures = [value for name, value in dataclasses.asdict(joint).items() if name != "joint"]
-        lines.append(joint.joint.ljust(size) + _row(["-" if value is None else f"{value:.1e}" for value in figures]))
+        lines.append(joint.joint.ljust(size) + row(["-" if value is None else f"{value:.1e}" for value in figures]))
     return lines
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "".join(cell.rjust(_COLUMN) for cell in cells)
-
-
-def _centred(title: str, columns: int) -> str:
-    return "  " + f" {title} ".center(columns * _COLUMN - 2, "-")
 
 
 def round_up(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from cmg_export.parity.measure import BATCH, ArtifactFault, measure, one_step, p
 from cmg_export.parity.report import ArtifactParity, Gate, OneStep, ParityReport, RolloutError
 from cmg_export.parity.states import Inputs, make_inputs
 from cmg_export.parity.truth import SHORT_FRAMES, Course, Truth, draw_course
-from cmg_export.parity.workers import workers
 from cmg_runtime.backends import BACKENDS, backend_class
 from cmg_runtime.backends.proof import ONE_STEP_ALLOWED, needs_proof
 from cmg_runtime.errors import BackendUnavailable
@@ -113,7 +113,7 @@ def run_parity(
     def judge(artifact: Artifact) -> ArtifactParity:
         return _judge(folder, manifest, artifact, truth, reference, _device_of(artifact, target))
 
-    with workers(torch.get_num_threads()) as pool:
+    with _workers(torch.get_num_threads()) as pool:
         on_gpu = [artifact for artifact in chosen if _device_of(artifact, target).type == "cuda"]
         on_cpu = [artifact for artifact in chosen if artifact not in on_gpu]
         from_cpu = pool.map(judge, on_cpu)  # side by side; a GPU is shared in turns
@@ -131,6 +131,21 @@ def run_parity(
         stability=inputs.stability,
         artifacts=tuple(results[artifact.name] for artifact in chosen),
     )
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of ``count`` threads, in each of which torch computes with one thread.
+
+    Rollouts are many small products: those of different artifacts side by side take half the time of one after the
+    other on all cores, and less than that on a machine that is busy with something else.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)  # the initializer sets some of it for the whole process
 
 
 def with_results(manifest: Manifest, report: ParityReport) -> Manifest:
@@ -200,7 +215,16 @@ def _judge(
     rollouts = rollout_errors(errors, joints)
     gates = _gates(precision, step, rollouts, inputs.stability.stable)
     status, reason = _verdict(gates, inputs.stability.reason)
-    return ArtifactParity(name, precision, status, reason, step, rollouts, gates, per_joint(errors, joints))
+    return ArtifactParity(
+        name,
+        precision,
+        status,
+        reason,
+        one_step=step,
+        rollouts=rollouts,
+        gates=gates,
+        per_joint=per_joint(errors, joints),
+    )
 
 
 def _gates(precision: str, step: OneStep, rollouts: Sequence[RolloutError], stable: bool) -> tuple[Gate, ...]:

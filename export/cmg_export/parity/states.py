@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from cmg_export.errors import ParityError
-from cmg_export.parity.truth import GROWTH_BOUND, Course, Rollouts, Truth, bounded, draw_commands, make_rollouts
+from cmg_export.parity.truth import GROWTH_BOUND, Course, Rollouts, Truth, bounded, make_rollouts
+from cmg_export.read.commands import draw_commands
 from cmg_runtime.folder.manifest import CommandRange
 
 NUM_STATES = 8192

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cmg_export.read.checkpoint import FARTHEST_STATE, Checkpoint
+from cmg_export.read.commands import draw_commands
 from CMG_Ref.checkpoint.reader import reference_model
 from cmg_runtime.folder.manifest import CommandRange, Sizes, Stats
 
@@ -33,29 +34,36 @@ Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Truth:
-    """The reference network in float64, on the CPU, with physical units in and out.
+    """The reference network in float64, with physical units in and out.
 
     Args:
         state_dict: parameters, named as ``CMG_Ref.module.CMG`` names them.
         sizes: shapes of the network.
         stats: normalisation of the motion state and the command.
+        device: where it computes, and where everything given to it has to be. Parity's own is on the CPU.
     """
 
-    def __init__(self, state_dict: dict[str, torch.Tensor], sizes: Sizes, stats: Stats) -> None:
+    def __init__(
+        self,
+        state_dict: dict[str, torch.Tensor],
+        sizes: Sizes,
+        stats: Stats,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.sizes = sizes
         self.stats = stats
-        self._model = reference_model(state_dict, sizes).to(torch.float64).eval()
+        self._model = reference_model(state_dict, sizes).to(device, torch.float64).eval()
         for parameter in self._model.parameters():  # the same matrices, by columns: products of few rows are faster
             parameter.data = parameter.data.t().contiguous().t() if parameter.dim() == 2 else parameter.data
-        self.motion_mean = torch.tensor(stats.motion_mean, dtype=torch.float64)
-        self.motion_std = torch.tensor(stats.motion_std, dtype=torch.float64)
-        self._command_min = torch.tensor(stats.command_min, dtype=torch.float64)
-        self._command_max = torch.tensor(stats.command_max, dtype=torch.float64)
+        self.motion_mean, self.motion_std, self._command_min, self._command_max = (
+            torch.tensor(values, dtype=torch.float64, device=device)
+            for values in (stats.motion_mean, stats.motion_std, stats.command_min, stats.command_max)
+        )
 
     @staticmethod
-    def from_checkpoint(checkpoint: Checkpoint) -> Truth:
+    def from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Truth:
         """The reference with a checkpoint's weights and stats."""
-        return Truth(checkpoint.state_dict, checkpoint.sizes, checkpoint.stats)
+        return Truth(checkpoint.state_dict, checkpoint.sizes, checkpoint.stats, device)
 
     def normalise(self, motion: torch.Tensor) -> torch.Tensor:
         """Motion states [..., motion_dim] in physical units -> float64 normalised units."""
@@ -134,7 +142,14 @@ def make_rollouts(truth: Truth, course: Course, rng: np.random.Generator) -> Rol
     short_kept = bounded(truth, short).all(0)
     apart = (truth.normalise(nudged) - truth.normalise(short[:, :LONG_ENVS])).norm(dim=-1).amax(0)
     growth = (apart / nudge.norm(dim=-1)).nan_to_num(nan=float("inf"))
-    return Rollouts(course, short, long, short_kept, bounded(truth, long).all(0), growth[short_kept[:LONG_ENVS]])
+    return Rollouts(
+        course=course,
+        short=short,
+        long=long,
+        short_kept=short_kept,
+        long_kept=bounded(truth, long).all(0),
+        nudge_growth=growth[short_kept[:LONG_ENVS]],
+    )
 
 
 def free_run(step: Step, start: torch.Tensor, commands: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,16 +176,6 @@ def free_run(step: Step, start: torch.Tensor, commands: torch.Tensor) -> tuple[t
 def bounded(truth: Truth, motion: torch.Tensor) -> torch.Tensor:
     """Which states [..., motion_dim] are finite and have not diverged: [...] bool."""
     return (truth.normalise(motion).abs() <= DIVERGED).all(-1)  # a NaN compares false
-
-
-def draw_commands(command_range: CommandRange, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Commands [count, command_dim] float32: a quarter corners of the range, an eighth zero, others uniform."""
-    low, high = (np.asarray(side, np.float32) for side in (command_range.min, command_range.max))
-    commands = rng.uniform(low, high, (count, len(low)))
-    corners = np.where(rng.random(commands.shape) < 0.5, low, high)
-    kind = rng.integers(8, size=(count, 1))
-    commands = np.where(kind < 2, corners, np.where(kind == 2, 0.0, commands))
-    return np.clip(commands.astype(np.float32), low, high)
 
 
 def _command_schedule(command_range: CommandRange, rng: np.random.Generator) -> np.ndarray:

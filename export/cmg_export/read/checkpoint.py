@@ -128,7 +128,16 @@ def _with_companions(trained: TrainedCMG) -> Checkpoint:
         read_start(bank_path, "what np.savez writes")
         bank = _read_bank(bank_path, stats)
         sha256["bank"] = file_sha256(bank_path)
-    return Checkpoint(path, trained.weights, sizes, stats, stats_from, card, bank, sha256)
+    return Checkpoint(
+        path=path,
+        weights=trained.weights,
+        sizes=sizes,
+        stats=stats,
+        stats_from=stats_from,
+        card=card,
+        bank=bank,
+        sha256=sha256,
+    )
 
 
 def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:

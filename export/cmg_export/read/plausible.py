@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from cmg_export.errors import CheckpointError
-from cmg_export.parity.truth import draw_commands
 from cmg_export.read.checkpoint import Checkpoint
+from cmg_export.read.commands import draw_commands
 from cmg_runtime.backends.one_product import OneProductNetwork
 from cmg_runtime.folder.limits import LOWEST_VELOCITY_LIMIT, POSITION_MARGIN, joint_limits
 from cmg_runtime.folder.manifest import Manifest

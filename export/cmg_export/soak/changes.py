@@ -32,7 +32,7 @@ class Expected:
         return Expected(self.commands + other.commands, self.entries + other.entries, self.lookups + other.lookups)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """One call of ``reset`` or ``set_command``, and a look at some frames after it. Tensors are on the engine's device.
 
@@ -130,17 +130,17 @@ def _draw(engine: Engine, generator: torch.Generator, resets: bool, form: str, c
         return None if tensor is None else tensor.to(device)
 
     return Change(
-        resets,
-        moved(env_ids),
-        columns.to(device),
-        rows.to(device),
-        moved(command),
-        moved(drawn if resets and chance(0.5) else None),
-        moved(torch.cat([10 * normal(num_rows, 2), 0.2 * normal(num_rows, 1)], dim=1) if places else None),
-        moved(normal(num_rows, 4) if places else None),
-        resets and chance(0.3),
-        (ids.to(device), offsets.to(device)),
-        expected + Expected(lookups=lookups),
+        resets=resets,
+        env_ids=moved(env_ids),
+        columns=columns.to(device),
+        rows=rows.to(device),
+        command=moved(command),
+        motion=moved(drawn if resets and chance(0.5) else None),
+        root_pos=moved(torch.cat([10 * normal(num_rows, 2), 0.2 * normal(num_rows, 1)], dim=1) if places else None),
+        root_rot=moved(normal(num_rows, 4) if places else None),
+        at_once=resets and chance(0.3),
+        looked=(ids.to(device), offsets.to(device)),
+        expected=expected + Expected(lookups=lookups),
     )
 
 

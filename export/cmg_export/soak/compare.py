@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from cmg_export.parity import Truth
 from cmg_export.soak.changes import Told
-from cmg_export.soak.reference import Reference
+from cmg_export.soak.reference import place_bodies, root_path
 from cmg_runtime import Engine, ReferenceFrames
 
 
@@ -26,7 +27,7 @@ class Deviation:
 
 
 @torch.no_grad()
-def compare(engine: Engine, reference: Reference, told: Told, step: int, envs: torch.Tensor) -> dict[str, Deviation]:
+def compare(engine: Engine, truth: Truth, told: Told, step: int, envs: torch.Tensor) -> dict[str, Deviation]:
     """Hold the windows of ``envs`` [n] int64 to plain rollouts from their current frames.
 
     Returns:
@@ -44,41 +45,36 @@ def compare(engine: Engine, reference: Reference, told: Told, step: int, envs: t
     """
     frames = ReferenceFrames(*(field.index_select(0, envs).double() for field in engine.future(range(engine.horizon))))
     commands = torch.stack([told.in_force(step, k)[envs] for k in range(engine.horizon)])
-    at = _Place(envs)
     current = torch.cat([engine.dof_pos, engine.dof_vel], dim=1)[envs].double()
     copied = current - torch.cat([frames.dof_pos[:, 0], frames.dof_vel[:, 0]], dim=1)
     return {
-        "current": at.largest(copied.unsqueeze(1), 0),
-        **_motion(frames, commands, reference, at),
-        **_root(frames, commands, reference, 1 / engine.fps, at),
-        **_bodies(frames, told.ground[envs], reference, engine, at),
+        "current": _largest(envs, copied.unsqueeze(1), 0),
+        **_motion(frames, commands, truth, envs),
+        **_root(frames, commands, 1 / engine.fps, envs),
+        **_bodies(frames, told.ground[envs], engine, envs),
     }
 
 
-@dataclass(frozen=True)
-class _Place:
-    envs: torch.Tensor
-
-    def largest(self, difference: torch.Tensor, first: int) -> Deviation:
-        """Of [n, T, ...], whose second dimension are the frames from ``first`` on."""
-        each = difference.abs().flatten(2).amax(dim=2) if difference.dim() > 2 else difference.abs()
-        place = int(each.argmax())  # a NaN counts as the largest
-        row, frame = divmod(place, each.shape[1])
-        return Deviation(float(each[row, frame]), int(self.envs[row]), frame + first)
+def _largest(envs: torch.Tensor, difference: torch.Tensor, first: int) -> Deviation:
+    """Of [n, T, ...], whose rows are ``envs`` [n] and whose second dimension are the frames from ``first`` on."""
+    each = difference.abs().flatten(2).amax(dim=2) if difference.dim() > 2 else difference.abs()
+    place = int(each.argmax())  # a NaN counts as the largest
+    row, frame = divmod(place, each.shape[1])
+    return Deviation(float(each[row, frame]), int(envs[row]), frame + first)
 
 
-def _motion(frames: ReferenceFrames, commands: torch.Tensor, reference: Reference, at: _Place) -> dict[str, Deviation]:
+def _motion(frames: ReferenceFrames, commands: torch.Tensor, truth: Truth, envs: torch.Tensor) -> dict[str, Deviation]:
     seen = torch.cat([frames.dof_pos, frames.dof_vel], dim=2)
     joints = frames.dof_pos.shape[2]
     free, apart, one_step = seen[:, 0], [], []
     for k in range(1, seen.shape[1]):
-        both = reference.step(torch.cat([free, seen[:, k - 1]]), torch.cat([commands[k], commands[k]]))
+        both = truth.step(torch.cat([free, seen[:, k - 1]]), torch.cat([commands[k], commands[k]]))
         free, next_one = both.chunk(2)
         apart.append((free - seen[:, k])[:, :joints].abs().amax(dim=1))
         one_step.append(next_one)
     expected = torch.stack(one_step, dim=1)
-    difference = (seen[:, 1:] - expected) / reference.std
-    size = reference.normalise(expected)
+    difference = (seen[:, 1:] - expected) / truth.motion_std
+    size = truth.normalise(expected)
     # Without biases a state may be answered with the mean pose: what is next to 0 is no measure of anything.
     rows = difference.norm(dim=2) / size.norm(dim=2).clamp(min=1.0)
     largest = torch.stack(apart, dim=1)
@@ -87,19 +83,17 @@ def _motion(frames: ReferenceFrames, commands: torch.Tensor, reference: Referenc
     median, high = (float(torch.quantile(of_envs, share)) if finite else float("nan") for share in (0.5, 0.99))
     return {
         "one step": Deviation(float(difference.norm() / size.norm())),
-        "one row": at.largest(rows, 1),
+        "one row": _largest(envs, rows, 1),
         "rollout median": Deviation(median),
         "rollout 99 %": Deviation(high),
-        "rollout": at.largest(largest, 1),
+        "rollout": _largest(envs, largest, 1),
     }
 
 
-def _root(
-    frames: ReferenceFrames, commands: torch.Tensor, reference: Reference, dt: float, at: _Place
-) -> dict[str, Deviation]:
+def _root(frames: ReferenceFrames, commands: torch.Tensor, dt: float, envs: torch.Tensor) -> dict[str, Deviation]:
     seen = torch.complex(frames.root_pos[..., 0], frames.root_pos[..., 1]).t()  # [K, n]
     start = 2 * torch.atan2(frames.root_rot[:, 0, 3], frames.root_rot[:, 0, 0])
-    positions, yaws = reference.path(seen[0], start, commands[1:], dt)
+    positions, yaws = root_path(seen[0], start, commands[1:], dt)
     # One rounding a frame of a number of this size, all of them to one side at the worst.
     rounding = torch.finfo(torch.float32).eps / 2 * len(commands) * seen[1:].abs()
     place = ((positions - seen[1:]).abs() - rounding).clamp(min=0).t()
@@ -111,22 +105,20 @@ def _root(
     turning = frames.root_ang_vel.clone()
     turning[..., 2] -= commands[..., 2].t()
     return {
-        "place": at.largest(place, 1),
-        "heading": at.largest(sign * frames.root_rot - quat, 0),
-        "velocity": at.largest(torch.cat([velocity, turning], dim=2), 0),
+        "place": _largest(envs, place, 1),
+        "heading": _largest(envs, sign * frames.root_rot - quat, 0),
+        "velocity": _largest(envs, torch.cat([velocity, turning], dim=2), 0),
     }
 
 
-def _bodies(
-    frames: ReferenceFrames, ground: torch.Tensor, reference: Reference, engine: Engine, at: _Place
-) -> dict[str, Deviation]:
+def _bodies(frames: ReferenceFrames, ground: torch.Tensor, engine: Engine, envs: torch.Tensor) -> dict[str, Deviation]:
     n, count = frames.dof_pos.shape[:2]
-    places, height = reference.bodies(frames.dof_pos.flatten(0, 1))
-    height = height.reshape(n, count)
     robot = engine.manifest.robot
     assert robot is not None
+    places, height = place_bodies(robot, frames.dof_pos.flatten(0, 1))
+    height = height.reshape(n, count)
     chosen = places[:, [robot.body_index(name) for name in engine.key_body_names]].reshape(n, count, -1, 3)
     standing = (frames.root_pos[..., 2] - ground[:, None] - height)[..., None]
     apart = torch.cat([(frames.key_body_pos - chosen).flatten(2), standing], dim=2)
     climb = frames.root_vel[:, 1:, 2] - torch.diff(height, dim=1) * engine.fps
-    return {"bodies": at.largest(apart, 0), "climb": at.largest(climb, 1)}
+    return {"bodies": _largest(envs, apart, 0), "climb": _largest(envs, climb, 1)}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from cmg_export.parity import TOLERANCES
 from cmg_export.soak.changes import Expected
 from cmg_export.soak.compare import Deviation
 from cmg_export.soak.watch import Latency, Memory
 from cmg_runtime.window.report import Report
 
 ALLOWED = {
-    "fp32": {"one step": 1e-5, "one row": 1e-4, "rollout median": 1e-3, "rollout 99 %": 5e-3},
-    "fp16": {"one step": 2e-3, "one row": 2e-2, "rollout median": 2e-2},
+    precision: {"one step": tolerance.one_step, "one row": 10 * tolerance.one_step, "rollout median": tolerance.rollout}
+    for precision, tolerance in TOLERANCES.items()
 }
+ALLOWED["fp32"]["rollout 99 %"] = 5e-3
 """Of each kind of deviation that depends on the precision. One step and medians are what parity allows
 (docs/parity.md); half precision lets a few environments slip in phase: the rest of its rollouts is only reported."""
 
@@ -18,19 +20,16 @@ ALLOWED_ALWAYS = {"current": 0.0, "place": 1e-4, "heading": 3e-5, "velocity": 1e
 """Of copies, and of what is computed in float32 whatever the network's precision. Vertical velocity is a difference of
 heights times 50."""
 
-GROWTH = {"rss": 32.0, "allocated": 0.0, "reserved": 64.0, "device": 64.0, "tensors": 0, "objects": 500}
-"""From the end of the warm-up to the end of the run: MiB, and counts. Allocators and interpreters round and cache."""
-
-UNITS = {"rss": " MiB", "allocated": " MiB", "reserved": " MiB", "device": " MiB", "tensors": "", "objects": ""}
-
-NAMES = {
-    "rss": "the process's memory",
-    "allocated": "what torch has allocated on the GPU",
-    "reserved": "what torch has reserved on the GPU",
-    "device": "what is taken of the GPU",
-    "tensors": "the number of live tensors",
-    "objects": "the number of Python's objects",
+GROWTH = {
+    "rss": (32.0, " MiB", "the process's memory"),
+    "allocated": (0.0, " MiB", "what torch has allocated on the GPU"),
+    "reserved": (64.0, " MiB", "what torch has reserved on the GPU"),
+    "device": (64.0, " MiB", "what is taken of the GPU"),
+    "tensors": (0, "", "the number of live tensors"),
+    "objects": (500, "", "the number of Python's objects"),
 }
+"""What each field of :class:`Memory` may grow by from the end of the warm-up to the end of the run, its unit, and what
+it is. Allocators and interpreters round and cache."""
 
 
 def drifted(found: dict[str, Deviation], precision: str, step: int) -> list[str]:
@@ -50,12 +49,12 @@ def drifted(found: dict[str, Deviation], precision: str, step: int) -> list[str]
 def grown(before: Memory, after: Memory, steps: int) -> list[str]:
     """What grew by more than :data:`GROWTH` in so many steps."""
     failures = []
-    for name, allowed in GROWTH.items():
-        first, last = getattr(before, name), getattr(after, name)
+    for field, (allowed, unit, name) in GROWTH.items():
+        first, last = getattr(before, field), getattr(after, field)
         if first is not None and last - first > allowed:
-            unit, number = UNITS[name], ".0f" if isinstance(first, int) else ".1f"
+            number = ".0f" if isinstance(first, int) else ".1f"
             failures.append(
-                f"{NAMES[name]} grew from {first:{number}} to {last:{number}}{unit} in {steps} steps; "
+                f"{name} grew from {first:{number}} to {last:{number}}{unit} in {steps} steps; "
                 f"expected a growth of at most {allowed:g}{unit}"
             )
     return failures
@@ -81,9 +80,15 @@ def slowed(first: Latency, last: Latency, slowdown: float) -> list[str]:
 
 def miscounted(found: Report, expected: Expected, step: int) -> list[str]:
     """Counters that do not say what was done. :class:`ReplacedFrames` accounts for the frames that were replaced."""
-    wanted = Report(expected.commands, expected.entries, 0, 0, expected.lookups, found.frames_replaced)
+    wanted = {
+        "commands_clamped": expected.commands,
+        "entries_clamped": expected.entries,
+        "lookups_clamped": expected.lookups,
+        "commands_ignored": 0,
+        "motions_ignored": 0,
+    }
     return [
-        f"after {step} steps the engine has counted {name} {getattr(found, name)}; expected {getattr(wanted, name)}"
-        for name in ("commands_clamped", "entries_clamped", "lookups_clamped", "commands_ignored", "motions_ignored")
-        if getattr(found, name) != getattr(wanted, name)
+        f"after {step} steps the engine has counted {name} {getattr(found, name)}; expected {count}"
+        for name, count in wanted.items()
+        if getattr(found, name) != count
     ]

@@ -1,113 +1,76 @@
-"""The plain rollout: the reference network, the root's path and the robot's kinematics, in float64.
+"""Where roots and bodies are in the plain rollout, in float64; its network is parity's reference.
 
-None of it is the runtime's: the network is ``CMG_Ref.module.CMG``, the root goes along exact arcs as complex numbers,
-and bodies are placed one after the other along the tree, as quaternions.
+None of it is the runtime's: the root goes along exact arcs as complex numbers, and bodies are placed one after the
+other along the tree, as quaternions.
 """
 
 from __future__ import annotations
 
 import torch
 
-from cmg_export.read.checkpoint import Checkpoint
-from CMG_Ref.checkpoint.reader import reference_model
 from cmg_runtime.folder.robot import KinematicChain
 
-ROWS_AT_ONCE = 1024
-"""Of the network's: its hidden values in float64, for four experts of 512, are then 17 MB."""
 
-
-class Reference:
-    """One frame of the network, and where a robot's root and bodies are.
+def root_path(
+    position: torch.Tensor, yaw: torch.Tensor, commands: torch.Tensor, dt: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where roots are after each of ``commands``.
 
     Args:
-        checkpoint: the weights and stats.
-        chain: the robot.
-        device: where to compute.
+        position: [n] complex128, x + iy, m.
+        yaw: [n] float64, rad.
+        commands: [T, n, 3] float64, held for ``dt`` seconds each.
+
+    Returns:
+        Positions and yaws [T, n].
+    """
+    positions, yaws = [], []
+    for vx, vy, rate in (command.unbind(dim=1) for command in commands):
+        turned = rate * dt
+        # The integral of exp(i w t) over the frame; a series where w is too small to divide by.
+        exact = (torch.exp(1j * turned) - 1) / (1j * torch.where(rate == 0, 1.0, rate))
+        arc = torch.where(turned.abs() < 1e-6, dt * (1 + 0.5j * turned), exact)
+        position = position + torch.exp(1j * yaw) * arc * torch.complex(vx, vy)
+        yaw = yaw + turned
+        positions.append(position)
+        yaws.append(yaw)
+    return torch.stack(positions), torch.stack(yaws)
+
+
+def place_bodies(chain: KinematicChain, dof_pos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bodies in the root's frame, and the root's height above the ground that the soles stand on.
+
+    Args:
+        dof_pos: [n, num_joints] float64, rad.
+
+    Returns:
+        [n, B, 3] and [n], m.
     """
 
-    def __init__(self, checkpoint: Checkpoint, chain: KinematicChain, device: torch.device) -> None:
-        stats = checkpoint.stats
-        self._model = reference_model(checkpoint.state_dict, checkpoint.sizes).double().eval().to(device)
-        self._mean, self.std, self._low, self._high = (
-            torch.tensor(values, dtype=torch.float64, device=device)
-            for values in (stats.motion_mean, stats.motion_std, stats.command_min, stats.command_max)
-        )
-        self._chain = chain
-        self._device = device
+    def constant(values: tuple[float, ...]) -> torch.Tensor:
+        return dof_pos.new_tensor(values)
 
-    @torch.no_grad()
-    def step(self, motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
-        """The next motion states [n, motion_dim] float64, from [n, motion_dim] and commands in force [n, 3]."""
-        x = self.normalise(motion)
-        c = 2 * (command - self._low) / (self._high - self._low) - 1
-        parts = zip(x.split(ROWS_AT_ONCE), c.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._model(*part) for part in parts]) * self.std + self._mean
-
-    def normalise(self, motion: torch.Tensor) -> torch.Tensor:
-        """Motion states [.., motion_dim], float64, in normalised units."""
-        return (motion - self._mean) / self.std
-
-    def path(
-        self, position: torch.Tensor, yaw: torch.Tensor, commands: torch.Tensor, dt: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where roots are after each of ``commands``.
-
-        Args:
-            position: [n] complex128, x + iy, m.
-            yaw: [n] float64, rad.
-            commands: [T, n, 3] float64, held for ``dt`` seconds each.
-
-        Returns:
-            Positions and yaws [T, n].
-        """
-        positions, yaws = [], []
-        for vx, vy, rate in (command.unbind(dim=1) for command in commands):
-            turned = rate * dt
-            # The integral of exp(i w t) over the frame; a series where w is too small to divide by.
-            exact = (torch.exp(1j * turned) - 1) / (1j * torch.where(rate == 0, 1.0, rate))
-            arc = torch.where(turned.abs() < 1e-6, dt * (1 + 0.5j * turned), exact)
-            position = position + torch.exp(1j * yaw) * arc * torch.complex(vx, vy)
-            yaw = yaw + turned
-            positions.append(position)
-            yaws.append(yaw)
-        return torch.stack(positions), torch.stack(yaws)
-
-    def bodies(self, dof_pos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bodies in the root's frame, and the root's height above the ground that the soles stand on.
-
-        Args:
-            dof_pos: [n, num_joints] float64, rad.
-
-        Returns:
-            [n, B, 3] and [n], m.
-        """
-        chain, n = self._chain, len(dof_pos)
-        still = dof_pos.new_zeros(n, 3)
-        positions, rotations = [still], [self._constant((1.0, 0.0, 0.0, 0.0)).expand(n, 4)]
-        for body in range(1, len(chain.body_names)):
-            parent, joint = chain.body_parents[body], chain.body_joints[body]
-            rest = self._unit(chain.body_quat[body]).expand(n, 4)
-            place = self._constant(chain.body_pos[body]).expand(n, 3)
-            local = rest
-            if joint >= 0:
-                half, axis = dof_pos[:, joint, None] / 2, self._constant(chain.joint_axes[body])
-                local = multiply(rest, torch.cat([torch.cos(half), torch.sin(half) * axis], dim=1))
-                anchor = self._constant(chain.joint_anchors[body]).expand(n, 3)
-                place = place + rotate(rest, anchor) - rotate(local, anchor)  # the hinge stays where it is
-            positions.append(positions[parent] + rotate(rotations[parent], place))
-            rotations.append(multiply(rotations[parent], local))
-        lowest = []
-        for body, point, radius in zip(chain.sole_bodies, chain.sole_points, chain.sole_radii, strict=True):
-            centre = positions[body] + rotate(rotations[body], self._constant(point).expand(n, 3))
-            lowest.append(centre[:, 2] - radius)
-        return torch.stack(positions, dim=1), -torch.stack(lowest, dim=1).amin(dim=1)
-
-    def _constant(self, values: tuple[float, ...]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self._device)
-
-    def _unit(self, quat: tuple[float, ...]) -> torch.Tensor:
-        value = self._constant(quat)
-        return value / value.norm()
+    n = len(dof_pos)
+    still = dof_pos.new_zeros(n, 3)
+    positions, rotations = [still], [constant((1.0, 0.0, 0.0, 0.0)).expand(n, 4)]
+    for body in range(1, len(chain.body_names)):
+        parent, joint = chain.body_parents[body], chain.body_joints[body]
+        rest = constant(chain.body_quat[body])
+        rest = (rest / rest.norm()).expand(n, 4)
+        place = constant(chain.body_pos[body]).expand(n, 3)
+        local = rest
+        if joint >= 0:
+            half, axis = dof_pos[:, joint, None] / 2, constant(chain.joint_axes[body])
+            local = multiply(rest, torch.cat([torch.cos(half), torch.sin(half) * axis], dim=1))
+            anchor = constant(chain.joint_anchors[body]).expand(n, 3)
+            place = place + rotate(rest, anchor) - rotate(local, anchor)  # the hinge stays where it is
+        positions.append(positions[parent] + rotate(rotations[parent], place))
+        rotations.append(multiply(rotations[parent], local))
+    lowest = []
+    for body, point, radius in zip(chain.sole_bodies, chain.sole_points, chain.sole_radii, strict=True):
+        centre = positions[body] + rotate(rotations[body], constant(point).expand(n, 3))
+        lowest.append(centre[:, 2] - radius)
+    return torch.stack(positions, dim=1), -torch.stack(lowest, dim=1).amin(dim=1)
 
 
 def multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

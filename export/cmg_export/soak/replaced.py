@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
+from cmg_export.parity import Truth
 from cmg_export.soak.changes import Told
-from cmg_export.soak.reference import Reference
 from cmg_runtime import Engine
+from cmg_runtime.folder.limits import limits
+from cmg_runtime.window.report import Report
 
 MARGIN = 0.01
 """Of the width of a value's limits: nearer to them than that, float64 may be on the other side."""
 
 _ROWS_AT_ONCE = 64
+
+
+def counters(engine: Engine) -> Report:
+    """The engine's. It warns of what is not zero, and here much is not on purpose. The host waits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return engine.report()
 
 
 class ReplacedFrames:
@@ -26,9 +37,9 @@ class ReplacedFrames:
         failures: what was wrong first, a line each.
     """
 
-    def __init__(self, engine: Engine, reference: Reference, told: Told) -> None:
-        self._engine, self._reference, self._told = engine, reference, told
-        low, high = engine._guard.low.double(), engine._guard.high.double()
+    def __init__(self, engine: Engine, truth: Truth, told: Told) -> None:
+        self._engine, self._truth, self._told = engine, truth, told
+        low, high = (bound.double() for bound in limits(engine.manifest, engine.bank))
         margin = MARGIN * (high - low)
         self._low, self._high = low + margin, high - margin
         self._in_windows: set[tuple[int, int]] = set()  # environment, frame counted from the beginning
@@ -38,7 +49,7 @@ class ReplacedFrames:
     @torch.no_grad()
     def look(self, step: int) -> None:
         """Account for what was replaced since the last look, after so many steps. The host waits."""
-        counted = int(self._engine._counters.replaced)
+        counted = counters(self._engine).frames_replaced
         if counted == self.counted:
             return
         frames = self._engine.future(range(self._engine.horizon))
@@ -80,7 +91,7 @@ class ReplacedFrames:
         lines = []
         for env, frame in places:
             command = self._told.in_force(step, frame)[env : env + 1]
-            expected = self._reference.step(seen[env : env + 1, frame - 1].double(), command)
+            expected = self._truth.step(seen[env : env + 1, frame - 1].double(), command)
             if bool(((expected > self._low) & (expected < self._high)).all()):
                 lines.append(
                     f"after {step} steps frame {frame} of environment {env} had been replaced, and the plain rollout's "

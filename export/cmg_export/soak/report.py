@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 from cmg_export.soak.compare import Deviation
-from cmg_export.soak.limits import ALLOWED, ALLOWED_ALWAYS, GROWTH, NAMES, UNITS
+from cmg_export.soak.limits import ALLOWED, ALLOWED_ALWAYS, GROWTH
 from cmg_export.soak.watch import Latency, Memory
 from cmg_runtime.window.report import Report
 
@@ -106,12 +106,12 @@ def format_table(report: SoakReport) -> str:
         lines.append(f"  {kind:16}{deviation.value:10.1e}{limit:>10}  {where}".rstrip())
     lines += ["", f"  {'memory':36}{'warmed up':>12}{'end':>12}{'growth':>10}{'allowed':>10}"]
     if report.checks:
-        for name, most in GROWTH.items():
-            before, after = getattr(report.baseline, name), getattr(report.checks[-1].memory, name)
+        for field, (most, unit, name) in GROWTH.items():
+            before, after = getattr(report.baseline, field), getattr(report.checks[-1].memory, field)
             if before is not None:
                 number = "d" if isinstance(before, int) else ".1f"
                 values = f"{before:12{number}}{after:12{number}}{after - before:10{number}}{most:10g}"
-                lines.append(f"  {NAMES[name]:36}{values}{UNITS[name]}")
+                lines.append(f"  {name:36}{values}{unit}")
     if report.latency:
         clock = "one step, us, by the GPU's clock" if report.device != "cpu" else "one step, us, by the wall"
         lines += ["", f"  {clock:36}{'p50':>12}{'p99':>12}{'timed':>10}{'busy':>10}"]

@@ -5,72 +5,31 @@ from __future__ import annotations
 import itertools
 import random
 import time
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from cmg_export.bench.machine import read_clocks
 from cmg_export.errors import ExportError
-from cmg_export.read.checkpoint import load_checkpoint
+from cmg_export.machine import device_name, read_clocks, versions
+from cmg_export.parity import Truth
+from cmg_export.read.checkpoint import load_source
 from cmg_export.soak.changes import Change, Expected, Told, draw_changes, first_reset
 from cmg_export.soak.compare import Deviation, compare
 from cmg_export.soak.limits import drifted, grown, miscounted, slowed
-from cmg_export.soak.reference import Reference
-from cmg_export.soak.replaced import ReplacedFrames
+from cmg_export.soak.replaced import ReplacedFrames, counters
 from cmg_export.soak.report import Check, SoakReport
+from cmg_export.soak.settings import Settings
 from cmg_export.soak.watch import BURST, StepTimes, read_memory
 from cmg_runtime import load_engine
-from cmg_runtime.folder.manifest import read_manifest
-from cmg_runtime.folder.sources import installed_versions
-from cmg_runtime.window.report import Report
-
-_PACKAGES = ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "numpy")
 
 RAMP_S = 0.5
 """In which a new command is reached."""
-
-
-class SoakError(ExportError):
-    """A soak cannot be run as asked."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to run.
-
-    Attributes:
-        steps: after the warm-up.
-        checks: looks at the engine, evenly spread.
-        sampled: environments that a check compares, others each time until all had their turn.
-        change_every: steps from one change to the next, on average.
-        slowdown: how many times as long a step may take at the end as at the beginning.
-        minutes: what is not done by then is left out.
-    """
-
-    folder: Path
-    checkpoint: Path
-    data: Path | None
-    device: torch.device
-    backend: str
-    precision: str | None
-    num_envs: int
-    horizon: int
-    steps: int
-    checks: int
-    sampled: int
-    change_every: int
-    slowdown: float
-    minutes: float
-    seed: int
 
 
 def run_soak(settings: Settings) -> SoakReport:
     """Do it, with a line for each check.
 
     Raises:
-        SoakError: the checkpoint is not the engine's, or the engine has no robot.
+        ExportError: the checkpoint is not the engine's, or the engine has no robot.
         EngineError: the engine cannot be loaded, or failed on the way.
     """
     began = time.perf_counter()
@@ -79,11 +38,12 @@ def run_soak(settings: Settings) -> SoakReport:
     soak.warm_up()
     print(f"warmed up: {soak.step} steps, {time.perf_counter() - began:.0f} s; {soak.engine.selection}", flush=True)
     failures: list[str] = []
-    for number in range(settings.checks):
-        until = soak.warm_up_steps + settings.steps * (number + 1) // settings.checks
+    checks, minutes = settings.options.checks, settings.options.minutes
+    for number in range(checks):
+        until = soak.warm_up_steps + settings.steps * (number + 1) // checks
         soak.advance(until - soak.step)
         failures = soak.check()
-        if failures or time.perf_counter() - began > 60 * settings.minutes:
+        if failures or time.perf_counter() - began > 60 * minutes:
             break
     failures += soak.over_time()
     clocks.append(read_clocks(settings.device))
@@ -93,12 +53,12 @@ def run_soak(settings: Settings) -> SoakReport:
         backend=engine.backend_name,
         precision=engine.precision,
         selection=engine.selection,
-        device=torch.cuda.get_device_name(settings.device) if cuda else "cpu",
+        device=device_name(settings.device),
         clocks=tuple(clocks) if cuda else (),
-        versions=dict(installed_versions(_PACKAGES)),
+        versions=versions(),
         num_envs=settings.num_envs,
-        horizon=settings.horizon,
-        seed=settings.seed,
+        horizon=engine.horizon,
+        seed=settings.options.seed,
         steps=soak.step - soak.warm_up_steps,
         asked=settings.steps,
         warm_up=soak.warm_up_steps,
@@ -110,7 +70,7 @@ def run_soak(settings: Settings) -> SoakReport:
         worst=soak.worst,
         baseline=soak.baseline,
         checks=tuple(soak.checks),
-        counters=soak.counters(),
+        counters=counters(soak.engine),
         failures=tuple(failures),
     )
 
@@ -119,34 +79,30 @@ class _Soak:
     """An engine, what it was told, and what was seen of it."""
 
     def __init__(self, settings: Settings) -> None:
-        manifest = read_manifest(settings.folder)
-        checkpoint = load_checkpoint(settings.checkpoint, settings.data)
-        if manifest.source.get("sha256") != checkpoint.sha256["checkpoint"]:
-            raise SoakError(
-                f"{settings.folder} was not made from {settings.checkpoint}; give its own with --checkpoint"
-            )
+        options, manifest = settings.options, settings.manifest
+        checkpoint = load_source(options.engine, manifest, options.checkpoint, options.data)
         if manifest.robot is None:
-            raise SoakError(f"{settings.folder} has no robot, so there are no bodies to check; build it with one")
+            raise ExportError(f"{options.engine} has no robot, so there are no bodies to check; build it with one")
         self.settings = settings
         self.engine = load_engine(
-            settings.folder,
+            options.engine,
             settings.num_envs,
             device=settings.device,
-            backend=settings.backend,
-            precision=settings.precision,
-            seed=settings.seed,
-            horizon=settings.horizon,
+            backend=options.backend,
+            precision=None if options.precision == "auto" else options.precision,
+            seed=options.seed,
+            horizon=options.horizon,
             command_ramp_s=RAMP_S,
         )
-        generator = torch.Generator().manual_seed(settings.seed)
-        self._random = random.Random(settings.seed)
+        generator = torch.Generator().manual_seed(options.seed)
+        self._random = random.Random(options.seed)
         self._first = first_reset(self.engine, generator)
         self._changes = draw_changes(self.engine, generator)
         self._order = itertools.cycle(torch.randperm(settings.num_envs, generator=generator).tolist())
-        self._reference = Reference(checkpoint, manifest.robot, settings.device)
+        self._truth = Truth.from_checkpoint(checkpoint, settings.device)
         self._told = Told(settings.num_envs, self.engine.command_range, RAMP_S * manifest.fps)
         self._expected = Expected()
-        self._replaced = ReplacedFrames(self.engine, self._reference, self._told)
+        self._replaced = ReplacedFrames(self.engine, self._truth, self._told)
         self._next_change = 0
         self._median = 0.0
         self.times = StepTimes(settings.device)
@@ -167,7 +123,7 @@ class _Soak:
             self._replaced.look(self.step)
         self._plan_change()
         for _ in range(2):
-            self.advance(max(self.settings.steps // 40, 2 * self.settings.horizon))
+            self.advance(max(self.settings.steps // 40, 2 * self.engine.horizon))
             self._compare()
         self.times.forget()
         self.warm_up_steps = self.step
@@ -181,7 +137,7 @@ class _Soak:
                 self._change(self._random.choice(self._changes))
                 self._plan_change()
             # As far as what is replaced on the way stays in the window.
-            until = min(end, self._next_change, self.step + self.settings.horizon - 1)
+            until = min(end, self._next_change, self.step + self.engine.horizon - 1)
             self.run(until - self.step, timed=self.step >= end - BURST)
             self._replaced.look(self.step)
 
@@ -206,7 +162,7 @@ class _Soak:
         self.checks.append(Check(self.step, {kind: found.value for kind, found in deviations.items()}, memory))
         failures = drifted(deviations, self.engine.precision, self.step)
         failures += self._replaced.failures
-        failures += miscounted(self.counters(), self._expected, self.step)
+        failures += miscounted(counters(self.engine), self._expected, self.step)
         self.checking += time.perf_counter() - began
         held = f"{memory.rss or 0:.0f} MiB" if memory.allocated is None else f"{memory.allocated:.1f} MiB on the GPU"
         one_step, rollout = deviations["one step"].value, deviations["rollout median"].value
@@ -225,14 +181,8 @@ class _Soak:
             failures += slowed(*latency, self.settings.slowdown)
         return failures
 
-    def counters(self) -> Report:
-        """The engine's. It warns of what is not zero, and here much is not on purpose."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            return self.engine.report()
-
     def _compare(self) -> dict[str, Deviation]:
-        count = min(self.settings.sampled, self.settings.num_envs)
+        count = min(self.settings.options.sampled, self.settings.num_envs)
         chosen = set(itertools.islice(self._order, count))
         # What a frame from the bank leads to is not what the frame before it would have led to.
         envs = torch.tensor(sorted(chosen - self._replaced.environments(self.step)))
@@ -240,7 +190,7 @@ class _Soak:
             torch.cuda.synchronize(self.settings.device)
         self._median = self.times.end()
         self.compared[envs] = True
-        return compare(self.engine, self._reference, self._told, self.step, envs.to(self.settings.device))
+        return compare(self.engine, self._truth, self._told, self.step, envs.to(self.settings.device))
 
     def _change(self, change: Change) -> None:
         self._replaced.look(self.step)
@@ -252,4 +202,4 @@ class _Soak:
         self.changes_made["resets" if change.resets else "command changes"] += 1
 
     def _plan_change(self) -> None:
-        self._next_change = self.step + self._random.randint(1, max(1, 2 * self.settings.change_every - 1))
+        self._next_change = self.step + self._random.randint(1, max(1, 2 * self.settings.options.change_every - 1))

@@ -49,7 +49,9 @@ def read_memory(device: torch.device) -> Memory:
     known = gc.get_objects()
     # By type: isinstance would ask objects that pretend to be of another class.
     tensors = sum(issubclass(type(thing), torch.Tensor) for thing in known)
-    return Memory(_resident(), allocated, reserved, used, tensors, len(known))
+    return Memory(
+        rss=_resident(), allocated=allocated, reserved=reserved, device=used, tensors=tensors, objects=len(known)
+    )
 
 
 def _resident() -> float | None:

@@ -20,8 +20,15 @@ from cmg_export.__main__ import main
 from cmg_export.build import Options
 from cmg_export.compile import plan_layers, tensorrt
 from cmg_export.compile.onnx import export_onnx
-from cmg_export.compile.plan_progress import make_monitor
-from cmg_export.compile.tensorrt import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan, find_flavour
+from cmg_export.compile.tensorrt import (
+    TIMING_CACHE,
+    Flavour,
+    PlanError,
+    PlanOptions,
+    build_plan,
+    find_flavour,
+    make_monitor,
+)
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.errors import ExportError
 from cmg_export.read.checkpoint import load_checkpoint

@@ -22,7 +22,6 @@ from typing import Any
 
 import pytest
 
-import cmg_export.compile.plan_progress
 import cmg_export.compile.tensorrt
 from cmg_runtime.backends.trt import backend as trt_backend
 from cmg_runtime.backends.trt import context
@@ -194,8 +193,8 @@ if both:
 spec = importlib.util.spec_from_file_location("tensorrt", sys.argv[1])
 trt = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(trt)
-from cmg_export.plan_progress import make_monitor
-from cmg_runtime.backends import trt_library
+from cmg_export.compile.tensorrt import make_monitor
+from cmg_runtime.backends.trt import library as trt_library
 from test_tensorrt_names import USED, find
 for library in [trt] + [tensorrt_rtx] * both:
     make_monitor(library, bool), trt_library.make_logger(library)
@@ -237,7 +236,7 @@ def test_each_class_of_the_bindings_has_its_names(tmp_path: Path) -> None:
         assert lacking == set(trt_library.MISSING["tensorrt"]), version
 
 
-MODULES = (trt_library, context, trt_backend, cmg_export.compile.tensorrt, cmg_export.compile.plan_progress)
+MODULES = (trt_library, context, trt_backend, cmg_export.compile.tensorrt)
 
 
 def test_the_list_of_used_names_is_complete() -> None:

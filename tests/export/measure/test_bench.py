@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import time
@@ -14,19 +15,17 @@ import torch
 from PIL import Image
 
 from cmg_export.bench import __main__ as bench
-from cmg_export.bench import engines, kernels
+from cmg_export.bench.floor import describe, flop_per_env, weight_bytes
 from cmg_export.bench.inputs import Inputs
-from cmg_export.bench.machine import flop_per_env
-from cmg_export.bench.memory import weight_bytes
 from cmg_export.bench.report import format_table
-from cmg_export.bench.results import BenchReport, Machine, Quantiles, Result, Timing
-from cmg_export.bench.run import _Bench
+from cmg_export.bench.results import BenchReport, Call, Machine, Result, Share, TimeShare
 from cmg_export.bench.targets import judge
-from cmg_export.bench.timing import Samples, interleave, time_block
 from cmg_export.read.checkpoint import load_checkpoint
+from cmg_export.timing import Quantiles, Samples, Timing, interleave, time_block
 from CMG_Ref import interrupts
-from cmg_runtime.backends import BACKENDS, backend_class
+from cmg_runtime.backends import backend_class
 from cmg_runtime.backends.torch import TorchBackend
+from cmg_runtime.backends.torchscript import TorchScriptBackend
 from cmg_runtime.folder.manifest import read_manifest
 from engine_folder import SEED, TOLERANCE, shared_engine_folder
 
@@ -35,6 +34,14 @@ NUM_ENVS, SIZES, STEPS = 16, (3, 16, 20), 12
 ON_CPU = {
     f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE
 }  # the backends that the shared folder has and a CPU runs
+
+described = functools.cache(describe)
+"""Large products take seconds: once for all runs."""
+
+
+@pytest.fixture(autouse=True)
+def described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmg_export.bench.run.describe", described)
 
 
 def arguments(out: Path, *more: str) -> list[str]:
@@ -83,12 +90,17 @@ def test_every_contender_is_timed_at_every_size(report: dict[str, Any], results:
     assert results["torch_fp32"]["step"][str(NUM_ENVS)]["count"] <= STEPS
 
 
-def test_what_a_cpu_cannot_show_is_said(report: dict[str, Any]) -> None:
+def test_what_a_cpu_cannot_show_is_said_and_there_are_pictures(report: dict[str, Any], out: Path) -> None:
     assert any(line.startswith("the GPU:") for line in report["left_out"])
     assert any("torch.compile" in line for line in report["left_out"])
     assert {target["verdict"] for target in report["targets"]} == {"not measured"}
     assert report["machine"]["device"] == "cpu" and report["machine"]["versions"]["torch"] == torch.__version__
     assert report["auto"] in ON_CPU and report["auto"] in report["selection"]
+    for name in ("latency.png", "distribution.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 300
+            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
 
 
 def test_errors_are_those_of_an_independent_reference(results: dict[str, dict[str, Any]]) -> None:
@@ -111,7 +123,7 @@ def test_errors_are_those_of_an_independent_reference(results: dict[str, dict[st
     assert results["torch_fp16"]["error"] > 10 * results["torch_fp32"]["error"]
 
 
-def test_a_wrong_frame_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_frame_and_one_that_is_not_written_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = TorchBackend.step
     spread = torch.tensor(read_manifest(shared_engine_folder()[0]).stats.motion_std)
 
@@ -120,55 +132,66 @@ def test_a_wrong_frame_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         out += 0.1 * spread
 
     monkeypatch.setattr(TorchBackend, "step", off)
-    results = {result["name"]: result for result in run(tmp_path, "--backends", "torch", "--quick")["results"]}
+    monkeypatch.setattr(TorchScriptBackend, "step", lambda self, motion, command, out: None)
+    report = run(tmp_path, "--backends", "torch", "torchscript", "--quick")
+    results = {result["name"]: result for result in report["results"]}
     assert set(results) == {"torch_fp32", "torch_fp16"}
     assert all(0.01 < result["error"] < 1 for result in results.values())
-
-    monkeypatch.setattr(TorchBackend, "step", lambda self, motion, command, out: None)
-    report = run(tmp_path, "--backends", "torch", "onnx", "--quick")
-    assert {result["name"] for result in report["results"]} == {"onnx_fp32", "onnx_fp16"}
     assert sum("not finite, or was not written" in line for line in report["left_out"]) == 2
     assert "the peers: not asked for" in report["left_out"]
 
 
-@pytest.mark.parametrize("when", ["at once", "later"])
-def test_a_contender_that_fails_is_a_line_and_the_others_go_on(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an error that no one foresaw; in the middle of being timed, too."""
-    honest, calls = TorchBackend.step, 0
+    honest, calls = TorchScriptBackend.step, 0
 
-    def breaks(self: TorchBackend, *tensors: torch.Tensor) -> None:
+    def at_once(self: TorchBackend, *tensors: torch.Tensor) -> None:
+        raise ValueError("a cable\nwas pulled")
+
+    def later(self: TorchScriptBackend, *tensors: torch.Tensor) -> None:
         nonlocal calls
         calls += 1
-        if when == "at once" or calls > 60:
+        if calls > 60:
             raise ValueError("a cable\nwas pulled")
         honest(self, *tensors)
 
-    monkeypatch.setattr(TorchBackend, "step", breaks)
-    report = run(tmp_path, "--backends", "torch", "onnx", "--quick")
+    monkeypatch.setattr(TorchBackend, "step", at_once)
+    monkeypatch.setattr(TorchScriptBackend, "step", later)
+    report = run(tmp_path, "--backends", "torch", "torchscript", "onnx", "--quick")
     lines = [line for line in report["left_out"] if "ValueError: a cable" in line]
-    assert (
-        len(lines) >= 2 and any("torch_fp32" in line for line in lines) and any("torch_fp16" in line for line in lines)
-    )
+    for name in ("torch_fp32", "torch_fp16", "torchscript_fp32", "torchscript_fp16"):
+        assert any(name in line for line in lines), name
     complete = {result["name"] for result in report["results"] if set(result["rebuild"]) == {"16"}}
     assert complete == {"onnx_fp32", "onnx_fp16"}
 
 
-@pytest.mark.parametrize("when", ["before anything", "later"])
+@pytest.mark.parametrize("when", ["before anything", "later", "later, and a library turns it into an error"])
 def test_an_interruption_reports_what_there_is(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also the calls that had been timed when it came."""
+    """Also the calls that had been timed when it came. It does not become a contender's failure."""
     blocks = []
 
     def interrupted(*arguments: Any) -> None:
         if when == "before anything" or len(blocks) > 2:
-            raise KeyboardInterrupt
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                if "library" in when:
+                    raise AttributeError("partially initialized module") from None
+                raise
         blocks.append(time_block(*arguments))
 
-    monkeypatch.setattr("cmg_export.bench.timing.time_block", interrupted)
-    assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
+    monkeypatch.setattr("cmg_export.timing.time_block", interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.note_interrupts()
+    try:
+        assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
+        assert when == "before anything" or interrupts.received() is None  # it has been seen to
+    finally:
+        interrupts.forget()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     said = capsys.readouterr()
     if when == "before anything":
         assert not (tmp_path / "bench.json").exists() and "interrupted" in said.err
@@ -183,42 +206,18 @@ def test_an_interruption_reports_what_there_is(
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
 
 
-def test_an_interruption_that_a_library_turns_into_an_error_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And does not become a contender's failure."""
-    real = engines.start
-
-    def start(contender: Any, *arguments: Any) -> Any:
-        if contender.name == "torch_fp16":
-            try:
-                signal.raise_signal(signal.SIGINT)
-            except KeyboardInterrupt:
-                raise AttributeError("partially initialized module") from None
-        return real(contender, *arguments)
-
-    monkeypatch.setattr(engines, "start", start)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    interrupts.note_interrupts()
-    try:
-        assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
-        assert interrupts.received() is None  # it has been seen to
-    finally:
-        interrupts.forget()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    assert json.loads((tmp_path / "bench.json").read_text())["cut_short"] == "interrupted"
-
-
 def test_an_error_that_nothing_can_follow_reports_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As every call of CUDA fails after a kernel has failed."""
+    """As every call of CUDA fails after a kernel has failed: whatever settles the device before the steps does."""
+    settled: list[None] = []
 
-    def lost(*_: Any) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+    def lost(device: torch.device) -> None:
+        settled.append(None)
+        if len(settled) > 1:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
 
-    monkeypatch.setattr(_Bench, "time_engines", lost)
+    monkeypatch.setattr("cmg_export.bench.engines.settle", lost)
     assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 1
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
@@ -234,44 +233,6 @@ def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     assert not any(result["step"] for result in report["results"])
 
 
-def test_pictures(out: Path) -> None:
-    for name in ("latency.png", "distribution.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 300
-            assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
-    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
-
-
-WRONG = {
-    "backend": (["--backends", "torch", "tensorflow"], f"'tensorflow'; expected one of {', '.join(BACKENDS)}"),
-    "size": (["--sizes", "4", "0"], "--sizes is 0; expected at least 1"),
-    "seed": (["--seed", "-1"], "--seed is -1"),
-    "minutes": (["--minutes", "0"], "--minutes is 0; expected more than 0"),
-    "minutes that are no number": (["--minutes", "nan"], "--minutes is nan; expected more than 0"),
-    "engine": (["--engine", "nowhere"], "manifest.json"),
-    "checkpoint": (["--checkpoint", "CMG_Ref/runs/g1_neutral/cmg_final.pt"], "was not made from"),
-    "option": (["--no-such-option"], "no-such-option"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more, message = WRONG[name]
-    try:
-        status = bench.main(arguments(tmp_path / "out", *more))
-    except SystemExit as end:
-        status = end.code
-    said = capsys.readouterr().err
-    assert status == 2 and said.count("\n") == 1 and message in said
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(arguments(tmp_path, "--device", "cuda")) == 2
-    assert "torch sees no GPU" in capsys.readouterr().err
-
-
 def test_a_lost_device_ends_all_and_what_was_timed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """One contender's failure is not the end; one after which the device does not answer is."""
     calls, lost = 0, RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -284,31 +245,30 @@ def test_a_lost_device_ends_all_and_what_was_timed_stays(monkeypatch: pytest.Mon
 
     runs = {"sound": lambda: None, "breaks": breaks}
     left_out: list[str] = []
-    timed = interleave(runs, CPU, 60, 60, 10, lambda name, _: left_out.append(name))
+    timed = interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name))
     assert (list(timed), left_out) == (["sound"], ["breaks"])
 
     calls = 0
-    monkeypatch.setattr("cmg_export.bench.timing.synchronise", lambda _: breaks() if calls > 40 else None)
+    monkeypatch.setattr("cmg_export.timing.synchronise", lambda _: breaks() if calls > 40 else None)
     kept: dict[str, Samples] = {}
     with pytest.raises(RuntimeError) as caught:
-        interleave(runs, CPU, 60, 60, 10, lambda name, _: left_out.append(name), kept)
+        interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name), samples=kept)
     assert caught.value is lost and left_out == ["breaks"]
     assert all(len(samples.wall) >= 10 for samples in kept.values()) and list(kept) == ["sound", "breaks"]
 
 
-def test_contenders_take_turns() -> None:
+def test_contenders_take_turns_and_a_slow_one_gets_fewer_calls() -> None:
     calls: list[str] = []
-    runs = {name: lambda n=name: calls.append(n) for name in "ab"}
-    samples = interleave(runs, CPU, count=30, seconds=60, block=10)
+    samples = interleave({name: lambda n=name: calls.append(n) for name in "ab"}, CPU, count=30, seconds=60, block=10)
     assert [len(single.wall) for single in samples.values()] == [30, 30]
     switches = sum(a != b for a, b in zip(calls[:-1], calls[1:], strict=True))
     assert switches == 1 + 2 * 3  # once between the trial calls, and then at every turn
 
-
-def test_a_slow_contender_gets_fewer_calls() -> None:
     samples = interleave({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, CPU, count=50, seconds=0.1)
     assert 3 <= len(samples["slow"].wall) <= 5 and len(samples["fast"].wall) == 50
     assert min(samples["slow"].wall) >= 20_000
+    found = Samples(gpu=[], wall=[float(value) for value in range(1, 1002)]).timing()
+    assert (found.wall.p50, found.wall.p99, found.wall.max) == (501, 991, 1001) and found.cost is found.wall
 
 
 def test_operations_and_bytes_are_the_checkpoints_own() -> None:
@@ -332,11 +292,12 @@ def fast(step: float = 50.0) -> Result:
     """A contender on a GPU: a pass, an aim and a miss among its figures."""
     frame, steps = {"4096": timing(19.0)}, {"4096": timing(step, 1.2 * step), "65536": timing(16 * 0.9 * step)}
     rebuild = {"64": timing(700.0), "4096": timing(1900.0)}
-    return Result("ours_fp16", "backend", "a test's", 1e-3, frame, steps, rebuild, 5.0, 17.0, 80.0)
+    memory = {"frame_memory_mib": 5.0, "memory_mib": 17.0, "device_memory_mib": 80.0}
+    return Result("ours_fp16", "backend", "a test's", 1e-3, frame, steps, rebuild, **memory)
 
 
 def test_bars() -> None:
-    slow = Result("slow", "peer", "", 0.0, {"4096": timing(1e6)}, {}, {})
+    slow = Result("slow", "peer", "", 0.0, {"4096": timing(1e6)})
     targets = judge((slow, fast()), "ours_fp16", on_gpu=True)
     assert [target.value for target in targets] == pytest.approx([19.0, 50.0, 1.2, 1.9, 0.7, 17.0, 0.9])
     assert [target.verdict for target in targets] == ["aim", "pass", "MISS", "aim", "pass", "pass", "pass"]
@@ -345,29 +306,43 @@ def test_bars() -> None:
 
 
 def test_the_table_of_a_gpu() -> None:
-    peer = Result("one_product_max_autotune", "peer", "", 8e-4, {"4096": timing(67.0), "64": timing(9.0)}, {}, {}, 3.0)
-    machine = Machine("NVIDIA H200", "cpu x 16", {"clocks.sm": "1980 MHz"}, {"torch": "2.11"}, {"fp16": 768.0})
+    frame = {"4096": timing(67.0), "64": timing(9.0)}
+    peer = Result("one_product_max_autotune", "peer", "", 8e-4, frame, frame_memory_mib=3.0)
     results = (fast(), peer)
-    targets = judge(results, "ours_fp16", True)
-    floor = {"fp16": {"64": 0.2, "4096": 14.1}}
-    table = format_table(
-        BenchReport(
-            "g1", "0" * 64, machine, 4096, 96, 0, 2_650_000, floor, "ours_fp16", "ours_fp16, first that loads",
-            results, targets, ("trt_fp16: no library",), "", 12.0,
-        )
-    )  # fmt: skip
-    lines = table.splitlines()
+    report = BenchReport(
+        engine="g1",
+        source_sha256="0" * 64,
+        machine=Machine("NVIDIA H200", "cpu x 16", {"clocks.sm": "1980 MHz"}, {"torch": "2.11"}, {"fp16": 768.0}),
+        num_envs=4096,
+        horizon=96,
+        seed=0,
+        flop_per_env=2_650_000,
+        floor_us={"fp16": {"64": 0.2, "4096": 14.1}},
+        auto="ours_fp16",
+        selection="ours_fp16, first that loads",
+        results=results,
+        targets=judge(results, "ours_fp16", True),
+        dropin=(Call("get_motion, realtime", "ours_fp16", Timing(3, None, Quantiles(61.0, 70.0, 80.0, 90.0), None)),),
+        time_share=TimeShare(4096, 40, (Share("fused", 25.0, 0.4, 0.3, 11.5),), 1024, 1.19, 40),
+        left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"),
+        seconds=12.0,
+    )
+    lines = format_table(report).splitlines()
     assert max(map(len, lines)) <= 120
-    row = next(line for line in lines if line.startswith("one_product_max_autotune"))
-    assert "67.0" in row and row.split()[-1] == "100"
+
+    def row(start: str) -> list[str]:
+        return next(line for line in lines if line.startswith(start)).removeprefix(start).split()
+
+    assert row("one_product_max_autotune")[0] == "67.0" and row("one_product_max_autotune")[-1] == "100"
     assert any("p99 / p50" in line and line.endswith("MISS") and " 1.2 " in line for line in lines)
-    assert "left out: trt_fp16: no library" in lines
-    assert any(line.split()[:3] == ["floor", "fp16", "0.2"] for line in lines)
-
-
-def test_quantiles() -> None:
-    found = Samples(gpu=[], wall=[float(value) for value in range(1, 1002)]).timing()
-    assert (found.wall.p50, found.wall.p99, found.wall.max) == (501, 991, 1001) and found.cost is found.wall
+    assert row("floor fp16")[0] == "0.2"
+    assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3"]
+    assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
+    assert any(
+        line.startswith("For contrast, the textbook form") and "1.19 ms a frame, 48 ms" in line for line in lines
+    )
+    assert {"left out: trt_fp16: no library", "left out: time share of onnx: no CUDA provider"} <= set(lines)
+    assert json.loads(report.to_json())["time_share"]["shares"][0]["share"] == pytest.approx(0.016)
 
 
 @pytest.mark.gpu
@@ -382,9 +357,3 @@ def test_on_a_gpu(tmp_path: Path) -> None:
         assert result["frame_memory_mib"] >= 0
     assert results["torch_fp16"]["memory_mib"] is not None and results["torch_fp16"]["device_memory_mib"] is not None
     assert set(report["machine"]["tflops"]) == {"fp32", "fp16"} == set(report["floor_us"])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_kernels_alone_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main([]) == 2
-    assert capsys.readouterr().err.strip() == f"{kernels.MODULE}: the kernels cannot run here: torch sees no GPU"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-from cmg_export.bench import dropin, kernels
+from cmg_export.bench import __main__ as bench
 from cmg_export.bench.dropin_reference import ReferenceMotionLib, ReferencePregenerated, ReferenceRealtime
 from dropin_case import g1_case
 
@@ -42,38 +41,18 @@ def test_the_reference_classes_follow_the_network(generator: torch.Generator) ->
     )
 
 
-def test_the_command_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = g1_case()
     checkpoint = next((case.folder / "checkpoint").glob("*.pt"))
-    numbers = {"num-envs": 3, "num-motions": 2, "frames": 4, "count": 3, "seconds": 1, "device": "cpu"}
+    given = ["--sections", "dropin", "--engine", str(case.folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    numbers = {"num-envs": 3, "dropin.num-motions": 2, "dropin.frames": 4, "dropin.count": 3, "dropin.seconds": 1}
     sizes = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
-    arguments = ["--engine", str(case.folder), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "rows.json")]
-    assert dropin.main([*arguments, *sizes]) == 0
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert len(rows) == 11 and all(0 < row["p50"] <= row["p99"] and row["calls"] >= 3 for row in rows)
-    assert [row["contender"] for row in rows].count("reference") == 5
-    capsys.readouterr()
-    assert dropin.main([*arguments, "--engine", str(tmp_path / "nothing")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("command", "wrong"),
-    [
-        (dropin, "--num-envs 0"),
-        (dropin, "--num-motions -1"),
-        (dropin, "--frames 0"),
-        (dropin, "--count 0"),
-        (dropin, "--seconds nan"),
-        (kernels, "--rows 64 0"),
-        (kernels, "--frames 0"),
-        (kernels, "--launches -2"),
-        (kernels, "--repeats 0"),
-    ],
-)
-def test_numbers_that_cannot_be_are_refused(
-    command: ModuleType, wrong: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main(wrong.split()) == 2
-    said = capsys.readouterr()
-    assert f"{wrong.split()[0]} is " in said.err and said.err.count("\n") == 1 and not said.out
+    assert bench.main([*given, *sizes, "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "bench.json").read_text())
+    calls = report["dropin"]
+    assert len(calls) == 11 and all(call["timing"]["wall"]["p50"] > 0 for call in calls)
+    assert all(call["timing"]["count"] >= 3 for call in calls)
+    assert [call["contender"] for call in calls].count("reference") == 5
+    assert report["results"] == report["targets"] == [] and report["time_share"] is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]  # no pictures of nothing
+    assert "get_motion, realtime: reference" in capsys.readouterr().out

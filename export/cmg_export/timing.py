@@ -12,11 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from cmg_export.bench.results import Quantiles, Timing
 from CMG_Ref.interrupts import raise_if_received
 
 Run = Callable[[], object]
@@ -29,6 +29,35 @@ BLOCK = 100
 """Calls that a contender makes before it is the next one's turn."""
 
 _CYCLES_PER_US = 1980  # of an H200; elsewhere the queue merely starts a little fuller or emptier
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Of the times of single calls, us."""
+
+    p50: float
+    p99: float
+    p999: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One kind of call by the three clocks; ``gpu`` and ``call`` are None on a CPU.
+
+    Attributes:
+        count: calls timed, by each clock.
+    """
+
+    count: int
+    gpu: Quantiles | None
+    wall: Quantiles
+    call: Quantiles | None
+
+    @property
+    def cost(self) -> Quantiles:
+        """What the call costs the device: on a GPU its own clock, on a CPU the wall clock."""
+        return self.gpu or self.wall
 
 
 @dataclass
@@ -50,6 +79,7 @@ def interleave(
     device: torch.device,
     count: int,
     seconds: float,
+    *,
     block: int = BLOCK,
     failed: Failed | None = None,
     samples: dict[str, Samples] | None = None,
@@ -119,15 +149,20 @@ def _gpu_block(run: Run, device: torch.device, count: int, into: Samples) -> Non
 
 def _wall_block(run: Run, device: torch.device, count: int, into: Samples) -> None:
     for _ in range(count):
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        returned = time.perf_counter()
-        synchronise(device)
-        finished = time.perf_counter()
-        into.wall.append(1e6 * (finished - start))
+        _, returned, finished = wait_for(run, device)
+        into.wall.append(finished)
         if device.type == "cuda":
-            into.call.append(1e6 * (returned - start))
+            into.call.append(returned)
+
+
+def wait_for(run: Callable[[], Any], device: torch.device) -> tuple[Any, float, float]:
+    """Call with an empty queue: what it returns, when it has returned, and when the GPU has finished, us."""
+    synchronise(device)
+    start = time.perf_counter()
+    result = run()
+    returned = time.perf_counter()
+    synchronise(device)
+    return result, 1e6 * (returned - start), 1e6 * (time.perf_counter() - start)
 
 
 def synchronise(device: torch.device) -> None:
@@ -138,11 +173,7 @@ def synchronise(device: torch.device) -> None:
 
 def _affordable(run: Run, device: torch.device, count: int, seconds: float) -> int:
     run()
-    synchronise(device)
-    start = time.perf_counter()
-    run()
-    synchronise(device)
-    return int(max(3, min(count, seconds / (time.perf_counter() - start))))
+    return int(max(3, min(count, 1e6 * seconds / wait_for(run, device)[2])))
 
 
 def _quantiles(times: list[float]) -> Quantiles:
