@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import read_stats
-from CMG_Ref.checkpoint_io import read_pt, save_checkpoint
 from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, interrupts_held_back, pick_device, run
+from CMG_Ref.files.torch_files import read_pt, save_checkpoint
 from CMG_Ref.module import CMG
 from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler

@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from CMG_Ref.dataloader.clips import Clip, Recorded, select_joints
 from CMG_Ref.dataloader.formats import Recording
-from CMG_Ref.g1_chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UPRIGHT = Rotation.from_euler("x", 90, degrees=True)  # y up -> z up

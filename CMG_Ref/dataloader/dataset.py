@@ -19,7 +19,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from CMG_Ref.checkpoint_io import write_pt
 from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, run
 from CMG_Ref.dataloader.clips import FPS, Clip
 from CMG_Ref.dataloader.commands import smooth
@@ -28,6 +27,7 @@ from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
+from CMG_Ref.files.torch_files import write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from CMG_Ref.dataloader.plain_pickle import load_plain
+from CMG_Ref.files.plain_pickle import load_plain
 from cmg_runtime.folder.npz import load_arrays
 
 CSV_FPS = 30.0

@@ -13,8 +13,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from CMG_Ref.dataloader.clips import Clip
-from CMG_Ref.g1_chain import FEET, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.chain import FEET, g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 MOST_PAIRS = 400

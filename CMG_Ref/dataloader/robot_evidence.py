@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.gait_evidence import StanceMeter, other_readings
-from CMG_Ref.g1_chain import g1_chain
+from CMG_Ref.robot_g1.chain import g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 LIMIT_MARGIN = 0.1  # rad; models of the robot differ by as much

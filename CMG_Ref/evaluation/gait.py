@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from CMG_Ref.evaluation.robot import FEET, KNEES, LEG_JOINTS, load_g1_legs
+from CMG_Ref.robot_g1 import KNEES, LEG_JOINTS
+from CMG_Ref.robot_g1.chain import FEET, g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 # Which foot stands is read from both the height of the sole and the knee. Height alone, with the pelvis taken
@@ -30,7 +31,7 @@ class StanceVelocity:
     """
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.chain = load_g1_legs()
+        self.chain = g1_chain(FEET)
         self._kinematics = ForwardKinematics(self.chain, device, dtype)
         self._sole_bodies = torch.tensor(self.chain.sole_bodies, device=device)
         self._sole_points = torch.tensor(self.chain.sole_points, device=device, dtype=dtype)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
-from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.files.torch_files import read_pt
 from cmg_runtime.folder.manifest import Sizes, file_sha256
 
 if TYPE_CHECKING:

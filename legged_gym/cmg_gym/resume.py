@@ -10,7 +10,7 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
 from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.observations import reference
-from CMG_Ref.checkpoint_io import read_start
+from CMG_Ref.files.torch_files import read_start
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import Manifest
 

@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 
 from cmg_export.read.robot import g1_model
-from CMG_Ref.evaluation.robot import FEET, LEG_JOINTS
-from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
+from CMG_Ref.robot_g1 import JOINT_NAMES, LEG_JOINTS, default_dof_pos, mirror_map
+from CMG_Ref.robot_g1.chain import FEET
 
 FPS = 50
 _ANKLE_HEIGHT = -0.68  # below the pelvis, with bent knees

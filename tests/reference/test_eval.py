@@ -14,12 +14,12 @@ import torch
 
 from cmg_export.read.robot import g1_model
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
-from CMG_Ref.checkpoint_io import save_checkpoint
 from CMG_Ref.eval_cmg import MIN_FRAMES, evaluate, main
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate
 from CMG_Ref.evaluation.gait import StanceVelocity, estimate_velocity, leg_speed, step_frequency
 from CMG_Ref.evaluation.grid import Case, Command, command_grid, make_starts
 from CMG_Ref.evaluation.rollouts import LIMIT_MARGIN, measure, roll_out
+from CMG_Ref.files.torch_files import save_checkpoint
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from synthetic_gait import clip_arrays, mirror, stand, walk

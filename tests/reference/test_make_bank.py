@@ -15,7 +15,7 @@ import torch
 
 from cmg_export.read.robot import g1_model
 from CMG_Ref import make_bank
-from CMG_Ref.checkpoint_io import save_checkpoint
+from CMG_Ref.files.torch_files import save_checkpoint
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from make_checkpoint import make_checkpoint
 

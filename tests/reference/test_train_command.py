@@ -18,7 +18,7 @@ import torch
 
 from CMG_Ref import train as train_module
 from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
-from CMG_Ref.checkpoint_io import read_pt, write_pt
+from CMG_Ref.files.torch_files import read_pt, write_pt
 from CMG_Ref.train import TrainConfig, train
 from CMG_Ref.training.step import TrainStep
 from training_case import TINY, make_data

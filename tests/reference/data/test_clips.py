@@ -21,8 +21,8 @@ from CMG_Ref.dataloader.clips import Clip, resample, select_joints
 from CMG_Ref.dataloader.commands import heading, heading_velocity, smooth
 from CMG_Ref.dataloader.library import build_library
 from CMG_Ref.dataloader.reading import load_clip
-from CMG_Ref.evaluation.robot import FEET
 from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
+from CMG_Ref.robot_g1.chain import FEET
 
 Arrays = dict[str, Any]
 NAMES = ("left_knee_joint", "waist_yaw_joint", "right_knee_joint")

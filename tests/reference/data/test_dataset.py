@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader import dataset
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.commands import smooth
@@ -22,6 +21,7 @@ from CMG_Ref.dataloader.dataset import DatasetConfig, balance_weights, build_dat
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import load_clips, read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
+from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.training.symmetry import is_symmetric
 from synthetic_gait import clip_arrays, stand, walk

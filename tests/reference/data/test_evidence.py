@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from cmg_export.read.robot import RobotModel, g1_model
 from CMG_Ref.dataloader.conventions import Conventions
 from CMG_Ref.dataloader.reading import ClipFolder, read_folder
-from CMG_Ref.g1_chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
+from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 from synthetic_gait import whole_clip
 
 Arrays = dict[str, Any]

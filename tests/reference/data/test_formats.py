@@ -19,8 +19,8 @@ import torch
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.conventions import Conventions
 from CMG_Ref.dataloader.reading import load_clip, read_folder
-from CMG_Ref.g1_chain import breadth_first_body_names, breadth_first_joint_names
 from CMG_Ref.robot_g1 import JOINT_NAMES, WRIST_NAMES
+from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names
 from synthetic_gait import whole_clip
 
 Arrays = dict[str, Any]

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import torch
 
-from CMG_Ref.file_kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
-from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
-from CMG_Ref.safe_pickle import NotPermitted, check_pickle, load_pickle
+from CMG_Ref.files.kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
+from CMG_Ref.files.plain_arrays import STAND_INS, PlainArray, PlainDtype
+from CMG_Ref.files.safe_pickle import NotPermitted, check_pickle, load_pickle
 from cmg_runtime.folder.kept_files import naming
 
 _NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]

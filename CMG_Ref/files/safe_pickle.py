@@ -17,8 +17,8 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from CMG_Ref.flat_keys import FlatKeysUnpickler, flat_ordered_dict, flat_set
-from CMG_Ref.plain_arrays import STAND_INS
+from CMG_Ref.files.flat_keys import FlatKeysUnpickler, flat_ordered_dict, flat_set
+from CMG_Ref.files.plain_arrays import STAND_INS
 
 PERMITTED = re.compile(
     r"collections\.OrderedDict|torch\.[A-Z][A-Za-z0-9]*(?<!Untyped)(?<!Typed)Storage"

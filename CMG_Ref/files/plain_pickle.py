@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from CMG_Ref.flat_keys import FlatKeysUnpickler, flat_ordered_dict
-from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
+from CMG_Ref.files.flat_keys import FlatKeysUnpickler, flat_ordered_dict
+from CMG_Ref.files.plain_arrays import STAND_INS, PlainArray, PlainDtype
 
 UNPACKED_ALLOWED = 1 << 30
 """Bytes that any packed pickle may unpack to."""
