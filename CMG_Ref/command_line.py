@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import tyro
@@ -160,24 +160,6 @@ def require_seed(seed: int, processes: int = 1) -> None:
     if seed + processes - 1 > LARGEST_SEED:
         most = LARGEST_SEED - (processes - 1)
         raise EngineError(f"--seed is {seed}, and each of {processes} GPUs takes the next; expected 0 to {most}")
-
-
-@contextlib.contextmanager
-def interrupts_held_back() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only makes the function given out return True; a second one interrupts at once."""
-    count = 0
-
-    def on_interrupt(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt("at once, without saving")
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield lambda: count > 0
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,8 +12,9 @@ import torch
 
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from CMG_Ref.train import TrainConfig, initial_model
 from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.config import TrainConfig
+from CMG_Ref.training.inputs import initial_model
 from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry
