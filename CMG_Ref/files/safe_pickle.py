@@ -1,35 +1,25 @@
 """Pickles read without running code, of every protocol: containers, numbers, texts, numpy arrays and dense tensors.
 
 ``torch.load(weights_only=True)`` reads protocol 2 alone. Files of other tools, and of ``torch.save`` with another
-``pickle_protocol``, are read here, by an unpickler that has no operation to make an object of any other kind.
+``pickle_protocol``, are read here, by an unpickler that has no operation to make an object of any other kind. It is
+Python's own in pure Python, not in C: that takes no memory for numbers that a pickle merely claims, and shares its
+stream.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-import pickletools
-import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from CMG_Ref.files.flat_keys import FlatKeysUnpickler, flat_ordered_dict, flat_set
-from CMG_Ref.files.plain_arrays import STAND_INS
-
-PERMITTED = re.compile(
-    r"collections\.OrderedDict|torch\.[A-Z][A-Za-z0-9]*(?<!Untyped)(?<!Typed)Storage"
-    r"|torch\._utils\._rebuild_(tensor_v2|parameter|sparse_tensor|meta_tensor_no_storage)"
-    r"|torch\.serialization\._get_layout|torch\.storage\._load_from_bytes"
-    r"|torch\.(Size|device|u?int\d+|b?float\d+|complex\d+|bool)"
-    r"|_codecs\.encode|(builtins|__builtin__)\.(set|complex)|"
-    + "|".join(re.escape(".".join(name)) for name in STAND_INS)
-)
-"""Names that a pickle may have. torch's own list is longer: with some of it, such as ``bytearray`` and
-``torch.Tensor``, a few bytes take any amount of memory."""
+from CMG_Ref.files.pickle_check import NotPermitted
+from CMG_Ref.files.plain_arrays import STAND_INS, PlainArray, PlainDtype
 
 _ELEMENT_TYPES = {
     "Double": torch.float64,
@@ -46,105 +36,32 @@ _ELEMENT_TYPES = {
     "ComplexDouble": torch.complex128,
 }
 
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MOST_DIMENSIONS = 64  # of numpy's arrays; multiplying millions of sizes would take for ever
 
-_LONGEST_NAME = 200
+_MAKING_OBJECTS = (
+    pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER,
+)  # fmt: skip
 
+Functions = dict[tuple[str, str], Callable[..., Any]]
+"""(module, name) in a pickle -> what is called instead."""
 
-class NotPermitted(ValueError):
-    """A pickle names what is never built. ``names`` are these, ``texts`` the short texts in the same pickle."""
-
-    def __init__(self, names: list[str], texts: set[str]) -> None:
-        super().__init__(f"it names {', '.join(names)}")
-        self.names = names
-        self.texts = texts
-
-
-def check_pickle(stream: IO[bytes], size: int) -> int:
-    """Look through the next pickle of a stream, building nothing of it; returns its protocol.
-
-    Args:
-        stream: left behind the pickle's end.
-        size: bytes of the whole stream.
-
-    Raises:
-        NotPermitted: it names something that is not in ``PERMITTED``.
-        ValueError: it is damaged, ends early, or numbers more objects than it has bytes.
-        pickle.UnpicklingError: keys that would take for ever to be hashed, which torch's own reader does not notice.
-    """
-    start = stream.tell()
-    protocol, names = 0, dict[str, None]()
-    texts: list[str] = []  # in the order in which they come to the stack
-    memo: dict[int, str] = {}
-    fresh = ""  # the text that the last operation put on the stack
-    for opcode, argument, _ in pickletools.genops(stream):
-        kind = opcode.name
-        if kind == "PROTO":
-            protocol = int(argument or 0)
-        elif kind in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            number = len(memo) if kind == "MEMOIZE" else int(argument or 0)
-            if number > size:
-                raise ValueError("it numbers more objects than it has bytes")
-            memo[number] = fresh
-            continue
-        elif kind in ("GLOBAL", "INST"):
-            names[".".join(str(argument).split(" ", 1))] = None
-        elif kind == "STACK_GLOBAL":
-            names[".".join(texts[-2:])] = None
-        if kind in ("GET", "BINGET", "LONG_BINGET"):
-            fresh = memo.get(int(argument or 0), "")
-        else:
-            short = isinstance(argument, str) and "UNICODE" in kind and len(argument) < _LONGEST_NAME
-            fresh = str(argument) if short else ""
-        if fresh:
-            texts.append(fresh)
-    refused = [name for name in names if not PERMITTED.fullmatch(name)]
-    if refused:
-        raise NotPermitted(refused, set(texts))
-    end = stream.tell()
-    stream.seek(start)
-    _KeyChecker(io.BytesIO(stream.read(end - start))).load()
-    return protocol
+ReadStorage = Callable[[str, int], bytes]
+"""(key, bytes expected) -> the bytes of a tensor's values."""
 
 
-class _Inert(dict[Any, Any]):
-    """Stands for whatever a pickle names or makes of it; takes anything and does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        super().__init__()
-
-    def __call__(self, *_: Any) -> _Inert:
-        return self
-
-
-class _KeyChecker(FlatKeysUnpickler):
-    """Builds containers alone, for the sake of their keys."""
-
-    dispatch: ClassVar[dict[int, Any]] = dict(FlatKeysUnpickler.dispatch)
-
-    def find_class(self, module: str, name: str) -> Any:
-        return {"OrderedDict": flat_ordered_dict, "set": flat_set}.get(name, _Inert)
-
-    def persistent_load(self, pid: Any) -> Any:
-        return _Inert()
-
-    def _drop_state(self) -> None:
-        self.stack.pop()  # state is given to nothing, least of all to a function of ours
-
-    dispatch[pickle.BUILD[0]] = _drop_state
-
-
-def load_pickle(content: bytes, read_storage: Callable[[str, int], bytes] | None = None) -> Any:
+def load_pickle(content: bytes, read_storage: ReadStorage | None = None) -> Any:
     """What a pickle of any protocol holds.
 
     Args:
-        content: a pickle that ``check_pickle`` has looked through; it may claim more than it holds otherwise.
-        read_storage: (key, bytes expected) -> the bytes of a tensor's values; for the pickle in an archive of torch's.
+        content: of one pickle.
+        read_storage: for the pickle in an archive of torch's, whose values stand elsewhere.
 
     Raises:
-        NotPermitted: it names something that is not in ``PERMITTED``.
+        NotPermitted: it names something else than numpy arrays, tensors and containers.
         Exception: it is damaged; of any kind.
     """
-    return _PlainUnpickler(content, read_storage).load()
+    return PlainUnpickler(io.BytesIO(content), FUNCTIONS, read_storage).load()
 
 
 class _ElementType:
@@ -154,33 +71,25 @@ class _ElementType:
         self.dtype = dtype
 
 
-_MAKING_OBJECTS = (
-    pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER,
-)  # fmt: skip
+class PlainUnpickler(FlatKeysUnpickler):
+    """Python's own, less the operations that make objects of classes, and with the others held to plain values.
 
+    Args:
+        stream: left behind the pickle's end.
+        functions: all that a pickle may call.
+        read_storage: see :func:`load_pickle`.
+    """
 
-class _PlainUnpickler(FlatKeysUnpickler):
-    """Python's own, less the operations that make objects of classes, and with the others held to plain values."""
-
+    takes_state: ClassVar[tuple[type, ...]] = (PlainArray, PlainDtype)
     stack: list[Any]
+    append: Callable[[Any], None]
     dispatch: ClassVar[dict[int, Any]] = dict(FlatKeysUnpickler.dispatch)
 
-    def __init__(self, content: bytes, read_storage: Callable[[str, int], bytes] | None) -> None:
-        super().__init__(io.BytesIO(content))
-        self._read_storage = read_storage
+    def __init__(self, stream: io.BytesIO, functions: Functions, read_storage: ReadStorage | None = None) -> None:
+        super().__init__(stream)
+        self._functions, self._read_storage = functions, read_storage
         self._storages: dict[str, torch.Tensor] = {}
-        self._functions: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): flat_ordered_dict,
-            ("builtins", "set"): flat_set,
-            ("builtins", "complex"): complex,
-            ("_codecs", "encode"): _encode,
-            ("torch", "Size"): torch.Size,
-            ("torch", "device"): torch.device,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-            ("torch.storage", "_load_from_bytes"): _load_from_bytes,
-            **STAND_INS,
-        }
+        self._size = len(stream.getbuffer())
 
     def find_class(self, module: str, name: str) -> Any:
         module = {"__builtin__": "builtins"}.get(module, module)
@@ -193,38 +102,49 @@ class _PlainUnpickler(FlatKeysUnpickler):
         raise NotPermitted([f"{module}.{name}"], set())
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
-        kind, element, key, _, count = pid
+        kind, element, key, _, count, *_ = pid
         if kind != "storage" or not isinstance(element, _ElementType) or self._read_storage is None:
             raise ValueError("it refers to something outside")
         if key not in self._storages:
-            values = bytearray(self._read_storage(str(key), count * element.dtype.itemsize))
+            expected = count * element.dtype.itemsize
+            values = bytearray(self._read_storage(str(key), expected))
+            if len(values) != expected:
+                raise ValueError(f"data/{key} has {len(values)} bytes, the pickle says {expected}")
             empty = torch.empty(0, dtype=element.dtype)
             self._storages[key] = torch.frombuffer(values, dtype=element.dtype) if values else empty
         return self._storages[key]
 
-    def _call(self) -> None:
+    def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if not any(function is permitted for permitted in self._functions.values()):
             raise ValueError("it calls what it made itself")
         self.stack[-1] = function(*arguments)
 
-    def _set_state(self) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if any(type(target) is stand_in for stand_in in STAND_INS.values()):
+    def load_build(self) -> None:
+        """State is given to arrays and their types alone, never to a function or class of ours."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if type(target) in self.takes_state:
             target.__setstate__(state)
         elif type(target) is not OrderedDict:  # whose attributes, the versions in a state dict, nobody asks for
             raise ValueError(f"it changes a {type(target).__name__}")
 
+    def load_bytearray8(self) -> None:
+        """As many bytes as there are; the loader would take what is claimed."""
+        claimed = int.from_bytes(self.read(8), "little")
+        if claimed > self._size:
+            raise ValueError("it claims more bytes than it has")
+        self.append(bytearray(self.read(claimed)))
+
     for _code in _MAKING_OBJECTS:
         del dispatch[_code[0]]
-    dispatch[pickle.REDUCE[0]] = _call
-    dispatch[pickle.BUILD[0]] = _set_state
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
-def _rebuild_tensor(values: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """The dense tensor over stored values; ``as_strided`` keeps within them."""
+def rebuild_tensor(values: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
+    """The dense tensor over stored values; ``as_strided`` keeps within them, but takes each any number of times."""
+    if len(size) > _MOST_DIMENSIONS or math.prod(size) > values.numel():
+        raise ValueError("a tensor has more values than are stored")
     return values.as_strided(tuple(size), tuple(stride), offset)
 
 
@@ -233,18 +153,41 @@ def _rebuild_parameter(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
 
 
 def _load_from_bytes(content: bytes) -> torch.Tensor:
-    """The values of a tensor that was pickled by itself: a file of torch's older format in a few bytes."""
+    """The values of a tensor that was pickled by itself: a file of torch's older format in a few bytes.
+
+    That is five pickles, a count, and the values.
+    """
     stream = io.BytesIO(content)
-    for _ in range(5):
-        check_pickle(stream, len(content))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on typed storages; the user cannot act on it
-        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if not isinstance(stored, torch.storage.TypedStorage):
-            raise ValueError("a tensor's values are missing")
-        return torch.tensor([], dtype=stored.dtype).set_(stored)  # pyright: ignore[reportArgumentType]
+
+    def read_storage(key: str, expected: int) -> bytes:
+        return content[max(0, len(content) - expected) :]
+
+    def next_pickle() -> Any:
+        return PlainUnpickler(stream, FUNCTIONS, read_storage).load()
+
+    magic, _, machine, values, _ = (next_pickle() for _ in range(5))
+    if magic != _LEGACY_MAGIC or machine["little_endian"] is not True:
+        raise ValueError("a tensor in an unknown format")
+    if int.from_bytes(stream.read(8), "little") != values.numel() or len(stream.read()) != values.nbytes:
+        raise ValueError("a tensor that claims other values than it holds")
+    return values
 
 
 def _encode(text: str, codec: str) -> bytes:
     """How old pickles hold bytes. The codec is always latin-1; some others take ages."""
     return text.encode("latin-1")
+
+
+FUNCTIONS: Functions = {
+    **STAND_INS,
+    ("collections", "OrderedDict"): flat_ordered_dict,
+    ("builtins", "set"): flat_set,
+    ("builtins", "complex"): complex,
+    ("_codecs", "encode"): _encode,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+}
+"""What a pickle of tensors may call."""

@@ -15,8 +15,9 @@ from typing import IO, Any
 import torch
 
 from CMG_Ref.files.kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
+from CMG_Ref.files.pickle_check import NotPermitted, check_pickle
 from CMG_Ref.files.plain_arrays import STAND_INS, PlainArray, PlainDtype
-from CMG_Ref.files.safe_pickle import NotPermitted, check_pickle, load_pickle
+from CMG_Ref.files.safe_pickle import load_pickle
 from cmg_runtime.folder.kept_files import naming
 
 _NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
@@ -117,14 +118,8 @@ def _read_archive(path: Path) -> Any:
         if members.get(folder + "byteorder") and archive.read(folder + "byteorder") != b"little":
             raise _Unusable("was saved by a machine of the other byte order; save it again with pickle_protocol=2")
 
-        def read_storage(key: str, expected: int) -> bytes:
-            content = archive.read(f"{folder}data/{key}")
-            if len(content) != expected:
-                raise ValueError(f"data/{key} has {len(content)} bytes, the pickle says {expected}")
-            return content
-
         with _refusals_of_content():
-            return load_pickle(pickles[name], read_storage)
+            return load_pickle(pickles[name], lambda key, expected: archive.read(f"{folder}data/{key}"))
 
 
 def _read_stream(path: Path, start: bytes) -> Any:
