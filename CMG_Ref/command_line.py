@@ -113,11 +113,7 @@ def require_positive(options: object, *names: str) -> None:
         EngineError: names the option.
     """
     for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int):
-            require_between(name, value, 1)
-        elif not 0 < value < math.inf:  # NaN is neither
-            raise EngineError(f"{_option(name)} is {value:g}; expected a finite number above 0")
+        _require_finite(name, getattr(options, name), above_zero=True)
 
 
 def require_not_negative(options: object, *names: str) -> None:
@@ -127,11 +123,7 @@ def require_not_negative(options: object, *names: str) -> None:
         EngineError: names the option.
     """
     for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int):
-            require_between(name, value, 0)
-        elif not 0 <= value < math.inf:  # NaN is not
-            raise EngineError(f"{_option(name)} is {value:g}; expected a finite number, 0 or more")
+        _require_finite(name, getattr(options, name), above_zero=False)
 
 
 def require_between(name: str, value: int, least: int, most: int = LARGEST_COUNT) -> None:
@@ -182,6 +174,14 @@ def unframed(text: str) -> str:
     body = itertools.dropwhile(rules.fullmatch, lines[1:])  # in plain text there is a rule below the title
     said = list(itertools.takewhile(lambda line: not rules.fullmatch(line), body))
     return re.sub(r"^Error parsing [\w.]+: ", "", " ".join(" ".join(said or [plain]).split()))
+
+
+def _require_finite(name: str, value: float, above_zero: bool) -> None:
+    if isinstance(value, int):
+        require_between(name, value, int(above_zero))
+    elif not 0 <= value < math.inf or (above_zero and value == 0):  # NaN is in no range
+        expected = "a finite number above 0" if above_zero else "a finite number, 0 or more"
+        raise EngineError(f"{_option(name)} is {value:g}; expected {expected}")
 
 
 def _option(name: str) -> str:
