@@ -69,6 +69,7 @@ class EvalConfig:
 def evaluate(
     model: Model,
     stats: Stats,
+    *,
     bank: torch.Tensor | None = None,
     idle_dof_pos: torch.Tensor | None = None,
     calibration: Calibration = BUILT_IN,

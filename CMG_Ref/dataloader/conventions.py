@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip, select_joints
+from CMG_Ref.dataloader.clips import Clip, quaternions, rotation, select_joints
 from CMG_Ref.dataloader.formats import Recording
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
@@ -112,8 +112,7 @@ def _names_of(recording: Recording, conventions: Conventions) -> tuple[tuple[str
 
 
 def _turned_upright(quat: np.ndarray) -> np.ndarray:
-    turned = _UPRIGHT * Rotation.from_quat(quat.reshape(-1, 4)[:, [1, 2, 3, 0]])
-    return turned.as_quat()[:, [3, 0, 1, 2]].reshape(quat.shape)
+    return quaternions(_UPRIGHT * rotation(quat)).reshape(quat.shape)
 
 
 def alternatives(
