@@ -181,13 +181,6 @@ def _clip_files(folder: Path) -> tuple[list[Path], list[str]]:
     return paths, other
 
 
-def load_clips(
-    folder: str | Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()
-) -> list[Clip]:
-    """The clips of :func:`read_folder`. Raises ``ValueError`` if there is none."""
-    return read_folder(folder, joint_names, exclude).usable()
-
-
 def require_believable(recording: Recording, clip: Clip, conventions: Conventions, accept: tuple[Kind, ...]) -> None:
     """Refuse a clip that something speaks against.
 

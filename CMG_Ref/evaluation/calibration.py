@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,6 @@ class Calibration:
         vx = torch.where(vx > 0, vx / self.vx_forward, vx / self.vx_backward)
         vy = vy / self.vy
         return torch.stack([vx, vy, yaw / self.yaw - self.yaw_per_vy * vy], dim=-1)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain containers, for JSON and for a checkpoint's ``calibration`` entry."""
-        return asdict(self)
 
 
 # Measured by ``calibrate`` on fifteen clips (253 s) of a Unitree G1 retargeted from the Neutral and StartStop

@@ -79,20 +79,6 @@ class StanceVelocity:
         return (velocity * trust).sum(0) / trust.sum(0)
 
 
-def estimate_velocity(dof_pos: torch.Tensor, fps: float = 50.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean velocity implied by the standing foot, not calibrated.
-
-    Args:
-        dof_pos: [T, ..., 29], rad, time first.
-        fps: frames a second.
-
-    Returns:
-        vx, vy (m/s) and yaw rate (rad/s), each [...], in the pelvis's heading frame.
-    """
-    vx, vy, yaw_rate = StanceVelocity(dof_pos.device, dof_pos.dtype).mean(dof_pos, fps).unbind(-1)
-    return vx, vy, yaw_rate
-
-
 def leg_speed(dof_pos: torch.Tensor, fps: float = 50.0, window: float = 1.0) -> torch.Tensor:
     """Root mean square speed of the 12 leg joints over each window of ``window`` seconds.
 

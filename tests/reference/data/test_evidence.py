@@ -25,7 +25,7 @@ Change = Callable[[Arrays], Any]
 
 @pytest.fixture(scope="module")
 def walking(seed: int) -> Arrays:
-    return whole_clip(np.random.default_rng([seed, 18]))
+    return whole_clip(seed)
 
 
 def read(folder: Path, arrays: Arrays, conventions: Conventions | None = None, **options: Any) -> ClipFolder:
