@@ -1,26 +1,20 @@
-"""Motion synthesis and the data file, on clips whose velocity is known and constant."""
+"""Motion synthesis, samples and stats, on clips whose velocity is known and constant."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from CMG_Ref.dataloader import dataset
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.dataset import DatasetConfig, build_dataset, compute_stats
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
-from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.training.symmetry import is_symmetric
 from synthetic_gait import clip_arrays, stand, walk
@@ -87,7 +81,7 @@ def test_means_are_means_of_the_rows(library: MotionLibrary, rng: np.random.Gene
 
 
 def test_sequences_are_labelled_with_the_velocity_played(library: MotionLibrary, rng: np.random.Generator) -> None:
-    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0), num_sequences=1)
+    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0))
     varied = 0
     for index in range(16):
         hold = float(index % 2)  # one target throughout, or a new one at every cut
@@ -143,26 +137,23 @@ def test_targets_cover_every_gait(rng: np.random.Generator) -> None:
     assert still.mean() > 0.05 and in_place.mean() > 0.05
 
 
-NUMBERS: list[tuple[Any, dict[str, Any]]] = [
-    (SynthesisConfig, {"num_sequences": 0}),
-    (SynthesisConfig, {"sequence_seconds": float("inf")}),
-    (SynthesisConfig, {"chunk_seconds": (0.0, 0.0)}),  # would never reach the end of a sequence
-    (SynthesisConfig, {"chunk_seconds": (float("nan"), 1.0)}),
-    (SynthesisConfig, {"blend_seconds": (0.5, 0.2)}),
-    (SynthesisConfig, {"speed_range": (0.0, 1.0)}),
-    (SynthesisConfig, {"hold_probability": float("nan")}),
-    (SynthesisConfig, {"standing_start_probability": -0.1}),
-    (SynthesisConfig, {"num_compared": 10, "num_candidates": 10}),
-    (DatasetConfig, {"playbacks": -1}),
-    (DatasetConfig, {"seed": -1}),
-    (DatasetConfig, {"smoothing_seconds": (0.3, float("nan"))}),
-]
+INF, NAN = float("inf"), float("nan")
+WRONG: dict[Any, tuple[tuple[str, Any], ...]] = {
+    SynthesisConfig: (
+        ("num_sequences", 0), ("sequence_seconds", INF), ("chunk_seconds", (NAN, 1.0)), ("speed_range", (0.0, 1.0)),
+        ("blend_seconds", (0.5, 0.2)), ("hold_probability", NAN), ("standing_start_probability", -0.1),
+        ("chunk_seconds", (0.0, 0.0)),  # would never reach the end of a sequence
+        ("num_compared", SynthesisConfig().num_candidates),
+    ),
+    DatasetConfig: (("playbacks", -1), ("seed", -1), ("smoothing_seconds", (0.3, NAN))),
+}  # fmt: skip
 
 
 def test_numbers_that_cannot_be_are_refused() -> None:
-    for made, wrong in NUMBERS:
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
-            made(**wrong)
+    for config, wrong in WRONG.items():
+        for name, value in wrong:
+            with pytest.raises(ValueError, match=f"{name} is "):
+                config(**{name: value})
 
 
 def test_stretches_may_be_short_and_clips_may_not(
@@ -212,113 +203,3 @@ def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator
     assert (stats["motion_std"] >= np.float32(0.1)).all()
     assert (stats["command_max"] - stats["command_min"] > 0.19).all()
     assert stats["command_min"][0] < speed < stats["command_max"][0]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["dataset", *map(str, arguments)])
-    return dataset.main()
-
-
-FAST = ("--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1, "--playbacks", 1)
-
-
-def test_the_data_file_is_as_users_have_it(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    out = tmp_path / "deep" / "cmg_training_data.pt"
-    assert run(monkeypatch, folder, "--out", out, "--exclude", "clip4", "--seed", seed, *FAST) == 0
-    data = read_pt(out)  # torch.load(weights_only=True) with numpy's types
-    assert len(data["samples"]) == 1 + 8 and data["joint_names"] == list(JOINT_NAMES)
-    for sample in data["samples"]:
-        frames = len(sample["command"])
-        assert sample["motion"].shape == (frames + 1, 58) and sample["command"].shape == (frames, 3)
-        assert sample["motion"].dtype == sample["command"].dtype == np.float32
-    stats = data["stats"]
-    assert (stats["num_joints"], stats["motion_dim"], stats["command_dim"]) == (29, 58, 3)
-    assert is_symmetric(stats, JOINT_NAMES)
-    for key, width in (("motion_mean", 58), ("motion_std", 58), ("command_min", 3), ("command_max", 3)):
-        assert stats[key].shape == (width,) and stats[key].dtype == np.float32
-    assert list(tmp_path.joinpath("deep").iterdir()) == [out]
-
-
-def test_errors_and_interrupts_are_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.npz").write_bytes(b"not a clip")
-    for expected, arguments in {
-        "no .npz or .pkl": (tmp_path / "empty",),
-        "absent: no .npz or .pkl": (tmp_path / "absent",),
-        "its only clip cannot be used: a.npz: not a readable": (tmp_path / "bad",),
-        "file": (folder, "--out", tmp_path / "file" / "d.pt"),
-    }.items():
-        assert run(monkeypatch, *arguments) == 2
-        err = capfd.readouterr().err
-        assert len(err.splitlines()) == 1 and err.startswith("CMG_Ref.dataloader.dataset: ") and expected in err
-
-    def interrupt_all(samples: Any, config: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(dataset, "playback_samples", interrupt_all)
-    assert run(monkeypatch, folder, "--out", tmp_path / "d.pt", *FAST) == 130
-    assert capfd.readouterr().err.splitlines()[-1] == "CMG_Ref.dataloader.dataset: interrupted"
-    assert not (tmp_path / "d.pt").exists()
-
-
-def test_what_is_not_used_is_named_and_counted(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder, out = tmp_path / "clips", tmp_path / "d.pt"
-    (folder / "deep" / "er").mkdir(parents=True)
-    (folder / ".cache").mkdir()
-    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
-    save(folder / "walk.npz", arrays)
-    save(folder / "deep" / "er" / "back.npz", make_arrays(rng, (-0.4, 0.0, 0.0)))
-    (folder / "side.csv").write_text(as_csv(make_arrays(rng, (0.0, 0.3, 0.0))))
-    save(folder / "degrees.npz", {**arrays, "dof_positions": np.degrees(arrays["dof_positions"])})
-    save(folder / "short.npz", {k: v[:3] if len(v) > 99 else v for k, v in arrays.items()})
-    arrays["dof_positions"][7, 3] = np.nan
-    save(folder / "nan.npz", arrays)
-    (folder / "._walk.npz").write_bytes(b"\x00\x05\x16\x07Mac OS X")
-    for name in (".cache/x.npz", "walk.mp4", "README"):
-        (folder / name).touch()
-
-    assert run(monkeypatch, folder, "--out", out, *FAST, "--exclude", "nan", "no_such") == 0
-    printed = capfd.readouterr().out
-    rows = {line.split()[0]: line.split()[1:7] for line in printed.splitlines()}
-    assert rows["walk"][:4] == ["400", "8.0", "50", "0.50"] and rows["deep/er/back"][3] == "0.40"
-    assert rows["side"][:4] == ["400", "13.3", "30", "0.18"]
-    for said in (
-        "30 fps assumed", "3 clips, ", "left out: nan", "--exclude names what is not there: no_such", "skipped 2:",
-        "not clips: 4 files (1 .mp4, 2 hidden, 1 without suffix)", "._walk.npz", ".cache/x.npz", "walk.mp4", "README",
-        "at least 4 frames", "with --angles degrees it fits",
-    ):  # fmt: skip
-        assert said in printed
-    assert len(read_pt(out)["samples"]) == 1 + 2 * 3
-
-    before = out.read_bytes()
-    assert run(monkeypatch, folder, "--out", out, *FAST, "--strict") == 2
-    err = capfd.readouterr().err
-    assert len(err.splitlines()) == 1 and all(name in err for name in ("degrees.npz", "short.npz", "nan.npz"))
-    assert out.read_bytes() == before
-    assert run(monkeypatch, folder, "--out", out, *FAST, "--strict", "--exclude", "nan", "degrees", "short") == 0
-    assert run(monkeypatch, folder, "--out", out, *FAST, "--strict", "--exclude", "nan", "degrees", "short", "x") == 2
-
-
-def as_csv(arrays: dict[str, Any]) -> str:
-    quat = arrays["body_rotations"][:, 0][:, [1, 2, 3, 0]]
-    stream = io.StringIO()
-    np.savetxt(stream, np.hstack([arrays["body_positions"][:, 0], quat, arrays["dof_positions"]]), delimiter=",")
-    return stream.getvalue()
-
-
-def test_one_motion_in_several_files_counts_once(tmp_path: Path, rng: np.random.Generator) -> None:
-    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
-    save(tmp_path / "b.npz", arrays)
-    np.savez_compressed(tmp_path / "c.npz", **arrays)
-    (tmp_path / "a.csv").write_text(as_csv(arrays))
-    found = read_folder(tmp_path)
-    assert [(clip.name, clip.fps) for clip in found.clips] == [("b", 50)] and not found.skipped
-    assert found.left_out == ["c.npz (the same motion as b.npz)", "a.csv (the same motion as b.npz)"]
