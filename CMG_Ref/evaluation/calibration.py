@@ -13,8 +13,8 @@ import torch
 from CMG_Ref.dataloader.clips import FPS, resample
 from CMG_Ref.dataloader.commands import heading_velocity
 from CMG_Ref.dataloader.reading import read_folder
-from CMG_Ref.evaluation.gait import StanceVelocity
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.gait import StanceVelocity
 
 WINDOW = 2.0  # s; a stride or more of any gait
 DIRECTIONS = ("vx_forward", "vx_backward", "vy", "yaw")
@@ -58,7 +58,7 @@ class Calibration:
 
 
 # Measured by ``calibrate`` on fifteen clips (253 s) of a Unitree G1 retargeted from the Neutral and StartStop
-# styles of the 100STYLE dataset, with the weights in gait.py.
+# styles of the 100STYLE dataset, with the weights in robot_g1/gait.py.
 BUILT_IN = Calibration(
     vx_forward=0.858,
     vx_backward=0.862,

@@ -16,12 +16,12 @@ from cmg_export.read.robot import g1_model
 from CMG_Ref.checkpoint.reader import Stats
 from CMG_Ref.eval_cmg import MIN_FRAMES, evaluate, main
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
-from CMG_Ref.evaluation.gait import StanceVelocity, leg_speed, step_frequency
 from CMG_Ref.evaluation.grid import Case, Command, command_grid, make_starts
 from CMG_Ref.evaluation.rollouts import LIMIT_MARGIN, measure, roll_out
 from CMG_Ref.files.torch_files import save_checkpoint
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+from CMG_Ref.robot_g1.gait import StanceVelocity, leg_speed, step_frequency
 from synthetic_gait import clip_arrays, mirror, stand, walk
 
 UNITY = Calibration(1.0, 1.0, 1.0, 1.0)

@@ -10,7 +10,8 @@ from cmg_runtime.window.kinematics import ForwardKinematics
 
 # Which foot stands is read from both the height of the sole and the knee. Height alone, with the pelvis taken
 # as upright, fails: a pelvis lean of 0.1 rad shifts the feet by as much as a swing foot is lifted. The knee of
-# the swing leg is bent whatever the lean. Weights chosen on clips for the least scatter over 2 s (calibration.py).
+# the swing leg is bent whatever the lean. Weights chosen on clips for the least scatter over 2 s
+# (evaluation/calibration.py).
 _HEIGHT_WEIGHT = 0.3
 _KNEE_WEIGHT = 0.07  # m per rad
 _FOOT_TEMPERATURE = 0.003  # m of score; below this difference both feet count
