@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import tyro
@@ -113,11 +113,7 @@ def require_positive(options: object, *names: str) -> None:
         EngineError: names the option.
     """
     for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int):
-            require_between(name, value, 1)
-        elif not 0 < value < math.inf:  # NaN is neither
-            raise EngineError(f"{_option(name)} is {value:g}; expected a finite number above 0")
+        _require_finite(name, getattr(options, name), above_zero=True)
 
 
 def require_not_negative(options: object, *names: str) -> None:
@@ -127,11 +123,7 @@ def require_not_negative(options: object, *names: str) -> None:
         EngineError: names the option.
     """
     for name in names:
-        value = getattr(options, name)
-        if isinstance(value, int):
-            require_between(name, value, 0)
-        elif not 0 <= value < math.inf:  # NaN is not
-            raise EngineError(f"{_option(name)} is {value:g}; expected a finite number, 0 or more")
+        _require_finite(name, getattr(options, name), above_zero=False)
 
 
 def require_between(name: str, value: int, least: int, most: int = LARGEST_COUNT) -> None:
@@ -162,24 +154,6 @@ def require_seed(seed: int, processes: int = 1) -> None:
         raise EngineError(f"--seed is {seed}, and each of {processes} GPUs takes the next; expected 0 to {most}")
 
 
-@contextlib.contextmanager
-def interrupts_held_back() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only makes the function given out return True; a second one interrupts at once."""
-    count = 0
-
-    def on_interrupt(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt("at once, without saving")
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield lambda: count > 0
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def pick_device(name: str) -> torch.device:
     """The device that ``name`` means: "cpu", "cuda", or "auto" for CUDA where there is some.
 
@@ -200,6 +174,14 @@ def unframed(text: str) -> str:
     body = itertools.dropwhile(rules.fullmatch, lines[1:])  # in plain text there is a rule below the title
     said = list(itertools.takewhile(lambda line: not rules.fullmatch(line), body))
     return re.sub(r"^Error parsing [\w.]+: ", "", " ".join(" ".join(said or [plain]).split()))
+
+
+def _require_finite(name: str, value: float, above_zero: bool) -> None:
+    if isinstance(value, int):
+        require_between(name, value, int(above_zero))
+    elif not 0 <= value < math.inf or (above_zero and value == 0):  # NaN is in no range
+        expected = "a finite number above 0" if above_zero else "a finite number, 0 or more"
+        raise EngineError(f"{_option(name)} is {value:g}; expected {expected}")
 
 
 def _option(name: str) -> str:

@@ -22,7 +22,6 @@ import tyro
 from tqdm import tqdm
 
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
-from CMG_Ref.checkpoint_io import read_start
 from CMG_Ref.command_line import pick_device, require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
@@ -38,6 +37,7 @@ from CMG_Ref.evaluation.rollouts import (
     measure,
     roll_out,
 )
+from CMG_Ref.files.torch_files import read_start
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 
 MIN_FRAMES = round((WALK_BEFORE_STOP + SETTLE + 1.2) * FPS)
@@ -69,6 +69,7 @@ class EvalConfig:
 def evaluate(
     model: Model,
     stats: Stats,
+    *,
     bank: torch.Tensor | None = None,
     idle_dof_pos: torch.Tensor | None = None,
     calibration: Calibration = BUILT_IN,

@@ -83,6 +83,24 @@ def forget() -> None:
 
 
 @contextlib.contextmanager
+def as_request() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C only asks: the function given out returns True from then on. A second one interrupts at once."""
+    count = 0
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt("at once, without saving")
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield lambda: count > 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def held() -> Iterator[Callable[[], bool]]:
     """Let signals wait until the end of the ``with`` block, for code that no exception may leave.
 

@@ -18,13 +18,13 @@ import torch
 import tyro
 
 from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
-from CMG_Ref.checkpoint_io import write_beside
 from CMG_Ref.command_line import require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
-from CMG_Ref.evaluation.robot import load_g1_legs
 from CMG_Ref.evaluation.rollouts import SETTLE, roll_out
+from CMG_Ref.files.torch_files import write_beside
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
+from CMG_Ref.robot_g1.chain import g1_chain
 
 BANK_FAMILIES = ("forward", "backward", "sideways", "standing")
 
@@ -68,7 +68,7 @@ def make_bank(config: BankConfig) -> np.ndarray:
     motion = torch.cat([dof_pos, dof_vel], dim=-1).flatten(1, 2)
     times = torch.randint(round(SETTLE * FPS), num_frames, (motion.shape[1],), generator=generator)
     states = motion[times, torch.arange(motion.shape[1])]
-    chain = load_g1_legs()
+    chain = g1_chain()
     lower, upper = torch.tensor(chain.joint_lower), torch.tensor(chain.joint_upper)
     joints = len(chain.joint_lower)
     inside = ((states[:, :joints] >= lower) & (states[:, :joints] <= upper)).all(-1) & states.isfinite().all(-1)

@@ -27,8 +27,8 @@ from cmg_export.errors import CheckpointError
 from cmg_export.read.checkpoint import _read_card, load_checkpoint
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import load_data_file, read_stats, stats_of
-from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.dataloader.reading import load_clip
+from CMG_Ref.files.torch_files import read_pt
 from cmg_runtime import load_engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.folder.arrays import load_arrays

@@ -16,8 +16,8 @@ from typing import Annotated
 import tyro
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
-from CMG_Ref.checkpoint_io import read_pt, write_pt
 from CMG_Ref.command_line import run
+from CMG_Ref.files.torch_files import read_pt, write_pt
 
 
 @dataclass(frozen=True)

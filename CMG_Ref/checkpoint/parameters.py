@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from CMG_Ref.files.words import shown, some
 from cmg_runtime.folder.manifest import Sizes
 
 _WRAPPERS = re.compile(r"(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -87,7 +89,7 @@ def read_weights(content: Any, path: Path, take: str | None = None) -> Weights:
     if take is not None:
         found = [place for place in places if place.name == take]
         if not found:
-            raise ValueError(f"{path} has no weights called {take}; it has {_some(place.name for place in places)}")
+            raise ValueError(f"{path} has no weights called {take}; it has {_names(place.name for place in places)}")
         chosen = found[0]
     tensors = {name: _tensor(name, value, path) for name, value in chosen.values.items()}
     return Weights(tensors, chosen.name, tuple(place.name for place in places if place is not chosen))
@@ -141,7 +143,7 @@ def _what_instead(content: dict[Any, Any]) -> str:
         )
     inside = "its model_state_dict has" if weights is not content else "it has"
     return (
-        f"has no parameters of a CMG ({inside}: {_some(weights)}); expected layers.0.expert_weights.0, ... at the top "
+        f"has no parameters of a CMG ({inside}: {_names(weights)}); expected layers.0.expert_weights.0, ... at the top "
         "level or in model_state_dict, state_dict, model or ema"
     )
 
@@ -195,9 +197,13 @@ def read_sizes(state_dict: dict[str, torch.Tensor], path: Path) -> Sizes:
     return sizes
 
 
+def _names(names: Iterable[Any]) -> str:
+    return some(names, most=6, longest=100)
+
+
 def _matrix(state_dict: dict[str, torch.Tensor], name: str, path: Path) -> torch.Tensor:
     if name not in state_dict:
-        raise ValueError(f"{path}: parameter {name} is missing (there are: {_some(state_dict)})")
+        raise ValueError(f"{path}: parameter {name} is missing (there are: {_names(state_dict)})")
     if state_dict[name].dim() != 2 or 0 in state_dict[name].shape:
         raise ValueError(f"{path}: parameter {name} has shape {list(state_dict[name].shape)}; expected a matrix")
     return state_dict[name]
@@ -222,22 +228,11 @@ def _expected_shapes(sizes: Sizes) -> dict[str, list[int]]:
 def _compare(state_dict: dict[str, torch.Tensor], shapes: dict[str, list[int]], path: Path) -> None:
     missing = [name for name in shapes if name not in state_dict]
     if missing:
-        raise ValueError(f"{path}: parameters are missing: {_some(missing)}")
+        raise ValueError(f"{path}: parameters are missing: {_names(missing)}")
     extra = [name for name in state_dict if name not in shapes]
     if extra:
-        raise ValueError(f"{path}: parameters that no CMG of this size has: {_some(extra)}")
+        raise ValueError(f"{path}: parameters that no CMG of this size has: {_names(extra)}")
     for name, shape in shapes.items():
         found = list(state_dict[name].shape)
         if found != shape:
             raise ValueError(f"{path}: parameter {name} has shape {found}; expected {shape}")
-
-
-def _some(names: Any, limit: int = 6) -> str:
-    listed = [shown(name) for name in names]
-    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
-
-
-def shown(name: Any) -> str:
-    """A key of a stranger's file as a message may have it: short and on one line."""
-    text = str(name)[:100]
-    return text if text.isprintable() else ascii(text)

@@ -11,7 +11,7 @@ import torch
 
 from CMG_Ref.checkpoint.parameters import Weights, read_sizes, read_weights
 from CMG_Ref.checkpoint.stats import find_stats_file, load_data_file, read_stats, stats_of
-from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.module import CMG
 from cmg_runtime.folder.manifest import Sizes
 from cmg_runtime.folder.manifest import Stats as PlainStats

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from yaml.events import AliasEvent
 
-from CMG_Ref.checkpoint_io import read_pt, read_start
+from CMG_Ref.files.torch_files import read_pt, read_start
 from cmg_runtime.folder import typed_json
 from cmg_runtime.folder.compiled import STATS_FILES
 from cmg_runtime.folder.manifest import Stats

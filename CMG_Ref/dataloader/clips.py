@@ -104,6 +104,16 @@ class Clip:
         ]
 
 
+def rotation(quat: np.ndarray) -> Rotation:
+    """Of quaternions [..., 4] (w, x, y, z), in one row."""
+    return Rotation.from_quat(quat.reshape(-1, 4)[:, [1, 2, 3, 0]])
+
+
+def quaternions(rotations: Rotation) -> np.ndarray:
+    """[N, 4] (w, x, y, z) of rotations in a row."""
+    return rotations.as_quat()[:, [3, 0, 1, 2]]
+
+
 def select_joints(clip: Clip, joint_names: tuple[str, ...]) -> Clip:
     """The clip with its joints picked and ordered by name. Wrists that it lacks are filled with zeros, and noted.
 
@@ -149,13 +159,13 @@ def resample(clip: Clip, fps: float = FPS) -> Clip:
     times = np.arange(len(clip.dof_pos)) / clip.fps
     wanted = np.arange(int(np.floor(times[-1] * fps + 1e-9)) + 1) / fps
     wanted = np.minimum(wanted, times[-1])  # the last may lie a rounding error beyond the clip
-    rotation = Slerp(times, Rotation.from_quat(clip.root_quat[:, [1, 2, 3, 0]]))(wanted)
+    turned = Slerp(times, rotation(clip.root_quat))(wanted)
     return Clip(
         clip.name,
         fps,
         clip.joint_names,
         CubicSpline(times, clip.dof_pos)(wanted),
         CubicSpline(times, clip.root_pos)(wanted),
-        rotation.as_quat()[:, [3, 0, 1, 2]],
+        quaternions(turned),
         notes=clip.notes,
     )

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip, Recorded, select_joints
+from CMG_Ref.dataloader.clips import Clip, quaternions, rotation, select_joints
 from CMG_Ref.dataloader.formats import Recording
-from CMG_Ref.g1_chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
 
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UPRIGHT = Rotation.from_euler("x", 90, degrees=True)  # y up -> z up
@@ -59,7 +59,7 @@ def interpret(recording: Recording, name: str, joint_names: tuple[str, ...], con
         raise ValueError(f"{name}: it does not say its frames a second; name them: --fps 30")
     if fps == recording.layout_fps and not (conventions.fps or recording.fps):
         notes = (f"{fps:g} fps assumed, as the layout has it",)
-    metres = METRES[conventions.length_unit]
+    metres, again = METRES[conventions.length_unit], recording.recorded
     names, bodies = _names_of(recording, conventions)
     order = recording.quaternion if conventions.quaternion == "layout" else conventions.quaternion
 
@@ -84,15 +84,14 @@ def interpret(recording: Recording, name: str, joint_names: tuple[str, ...], con
         np.deg2rad(recording.dof_pos) if conventions.angles == "degrees" else recording.dof_pos,
         root_pos,
         root_quat,
-        Recorded(
-            dof_vel=recording.dof_vel,
-            root_lin_vel=world(recording.root_lin_vel),
-            root_ang_vel=world(recording.root_ang_vel),
-            times=recording.times,
+        replace(
+            again,
+            root_lin_vel=world(again.root_lin_vel),
+            root_ang_vel=world(again.root_ang_vel),
             body_names=bodies,
-            body_pos=scaled(world(recording.body_pos)) if bodies else None,
-            body_quat=turned(recording.body_quat) if bodies else None,
-            local_body_pos=scaled(recording.local_body_pos),
+            body_pos=scaled(world(again.body_pos)) if bodies else None,
+            body_quat=turned(again.body_quat) if bodies else None,
+            local_body_pos=scaled(again.local_body_pos),
         ),
         notes,
     )
@@ -101,7 +100,7 @@ def interpret(recording: Recording, name: str, joint_names: tuple[str, ...], con
 
 def _names_of(recording: Recording, conventions: Conventions) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of joints and bodies; those of the order told where the file has none of its own."""
-    joints, bodies = recording.joint_names, recording.body_names
+    joints, bodies = recording.joint_names, recording.recorded.body_names
     count = recording.dof_pos.shape[-1]
     isaaclab = conventions.joint_order == "isaaclab"
     if not joints and isaaclab:
@@ -113,8 +112,7 @@ def _names_of(recording: Recording, conventions: Conventions) -> tuple[tuple[str
 
 
 def _turned_upright(quat: np.ndarray) -> np.ndarray:
-    turned = _UPRIGHT * Rotation.from_quat(quat.reshape(-1, 4)[:, [1, 2, 3, 0]])
-    return turned.as_quat()[:, [3, 0, 1, 2]].reshape(quat.shape)
+    return quaternions(_UPRIGHT * rotation(quat)).reshape(quat.shape)
 
 
 def alternatives(

@@ -19,7 +19,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from CMG_Ref.checkpoint_io import write_pt
 from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, run
 from CMG_Ref.dataloader.clips import FPS, Clip
 from CMG_Ref.dataloader.commands import smooth
@@ -27,7 +26,8 @@ from CMG_Ref.dataloader.conventions import Conventions
 from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
-from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser
+from CMG_Ref.dataloader.synthesis import Sample, SynthesisConfig, Synthesiser, make_sample
+from CMG_Ref.files.torch_files import write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
@@ -35,10 +35,6 @@ MIN_COMMAND_RANGE = 0.2  # m/s or rad/s from minimum to maximum; clips that only
 MOST_WORKERS = 1024
 
 _AS_EXPECTED = Conventions()
-
-Sample = dict[str, np.ndarray]
-"""``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
-(m/s, m/s, rad/s): the command under which frame t becomes frame t + 1."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ def playback_samples(library: MotionLibrary, config: DatasetConfig) -> list[Samp
             speed = rng.uniform(*config.synthesis.speed_range)
             dof_pos, velocity = track.play(0.0, int((track.num_frames - 1) / speed), speed)
             command = smooth(velocity, rng.choice(config.smoothing_seconds), FPS)
-            motion = np.concatenate([dof_pos, np.gradient(dof_pos, axis=0) * FPS], axis=1)
-            samples.append({"motion": motion.astype(np.float32), "command": command[:-1].astype(np.float32)})
+            samples.append(make_sample(dof_pos, command))
     return samples
 
 

@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip
+from CMG_Ref.dataloader.clips import Clip, rotation
 from CMG_Ref.dataloader.robot_evidence import limits, posture, stored_bodies, walking
 from CMG_Ref.robot_g1 import JOINT_NAMES
 
@@ -180,7 +179,7 @@ def _joint_velocity(clip: Clip) -> Iterator[Doubt]:
 
 def _root_velocity(clip: Clip) -> Iterator[Doubt]:
     """Linear and angular, in the world's axes or the root's own."""
-    root = Rotation.from_quat(clip.root_quat[:, [1, 2, 3, 0]])
+    root = rotation(clip.root_quat)
     turned = (root[2:] * root[:-2].inv()).as_rotvec() * clip.fps / 2
     travelled = np.gradient(clip.root_pos, axis=0)[1:-1] * clip.fps
     for name, stored, change, units, still in (

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from CMG_Ref.dataloader.plain_pickle import load_plain
+from CMG_Ref.dataloader.clips import Recorded
+from CMG_Ref.files.plain_pickle import load_plain
 from cmg_runtime.folder.arrays import load_arrays
 
 CSV_FPS = 30.0
@@ -30,13 +31,14 @@ _MOST_NUMBERS = 5_000_000
 
 @dataclass(frozen=True)
 class Recording:
-    """One motion as a file has it, in the file's own units and conventions. Shapes as in ``Clip`` and ``Recorded``.
+    """One motion as a file has it, in the file's own units and conventions. Shapes as in ``Clip``.
 
     Attributes:
         key: which of the file's clips it is; empty when there is one.
         fps: None when the file does not say.
         layout_fps: the layout's, for files that never say.
-        quaternion: the layout's order of ``root_quat`` and ``body_quat``.
+        quaternion: the layout's order of ``root_quat`` and of the bodies' quaternions.
+        recorded: what the file says a second time; poses of bodies count where these have names or an order.
         bodies_ordered: the bodies stand in the order of the unnamed joints, root first.
     """
 
@@ -47,14 +49,7 @@ class Recording:
     root_quat: np.ndarray
     quaternion: Literal["wxyz", "xyzw"]
     joint_names: tuple[str, ...] = ()
-    dof_vel: np.ndarray | None = None
-    root_lin_vel: np.ndarray | None = None
-    root_ang_vel: np.ndarray | None = None
-    times: np.ndarray | None = None
-    body_names: tuple[str, ...] = ()
-    body_pos: np.ndarray | None = None
-    body_quat: np.ndarray | None = None
-    local_body_pos: np.ndarray | None = None
+    recorded: Recorded = field(default_factory=Recorded)
     bodies_ordered: bool = False
     layout_fps: float | None = None
 
@@ -68,59 +63,59 @@ def read_file(path: Path) -> list[Recording]:
     return READERS[path.suffix.lower()](path)
 
 
+@dataclass(frozen=True)
+class _NpzKeys:
+    """What a layout of arrays in the world's axes calls what it holds."""
+
+    joint_names: str
+    dof_pos: str
+    dof_vel: str
+    body_pos: str
+    body_quat: str
+    body_lin_vel: str
+    body_ang_vel: str
+
+
+_AMASS = _NpzKeys(
+    "dof_names", "dof_positions", "dof_velocities",
+    "body_positions", "body_rotations", "body_linear_velocities", "body_angular_velocities",
+)  # fmt: skip
+_MJLAB = _NpzKeys(
+    "joint_names", "joint_pos", "joint_vel", "body_pos_w", "body_quat_w", "body_lin_vel_w", "body_ang_vel_w"
+)
+
+
 def _read_npz(path: Path) -> list[Recording]:
+    """Of mjlab's layout joints and bodies have no names: they stand in the order of the simulator that wrote it."""
     with open(path, "rb") as stream:
         data = load_arrays(stream)
-    if "joint_pos" in data:
-        return [_mjlab(data)]
-    _need(data, "dof_names", "dof_positions", "body_positions", "body_rotations")
-    positions, rotations = _numbers(data["body_positions"]), _numbers(data["body_rotations"])
-    names = _names(data, "body_names")
-    root = _root_index(names, positions)
+    mjlab = _MJLAB.dof_pos in data
+    keys = _MJLAB if mjlab else _AMASS
+    _need(data, *(() if mjlab else (keys.joint_names,)), keys.dof_pos, keys.body_pos, keys.body_quat)
+    positions, rotations = _numbers(data[keys.body_pos]), _numbers(data[keys.body_quat])
+    dof_pos, bodies = _numbers(data[keys.dof_pos]), _names(data, "body_names")
+    root = _root_index(bodies, positions)
     return [
         Recording(
             key="",
             fps=_fps(data),
-            dof_pos=_numbers(data["dof_positions"]),
+            dof_pos=dof_pos,
             root_pos=_of_body(positions, root),
             root_quat=_of_body(rotations, root),
             quaternion="wxyz",
-            joint_names=_names(data, "dof_names"),
-            dof_vel=_optional(data, "dof_velocities"),
-            root_lin_vel=_of_body(_optional(data, "body_linear_velocities"), root),
-            root_ang_vel=_of_body(_optional(data, "body_angular_velocities"), root),
-            times=_times(data),
-            body_names=names,
-            body_pos=positions if names else None,
-            body_quat=rotations if names else None,
+            joint_names=_names(data, keys.joint_names),
+            recorded=Recorded(
+                dof_vel=_optional(data, keys.dof_vel),
+                root_lin_vel=_of_body(_optional(data, keys.body_lin_vel), root),
+                root_ang_vel=_of_body(_optional(data, keys.body_ang_vel), root),
+                times=_times(data),
+                body_names=bodies,
+                body_pos=positions,
+                body_quat=rotations,
+            ),
+            bodies_ordered=mjlab and not bodies and positions.shape[1] == dof_pos.shape[-1] + 1,
         )
     ]
-
-
-def _mjlab(data: dict[str, np.ndarray]) -> Recording:
-    """Joints and bodies have no names: they stand in the order of the simulator that wrote the file."""
-    _need(data, "joint_pos", "body_pos_w", "body_quat_w")
-    names = _names(data, "body_names")
-    positions = _numbers(data["body_pos_w"])
-    rotations, dof_pos = _numbers(data["body_quat_w"]), _numbers(data["joint_pos"])
-    root = _root_index(names, positions)
-    return Recording(
-        key="",
-        fps=_fps(data),
-        dof_pos=dof_pos,
-        root_pos=_of_body(positions, root),
-        root_quat=_of_body(rotations, root),
-        quaternion="wxyz",
-        joint_names=_names(data, "joint_names"),
-        dof_vel=_optional(data, "joint_vel"),
-        root_lin_vel=_of_body(_optional(data, "body_lin_vel_w"), root),
-        root_ang_vel=_of_body(_optional(data, "body_ang_vel_w"), root),
-        times=_times(data),
-        body_names=names,
-        body_pos=positions,
-        body_quat=rotations,
-        bodies_ordered=not names and positions.shape[1] == dof_pos.shape[-1] + 1,
-    )
 
 
 def _read_pickle(path: Path) -> list[Recording]:
@@ -150,12 +145,14 @@ def _pickled(key: str, data: dict[str, Any]) -> Recording:
         root_quat=_numbers(data["root_rot"]),
         quaternion="xyzw",
         joint_names=_names(data, "dof_names") or _names(data, "joint_names"),
-        dof_vel=_optional(data, "dof_vel"),
-        root_lin_vel=_optional(data, "root_vel"),
-        root_ang_vel=_optional(data, "root_ang_vel"),
-        times=_times(data),
-        body_names=bodies if local is not None else (),
-        local_body_pos=local if bodies else None,
+        recorded=Recorded(
+            dof_vel=_optional(data, "dof_vel"),
+            root_lin_vel=_optional(data, "root_vel"),
+            root_ang_vel=_optional(data, "root_ang_vel"),
+            times=_times(data),
+            body_names=bodies if local is not None else (),
+            local_body_pos=local if bodies else None,
+        ),
     )
 
 
@@ -165,7 +162,8 @@ def _read_csv(path: Path) -> list[Recording]:
         values = np.loadtxt(stream, delimiter=",", ndmin=2, dtype=np.float64)
     if values.shape[1] not in (36, 30):
         raise ValueError(f"{values.shape[1]} columns, expected 36 or 30: x, y, z, quaternion x, y, z, w, joints")
-    return [Recording("", None, values[:, 7:], values[:, :3], values[:, 3:7], "xyzw", layout_fps=CSV_FPS)]
+    root_pos, root_quat, dof_pos = values[:, :3], values[:, 3:7], values[:, 7:]
+    return [Recording("", None, dof_pos, root_pos, root_quat, "xyzw", layout_fps=CSV_FPS)]
 
 
 READERS: dict[str, Callable[[Path], list[Recording]]] = {

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip
-from CMG_Ref.g1_chain import FEET, g1_chain
+from CMG_Ref.dataloader.clips import Clip, rotation
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.chain import FEET, g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 MOST_PAIRS = 400
@@ -67,7 +66,7 @@ class StanceMeter:
             values.numpy() for values in self._kinematics(torch.from_numpy(np.ascontiguousarray(clip.dof_pos[frames])))
         )
         quat = clip.root_quat[frames]
-        root_rot = Rotation.from_quat(quat.reshape(-1, 4)[:, [1, 2, 3, 0]]).as_matrix().reshape(2, -1, 3, 3)
+        root_rot = rotation(quat).as_matrix().reshape(2, -1, 3, 3)
         points = body_pos[:, :, self._soles] + (body_rot[:, :, self._soles] @ self._points[..., None])[..., 0]
         turned = (root_rot[:, :, None] @ points[..., None])[..., 0]  # [2, P, S, 3], world, less the root's place
         height = (turned + clip.root_pos[frames][:, :, None])[..., 2] - self._radii

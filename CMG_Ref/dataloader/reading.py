@@ -130,19 +130,13 @@ def read_folder(
         ValueError: no clips there.
     """
     folder, conventions = Path(folder), conventions or Conventions()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hidden = {path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)}
-    paths = [path for path in files if path.suffix.lower() in READERS and path not in hidden]
-    paths.sort(key=lambda path: path.suffix.lower() == ".csv")  # of two files of one motion, that which tells its rate
-    other = [str(path.relative_to(folder)) for path in files if path not in set(paths)]
-    if not paths:
-        held = f"; there are {', '.join(other[:_MOST_NAMED])}" if other else ""
-        raise ValueError(f"{folder}: no .npz or .pkl or .csv clips there; expected a folder of motion clips{held}")
+    paths, other = _clip_files(folder)
     found = ClipFolder(folder, [], [], [], [], other)
     matched: set[str] = set()
     seen: dict[bytes, str] = {}
     for path in paths:
-        stem = str(path.relative_to(folder).with_suffix(""))
+        file = path.relative_to(folder)
+        stem = str(file.with_suffix(""))
         named = {stem, path.stem} & set(exclude)
         if named:
             matched |= named
@@ -151,52 +145,59 @@ def read_folder(
         try:
             recordings = read_recordings(path)
         except ValueError as error:
-            found.skipped.append(Skipped(str(path.relative_to(folder)), str(error).removeprefix(f"{path}: ")))
+            found.skipped.append(Skipped(str(file), str(error).removeprefix(f"{path}: ")))
             continue
         for recording in recordings:
-            name = f"{stem}:{recording.key}" if recording.key else stem
-            if name in exclude:
-                matched.add(name)
-                found.left_out.append(name)
+            key = f":{recording.key}" if recording.key else ""
+            if stem + key in exclude:
+                matched.add(stem + key)
+                found.left_out.append(stem + key)
                 continue
-            shown = f"{path.relative_to(folder)}{':' if recording.key else ''}{recording.key}"
             try:
                 clip = interpret(recording, stem, joint_names, conventions)
-                reason = objection(recording, clip, conventions, accept)
+                require_believable(recording, clip, conventions, accept)
             except ValueError as error:
-                found.skipped.append(Skipped(shown, str(error).removeprefix(f"{name}: ")))
+                found.skipped.append(Skipped(f"{file}{key}", str(error).removeprefix(f"{stem}{key}: ")))
                 continue
-            if reason is not None:
-                found.skipped.append(Skipped(shown, reason))
-                continue
-            twin = seen.setdefault(_fingerprint(clip), shown)
-            if twin == shown:
+            twin = seen.setdefault(_fingerprint(clip), f"{file}{key}")
+            if twin == f"{file}{key}":
                 found.clips.append(clip)
             else:
-                found.left_out.append(f"{shown} (the same motion as {twin})")
+                found.left_out.append(f"{file}{key} (the same motion as {twin})")
     found.unmatched.extend(name for name in exclude if name not in matched)
     return found
 
 
-def load_clips(
-    folder: str | Path, joint_names: tuple[str, ...] = JOINT_NAMES, exclude: tuple[str, ...] = ()
-) -> list[Clip]:
-    """The clips of :func:`read_folder`. Raises ``ValueError`` if there is none."""
-    return read_folder(folder, joint_names, exclude).usable()
+def _clip_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files of clips below a folder, and the names of the others. Raises ``ValueError``: no clips there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    hidden = {path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)}
+    paths = [path for path in files if path.suffix.lower() in READERS and path not in hidden]
+    paths.sort(key=lambda path: path.suffix.lower() == ".csv")  # of two files of one motion, that which tells its rate
+    other = [str(path.relative_to(folder)) for path in files if path not in set(paths)]
+    if not paths:
+        held = f"; there are {', '.join(other[:_MOST_NAMED])}" if other else ""
+        raise ValueError(f"{folder}: no .npz or .pkl or .csv clips there; expected a folder of motion clips{held}")
+    return paths, other
 
 
-def objection(recording: Recording, clip: Clip, conventions: Conventions, accept: tuple[Kind, ...]) -> str | None:
-    """Why a clip is not to be used, with the options that would mend it; None when nothing speaks against it."""
+def require_believable(recording: Recording, clip: Clip, conventions: Conventions, accept: tuple[Kind, ...]) -> None:
+    """Refuse a clip that something speaks against.
+
+    Raises:
+        ValueError: what speaks against it, with the options that would mend it.
+    """
     largest = max(float(np.abs(value).max(initial=0)) for value in clip.measured())
     if largest > LARGEST:
-        return f"it holds values up to {largest:.2g}, expected none above {LARGEST:g} in any unit"
+        raise ValueError(f"it holds values up to {largest:.2g}, expected none above {LARGEST:g} in any unit")
     against = next((d for d in doubts(clip) if d.kind not in accept), None)
-    if against is None:
-        seconds = (len(clip.dof_pos) - 1) / clip.fps
-        return f"too short: {seconds:.2g} s, expected {SHORTEST:g} s" if seconds < SHORTEST else None
-    mend = _mended(recording, clip, conventions, accept)
-    advice = f"with {mend.options()} it fits" if mend else f"mend it, or take it as it is with --accept {against.kind}"
-    return f"{against.text}; {advice}"
+    if against is not None:
+        mend = _mended(recording, clip, conventions, accept)
+        take = f"mend it, or take it as it is with --accept {against.kind}"
+        raise ValueError(f"{against.text}; {f'with {mend.options()} it fits' if mend else take}")
+    seconds = (len(clip.dof_pos) - 1) / clip.fps
+    if seconds < SHORTEST:
+        raise ValueError(f"too short: {seconds:.2g} s, expected {SHORTEST:g} s")
 
 
 def _mended(recording: Recording, clip: Clip, conventions: Conventions, accept: tuple[Kind, ...]) -> Conventions | None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from CMG_Ref.dataloader.clips import Clip
+from CMG_Ref.dataloader.clips import Clip, rotation
 from CMG_Ref.dataloader.gait_evidence import StanceMeter, other_readings
-from CMG_Ref.g1_chain import g1_chain
+from CMG_Ref.robot_g1.chain import g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 LIMIT_MARGIN = 0.1  # rad; models of the robot differ by as much
@@ -53,7 +53,7 @@ def limits(clip: Clip) -> Found:
 
 def posture(clip: Clip) -> Found:
     """The root is upright most of the time."""
-    up = Rotation.from_quat(clip.root_quat[:, [1, 2, 3, 0]]).as_matrix()[:, 2, 2]
+    up = rotation(clip.root_quat).as_matrix()[:, 2, 2]
     tilt = float(np.median(np.arccos(np.clip(up, -1, 1))))
     if tilt > TILT:
         yield "tilt", f"the root leans {np.degrees(tilt):.0f} degrees for half of the frames, expected below 40"
@@ -68,7 +68,7 @@ def stored_bodies(clip: Clip) -> Found:
     rows, columns = _spread(clip), [recorded.body_names.index(name) for name in known]
     places = [kinematics.chain.body_index(name) for name in known]
     local, local_rot = (v.numpy()[:, places] for v in kinematics(torch.from_numpy(clip.dof_pos[rows])))
-    root = Rotation.from_quat(clip.root_quat[rows][:, [1, 2, 3, 0]]).as_matrix()[:, None]
+    root = rotation(clip.root_quat[rows]).as_matrix()[:, None]
     turned = (root @ local[..., None])[..., 0]
     offsets = []  # of what is stored, which for ``local_body_pos`` may be in the root's axes or the world's
     if recorded.body_pos is not None:
@@ -81,8 +81,8 @@ def stored_bodies(clip: Clip) -> Found:
             yield "bodies", f"{text}, expected within {BODY_OFFSET:g}: other joints, signs or axes"
             return
     if recorded.body_quat is not None:
-        stored = recorded.body_quat[rows][:, columns].reshape(-1, 4)[:, [1, 2, 3, 0]]
-        between = Rotation.from_quat(stored).inv() * Rotation.from_matrix((root @ local_rot).reshape(-1, 3, 3))
+        made = Rotation.from_matrix((root @ local_rot).reshape(-1, 3, 3))
+        between = rotation(recorded.body_quat[rows][:, columns]).inv() * made
         angle = between.magnitude().reshape(len(rows), -1).mean(axis=0)
         if angle.max() > BODY_ANGLE:
             text = f"{known[int(angle.argmax())]} is stored {angle.max():.2g} rad from how joints and root turn it"

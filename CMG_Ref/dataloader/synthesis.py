@@ -82,6 +82,17 @@ def draw_target(rng: np.random.Generator) -> np.ndarray:
     return np.zeros(3)
 
 
+Sample = dict[str, np.ndarray]
+"""``motion`` [T + 1, 2 J] float32, joint positions (rad) then velocities (rad/s), and ``command`` [T, 3] float32
+(m/s, m/s, rad/s): the command under which frame t becomes frame t + 1."""
+
+
+def make_sample(dof_pos: np.ndarray, command: np.ndarray) -> Sample:
+    """Of joint positions [T + 1, J] (rad) and a command at each [T + 1, 3]; the last begins no frame."""
+    motion = np.concatenate([dof_pos, np.gradient(dof_pos, axis=0) * FPS], axis=1)
+    return {"motion": motion.astype(np.float32), "command": command[:-1].astype(np.float32)}
+
+
 class Synthesiser:
     """Makes labelled sequences from a library. One instance serves many draws."""
 
@@ -104,13 +115,8 @@ class Synthesiser:
                 "add longer clips, or shorten chunk_seconds"
             )
 
-    def sequence(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One labelled sequence.
-
-        Returns:
-            ``motion`` [T + 1, 2 J] float32 (rad, rad/s) and ``command`` [T, 3] float32 (m/s, m/s, rad/s): the
-            command under which frame t becomes frame t + 1.
-        """
+    def sequence(self, rng: np.random.Generator) -> Sample:
+        """One labelled sequence."""
         length = round(self.config.sequence_seconds * FPS) + 1
         target, held = draw_target(rng), 0  # ``held`` counts targets, so that frames of one target share a number
         dof_pos, velocity = self._first_stretch(rng, target)
@@ -123,11 +129,7 @@ class Synthesiser:
             dof_pos, velocity = self._append(rng, target, dof_pos, velocity, blend)
             target_of = np.append(target_of, np.full(len(dof_pos) - len(target_of), held))
         dof_pos, velocity, target_of = dof_pos[:length], velocity[:length], target_of[:length]
-        motion = np.concatenate([dof_pos, np.gradient(dof_pos, axis=0) * FPS], axis=1)
-        return {
-            "motion": motion.astype(np.float32),
-            "command": self._command(rng, velocity, target_of)[:-1].astype(np.float32),
-        }
+        return make_sample(dof_pos, self._command(rng, velocity, target_of))
 
     def _command(self, rng: np.random.Generator, velocity: np.ndarray, target_of: np.ndarray) -> np.ndarray:
         """Commands as users give them: mostly held, stepped or ramped; at times following the motion closely.

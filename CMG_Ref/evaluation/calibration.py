@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from CMG_Ref.dataloader.clips import FPS, resample
 from CMG_Ref.dataloader.commands import heading_velocity
 from CMG_Ref.dataloader.reading import read_folder
-from CMG_Ref.evaluation.gait import StanceVelocity
 from CMG_Ref.robot_g1 import JOINT_NAMES
+from CMG_Ref.robot_g1.gait import StanceVelocity
 
 WINDOW = 2.0  # s; a stride or more of any gait
 DIRECTIONS = ("vx_forward", "vx_backward", "vy", "yaw")
@@ -56,13 +56,9 @@ class Calibration:
         vy = vy / self.vy
         return torch.stack([vx, vy, yaw / self.yaw - self.yaw_per_vy * vy], dim=-1)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain containers, for JSON and for a checkpoint's ``calibration`` entry."""
-        return asdict(self)
-
 
 # Measured by ``calibrate`` on fifteen clips (253 s) of a Unitree G1 retargeted from the Neutral and StartStop
-# styles of the 100STYLE dataset, with the weights in gait.py.
+# styles of the 100STYLE dataset, with the weights in robot_g1/gait.py.
 BUILT_IN = Calibration(
     vx_forward=0.858,
     vx_backward=0.862,

@@ -11,8 +11,8 @@ import torch
 from CMG_Ref.checkpoint.reader import Stats
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import Calibration
-from CMG_Ref.evaluation.gait import StanceVelocity, leg_speed, step_frequency
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case
+from CMG_Ref.robot_g1.gait import StanceVelocity, leg_speed, step_frequency
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

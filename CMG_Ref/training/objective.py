@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from CMG_Ref.evaluation.gait import StanceVelocity
 from CMG_Ref.module import CMG
+from CMG_Ref.robot_g1.gait import StanceVelocity
 
 Weights = list[torch.Tensor]
 

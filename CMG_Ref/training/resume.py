@@ -9,17 +9,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from CMG_Ref.checkpoint.parameters import read_sizes, read_weights
-from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.files.torch_files import read_pt
+from CMG_Ref.training.config import TrainConfig
 from cmg_runtime.folder.manifest import Sizes, file_sha256
-
-if TYPE_CHECKING:
-    from CMG_Ref.train import TrainConfig
 
 _STATS = ("num_joints", "motion_dim", "command_dim", "motion_mean", "motion_std", "command_min", "command_max")
 _SIZES = ("motion_dim", "command_dim", "hidden_dim", "num_experts", "num_layers")

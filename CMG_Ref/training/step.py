@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.config import TrainConfig
 from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout, stacked_forward
 from CMG_Ref.training.symmetry import MirrorSymmetry
-
-if TYPE_CHECKING:
-    from CMG_Ref.train import TrainConfig
 
 
 class TrainStep:

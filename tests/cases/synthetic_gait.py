@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import mujoco
 import numpy as np
 
 from cmg_export.read.robot import g1_model
-from CMG_Ref.evaluation.robot import FEET, LEG_JOINTS
-from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
+from CMG_Ref.robot_g1 import JOINT_NAMES, LEG_JOINTS, default_dof_pos, mirror_map
+from CMG_Ref.robot_g1.chain import FEET
 
 FPS = 50
 _ANKLE_HEIGHT = -0.68  # below the pelvis, with bent knees
@@ -24,9 +26,20 @@ def walk(
     Each foot stands still in the world for half a stride, the other is swung 8 cm high meanwhile. The pelvis
     rolls by ``lean`` rad to its right.
     """
-    model = mujoco.MjModel.from_xml_path(str(g1_model()))
+    cycle = _cycle(velocity, stride, lean)
+    return np.tile(cycle, (int(np.ceil(seconds * FPS / len(cycle))), 1))[: round(seconds * FPS)]
+
+
+@functools.cache
+def _model() -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(str(g1_model()))
+
+
+@functools.cache
+def _cycle(velocity: tuple[float, float, float], stride: float, lean: float) -> np.ndarray:
+    """One stride [frames, 29]."""
+    model, frames = _model(), round(stride * FPS)
     data = mujoco.MjData(model)
-    frames = round(stride * FPS)
     address = [int(model.jnt_qposadr[model.joint(name).id]) for name in JOINT_NAMES]
     data.qpos[:7] = (0, 0, 0, 1, 0, 0, 0)
     data.qpos[address] = default_dof_pos()
@@ -38,7 +51,7 @@ def walk(
                 position, yaw = _foot_target(velocity, (phase + 0.5 * side) % 1.0, stride, 1 - 2 * side)
                 _reach(model, data, foot, *_lean(position, yaw, lean))
             cycle[frame] = data.qpos[address]
-    return np.tile(cycle, (int(np.ceil(seconds * FPS / frames)), 1))[: round(seconds * FPS)]
+    return cycle
 
 
 def stand(seconds: float = 10.0) -> np.ndarray:
@@ -65,11 +78,13 @@ def clip_arrays(dof_pos: np.ndarray, velocity: tuple[float, float, float]) -> di
     }  # fmt: skip
 
 
-def whole_clip(rng: np.random.Generator, frames: int = 160) -> dict[str, np.ndarray]:
+@functools.cache
+def whole_clip(seed: int, frames: int = 160) -> dict[str, np.ndarray]:
     """A clip file with everything that the public sets have: a walk along a curve, its arms swinging.
 
-    Bodies' poses are MuJoCo's; velocities are differences.
+    Bodies' poses are MuJoCo's; velocities are differences. Made once, for all who change copies of it.
     """
+    rng = np.random.default_rng([seed, 18])
     velocity = (rng.uniform(0.4, 0.7), rng.uniform(0.08, 0.15), rng.choice([-1, 1]) * rng.uniform(0.4, 0.6))
     dof_pos, t = walk(velocity, frames / FPS), np.arange(frames)[:, None] / FPS
     arms = np.array([0.0, 0.1, 0.15, 0.3, 0.1, 0.1, 0.1, 0.0, -0.1, -0.15, 0.3, -0.1, 0.1, -0.1])  # left, right
@@ -77,8 +92,7 @@ def whole_clip(rng: np.random.Generator, frames: int = 160) -> dict[str, np.ndar
     dof_pos[:, 12:] += swing + np.concatenate([[0.1, 0.05, 0.05], arms])
     arrays = clip_arrays(dof_pos, velocity)
     root_pos, root_quat = arrays["body_positions"][:, 0], arrays["body_rotations"][:, 0]
-    model = mujoco.MjModel.from_xml_path(str(g1_model()))
-    data = mujoco.MjData(model)
+    model, data = _model(), mujoco.MjData(_model())
     address = [int(model.jnt_qposadr[model.joint(name).id]) for name in JOINT_NAMES]
     bodies, body_pos, body_quat = range(1, model.nbody), [], []
     for frame in range(frames):

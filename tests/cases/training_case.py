@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from CMG_Ref.dataloader.dataset import compute_stats
-from CMG_Ref.train import TrainConfig
+from CMG_Ref.training.config import TrainConfig
 
 NAMES = ("left_knee_joint", "waist_yaw_joint", "right_knee_joint")
 TINY = TrainConfig(

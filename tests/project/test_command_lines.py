@@ -23,9 +23,9 @@ from cmg_export.demo import __main__ as demo
 from cmg_export.parity import __main__ as parity
 from cmg_export.soak import __main__ as soak
 from CMG_Ref import eval_cmg, make_bank, train
-from CMG_Ref.checkpoint_io import write_pt
 from CMG_Ref.command_line import LARGEST_SEED, require_seed, run
 from CMG_Ref.dataloader import dataset
+from CMG_Ref.files.torch_files import write_pt
 from cmg_runtime import EngineError
 from full_disk import largest_file
 from training_case import make_data

@@ -12,8 +12,9 @@ import torch
 
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from CMG_Ref.train import TrainConfig, initial_model
 from CMG_Ref.training.batches import WindowSampler
+from CMG_Ref.training.config import TrainConfig
+from CMG_Ref.training.inputs import initial_model
 from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import MirrorSymmetry
@@ -26,10 +27,9 @@ INPUT = torch.ones(2, 6), torch.ones(2, 3)
 
 
 def make_step(config: TrainConfig, data: dict[str, Any]) -> TrainStep:
-    stats, names = data["stats"], tuple(data.get("joint_names", ()))
-    return TrainStep(
-        initial_model(config, stats, names), WindowSampler(data, CPU, config.balance), config, stats, names
-    )
+    stats, names = data["stats"], tuple(data["joint_names"])
+    sampler = WindowSampler(data, CPU, config.balance)
+    return TrainStep(initial_model(config, stats, names), sampler, config, stats, names)
 
 
 def mirrored(values: torch.Tensor) -> torch.Tensor:
@@ -48,9 +48,7 @@ def asymmetry(model: CMG) -> float:
 
 def with_all_asymmetry(trainer: TrainStep) -> CMG:
     model = copy.deepcopy(trainer.model)
-    with torch.no_grad():
-        for parameter, average in zip(model.parameters(), trainer.state()["average"], strict=True):
-            parameter.copy_(average)
+    model.load_state_dict(dict(zip(model.state_dict(), trainer.state()["average"], strict=True)))
     return model
 
 
@@ -65,7 +63,7 @@ def test_rollout_is_forward_fed_back(seed: int) -> None:
             torch.testing.assert_close(frames[k], motion, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("experts", "layers"), [(1, 1), (2, 3), (3, 2), (4, 3)])
+@pytest.mark.parametrize(("experts", "layers"), [(1, 1), (3, 2), (4, 3)])
 def test_symmetric_training_keeps_left_and_right_alike(
     seed: int, rng: np.random.Generator, experts: int, layers: int
 ) -> None:
@@ -120,18 +118,17 @@ def test_windows_stay_within_their_sample(rng: np.random.Generator, seed: int) -
         sampler.set_num_frames(31)
 
 
-def test_rare_commands_are_drawn_more_often_when_balanced(rng: np.random.Generator, seed: int) -> None:
+def test_rare_commands_are_drawn_more_often_when_balanced(seed: int) -> None:
     torch.manual_seed(seed)
     samples = [
         {"motion": np.zeros((n + 1, 2), np.float32), "command": np.full((n, 3), v, np.float32)}
         for n, v in ((900, 0.4), (100, -0.4))
     ]
-    for balance, share in ((0.0, 0.1), (1.0, 0.5)):
+    for balance, share in ((0.0, 0.1), (0.5, 0.25), (1.0, 0.5)):
         sampler = WindowSampler({"samples": samples, "stats": make_stats(1, 3, seed)}, CPU, balance)
         sampler.set_num_frames(1)
         command = sampler.draw(4000)[1][0, :, 0]
-        rare = float((command < command.mean()).float().mean()) if command.std() > 0 else 0.0
-        assert rare == pytest.approx(share, abs=0.05)
+        assert float((command < command.mean()).float().mean()) == pytest.approx(share, abs=0.05)
 
 
 def test_noise_is_held_over_the_window(seed: int) -> None:
@@ -147,19 +144,16 @@ def test_noise_is_held_over_the_window(seed: int) -> None:
 
 def test_walking_velocity_compares_speeds_over_ground(seed: int) -> None:
     stats = make_stats(29, 3, seed)
-    slow, fast, left = (
-        torch.tensor(np.concatenate([pose, 0 * pose], axis=1), dtype=torch.float32)[:, None]
-        for pose in (walk(v, 1.6) for v in ((0.4, 0.0, 0.0), (0.7, 0.0, 0.0), (0.4, 0.0, 0.3)))
-    )
-    normalised = [
-        (m - torch.tensor(stats["motion_mean"])) / torch.tensor(stats["motion_std"]) for m in (slow, fast, left)
-    ]
+    mean, std = torch.tensor(stats["motion_mean"]), torch.tensor(stats["motion_std"])
+    poses = [walk(velocity, 1.6) for velocity in ((0.4, 0.0, 0.0), (0.7, 0.0, 0.0), (0.4, 0.0, 0.3))]
+    motions = [torch.tensor(np.concatenate([pose, 0 * pose], axis=1), dtype=torch.float32)[:, None] for pose in poses]
+    slow, fast, left = ((motion - mean) / std for motion in motions)
     walking = WalkingVelocity(stats, CPU)
-    predicted = normalised[0].clone().requires_grad_()
-    assert walking.error(predicted, normalised[0]).item() == 0
-    for other in normalised[1:]:
+    predicted = slow.clone().requires_grad_()
+    assert walking.error(predicted, slow).item() == 0
+    for other in (fast, left):
         assert walking.error(predicted, other).item() == pytest.approx(0.3**2 / 3, rel=0.2)
-    walking.error(predicted, normalised[1]).backward()
+    walking.error(predicted, fast).backward()
     assert predicted.grad is not None and predicted.grad.isfinite().all()
     assert (predicted.grad[..., :12] != 0).any() and (predicted.grad[..., 15:] == 0).all()
 

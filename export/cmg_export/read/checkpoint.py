@@ -15,7 +15,7 @@ from cmg_export.read.data_samples import check_samples
 from CMG_Ref.checkpoint.parameters import Weights
 from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
 from CMG_Ref.checkpoint.stats import check_range, read_vector
-from CMG_Ref.checkpoint_io import read_start
+from CMG_Ref.files.torch_files import read_start
 from cmg_runtime.folder import typed_json
 from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.folder.compiled import BANK_FILE, CARD_FILE

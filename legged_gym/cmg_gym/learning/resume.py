@@ -9,7 +9,7 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
 from cmg_gym.mdp.reference_command import reference
-from CMG_Ref.checkpoint_io import read_start
+from CMG_Ref.files.torch_files import read_start
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import Manifest
 

@@ -21,8 +21,8 @@ from CMG_Ref import eval_cmg, make_bank
 from CMG_Ref import train as train_command
 from CMG_Ref.checkpoint import __main__ as checkpoint_command
 from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
-from CMG_Ref.checkpoint_io import read_pt
 from CMG_Ref.evaluation.rollouts import Model
+from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import default_dof_pos
 from make_checkpoint import make_checkpoint

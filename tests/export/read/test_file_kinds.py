@@ -21,7 +21,7 @@ import torch
 
 from cmg_export.errors import CheckpointError
 from cmg_export.read.checkpoint import load_checkpoint
-from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.files.torch_files import read_pt
 from make_checkpoint import make_checkpoint
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d" * 32 + b"\nsize 6912345\n"

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from cmg_export.errors import CheckpointError
 from cmg_export.read.checkpoint import load_checkpoint
-from CMG_Ref.checkpoint_io import read_pt
-from CMG_Ref.dataloader.plain_pickle import load_plain
 from CMG_Ref.dataloader.reading import load_clip
+from CMG_Ref.files.plain_pickle import load_plain
+from CMG_Ref.files.torch_files import read_pt
 from cmg_runtime import load_engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder import typed_json

@@ -19,7 +19,7 @@ import torch
 import cmg_export.build
 import cmg_export.read.joints
 from cmg_export.__main__ import main
-from CMG_Ref.checkpoint_io import read_pt
+from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.folder.manifest import Manifest
 from make_checkpoint import make_checkpoint

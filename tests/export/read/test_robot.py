@@ -227,8 +227,8 @@ def test_reading_a_model_needs_nothing_to_draw_with(exported: str) -> None:
     """
     code = (
         "import importlib.util, os; from cmg_export.read.robot import RobotModel, g1_model;"
-        "from CMG_Ref.evaluation.robot import load_g1_legs;"
-        "print(len(RobotModel(g1_model()).hinge_names()), len(load_g1_legs().body_names), os.environ['MUJOCO_GL']);"
+        "from CMG_Ref.robot_g1.chain import FEET, g1_chain;"
+        "print(len(RobotModel(g1_model()).hinge_names()), len(g1_chain(FEET).body_names), os.environ['MUJOCO_GL']);"
         "importlib.util.find_spec('triton') and importlib.import_module('triton')"
     )
     environment = {**os.environ, "MUJOCO_GL": exported, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,8 @@ from CMG_Ref.dataloader.clips import Clip, resample, select_joints
 from CMG_Ref.dataloader.commands import heading, heading_velocity, smooth
 from CMG_Ref.dataloader.library import build_library
 from CMG_Ref.dataloader.reading import load_clip
-from CMG_Ref.evaluation.robot import FEET
 from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
+from CMG_Ref.robot_g1.chain import FEET
 
 Arrays = dict[str, Any]
 NAMES = ("left_knee_joint", "waist_yaw_joint", "right_knee_joint")
@@ -36,9 +35,9 @@ def quaternions(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndar
 class Motion:
     """An analytic motion: joints and root follow sines, the root turns at a constant rate with some lean."""
 
-    def __init__(self, rng: np.random.Generator, joints: int) -> None:
-        self.amplitude, self.phase = rng.uniform(0.1, 0.8, joints), rng.uniform(0, 6, joints)
-        self.frequency = rng.uniform(0.3, 1.2, joints)
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.amplitude, self.phase = rng.uniform(0.1, 0.8, 3), rng.uniform(0, 6, 3)
+        self.frequency = rng.uniform(0.3, 1.2, 3)
         self.turn, self.lean = rng.uniform(-1.5, 1.5), rng.uniform(-0.2, 0.2, 2)
         self.drift = rng.uniform(-1, 1, 3)
 
@@ -75,8 +74,8 @@ def pickle_content(clip: Clip) -> Arrays:
     return {"fps": clip.fps, "root_pos": clip.root_pos, "root_rot": xyzw, "dof_pos": clip.dof_pos, "links": None}
 
 
-def test_both_layouts_hold_the_same_clip(tmp_path: Path, rng: np.random.Generator) -> None:
-    made = Motion(rng, 3).clip(40, float(rng.uniform(20, 130)))
+def test_both_layouts_hold_the_same_clip_joints_picked_by_name(tmp_path: Path, rng: np.random.Generator) -> None:
+    made = Motion(rng).clip(40, float(rng.uniform(20, 130)))
     arrays = npz_arrays(made, rng)
     np.savez(tmp_path / "a.npz", **arrays)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(pickle_content(made), protocol=int(rng.integers(2, 6))))
@@ -85,30 +84,14 @@ def test_both_layouts_hold_the_same_clip(tmp_path: Path, rng: np.random.Generato
         assert clip.fps == pytest.approx(made.fps) and clip.joint_names == NAMES and clip.name == "a"
         for field in ("dof_pos", "root_pos", "root_quat"):
             np.testing.assert_allclose(getattr(clip, field), getattr(made, field), atol=1e-12)
-    assert load_clip(tmp_path / "a.pkl").joint_names == ()
-
-
-def test_joints_are_picked_by_name(tmp_path: Path, rng: np.random.Generator) -> None:
-    made = Motion(rng, 3).clip(10, 60.0)
-    arrays = npz_arrays(made, rng)
-    np.savez(tmp_path / "a.npz", **arrays)
+    unnamed = load_clip(tmp_path / "a.pkl")
+    assert unnamed.joint_names == ()
     wanted = ("right_knee_joint", "left_knee_joint")
     np.testing.assert_array_equal(load_clip(tmp_path / "a.npz", wanted).dof_pos, made.dof_pos[:, [2, 0]])
     with pytest.raises(ValueError, match="left_elbow_joint.*missing"):
         load_clip(tmp_path / "a.npz", ("left_knee_joint", "left_elbow_joint"))
-    unnamed = Clip("b", 50.0, (), made.dof_pos, made.root_pos, made.root_quat)
     with pytest.raises(ValueError, match="3 unnamed joints, expected 2"):
         select_joints(unnamed, wanted)
-
-
-class Hostile:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
 
 
 def refusal(path: Path) -> str:
@@ -117,13 +100,6 @@ def refusal(path: Path) -> str:
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and path.stem in message
     return message
-
-
-def test_a_pickle_with_code_does_not_run(tmp_path: Path, rng: np.random.Generator) -> None:
-    content = pickle_content(Motion(rng, 3).clip(10, 30.0))
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps({**content, "links": Hostile(tmp_path / "ran")}))
-    assert "mkdir" in refusal(tmp_path / "a.pkl")
-    assert not (tmp_path / "ran").exists()
 
 
 BREAKAGES: dict[str, tuple[str, Callable[[Arrays], Any]]] = {
@@ -144,27 +120,21 @@ BREAKAGES: dict[str, tuple[str, Callable[[Arrays], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES)
-def test_broken_npz_clips_are_refused_in_one_line(tmp_path: Path, rng: np.random.Generator, breakage: str) -> None:
-    expected, break_it = BREAKAGES[breakage]
-    arrays = npz_arrays(Motion(rng, 3).clip(10, 60.0), rng)
-    break_it(arrays)
-    np.savez(tmp_path / "a.npz", **arrays)
-    assert expected in refusal(tmp_path / "a.npz")
-
-
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path, rng: np.random.Generator) -> None:
-    made = Motion(rng, 3).clip(10, 60.0)
+def test_broken_and_damaged_clips_are_refused_in_one_line(tmp_path: Path, rng: np.random.Generator) -> None:
+    made = Motion(rng).clip(10, 60.0)
+    for breakage, (expected, break_it) in BREAKAGES.items():
+        arrays = {key: value.copy() for key, value in npz_arrays(made, rng).items()}
+        break_it(arrays)
+        np.savez(tmp_path / "a.npz", **arrays)
+        assert expected in refusal(tmp_path / "a.npz"), breakage
     arrays = npz_arrays(made, rng)
     np.savez_compressed(tmp_path / "whole.npz", **arrays)
     contents = {"npz": (tmp_path / "whole.npz").read_bytes(), "pkl": pickle.dumps(pickle_content(made))}
     for suffix, whole in contents.items():
         path = tmp_path / f"a.{suffix}"
-        for cut in [0, *rng.integers(1, len(whole) - 1, 8)]:
-            path.write_bytes(whole[:cut])
+        for content in (*(whole[:cut] for cut in (0, *rng.integers(1, len(whole) - 1, 8))), rng.bytes(500)):
+            path.write_bytes(content)
             refusal(path)
-        path.write_bytes(rng.bytes(500))
-        refusal(path)
         refusal(tmp_path / f"absent.{suffix}")
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([1, 2]))
     refusal(tmp_path / "a.pkl")
@@ -173,7 +143,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, rng: np.random.Ge
 
 def test_resampling_follows_the_formula(rng: np.random.Generator) -> None:
     for fps in (30.0, 59.94, 120.0, float(rng.uniform(40, 200))):
-        motion = Motion(rng, 3)
+        motion = Motion(rng)
         frames = int(rng.integers(round(2 * fps), round(4 * fps)))
         at_50 = resample(motion.clip(frames, fps))
         t = np.arange(len(at_50.dof_pos)) / 50
@@ -183,33 +153,23 @@ def test_resampling_follows_the_formula(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(at_50.root_pos[inside], motion.root_pos(t)[inside], atol=1e-3)
         dot = np.abs((at_50.root_quat * motion.root_quat(t)).sum(axis=1))
         np.testing.assert_allclose(dot, 1, atol=1e-9)  # a constant turn is what slerp does
-
-
-def test_resampling_survives_frame_rates_a_rounding_error_off(rng: np.random.Generator) -> None:
-    motion = Motion(rng, 3)
-    for exact in (60.0, 120.0, 50.0):
+    for exact in (60.0, 120.0, 50.0):  # and rates that are a rounding error off
         for fps in (np.nextafter(exact, 1e9), np.nextafter(exact, 0), exact * (1 + 1e-12), 1 / (1 / exact)):
             assert len(resample(motion.clip(round(exact) * 2 + 1, float(fps))).dof_pos) == 101
 
 
 def test_command_of_a_circle_is_constant_whatever_the_heading(rng: np.random.Generator) -> None:
-    speed, rate, start = rng.uniform(0.2, 1.5), rng.uniform(0.3, 2.0) * rng.choice([-1, 1]), rng.uniform(-3, 3)
+    """Forward and to the left at once: x forward, y to the left, turning left are positive."""
+    (vx, vy), rate, start = rng.uniform(0.2, 1.5, 2), rng.uniform(0.3, 2.0) * rng.choice([-1, 1]), rng.uniform(-3, 3)
     t = np.arange(400) / 50
     yaw = start + rate * t
-    root = speed / rate * np.stack([np.sin(yaw), -np.cos(yaw), 0 * t], axis=1) + rng.normal(size=3)
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    root = np.stack([vx * sin + vy * cos, vy * sin - vx * cos, 0 * t], axis=1) / rate + rng.normal(size=3)
     # Roll and pitch of the pelvis do not change where it is heading.
     quat = quaternions(rng.uniform(-0.3, 0.3) * np.sin(t), rng.uniform(-0.3, 0.3) * np.cos(t), yaw)
     velocity = heading_velocity(root, quat, 50.0)
-    np.testing.assert_allclose(velocity[1:-1], np.tile([speed, 0, rate], (398, 1)), atol=1e-3 * max(1, speed))
+    np.testing.assert_allclose(velocity[1:-1], np.tile([vx, vy, rate], (398, 1)), atol=1e-3)
     np.testing.assert_allclose(np.diff(heading(quat)), rate / 50, atol=1e-9)  # no jump across pi
-
-
-def test_leftward_is_positive(rng: np.random.Generator) -> None:
-    yaw, speed = rng.uniform(-3, 3), rng.uniform(0.1, 1)
-    t = np.arange(20) / 50
-    root = speed * t[:, None] * [-np.sin(yaw), np.cos(yaw), 0]
-    velocity = heading_velocity(root, quaternions(0 * t, 0 * t, yaw + 0 * t), 50.0)
-    np.testing.assert_allclose(velocity, np.tile([0, speed, 0], (20, 1)), atol=1e-9)
 
 
 def test_smoothing_keeps_sums_and_constants(rng: np.random.Generator) -> None:
@@ -247,7 +207,7 @@ def test_mirrored_angles_mirror_the_feet(rng: np.random.Generator) -> None:
 
 
 def test_the_library_mirrors_commands(rng: np.random.Generator) -> None:
-    clip = Motion(rng, 3).clip(200, 50.0)
+    clip = Motion(rng).clip(200, 50.0)
     library = build_library([clip], NAMES)
     (pose, velocity), (mirrored, mirrored_velocity) = (track.play(0, 200, 1.0) for track in library.tracks)
     np.testing.assert_allclose(pose, clip.dof_pos, atol=1e-9)

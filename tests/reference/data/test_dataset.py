@@ -1,26 +1,19 @@
-"""Motion synthesis and the data file, on clips whose velocity is known and constant."""
+"""Motion synthesis, samples and stats, on clips whose velocity is known and constant."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import os
-import signal
-import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from CMG_Ref.checkpoint_io import read_pt
-from CMG_Ref.dataloader import dataset
 from CMG_Ref.dataloader.clips import Clip
 from CMG_Ref.dataloader.commands import smooth
-from CMG_Ref.dataloader.dataset import DatasetConfig, balance_weights, build_dataset, compute_stats
+from CMG_Ref.dataloader.dataset import DatasetConfig, build_dataset, compute_stats
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
-from CMG_Ref.dataloader.reading import load_clips, read_folder
+from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.training.symmetry import is_symmetric
@@ -32,15 +25,10 @@ CODE_JOINTS = [JOINT_NAMES.index(f"waist_{axis}_joint") for axis in ("pitch", "r
 """Joints that hold vx, vy and yaw rate: mirrored and cross-faded just as the velocity must be."""
 
 
-@cache
-def _legs(velocity: tuple[float, float, float]) -> np.ndarray:
-    return walk(velocity, 8.0)
-
-
 def make_arrays(rng: np.random.Generator, velocity: tuple[float, float, float], seconds: float = 8.0) -> dict[str, Any]:
     """A clip at a constant velocity: legs walk at it and arms swing, but for the joints that tell the velocity."""
     frames = round(seconds * 50)
-    dof_pos = _legs(velocity)[:frames].copy() if np.any(velocity) else stand(seconds)
+    dof_pos = walk(velocity, seconds) if np.any(velocity) else stand(seconds)
     swing = rng.uniform(0.1, 0.4, 14) * (1 if np.any(velocity) else 0.01)
     t = np.arange(frames)[:, None] / 50
     dof_pos[:, 15:] += swing * np.sin(2 * np.pi * rng.uniform(0.8, 1.3) * t + rng.uniform(0, 6, 14))
@@ -48,14 +36,25 @@ def make_arrays(rng: np.random.Generator, velocity: tuple[float, float, float], 
     return clip_arrays(dof_pos, velocity)
 
 
-@pytest.fixture
-def clips(rng: np.random.Generator, tmp_path: Path) -> list[Clip]:
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+@pytest.fixture(scope="module")
+def folder(seed: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a clip for each velocity."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng([seed, 5])
     for number, velocity in enumerate(VELOCITIES):
-        np.savez(tmp_path / f"clip{number}.npz", **make_arrays(rng, velocity))
-    return load_clips(tmp_path)
+        save(folder / f"clip{number}.npz", make_arrays(rng, velocity))
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def clips(folder: Path) -> list[Clip]:
+    return read_folder(folder).usable()
+
+
+@pytest.fixture(scope="module")
 def library(clips: list[Clip]) -> MotionLibrary:
     return build_library(clips, JOINT_NAMES)
 
@@ -67,9 +66,8 @@ def test_playing_faster_moves_faster(library: MotionLibrary, rng: np.random.Gene
         slow_pose, slow = track.play(start, 199, speed / 2)
         np.testing.assert_allclose(pose, slow_pose[::2], atol=1e-9)  # the same frames in half the time
         np.testing.assert_allclose(velocity, 2 * slow[::2], atol=1e-9)
-        np.testing.assert_allclose(
-            velocity.sum(axis=0) / 50, speed * 100 / 50 * track.play(start, 1, 1.0)[1][0], atol=0.02
-        )
+        recorded = track.play(start, 1, 1.0)[1][0]
+        np.testing.assert_allclose(velocity.sum(axis=0) / 50, speed * 100 / 50 * recorded, atol=0.02)
 
 
 def test_means_are_means_of_the_rows(library: MotionLibrary, rng: np.random.Generator) -> None:
@@ -82,18 +80,15 @@ def test_means_are_means_of_the_rows(library: MotionLibrary, rng: np.random.Gene
     np.testing.assert_array_equal(library.frame_of + library.remaining, np.bincount(library.track_of)[library.track_of])
 
 
-def test_sequences_are_labelled_with_the_velocity_that_is_played(
-    library: MotionLibrary, rng: np.random.Generator
-) -> None:
-    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0), num_sequences=1)
+def test_sequences_are_labelled_with_the_velocity_played(library: MotionLibrary, rng: np.random.Generator) -> None:
+    config = dataclasses.replace(QUICK, speed_range=(1.0, 1.0))
     varied = 0
     for index in range(16):
         hold = float(index % 2)  # one target throughout, or a new one at every cut
         sequence = Synthesiser(library, dataclasses.replace(config, hold_probability=hold), None).sequence(rng)
         motion, command = sequence["motion"], sequence["command"]
         assert motion.shape == (251, 58) and command.shape == (250, 3)
-        assert motion.dtype == command.dtype == np.float32
-        assert np.isfinite(motion).all() and np.isfinite(command).all()
+        assert motion.dtype == command.dtype == np.float32 and np.isfinite(motion).all()
         positions = motion[:, :29].astype(np.float64)
         np.testing.assert_allclose(motion[1:-1, 29:], (positions[2:] - positions[:-2]) * 25, atol=1e-4)
         played = positions[:, CODE_JOINTS]
@@ -142,45 +137,34 @@ def test_targets_cover_every_gait(rng: np.random.Generator) -> None:
     assert still.mean() > 0.05 and in_place.mean() > 0.05
 
 
-def test_clips_too_short_to_play_are_refused(rng: np.random.Generator, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **make_arrays(rng, (0.5, 0.0, 0.0), seconds=0.5))
-    library = build_library(load_clips(tmp_path), JOINT_NAMES)
-    with pytest.raises(ValueError, match="longer clips"):
-        Synthesiser(library, QUICK, None).sequence(rng)
-    with pytest.raises(ValueError, match="num_compared"):
-        SynthesisConfig(num_candidates=10, num_compared=10)
+INF, NAN = float("inf"), float("nan")
+WRONG: dict[Any, tuple[tuple[str, Any], ...]] = {
+    SynthesisConfig: (
+        ("num_sequences", 0), ("sequence_seconds", INF), ("chunk_seconds", (NAN, 1.0)), ("speed_range", (0.0, 1.0)),
+        ("blend_seconds", (0.5, 0.2)), ("hold_probability", NAN), ("standing_start_probability", -0.1),
+        ("chunk_seconds", (0.0, 0.0)),  # would never reach the end of a sequence
+        ("num_compared", SynthesisConfig().num_candidates),
+    ),
+    DatasetConfig: (("playbacks", -1), ("seed", -1), ("smoothing_seconds", (0.3, NAN))),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"num_sequences": 0},
-        {"sequence_seconds": float("inf")},
-        {"chunk_seconds": (0.0, 0.0)},  # would never reach the end of a sequence
-        {"chunk_seconds": (float("nan"), 1.0)},
-        {"blend_seconds": (0.5, 0.2)},
-        {"speed_range": (0.0, 1.0)},
-        {"hold_probability": float("nan")},
-        {"standing_start_probability": -0.1},
-    ],
-)
-def test_numbers_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"{name} is "):
-        SynthesisConfig(**wrong)
+def test_numbers_that_cannot_be_are_refused() -> None:
+    for config, wrong in WRONG.items():
+        for name, value in wrong:
+            with pytest.raises(ValueError, match=f"{name} is "):
+                config(**{name: value})
 
 
-@pytest.mark.parametrize("wrong", [{"playbacks": -1}, {"seed": -1}, {"smoothing_seconds": (0.3, float("nan"))}])
-def test_numbers_of_the_dataset_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(ValueError, match=f"{name} is "):
-        DatasetConfig(**wrong)
-
-
-def test_the_shortest_stretches_still_make_a_sequence(clips: list[Clip], rng: np.random.Generator) -> None:
+def test_stretches_may_be_short_and_clips_may_not(
+    library: MotionLibrary, rng: np.random.Generator, tmp_path: Path
+) -> None:
     short = dataclasses.replace(QUICK, chunk_seconds=(0.02, 0.02), blend_seconds=(0.02, 0.02))
-    sequence = Synthesiser(build_library(clips, JOINT_NAMES), short, None).sequence(rng)
+    sequence = Synthesiser(library, short, None).sequence(rng)
     assert len(sequence["command"]) == 250 and all(np.isfinite(field).all() for field in sequence.values())
+    save(tmp_path / "a.npz", make_arrays(rng, (0.5, 0.0, 0.0), seconds=0.5))
+    with pytest.raises(ValueError, match="longer clips"):
+        Synthesiser(build_library(read_folder(tmp_path).usable(), JOINT_NAMES), QUICK, None).sequence(rng)
 
 
 def test_samples_depend_on_seed_and_index_alone(clips: list[Clip], seed: int) -> None:
@@ -193,27 +177,6 @@ def test_samples_depend_on_seed_and_index_alone(clips: list[Clip], seed: int) ->
             np.testing.assert_array_equal(one["samples"][index][field], two["samples"][index][field])
         assert not np.array_equal(one["samples"][index]["motion"], other["samples"][index]["motion"])
     assert len(one["samples"]) == 3 + 10 and len(two["samples"]) == 6 + 10  # five clips and five mirror images
-
-
-def test_the_data_file_is_as_users_have_it(
-    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    out = tmp_path / "deep" / "cmg_training_data.pt"
-    arguments = f"{tmp_path} --out {out} --exclude clip4 --seed {seed} --workers 1 --playbacks 2 --num-sequences 4"
-    monkeypatch.setattr(sys, "argv", ["dataset", *arguments.split(), "--num-candidates", "300", "--num-compared", "40"])
-    assert dataset.main() == 0
-    data = read_pt(out)  # torch.load(weights_only=True) with numpy's types
-    assert len(data["samples"]) == 4 + 2 * 8 and data["joint_names"] == list(JOINT_NAMES)
-    for sample in data["samples"]:
-        frames = len(sample["command"])
-        assert sample["motion"].shape == (frames + 1, 58) and sample["command"].shape == (frames, 3)
-        assert sample["motion"].dtype == sample["command"].dtype == np.float32
-    stats = data["stats"]
-    assert (stats["num_joints"], stats["motion_dim"], stats["command_dim"]) == (29, 58, 3)
-    assert is_symmetric(stats, JOINT_NAMES)
-    for key, width in (("motion_mean", 58), ("motion_std", 58), ("command_min", 3), ("command_max", 3)):
-        assert stats[key].shape == (width,) and stats[key].dtype == np.float32
-    assert list(tmp_path.joinpath("deep").iterdir()) == [out]
 
 
 def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator) -> None:
@@ -233,120 +196,10 @@ def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator
     assert 0.38 < stats["command_max"][1] <= 0.4 and 0.97 < stats["command_max"][2] <= 1.0
     assert not is_symmetric({**stats, "motion_mean": stats["motion_mean"] + 0.1}, names)
 
-
-def test_stats_of_what_never_varies_can_be_divided_by(rng: np.random.Generator) -> None:
-    names = tuple(f"joint_{i}" for i in range(18))
-    frames = int(rng.integers(500, 4000))
+    frames, speed = int(rng.integers(500, 4000)), float(rng.uniform(-1, 1))  # what never varies can be divided by, too
     still = np.tile(rng.uniform(-1, 1, 36), (frames + 1, 1)).astype(np.float32)
-    speed = float(rng.uniform(-1, 1))
-    command = np.tile([speed, 0, 0], (frames, 1)).astype(np.float32)
-    stats = compute_stats([{"motion": still, "command": command}], names)
+    held = np.tile([speed, 0, 0], (frames, 1)).astype(np.float32)
+    stats = compute_stats([{"motion": still, "command": held}], tuple(f"joint_{i}" for i in range(18)))
     assert (stats["motion_std"] >= np.float32(0.1)).all()
     assert (stats["command_max"] - stats["command_min"] > 0.19).all()
     assert stats["command_min"][0] < speed < stats["command_max"][0]
-
-
-def test_balancing_evens_out_commands(rng: np.random.Generator) -> None:
-    commands = np.array([[0.4, 0, 0]] * 900 + [[-0.4, 0, 0]] * 90 + [[0, 0.4, 0.8]] * 10) + rng.uniform(-0.05, 0.05, 3)
-    groups = np.repeat([0, 1, 2], [900, 90, 10])
-    for strength, expected in ((1.0, [1, 1, 1]), (0.0, [900, 90, 10]), (0.5, np.sqrt([900, 90, 10]))):
-        weight = balance_weights(commands, strength)
-        assert weight.mean() == pytest.approx(1)
-        share = np.bincount(groups, weight)
-        np.testing.assert_allclose(share / share.sum(), np.array(expected) / np.sum(expected))
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["dataset", *map(str, arguments)])
-    return dataset.main()
-
-
-def test_errors_and_interrupts_are_one_line(
-    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.npz").write_bytes(b"not a clip")
-    for expected, arguments in {
-        "no .npz or .pkl": (tmp_path / "empty",),
-        "No .npz or .pkl": (tmp_path / "absent",),
-        "its only clip cannot be used: a.npz: not a readable": (tmp_path / "bad",),
-        "file": (tmp_path, "--out", tmp_path / "file" / "d.pt"),
-    }.items():
-        assert run(monkeypatch, *arguments) == 2
-        err = capfd.readouterr().err
-        assert (
-            len(err.splitlines()) == 1
-            and err.startswith("CMG_Ref.dataloader.dataset: ")
-            and expected.lower() in err.lower()
-        )
-
-    def interrupt_all(samples: Any, config: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(dataset, "playback_samples", interrupt_all)
-    out = tmp_path / "d.pt"
-    quick = ["--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1]
-    assert run(monkeypatch, tmp_path, "--out", out, *quick) == 130
-    assert capfd.readouterr().err.splitlines()[-1] == "CMG_Ref.dataloader.dataset: interrupted"
-    assert not out.exists()
-
-
-def test_what_is_not_used_is_named_and_counted(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "clips"
-    (folder / "deep" / "er").mkdir(parents=True)
-    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
-    np.savez(folder / "walk.npz", **arrays)
-    np.savez(folder / "deep" / "er" / "back.npz", **make_arrays(rng, (-0.4, 0.0, 0.0)))
-    (folder / "side.csv").write_text(as_csv(make_arrays(rng, (0.0, 0.3, 0.0))))
-    np.savez(folder / "degrees.npz", **{**arrays, "dof_positions": np.degrees(arrays["dof_positions"])})
-    np.savez(folder / "short.npz", **{k: v[:3] if len(v) > 99 else v for k, v in arrays.items()})
-    arrays["dof_positions"][7, 3] = np.nan
-    np.savez(folder / "nan.npz", **arrays)
-    (folder / "._walk.npz").write_bytes(b"\x00\x05\x16\x07Mac OS X")
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / "x.npz").write_bytes(b"")
-    (folder / "walk.mp4").touch()
-    (folder / "README").touch()
-
-    out = tmp_path / "d.pt"
-    quick = ["--num-sequences", 1, "--num-candidates", 300, "--num-compared", 40, "--workers", 1, "--playbacks", 1]
-    assert run(monkeypatch, folder, "--out", out, *quick, "--exclude", "nan", "no_such") == 0
-    printed = capfd.readouterr().out
-    rows = {line.split()[0]: line.split()[1:7] for line in printed.splitlines()}
-    assert rows["walk"][:4] == ["400", "8.0", "50", "0.50"] and rows["deep/er/back"][3] == "0.40"
-    assert rows["side"][:4] == ["400", "13.3", "30", "0.18"]
-    assert "30 fps assumed" in printed and "3 clips, " in printed
-    assert "left out: nan" in printed and "--exclude names what is not there: no_such" in printed
-    assert "not clips: 4 files (1 .mp4, 2 hidden, 1 without suffix)" in printed
-    assert all(name in printed for name in ("._walk.npz", ".cache/x.npz", "walk.mp4", "README"))
-    assert "skipped 2:" in printed and "at least 4 frames" in printed and "with --angles degrees it fits" in printed
-    assert len(read_pt(out)["samples"]) == 1 + 2 * 3
-
-    before = out.read_bytes()
-    assert run(monkeypatch, folder, "--out", out, *quick, "--strict") == 2
-    err = capfd.readouterr().err
-    assert len(err.splitlines()) == 1 and all(name in err for name in ("degrees.npz", "short.npz", "nan.npz"))
-    assert out.read_bytes() == before
-    assert run(monkeypatch, folder, "--out", out, *quick, "--strict", "--exclude", "nan", "degrees", "short") == 0
-    assert run(monkeypatch, folder, "--out", out, *quick, "--strict", "--exclude", "nan", "degrees", "short", "x") == 2
-
-
-def as_csv(arrays: dict[str, Any]) -> str:
-    quat = arrays["body_rotations"][:, 0][:, [1, 2, 3, 0]]
-    stream = io.StringIO()
-    np.savetxt(stream, np.hstack([arrays["body_positions"][:, 0], quat, arrays["dof_positions"]]), delimiter=",")
-    return stream.getvalue()
-
-
-def test_one_motion_in_several_files_counts_once(tmp_path: Path, rng: np.random.Generator) -> None:
-    arrays = make_arrays(rng, (0.5, 0.0, 0.0))
-    np.savez(tmp_path / "b.npz", **arrays)
-    np.savez_compressed(tmp_path / "c.npz", **arrays)
-    (tmp_path / "a.csv").write_text(as_csv(arrays))
-    found = read_folder(tmp_path)
-    assert [(clip.name, clip.fps) for clip in found.clips] == [("b", 50)] and not found.skipped
-    assert found.left_out == ["c.npz (the same motion as b.npz)", "a.csv (the same motion as b.npz)"]

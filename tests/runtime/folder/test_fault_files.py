@@ -20,7 +20,7 @@ import torch
 from cmg_export.errors import ExportError
 from cmg_export.publish import check_out, staging
 from cmg_gym.learning.runner import ResidualRunner, iteration_of, latest_checkpoint
-from CMG_Ref.checkpoint_io import read_pt, write_pt
+from CMG_Ref.files.torch_files import read_pt, write_pt
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.kept_files import replace_file

@@ -17,6 +17,9 @@ JOINT_NAMES: tuple[str, ...] = (
 WRIST_NAMES: tuple[str, ...] = tuple(name for name in JOINT_NAMES if "_wrist_" in name)
 """The joints that robots, and motions, of 23 joints are without."""
 
+LEG_JOINTS = slice(0, 12)
+KNEES = (JOINT_NAMES.index("left_knee_joint"), JOINT_NAMES.index("right_knee_joint"))
+
 # mjlab's KNEES_BENT_KEYFRAME: the pose in which its G1 environments start. Joints not named are at 0.
 _STANDING = {
     "hip_pitch": -0.312, "knee": 0.669, "ankle_pitch": -0.363,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from CMG_Ref.evaluation.robot import FEET, KNEES, LEG_JOINTS, load_g1_legs
+from CMG_Ref.robot_g1 import KNEES, LEG_JOINTS
+from CMG_Ref.robot_g1.chain import FEET, g1_chain
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 # Which foot stands is read from both the height of the sole and the knee. Height alone, with the pelvis taken
 # as upright, fails: a pelvis lean of 0.1 rad shifts the feet by as much as a swing foot is lifted. The knee of
-# the swing leg is bent whatever the lean. Weights chosen on clips for the least scatter over 2 s (calibration.py).
+# the swing leg is bent whatever the lean. Weights chosen on clips for the least scatter over 2 s
+# (evaluation/calibration.py).
 _HEIGHT_WEIGHT = 0.3
 _KNEE_WEIGHT = 0.07  # m per rad
 _FOOT_TEMPERATURE = 0.003  # m of score; below this difference both feet count
@@ -30,7 +32,7 @@ class StanceVelocity:
     """
 
     def __init__(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.chain = load_g1_legs()
+        self.chain = g1_chain(FEET)
         self._kinematics = ForwardKinematics(self.chain, device, dtype)
         self._sole_bodies = torch.tensor(self.chain.sole_bodies, device=device)
         self._sole_points = torch.tensor(self.chain.sole_points, device=device, dtype=dtype)
@@ -76,20 +78,6 @@ class StanceVelocity:
         velocity, trust = self(dof_pos, fps)
         trust = trust.unsqueeze(-1) + 1e-4  # feet that never differ, as in standing, count alike
         return (velocity * trust).sum(0) / trust.sum(0)
-
-
-def estimate_velocity(dof_pos: torch.Tensor, fps: float = 50.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean velocity implied by the standing foot, not calibrated.
-
-    Args:
-        dof_pos: [T, ..., 29], rad, time first.
-        fps: frames a second.
-
-    Returns:
-        vx, vy (m/s) and yaw rate (rad/s), each [...], in the pelvis's heading frame.
-    """
-    vx, vy, yaw_rate = StanceVelocity(dof_pos.device, dof_pos.dtype).mean(dof_pos, fps).unbind(-1)
-    return vx, vy, yaw_rate
 
 
 def leg_speed(dof_pos: torch.Tensor, fps: float = 50.0, window: float = 1.0) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from CMG_Ref.files.words import some
+
 START = 4096
 """Bytes from a file's beginning that are enough to know it."""
 
@@ -97,10 +99,10 @@ def archive_kind(names: list[str]) -> str | None:
         return None
     inside = [name for name in names if name.endswith((".pt", ".pth", ".ckpt"))]
     if inside:
-        return f"is a zip archive with {_some(inside)} inside; unpack it and name that"
+        return f"is a zip archive with {some(inside)} inside; unpack it and name that"
     if any(name.endswith(".npy") for name in names):
-        return f"is a numpy .npz archive of {_some([name.removesuffix('.npy') for name in names])}; {_CONVERT}"
-    return f"is a zip archive without data.pkl (it holds {_some(names)}); expected a torch.save file"
+        return f"is a numpy .npz archive of {some([name.removesuffix('.npy') for name in names])}; {_CONVERT}"
+    return f"is a zip archive without data.pkl (it holds {some(names)}); expected a torch.save file"
 
 
 def text_kind(start: bytes) -> str | None:
@@ -128,8 +130,3 @@ def _first_torch_format(start: bytes) -> str:
 
 def _quoted(text: str) -> str:
     return ascii(" ".join(text.split())[:40])
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:60] if name.isprintable() else ascii(name)[:60] for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -14,9 +14,11 @@ from typing import IO, Any
 
 import torch
 
-from CMG_Ref.file_kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
-from CMG_Ref.plain_arrays import STAND_INS, PlainArray, PlainDtype
-from CMG_Ref.safe_pickle import NotPermitted, check_pickle, load_pickle
+from CMG_Ref.files.kinds import START, archive_kind, beginning_kind, folder_kind, text_kind
+from CMG_Ref.files.pickle_check import NotPermitted, check_pickle
+from CMG_Ref.files.plain_arrays import STAND_INS, PlainArray, PlainDtype
+from CMG_Ref.files.safe_pickle import load_pickle
+from CMG_Ref.files.words import some
 from cmg_runtime.folder.kept_files import naming
 
 _NUMPY_TYPES: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
@@ -117,14 +119,8 @@ def _read_archive(path: Path) -> Any:
         if members.get(folder + "byteorder") and archive.read(folder + "byteorder") != b"little":
             raise _Unusable("was saved by a machine of the other byte order; save it again with pickle_protocol=2")
 
-        def read_storage(key: str, expected: int) -> bytes:
-            content = archive.read(f"{folder}data/{key}")
-            if len(content) != expected:
-                raise ValueError(f"data/{key} has {len(content)} bytes, the pickle says {expected}")
-            return content
-
         with _refusals_of_content():
-            return load_pickle(pickles[name], read_storage)
+            return load_pickle(pickles[name], lambda key, expected: archive.read(f"{folder}data/{key}"))
 
 
 def _read_stream(path: Path, start: bytes) -> Any:
@@ -151,15 +147,13 @@ def _read_stream(path: Path, start: bytes) -> Any:
 
 def _how_to_save_again(path: Path, error: NotPermitted) -> str:
     """The refusal of a file that needs other objects, with the line of Python that saves it without them."""
-    names = [name[:60] if name.isprintable() else ascii(name)[:60] for name in error.names]
     kept = tuple(key for key in _KEPT if key in error.texts)
     saved = f"{{k: c[k] for k in {kept} if k in c}}" if kept else "{k: v for k, v in c.items() if torch.is_tensor(v)}"
-    if any(name.startswith("torch.nn.modules.") for name in names):  # a whole model, not its parameters
+    if any(name.startswith("torch.nn.modules.") for name in error.names):  # a whole model, not its parameters
         saved = "c.state_dict()"
-    needed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
-        f"needs {needed} to be loaded, which could run code; refused. Expected tensors and numpy arrays only: if you "
-        f"trust it, save it again where it was made: import torch; c = torch.load({str(path)!r}, 'cpu', "
+        f"needs {some(error.names)} to be loaded, which could run code; refused. Expected tensors and numpy arrays "
+        f"only: if you trust it, save it again where it was made: import torch; c = torch.load({str(path)!r}, 'cpu', "
         f"weights_only=False); torch.save({saved}, 'plain.pt')"
     )
 
