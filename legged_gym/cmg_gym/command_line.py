@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
@@ -33,6 +35,11 @@ MOST_SECONDS = 1e6
 """Of an episode, or of a command; twelve days."""
 
 
+*_FIRST, _LAST = "auto", *reversed(BACKENDS)
+BackendOption = Annotated[str, tyro.conf.arg(help=f"Of the generator: {', '.join(_FIRST)} or {_LAST}.")]
+"""The option that names a backend."""
+
+
 @dataclass(frozen=True)
 class PolicyOptions:
     """Which policy, with which generator, where."""
@@ -41,8 +48,7 @@ class PolicyOptions:
     """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder."""
     engine: Path = DEFAULT_ENGINE
     """The engine folder."""
-    backend: str = "auto"
-    """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
+    backend: BackendOption = "auto"
     device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
     seed: int = 0
 

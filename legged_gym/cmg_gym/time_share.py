@@ -25,7 +25,7 @@ from cmg_gym.observations import reference
 from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from CMG_Ref.command_line import require_not_negative, require_positive, run
-from cmg_runtime.backends import BACKENDS
+from cmg_runtime.backends import BACKENDS, PLAN_FILE
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.kept_files import replace_file
 from cmg_runtime.folder.manifest import read_manifest
@@ -42,7 +42,7 @@ class Options(command_line.PolicyOptions):
     out: Path = Path("build/time_share")
     """Where time_share.md and time_share.json go."""
     num_envs: int = 4096
-    backends: tuple[str, ...] = ("fused", "onnx", "torchscript", "torch")
+    backends: tuple[str, ...] = tuple(name for name, row in reversed(BACKENDS.items()) if row.file != PLAN_FILE)
     """One after the other, in the same environment."""
     steps: int = 200
     """Timed, of each backend and in each way; rounded up to whole rounds."""

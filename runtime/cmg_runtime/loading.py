@@ -28,11 +28,13 @@ logger = logging.getLogger(__name__)
 PREFERRED_PRECISIONS = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32")}
 """Fastest first. A GPU multiplies half precision several times faster than float32; a CPU does not."""
 
-PREFERRED_BACKENDS = {"cpu": ("onnx", "torch", "torchscript"), "cuda": ("fused", "trt", "torch", "onnx", "torchscript")}
-"""Fastest first. On a CPU ``onnx`` takes half of ``torch``'s time for few environments, and the same for thousands;
-on a GPU ``fused`` takes a fifth of it (docs/performance.md), the two are level, and ``torch`` shares the caller's
-stream and needs no other library. ``trt`` makes nine kernels of the network where ``torch`` launches some thirty; it
-has not been timed (docs/tensorrt.md)."""
+PREFERRED_BACKENDS = {
+    kind: tuple(
+        name for _, name in sorted((row.order[kind], row.name) for row in BACKENDS.values() if kind in row.order)
+    )
+    for kind in ("cpu", "cuda")
+}
+"""Fastest first: see :class:`cmg_runtime.backends.BackendRow`."""
 
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
@@ -58,8 +60,8 @@ def load_engine(
         path: the folder that ``make engine`` wrote. Each of its files that is used is checked against the manifest.
         num_envs: environments in the batch, at least 1.
         device: "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", or one of "fused", "trt", "torch", "onnx", "torchscript". "auto" takes the first in the order
-            of :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
+        backend: "auto", or one of :data:`cmg_runtime.backends.BACKENDS`. "auto" takes the first in the order of
+            :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
         precision: "fp32", "fp16", or None for the fastest on this device that passed parity: fp16 on CUDA,
             fp32 on a CPU.
         seed: of the generator that draws initial states from the bank.

@@ -1,14 +1,16 @@
-"""What runs an artifact. One backend, one module, imported only when it is asked for.
+"""What runs an artifact: one backend, one module, imported only when it is asked for.
 
-To add a backend, write its class and name it in :data:`BACKENDS`; to have ``backend="auto"`` consider it,
-place it in :data:`cmg_runtime.loading.PREFERRED_BACKENDS`.
+To add a backend, write its class and give it a row in :data:`BACKENDS`. If it runs a file that engine folders have
+already, ``weights.npz`` for example, it is in every folder built from then on; else ``cmg_export.compile`` has to write
+the file.
 """
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Mapping, Optional
 
 import torch
 
@@ -17,13 +19,53 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.guard import Guard
 
-BACKENDS: dict[str, str] = {
-    "torch": "cmg_runtime.backends.torch:TorchBackend",
-    "torchscript": "cmg_runtime.backends.torchscript:TorchScriptBackend",
-    "onnx": "cmg_runtime.backends.onnx:OnnxBackend",
-    "fused": "cmg_runtime.backends.fused.backend:FusedBackend",
-    "trt": "cmg_runtime.backends.trt.backend:TrtBackend",
-}
+WEIGHTS_FILE, TORCHSCRIPT_FILE, ONNX_FILE = "weights.npz", "cmg_{precision}.ts", "cmg_{precision}.onnx"
+PLAN_FILE = "cmg_{precision}.{suffix}"
+
+
+@dataclass(frozen=True)
+class BackendRow:
+    """What is known of a backend without importing it.
+
+    Attributes:
+        name: in manifests, arguments and messages.
+        where: "module:class".
+        file: the artifact that it runs in an engine folder; "{precision}" stands for fp32 or fp16, "{suffix}" for the
+            TensorRT library's.
+        order: "cpu" or "cuda" -> its place among what "auto" tries on such a device, the fastest first. It is not made
+            for a device that has no place here.
+        widest_bytes: what it takes on a GPU for each value of the network's widest tensor, where it makes that tensor
+            for all environments together.
+    """
+
+    name: str
+    where: str
+    file: str
+    order: Mapping[str, int]
+    widest_bytes: int = 0
+
+
+# The orders are by speed. On a CPU ``onnx`` takes half of ``torch``'s time for few environments, and the same for
+# thousands; on a GPU ``fused`` takes a fifth of it (docs/performance.md), the two are level, and ``torch`` shares the
+# caller's stream and needs no other library. ``trt`` makes nine kernels of the network where ``torch`` launches some
+# thirty; it has not been timed (docs/tensorrt.md). ``torch`` holds the widest tensor twice, ``fused`` makes no such
+# tensor, ``trt`` what its plan says.
+_ROWS = (
+    BackendRow("torch", "cmg_runtime.backends.torch:TorchBackend", WEIGHTS_FILE, {"cpu": 1, "cuda": 2}, widest_bytes=8),
+    BackendRow(
+        "torchscript",
+        "cmg_runtime.backends.torchscript:TorchScriptBackend",
+        TORCHSCRIPT_FILE,
+        {"cpu": 2, "cuda": 4},
+        widest_bytes=4,
+    ),
+    BackendRow("onnx", "cmg_runtime.backends.onnx:OnnxBackend", ONNX_FILE, {"cpu": 0, "cuda": 3}, widest_bytes=4),
+    BackendRow("fused", "cmg_runtime.backends.fused.backend:FusedBackend", WEIGHTS_FILE, {"cuda": 0}),
+    BackendRow("trt", "cmg_runtime.backends.trt.backend:TrtBackend", PLAN_FILE, {"cuda": 1}),
+)
+
+BACKENDS: Dict[str, BackendRow] = {row.name: row for row in _ROWS}
+"""Every backend by its name. All else that names them follows from here."""
 
 
 class Backend(NotCopied):
@@ -113,5 +155,5 @@ def backend_class(name: str) -> type[Backend]:
     """
     if name not in BACKENDS:
         raise EngineError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
-    module, _, attribute = BACKENDS[name].partition(":")
+    module, _, attribute = BACKENDS[name].where.partition(":")
     return getattr(importlib.import_module(module), attribute)
