@@ -22,9 +22,9 @@ from cmg_gym.reference_command import ReferenceCommandCfg
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS
+from cmg_runtime.device import resolve_device
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
 

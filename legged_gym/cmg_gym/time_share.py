@@ -26,11 +26,11 @@ from cmg_gym.policies import Policy, find_policy, load_policy
 from cmg_gym.reference_command import COMMANDS_EVERY, ReferenceCommand
 from CMG_Ref.command_line import require_not_negative, require_positive, run
 from cmg_runtime.backends import BACKENDS, PLAN_FILE
+from cmg_runtime.device import resolve_device
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.kept_files import replace_file
 from cmg_runtime.folder.manifest import read_manifest
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.loading import resolve_device
 
 BUNDLED_CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
 

@@ -12,7 +12,7 @@ import torch
 
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.proof import needs_proof, prove_here
-from cmg_runtime.device import forks
+from cmg_runtime.device import forks, resolve_device
 from cmg_runtime.device.memory import does_not_fit, engine_bytes, require_memory, short_of_memory
 from cmg_runtime.device.precision import full_precision
 from cmg_runtime.engine import Engine
@@ -149,26 +149,6 @@ def _start(
 def _full_precision(device: torch.device) -> Iterator[None]:
     with full_precision(torch.device("cpu")), full_precision(device):
         yield
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device with its index, so that it compares equal to the device of tensors that live on it.
-
-    Raises:
-        EngineError: neither a CPU nor a CUDA device that is there.
-    """
-    try:
-        target = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise EngineError(f"unknown device {device!r}; expected cpu, cuda or cuda:<index>") from None
-    if target.type == "cpu":
-        return torch.device("cpu")
-    if target.type != "cuda":
-        raise EngineError(f"device '{target}' is not supported; expected cpu, cuda or cuda:<index>")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (target.index or 0) >= count:
-        raise EngineError(f"device '{target}' is not there, torch sees {count} CUDA devices; use device='cpu'")
-    return torch.device("cuda", torch.cuda.current_device() if target.index is None else target.index)
 
 
 def _candidates(manifest: Manifest, backend: str, precision: str | None, device: torch.device) -> list[Artifact]:
