@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Iterator, Optional, Sequence
 
 import torch
 
@@ -84,65 +85,88 @@ def load_engine(
     forks.settle_threads()
     if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:
         raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
-    target = resolve_device(device)
-    folder = Path(path)
+    target, folder = resolve_device(device), Path(path)
     manifest = read_manifest(folder)
-    bodies = key_body_indices(manifest, key_bodies)
-    what = f"engine {manifest.name!r} with {num_envs} environments and a horizon of {horizon}"
-    layout = None if horizon == 1 else FrameLayout(manifest.sizes.num_joints, len(bodies), manifest.robot is not None)
-
-    def check_memory(backend: str) -> None:
-        needed = engine_bytes(manifest.sizes, num_envs, horizon, layout, target, backend)
-        require_memory(needed, target, what, TAKE_LESS)
-
+    wanted = _Wanted(
+        folder,
+        manifest,
+        backend=backend,
+        precision=precision,
+        num_envs=num_envs,
+        device=target,
+        seed=seed,
+        horizon=horizon,
+        command_ramp_s=command_ramp_s,
+        bodies=key_body_indices(manifest, key_bodies),
+    )
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
     with torch.inference_mode(False), torch.device("cpu"), _full_precision(target):
         try:
-            engine = _start(
-                folder,
-                manifest,
-                backend,
-                precision,
-                num_envs,
-                target,
-                seed,
-                horizon,
-                command_ramp_s,
-                bodies,
-                check_memory,
-            )
+            engine = _start(wanted)
         except (RuntimeError, MemoryError) as error:
             short = short_of_memory(error)
             if not short:
                 raise
     if engine is None:  # raised here: in the handler the other error would be its context, and all that hangs on that
-        raise does_not_fit(what, target, short, TAKE_LESS)
+        raise does_not_fit(str(wanted), target, short, TAKE_LESS)
     logger.info("engine %r: %s", manifest.name, engine.selection)
     return engine
 
 
-def _start(
-    folder: Path,
-    manifest: Manifest,
-    backend: str,
-    precision: str | None,
-    num_envs: int,
-    device: torch.device,
-    seed: int,
-    horizon: int,
-    command_ramp_s: float,
-    bodies: Sequence[int],
-    check_memory: Callable[[str], None],
-) -> Engine:
-    """The engine itself: see :func:`load_engine`."""
-    candidates = _candidates(manifest, backend, precision, device)
-    artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, device, check_memory)
-    bank = load_bank(folder, manifest, device)
-    writer = make_frame_writer(manifest, bodies, device)
+@dataclass(frozen=True)
+class _Wanted:
+    """The arguments of :func:`load_engine`, checked; ``bodies`` are indices of the manifest's robot."""
+
+    folder: Path
+    manifest: Manifest
+    backend: str
+    precision: Optional[str]
+    num_envs: int
+    device: torch.device
+    seed: int
+    horizon: int
+    command_ramp_s: float
+    bodies: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"engine {self.manifest.name!r} with {self.num_envs} environments and a horizon of {self.horizon}"
+
+    def check_memory(self, backend: str) -> None:
+        """Refuse a ``backend`` with which the engine does not fit.
+
+        Raises:
+            EngineError: says what it takes, and what there is.
+        """
+        sizes = self.manifest.sizes
+        layout = None
+        if self.horizon > 1:
+            layout = FrameLayout(sizes.num_joints, len(self.bodies), self.manifest.robot is not None)
+        needed = engine_bytes(sizes, self.num_envs, self.horizon, layout, self.device, backend)
+        require_memory(needed, self.device, str(self), TAKE_LESS)
+
+
+def _start(wanted: _Wanted) -> Engine:
+    """The engine itself."""
+    manifest, num_envs, device = wanted.manifest, wanted.num_envs, wanted.device
+    artifact, loaded, selection = _load_first(_candidates(wanted), wanted)
+    bank = load_bank(wanted.folder, manifest, device)
+    writer = make_frame_writer(manifest, wanted.bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
-    return Engine(loaded, artifact, manifest, bank, num_envs, device, selection, seed, horizon, command_ramp_s, writer)
+    return Engine(
+        loaded,
+        artifact,
+        manifest,
+        bank,
+        num_envs,
+        device,
+        selection,
+        wanted.seed,
+        wanted.horizon,
+        wanted.command_ramp_s,
+        writer,
+    )
 
 
 @contextlib.contextmanager
@@ -151,14 +175,15 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _candidates(manifest: Manifest, backend: str, precision: str | None, device: torch.device) -> list[Artifact]:
+def _candidates(wanted: _Wanted) -> list[Artifact]:
     """The artifacts that answer the request, best first.
 
     Raises:
         BackendUnavailable: there is none.
     """
-    precisions = PREFERRED_PRECISIONS[device.type] if precision is None else (precision,)
-    backends = PREFERRED_BACKENDS[device.type] if backend == "auto" else (backend,)
+    manifest, backend, kind = wanted.manifest, wanted.backend, wanted.device.type
+    precisions = PREFERRED_PRECISIONS[kind] if wanted.precision is None else (wanted.precision,)
+    backends = PREFERRED_BACKENDS[kind] if backend == "auto" else (backend,)
     usable = [
         artifact
         for p in precisions
@@ -178,18 +203,12 @@ def _candidates(manifest: Manifest, backend: str, precision: str | None, device:
     return candidates
 
 
-def _load_first(
-    candidates: list[Artifact],
-    folder: Path,
-    manifest: Manifest,
-    num_envs: int,
-    device: torch.device,
-    check_memory: Callable[[str], None],
-) -> tuple[Artifact, Backend, str]:
+def _load_first(candidates: list[Artifact], wanted: _Wanted) -> tuple[Artifact, Backend, str]:
     """The first candidate that loads, its backend, and one line that says why it was taken."""
+    folder, manifest, num_envs, device = wanted.folder, wanted.manifest, wanted.num_envs, wanted.device
     skipped = []
     for artifact in candidates:
-        check_memory(artifact.backend)
+        wanted.check_memory(artifact.backend)
         try:
             backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
             proof = f"parity {artifact.parity_status}"
