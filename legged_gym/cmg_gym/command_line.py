@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
 from mjlab.rl import RslRlVecEnvWrapper
@@ -21,9 +23,9 @@ from cmg_gym.robots import G1, robot_of
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.backends import BACKENDS
+from cmg_runtime.device import resolve_device
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import require_choice
-from cmg_runtime.loading import resolve_device
 
 BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
 
@@ -34,6 +36,11 @@ MOST_SECONDS = 1e6
 """Of an episode, or of a command; twelve days."""
 
 
+*_FIRST, _LAST = "auto", *reversed(BACKENDS)
+BackendOption = Annotated[str, tyro.conf.arg(help=f"Of the generator: {', '.join(_FIRST)} or {_LAST}.")]
+"""The option that names a backend."""
+
+
 @dataclass(frozen=True)
 class PolicyOptions:
     """Which policy, with which generator, where."""
@@ -42,8 +49,7 @@ class PolicyOptions:
     """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder."""
     engine: Path = G1.engine
     """The engine folder; the robot is the one with its joints."""
-    backend: str = "auto"
-    """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
+    backend: BackendOption = "auto"
     device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
     seed: int = 0
 

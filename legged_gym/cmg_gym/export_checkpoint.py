@@ -13,7 +13,7 @@ from cmg_gym.learning.export import export_policy
 from cmg_gym.learning.policies import find_checkpoint, load_runner, require_same_generator
 from CMG_Ref.command_line import run
 from cmg_runtime import read_manifest
-from cmg_runtime.loading import resolve_device
+from cmg_runtime.device import resolve_device
 
 
 @dataclass(frozen=True)

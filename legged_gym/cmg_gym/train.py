@@ -36,8 +36,7 @@ class Options:
     """In all, those before an interruption included."""
     engine: Path = G1.engine
     """The engine folder; the robot is the one with its joints."""
-    backend: str = "auto"
-    """Of the generator: auto, trt, fused, onnx, torchscript or torch."""
+    backend: command_line.BackendOption = "auto"
     mode: Literal["realtime", "pregenerated"] = "realtime"
     """Whether reference motion is generated as it is needed, or looked up in trajectories made at the start."""
     delay_steps: int = 0

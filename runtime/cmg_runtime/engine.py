@@ -92,7 +92,7 @@ class Engine(Closable):
             that :meth:`step` and :meth:`reset` overwrite in place. Their addresses never change; clone what must last.
         command: the commands [num_envs, command_dim] that were set last, after clamping; a live view too.
         bank: initial motion states [K, motion_dim] that :meth:`reset` draws from.
-        backend_name, precision: what computes: "fused", "trt", "torch", "onnx" or "torchscript"; "fp32" or "fp16".
+        backend_name, precision: what computes: one of :data:`cmg_runtime.backends.BACKENDS`; "fp32" or "fp16".
         selection: one sentence on why that backend and precision were chosen.
         manifest: everything that the engine folder says about itself.
     """

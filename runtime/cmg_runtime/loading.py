@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Iterator, Optional, Sequence
 
 import torch
 
 from cmg_runtime.backends import BACKENDS, Backend, backend_class
 from cmg_runtime.backends.proof import needs_proof, prove_here
-from cmg_runtime.device import forks
+from cmg_runtime.device import forks, resolve_device
 from cmg_runtime.device.memory import does_not_fit, require_memory, short_of_memory
 from cmg_runtime.device.precision import full_precision
 from cmg_runtime.engine import Engine, EngineOptions, Selected
@@ -30,11 +31,13 @@ logger = logging.getLogger(__name__)
 PREFERRED_PRECISIONS = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32")}
 """Fastest first. A GPU multiplies half precision several times faster than float32; a CPU does not."""
 
-PREFERRED_BACKENDS = {"cpu": ("onnx", "torch", "torchscript"), "cuda": ("fused", "trt", "torch", "onnx", "torchscript")}
-"""Fastest first. On a CPU ``onnx`` takes half of ``torch``'s time for few environments, and the same for thousands;
-on a GPU ``fused`` takes a fifth of it (docs/performance.md), the two are level, and ``torch`` shares the caller's
-stream and needs no other library. ``trt`` makes nine kernels of the network where ``torch`` launches some thirty; it
-has not been timed (docs/tensorrt.md)."""
+PREFERRED_BACKENDS = {
+    kind: tuple(
+        name for _, name in sorted((row.order[kind], row.name) for row in BACKENDS.values() if kind in row.order)
+    )
+    for kind in ("cpu", "cuda")
+}
+"""Fastest first: see :class:`cmg_runtime.backends.BackendRow`."""
 
 WARM_UP_FRAMES = 3
 """Just-in-time compilers profile the first call and compile in the next; allocators settle meanwhile."""
@@ -60,8 +63,8 @@ def load_engine(
         path: the folder that ``make engine`` wrote. Each of its files that is used is checked against the manifest.
         num_envs: environments in the batch, at least 1.
         device: "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", or one of "fused", "trt", "torch", "onnx", "torchscript". "auto" takes the first in the order
-            of :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
+        backend: "auto", or one of :data:`cmg_runtime.backends.BACKENDS`. "auto" takes the first in the order of
+            :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
         precision: "fp32", "fp16", or None for the fastest on this device that passed parity: fp16 on CUDA,
             fp32 on a CPU.
         seed: of the generator that draws initial states from the bank.
@@ -84,65 +87,76 @@ def load_engine(
     forks.settle_threads()
     if isinstance(command_ramp_s, bool) or not 0 <= command_ramp_s < math.inf:
         raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
-    target = resolve_device(device)
-    folder = Path(path)
+    target, folder = resolve_device(device), Path(path)
     manifest = read_manifest(folder)
-    bodies = key_body_indices(manifest, key_bodies)
-    what = f"engine {manifest.name!r} with {num_envs} environments and a horizon of {horizon}"
-    layout = None if horizon == 1 else FrameLayout(manifest.sizes.num_joints, len(bodies), manifest.robot is not None)
-
-    def check_memory(backend: str) -> None:
-        needed = engine_bytes(manifest.sizes, num_envs, horizon, layout, target, backend)
-        require_memory(needed, target, what, TAKE_LESS)
-
+    wanted = _Wanted(
+        folder,
+        manifest,
+        backend=backend,
+        precision=precision,
+        num_envs=num_envs,
+        device=target,
+        seed=seed,
+        horizon=horizon,
+        command_ramp_s=command_ramp_s,
+        bodies=key_body_indices(manifest, key_bodies),
+    )
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
     with torch.inference_mode(False), torch.device("cpu"), _full_precision(target):
         try:
-            engine = _start(
-                folder,
-                manifest,
-                backend,
-                precision,
-                num_envs,
-                target,
-                seed,
-                horizon,
-                command_ramp_s,
-                bodies,
-                check_memory,
-            )
+            engine = _start(wanted)
         except (RuntimeError, MemoryError) as error:
             short = short_of_memory(error)
             if not short:
                 raise
     if engine is None:  # raised here: in the handler the other error would be its context, and all that hangs on that
-        raise does_not_fit(what, target, short, TAKE_LESS)
+        raise does_not_fit(str(wanted), target, short, TAKE_LESS)
     logger.info("engine %r: %s", manifest.name, engine.selection)
     return engine
 
 
-def _start(
-    folder: Path,
-    manifest: Manifest,
-    backend: str,
-    precision: str | None,
-    num_envs: int,
-    device: torch.device,
-    seed: int,
-    horizon: int,
-    command_ramp_s: float,
-    bodies: Sequence[int],
-    check_memory: Callable[[str], None],
-) -> Engine:
-    """The engine itself: see :func:`load_engine`."""
-    candidates = _candidates(manifest, backend, precision, device)
-    artifact, loaded, selection = _load_first(candidates, folder, manifest, num_envs, device, check_memory)
-    bank = load_bank(folder, manifest, device)
-    writer = make_frame_writer(manifest, bodies, device)
+@dataclass(frozen=True)
+class _Wanted:
+    """The arguments of :func:`load_engine`, checked; ``bodies`` are indices of the manifest's robot."""
+
+    folder: Path
+    manifest: Manifest
+    backend: str
+    precision: Optional[str]
+    num_envs: int
+    device: torch.device
+    seed: int
+    horizon: int
+    command_ramp_s: float
+    bodies: Sequence[int]
+
+    def __str__(self) -> str:
+        return f"engine {self.manifest.name!r} with {self.num_envs} environments and a horizon of {self.horizon}"
+
+    def check_memory(self, backend: str) -> None:
+        """Refuse a ``backend`` with which the engine does not fit.
+
+        Raises:
+            EngineError: says what it takes, and what there is.
+        """
+        sizes = self.manifest.sizes
+        layout = None
+        if self.horizon > 1:
+            layout = FrameLayout(sizes.num_joints, len(self.bodies), self.manifest.robot is not None)
+        needed = engine_bytes(sizes, self.num_envs, self.horizon, layout, self.device, backend)
+        require_memory(needed, self.device, str(self), TAKE_LESS)
+
+
+def _start(wanted: _Wanted) -> Engine:
+    """The engine itself."""
+    manifest, num_envs, device = wanted.manifest, wanted.num_envs, wanted.device
+    artifact, loaded, selection = _load_first(_candidates(wanted), wanted)
+    bank = load_bank(wanted.folder, manifest, device)
+    writer = make_frame_writer(manifest, wanted.bodies, device)
     _warm_up(loaded, manifest, num_envs, device)
-    options = EngineOptions(num_envs, device, horizon, command_ramp_s, seed)
+    options = EngineOptions(num_envs, device, wanted.horizon, wanted.command_ramp_s, wanted.seed)
     return Engine(manifest, bank, Selected(loaded, artifact, selection), writer, options)
 
 
@@ -152,34 +166,15 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device with its index, so that it compares equal to the device of tensors that live on it.
-
-    Raises:
-        EngineError: neither a CPU nor a CUDA device that is there.
-    """
-    try:
-        target = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise EngineError(f"unknown device {device!r}; expected cpu, cuda or cuda:<index>") from None
-    if target.type == "cpu":
-        return torch.device("cpu")
-    if target.type != "cuda":
-        raise EngineError(f"device '{target}' is not supported; expected cpu, cuda or cuda:<index>")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (target.index or 0) >= count:
-        raise EngineError(f"device '{target}' is not there, torch sees {count} CUDA devices; use device='cpu'")
-    return torch.device("cuda", torch.cuda.current_device() if target.index is None else target.index)
-
-
-def _candidates(manifest: Manifest, backend: str, precision: str | None, device: torch.device) -> list[Artifact]:
+def _candidates(wanted: _Wanted) -> list[Artifact]:
     """The artifacts that answer the request, best first.
 
     Raises:
         BackendUnavailable: there is none.
     """
-    precisions = PREFERRED_PRECISIONS[device.type] if precision is None else (precision,)
-    backends = PREFERRED_BACKENDS[device.type] if backend == "auto" else (backend,)
+    manifest, backend, kind = wanted.manifest, wanted.backend, wanted.device.type
+    precisions = PREFERRED_PRECISIONS[kind] if wanted.precision is None else (wanted.precision,)
+    backends = PREFERRED_BACKENDS[kind] if backend == "auto" else (backend,)
     usable = [
         artifact
         for p in precisions
@@ -199,18 +194,12 @@ def _candidates(manifest: Manifest, backend: str, precision: str | None, device:
     return candidates
 
 
-def _load_first(
-    candidates: list[Artifact],
-    folder: Path,
-    manifest: Manifest,
-    num_envs: int,
-    device: torch.device,
-    check_memory: Callable[[str], None],
-) -> tuple[Artifact, Backend, str]:
+def _load_first(candidates: list[Artifact], wanted: _Wanted) -> tuple[Artifact, Backend, str]:
     """The first candidate that loads, its backend, and one line that says why it was taken."""
+    folder, manifest, num_envs, device = wanted.folder, wanted.manifest, wanted.num_envs, wanted.device
     skipped = []
     for artifact in candidates:
-        check_memory(artifact.backend)
+        wanted.check_memory(artifact.backend)
         try:
             backend = backend_class(artifact.backend).load(folder, artifact, manifest, num_envs, device)
             proof = f"parity {artifact.parity_status}"

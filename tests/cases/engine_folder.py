@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from CMG_Ref.module import CMG
-from cmg_runtime import Engine
+from cmg_runtime import Engine, backends
 from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256, read_manifest
 from cmg_runtime.folder.robot import KinematicChain
 
@@ -35,7 +35,7 @@ if CAN_EXPORT:
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-3}
 """Relative, one step, in normalised units."""
 
-BACKENDS = ("torch", "torchscript", "onnx")
+BACKENDS = tuple(row.name for row in backends.BACKENDS.values() if "cpu" in row.order)
 """Those that run everywhere."""
 
 SEED = int(os.environ["CMG_TEST_SEED"])
@@ -202,10 +202,10 @@ def make_engine_folder(
             export_onnx(weights, precision, bare, folder / f"cmg_{precision}.onnx")
         if "torchscript" not in without:
             export_torchscript(weights, precision, folder / f"cmg_{precision}.ts")
-        files = {"torch": "weights.npz", "torchscript": f"cmg_{precision}.ts", "onnx": f"cmg_{precision}.onnx"}
-        for backend, file in files.items():
+        for backend in BACKENDS:
             if backend in without:
                 continue
+            file = backends.BACKENDS[backend].file.format(precision=precision)
             sha256 = file_sha256(folder / file)
             artifacts.append(Artifact(f"{backend}_{precision}", backend, precision, file, sha256, parity=dict(PASSED)))
     (folder / "manifest.json").write_text(replace(bare, artifacts=tuple(artifacts)).to_json())

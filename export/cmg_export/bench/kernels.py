@@ -76,7 +76,7 @@ def _run(options: Options) -> int:
 
 
 def _kernels(options: Options, manifest: Manifest, device: torch.device) -> dict[str, Any]:
-    """By name: both have ``(motion, command, out)``, the cluster kernel ``frames`` too."""
+    """By name: both have ``(motion, command, out)``, the cluster kernel ``rollout`` too."""
     from cmg_runtime.backends.fused.cluster import ClusterNetwork, fits
     from cmg_runtime.backends.fused.launch import FrameNetwork
     from cmg_runtime.backends.fused.packing import pack
@@ -106,7 +106,7 @@ def _row(options: Options, kernels: dict[str, Any], inputs: Inputs, rows: int, d
     if "cluster" in kernels and rows <= 4096:
         commands = command.expand(options.frames, rows, -1).contiguous()
         frames = motion.new_empty(options.frames, *motion.shape)
-        runs[many] = recorder.record([Piece(lambda: kernels["cluster"].frames(motion, commands, frames))])
+        runs[many] = recorder.record([Piece(lambda: kernels["cluster"].rollout(motion, commands, frames))])
     timed = interleave(runs, device, options.repeats, seconds=2.0, block=10)
     times = {name: samples.timing().cost.p50 for name, samples in timed.items()}
     single = "".join(f"{times[name] / options.launches:>12.1f}{errors[name]:>9.1e}" for name in kernels)

@@ -22,9 +22,10 @@ from cmg_gym.learning.policies import Policy, find_policy, load_policy
 from cmg_gym.mdp.reference_command import COMMANDS_EVERY, ReferenceCommand, reference
 from cmg_gym.robots import robot_of
 from cmg_runtime import read_manifest
+from cmg_runtime.backends import BACKENDS, PLAN_FILE
 from cmg_runtime.errors import EngineError
 
-BACKENDS = ("fused", "onnx", "torchscript", "torch")
+TIMED = tuple(name for name, row in reversed(BACKENDS.items()) if row.file != PLAN_FILE)
 """Unless others are asked for."""
 
 
@@ -54,7 +55,7 @@ def measure(settings: Settings, checkpoint: Checkpoint, left_out: list[str]) -> 
         env = _training_env(settings)
         policy = load_policy(policy_path(settings), env)
     shares = []
-    for backend in options.backends or BACKENDS:
+    for backend in options.backends or TIMED:
         try:
             reference(env.unwrapped, COMMAND_NAME).use_backend(backend)
         except EngineError as error:

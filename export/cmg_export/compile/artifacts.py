@@ -13,11 +13,10 @@ from cmg_export.compile.onnx import export_onnx, trace
 from cmg_export.compile.tensorrt import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan
 from cmg_export.compile.torchscript import export_torchscript
 from cmg_export.progress import stage
+from cmg_runtime.backends import BACKENDS, ONNX_FILE, PLAN_FILE, TORCHSCRIPT_FILE, WEIGHTS_FILE, BackendRow
 from cmg_runtime.folder.kept_files import naming
 from cmg_runtime.folder.manifest import Artifact, Manifest, file_sha256
 from cmg_runtime.folder.sources import installed_versions
-
-WEIGHTS_FILE = "weights.npz"
 
 
 @dataclass(frozen=True)
@@ -55,22 +54,26 @@ def compile_artifacts(
     """
     with stage("weights"), naming(folder / WEIGHTS_FILE):
         np.savez(folder / WEIGHTS_FILE, **weights)  # type: ignore[arg-type]  # numpy's stubs take them for options
-    artifacts = [_artifact(folder, WEIGHTS_FILE, "torch", p, ("numpy",)) for p in precisions]
-    artifacts += [_artifact(folder, WEIGHTS_FILE, "fused", p, ("numpy",), {"device": "cuda"}) for p in precisions]
     for precision in precisions:
-        name = f"cmg_{precision}.ts"
+        name = TORCHSCRIPT_FILE.format(precision=precision)
         with stage(f"torchscript {precision}") as note:
             export_torchscript(weights, precision, folder / name)
             note(_size(folder / name))
-        artifacts.append(_artifact(folder, name, "torchscript", precision, ("torch",)))
     with stage("graph"):
         traced = trace(weights)
     for precision in precisions:
-        name = f"cmg_{precision}.onnx"
+        name = ONNX_FILE.format(precision=precision)
         with stage(f"onnx {precision}") as note:
             export_onnx(weights, precision, about, folder / name, traced)
             note(_size(folder / name))
-        artifacts.append(_artifact(folder, name, "onnx", precision, ("torch", "onnx", "onnxscript")))
+    made_with = {WEIGHTS_FILE: ("numpy",), TORCHSCRIPT_FILE: ("torch",), ONNX_FILE: ("torch", "onnx", "onnxscript")}
+    artifacts = [
+        _artifact(folder, file.format(precision=precision), row, precision, tools)
+        for file, tools in made_with.items()
+        for row in BACKENDS.values()
+        if row.file == file
+        for precision in precisions
+    ]
     return artifacts + _plans(folder, precisions, plans)
 
 
@@ -83,34 +86,34 @@ def _plans(folder: Path, precisions: Sequence[str], plans: Plans) -> list[Artifa
         shutil.copyfile(kept, folder / TIMING_CACHE)
     artifacts = []
     for precision in precisions:
-        name = f"cmg_{precision}.{flavour.suffix}"
+        name = PLAN_FILE.format(precision=precision, suffix=flavour.suffix)
         with stage(f"tensorrt {precision}") as note:
             try:
-                onnx_path = folder / f"cmg_{precision}.onnx"
+                onnx_path = folder / ONNX_FILE.format(precision=precision)
                 target = build_plan(flavour, onnx_path, plans.num_envs, folder / name, plans.options)
             except PlanError as error:
                 note(f"skipped: {error}")
                 continue
             note(_size(folder / name))
-        artifacts.append(_artifact(folder, name, "trt", precision, (flavour.library,), target))
+        artifacts.append(_artifact(folder, name, BACKENDS["trt"], precision, (flavour.library,), target))
     return artifacts
 
 
 def _artifact(
     folder: Path,
     file: str,
-    backend: str,
+    backend: BackendRow,
     precision: str,
     tools: tuple[str, ...],
     target: dict[str, object] | None = None,
 ) -> Artifact:
     return Artifact(
-        name=f"{backend}_{precision}",
-        backend=backend,
+        name=f"{backend.name}_{precision}",
+        backend=backend.name,
         precision=precision,
         file=file,
         sha256=file_sha256(folder / file),
-        target=target or {"device": "any"},
+        target=target or {"device": "any" if "cpu" in backend.order else "cuda"},
         tools=installed_versions(tools),
         parity={"status": "not_run", "reason": ""},
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import torch
+import tyro
 from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
 from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
@@ -18,6 +19,7 @@ from cmg_gym.mdp.ghost import ghost_of
 from cmg_gym.mdp.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
 from cmg_gym.mdp.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
+from cmg_runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from mjlab.envs import ManagerBasedRlEnv
@@ -31,6 +33,8 @@ COMMANDS_EVERY = 20
 """Control steps. New commands take effect together, and next episodes are drawn together: all cost little more than a
 few."""
 
+_BACKEND_HELP = f"auto, or one of the runtime's backends: {', '.join(reversed(BACKENDS))}."
+
 
 @dataclass(kw_only=True)
 class ReferenceCommandCfg(CommandTermCfg):
@@ -39,8 +43,7 @@ class ReferenceCommandCfg(CommandTermCfg):
     entity_name: str = "robot"
     engine: str
     """The engine folder."""
-    cmg_backend: str = "auto"
-    """auto, or one of the runtime's backends: trt, fused, onnx, torchscript, torch."""
+    cmg_backend: Annotated[str, tyro.conf.arg(help=_BACKEND_HELP)] = "auto"
     cmg_mode: Literal["realtime", "pregenerated"] = "realtime"
     """Whether frames are generated as they are needed, or looked up in trajectories made at the start."""
     precision: Literal["fp32", "fp16"] | None = None

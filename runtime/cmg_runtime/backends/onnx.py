@@ -13,9 +13,10 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
+from cmg_runtime.backends import Backend
 from cmg_runtime.backends.torch import CPU_ROWS
 from cmg_runtime.device import forks
-from cmg_runtime.device.lifetime import NO_GPU_AFTER_FORK, NotCopied
+from cmg_runtime.device.lifetime import NO_GPU_AFTER_FORK
 from cmg_runtime.errors import BackendUnavailable, EngineError, first_line
 from cmg_runtime.folder.manifest import Artifact, Manifest, read_verified
 
@@ -50,7 +51,7 @@ class _Graph:
     options: Any
 
 
-class OnnxBackend(NotCopied):
+class OnnxBackend(Backend):
     """See :class:`cmg_runtime.backends.Backend`.
 
     ONNX Runtime reads and writes the tensors' own memory. On CUDA it works on a stream of its own, which waits for the

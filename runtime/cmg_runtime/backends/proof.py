@@ -1,9 +1,10 @@
 """Prove an artifact on the GPU that it is first loaded on.
 
 Plans for a GPU are often built where there is none ("built, not run" in the manifest), and a GPU of another kind runs
-other code of the same file. So an artifact whose target is a CUDA device takes one step from a thousand states when it
-is first loaded on a kind of GPU, and is compared with the network of ``weights.npz`` in float64 on the CPU. What came
-of it is recorded in the folder, in a file that the manifest does not list: no hashed file is touched.
+other code of the same file. So an artifact whose target is a CUDA device takes one step, and a rollout of two, from a
+thousand states when it is first loaded on a kind of GPU, and is compared with the network of ``weights.npz`` in float64
+on the CPU. What came of it is recorded in the folder, in a file that the manifest does not list: no hashed file is
+touched.
 
 This is a guard against a plan that computes something else on this machine. The whole of parity, with rollouts and
 against the checkpoint itself, is ``make verify``.
@@ -141,35 +142,32 @@ def _one_step_error(
     not finite or not written.
 
     Half of the states are the bank's, half random around the mean; a batch holds each of them as often as it takes
-    to fill its rows, and every row is compared. Batches smaller than the number of states take several steps. A backend
-    that makes many frames in one call makes two besides: the second is compared with a step from the first as it came.
+    to fill its rows, and every row is compared. Batches smaller than the number of states take several steps. A rollout
+    of two frames is made besides: the second is compared with a step from the first as it came.
     """
     weights = [a for a in manifest.artifacts if a.backend == "torch" and a.usable]
     if not weights:
         raise BackendUnavailable("the engine folder has no weights.npz to prove this artifact with; rebuild it")
     reference = OneProductNetwork(read_weights(folder, weights[0], manifest), "fp32").double()
     motion, command = _states(folder, manifest)
-    frames = getattr(backend, "frames", None)
     errors: List[float] = []
     for batch in batches:
         rows = torch.arange(-(-NUM_STATES // batch) * batch) % NUM_STATES
-        stepped, made = [], []
+        stepped, rolled_out = [], []
         for part in rows.split(batch):
             given = (motion[part].to(device), command[part].to(device))
             out = torch.full_like(given[0], float("nan"))
             backend.step(given[0], given[1], out)
             stepped.append(out.cpu())
-            if frames is not None:
-                two = torch.full_like(given[0].expand(2, -1, -1), float("nan"))
-                frames(given[0], torch.stack([given[1], given[1].flip(0)]), two)
-                made.append(two.cpu())
+            two = torch.full_like(given[0].expand(2, -1, -1), float("nan"))
+            backend.rollout(given[0], torch.stack([given[1], given[1].flip(0)]), two)
+            rolled_out.append(two.cpu())
+        first, second = torch.cat(rolled_out, dim=1)
+        turned = torch.cat([command[part].flip(0) for part in rows.split(batch)])
         with torch.no_grad():
             errors.append(_relative(reference, torch.cat(stepped), motion[rows], command[rows]))
-            if made:
-                first, second = torch.cat(made, dim=1)
-                turned = torch.cat([command[part].flip(0) for part in rows.split(batch)])
-                errors.append(_relative(reference, first, motion[rows], command[rows]))
-                errors.append(_relative(reference, second, first, turned))
+            errors.append(_relative(reference, first, motion[rows], command[rows]))
+            errors.append(_relative(reference, second, first, turned))
     return max(errors)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from cmg_runtime.backends import Backend
 from cmg_runtime.backends.one_product import OneProductNetwork
-from cmg_runtime.device.lifetime import NotCopied
 from cmg_runtime.device.precision import full_precision
 from cmg_runtime.folder.arrays import read_weights
 from cmg_runtime.folder.manifest import Artifact, Manifest
@@ -17,7 +17,7 @@ CPU_ROWS = 512
 stays in its cache (4 MB for hidden 512 and 4 experts), and memory stays small for any number of environments."""
 
 
-class TorchBackend(NotCopied):
+class TorchBackend(Backend):
     """See :class:`cmg_runtime.backends.Backend`."""
 
     capturable = True

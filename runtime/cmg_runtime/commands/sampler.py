@@ -7,10 +7,10 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 
+from cmg_runtime.device import resolve_device
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_count, as_floats, as_seed, select_envs
-from cmg_runtime.loading import resolve_device
 
 Ranges = Tuple[Tuple[float, float], Tuple[float, float], Tuple[float, float]]
 """Of vx (m/s), vy (m/s) and yaw rate (rad/s)."""

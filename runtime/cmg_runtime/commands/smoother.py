@@ -7,9 +7,9 @@ from typing import Any, Dict
 
 import torch
 
+from cmg_runtime.device import resolve_device
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import as_count, as_rows, select_envs
-from cmg_runtime.loading import resolve_device
 from cmg_runtime.window.state import CommandRamp
 
 

@@ -94,7 +94,7 @@ class Artifact:
 
     Attributes:
         name: unique in the folder, "<backend>_<precision>".
-        backend: the runtime backend that runs it ("torch", "torchscript", "onnx", "fused", "trt").
+        backend: the runtime backend that runs it, by its name.
         precision: "fp32" or "fp16": of the operands of the matrix products. Inputs and outputs are float32.
         file, sha256: the file and its hash. None when the artifact failed parity and was withheld.
         target: where it runs: free-form, e.g. {"device": "any"} or {"compute_capability": ["8.6", "8.9"]}.

@@ -9,13 +9,14 @@ from typing import Any, Sequence, Tuple
 import torch
 
 from cmg_runtime.commands.sampler import CommandSampler
+from cmg_runtime.device import resolve_device
 from cmg_runtime.device.lifetime import Closable
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.compiled import engine_folder
 from cmg_runtime.folder.manifest import read_manifest
 from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice, select_envs
-from cmg_runtime.loading import load_engine, resolve_device
+from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_lib.catalogue import MotionCatalogue
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
 from cmg_runtime.motion_lib.sampling import MotionSampler

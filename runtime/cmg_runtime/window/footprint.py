@@ -6,13 +6,10 @@ from typing import Optional
 
 import torch
 
+from cmg_runtime.backends import BACKENDS
 from cmg_runtime.folder.manifest import Sizes
 from cmg_runtime.window.frames import FrameLayout
 from cmg_runtime.window.rebuild import frames_at_once, workspace_floats
-
-_WIDEST = {"torch": 8, "torchscript": 4, "onnx": 4}
-"""Bytes for each value of the network's widest tensor on a GPU, where it is made for all environments together:
-``torch`` holds it twice. ``fused`` makes no such tensor, ``trt`` what its plan says."""
 
 
 def engine_bytes(
@@ -30,7 +27,7 @@ def engine_bytes(
         kept += columns * (4 * (horizon * layout.width + motion + 9) + 1) + num_envs * 16
         workspace = 4 * workspace_floats(num_envs, horizon, motion, command)
     if device.type != "cpu":
-        return kept + workspace + num_envs * _WIDEST.get(backend, 0) * _widest(sizes)
+        return kept + workspace + num_envs * BACKENDS[backend].widest_bytes * _widest(sizes)
     # On a CPU networks take a bounded number of rows at once; what takes room is torch's way to make rows of frames.
     at_work = 3 * num_envs * motion  # a step: the guard's bools
     if layout is not None:

@@ -153,8 +153,7 @@ def _generate_part(
     for first in range(1, len(rows), chunk):
         count = min(chunk, len(rows) - first)
         in_force = commands[first : first + count].contiguous()
-        for k in range(count):
-            backend.step(motions[k], in_force[k], motions[k + 1])
-            guard.apply(motions[k + 1], columns, first + k)
-        rows[first : first + count] = writer.rows(motions[1 : count + 1], in_force, root, ground)
+        following = motions[1 : count + 1]
+        backend.rollout(motions[0], in_force, following, guard, columns, first)
+        rows[first : first + count] = writer.rows(following, in_force, root, ground)
         motions[0].copy_(motions[count])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import List, Sequence, Tuple
 
 import torch
@@ -69,11 +68,8 @@ class WindowRebuild:
         for first in range(1, last + 1, self._chunk):
             count = min(self._chunk, last + 1 - first)
             pieces.append(Piece(lambda first=first, count=count: self._ramp(first, count)))
-            if self._state.frames is not None:
-                pieces.append(Piece(lambda first=first, count=count: self._frames(first, count)))
-            else:
-                networks = [functools.partial(self._network, k, first + k) for k in range(count)]
-                pieces += [Piece(network, self._state.captures_network) for network in networks]
+            network = Piece(lambda first=first, count=count: self._infer(first, count), self._state.captures_network)
+            pieces.append(network)
             pieces.append(Piece(lambda first=first, count=count: self._write(first, count)))
         pieces.append(Piece(self._end))
         return pieces
@@ -85,16 +81,9 @@ class WindowRebuild:
     def _ramp(self, first: int, count: int) -> None:
         self._writer.commands(self._buffers, self._ids, first, self._commands[:count])
 
-    def _frames(self, first: int, count: int) -> None:
-        frames, guard = self._state.frames, self._state.guard
-        assert frames is not None
-        motions = self._motions[1 : count + 1]
-        frames(self._motions[0], self._commands[:count], motions, guard, self._ids, first)
-
-    def _network(self, k: int, ahead: int) -> None:
-        following = self._motions[k + 1]
-        self._state.backend.step(self._motions[k], self._commands[k], following)
-        self._state.guard.apply(following, self._ids, ahead)
+    def _infer(self, first: int, count: int) -> None:
+        state, motions = self._state, self._motions
+        state.backend.rollout(motions[0], self._commands[:count], motions[1 : count + 1], state.guard, self._ids, first)
 
     def _write(self, first: int, count: int) -> None:
         motions, commands = self._motions[1 : count + 1], self._commands[:count]

@@ -21,16 +21,8 @@ def roll_out(backend: Backend, guard: Guard, motion: torch.Tensor, commands: tor
     frames = torch.empty(n, num_frames + 1, motion.shape[1], dtype=torch.float32, device=motion.device)
     frames[:, 0] = motion
     apart = guard.apart(n)
-    make_frames = getattr(backend, "frames", None)
-    if make_frames is not None and n and num_frames:
-        make_frames(motion, commands.transpose(0, 1), frames[:, 1:].transpose(0, 1), apart, apart.columns, 1)
-        return frames
-    state, following = motion.clone(memory_format=torch.contiguous_format), torch.empty_like(frames[:, 0])
-    for t in range(num_frames if n else 0):
-        backend.step(state, commands[:, t].contiguous(), following)
-        apart.apply(following, apart.columns, t + 1)
-        frames[:, t + 1] = following
-        state, following = following, state
+    in_force, following = commands.contiguous().transpose(0, 1), frames[:, 1:].transpose(0, 1)
+    backend.rollout(frames[:, 0], in_force, following, apart, apart.columns)
     return frames
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 
@@ -101,9 +101,8 @@ class EngineState:
         ramp: the ramps of the commands.
         backend: the network.
         guard: to be applied to every frame that the network makes, before anything reads it.
-        captures_network: whether the network's step is part of CUDA graphs. If not, it is called beside them. True on
+        captures_network: whether the network is part of CUDA graphs. If not, it is called beside them. True on
             a CPU.
-        frames: the backend's own way to many frames in one call, guard included, or None.
     """
 
     def __init__(
@@ -124,7 +123,6 @@ class EngineState:
         self.next_motion = torch.empty_like(self.current)
         self.ramp = CommandRamp(num_envs + 1, manifest.sizes.command_dim, ramp_frames, device)
         self.next_command = torch.zeros_like(self.ramp.target)
-        self.frames: Optional[Callable[..., None]] = getattr(backend, "frames", None)
         self.captures_network = device.type == "cpu" or (
             backend.capturable and can_be_captured(self.infer_from_current, device)
         )

@@ -162,14 +162,14 @@ def test_frames_in_one_launch_are_frames_one_by_one(
     commands = torch.stack([truth.commands(rows, generator) for _ in range(num_frames)]).cuda()
     out = torch.full((num_frames, rows + 1, 61), float("nan"), device="cuda")
     together = out[:, :rows, 1:59]
-    kernel.frames(start, commands, together, shape=shape)
+    kernel.rollout(start, commands, together, shape=shape)
     planned = torch.full_like(together, float("nan"))
-    kernel.frames(start, commands, planned)
+    kernel.rollout(start, commands, planned)
     assert truth.error(planned[-1], together[-1].cpu()) < 2e-2  # other shapes, other order of sums
     state = start
     for t in range(num_frames):
         following = torch.full((1, rows, 58), float("nan"), device="cuda")
-        kernel.frames(state, commands[t : t + 1], following, shape=shape)
+        kernel.rollout(state, commands[t : t + 1], following, shape=shape)
         assert torch.equal(following[0], together[t]), t
         assert truth.error(following[0], truth.step(state.cpu(), commands[t].cpu())) < TOLERANCE["fp16"], t
         state = following[0]
@@ -192,7 +192,7 @@ def test_bad_rows_are_replaced_between_frames(
     columns = torch.randperm(num_envs, generator=generator)[:rows].cuda()
     columns[-3:] = num_envs  # the scratch column, which is not counted
     plain = torch.zeros(num_frames, rows, 58, device="cuda")
-    kernel.frames(motion, commands, plain, shape=shape)
+    kernel.rollout(motion, commands, plain, shape=shape)
     sound = plain[:, torch.arange(rows) != 7].flatten(0, 1)
     low, high = sound.quantile(0.002, dim=0), sound.quantile(0.998, dim=0)
     bank = truth.states(37, generator).cuda()
@@ -201,9 +201,9 @@ def test_bad_rows_are_replaced_between_frames(
     for guard in guards:
         guard.frame.copy_(7 * torch.arange(num_envs + 1, device="cuda"))
     seen, expected = torch.zeros_like(plain), torch.zeros_like(plain)
-    kernel.frames(motion, commands, seen, guards[0], columns, ahead, shape=shape)
+    kernel.rollout(motion, commands, seen, guards[0], columns, ahead, shape=shape)
     for t in range(num_frames):
-        kernel.frames(motion if t == 0 else expected[t - 1], commands[t : t + 1], expected[t : t + 1], shape=shape)
+        kernel.rollout(motion if t == 0 else expected[t - 1], commands[t : t + 1], expected[t : t + 1], shape=shape)
         guards[1].apply(expected[t], columns, ahead + t)
     assert torch.equal(seen, expected)
     assert int(counts[0]) == int(counts[1]) > num_frames
@@ -268,7 +268,7 @@ def test_the_source_is_part_of_what_is_installed() -> None:
 
     kernels = Path(cluster.__file__).parent
     configuration = read_configuration(kernels.parents[2] / "pyproject.toml", expand=False)
-    patterns = configuration["tool"]["setuptools"]["package-data"]["cmg_runtime.device.triton_support"]
+    patterns = configuration["tool"]["setuptools"]["package-data"]["cmg_runtime.backends.fused"]
     installed = {path for pattern in patterns for path in kernels.glob(pattern)}
     assert installed == {path for path in kernels.iterdir() if path.suffix in (".cu", ".cuh")} != set()
 
@@ -283,7 +283,7 @@ def test_every_launch_gives_the_same_bits(
     motion, command = truth.states(rows, generator).cuda(), truth.commands(rows, generator).cuda()
     commands = command.expand(num_frames, rows, 3)
     expected, out = (torch.full((num_frames, rows, 58), float("nan"), device="cuda") for _ in range(2))
-    kernel.frames(motion, commands, expected)
+    kernel.rollout(motion, commands, expected)
     assert truth.error(expected[0], truth.step(motion.cpu(), command.cpu())) < TOLERANCE["fp16"]
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -291,7 +291,7 @@ def test_every_launch_gives_the_same_bits(
     with torch.cuda.graph(graph):
         for _ in range(10):
             out.fill_(float("nan"))
-            kernel.frames(motion, commands, out)
+            kernel.rollout(motion, commands, out)
             other += (out != expected).any()
     for _ in range(launches // 10):
         graph.replay()

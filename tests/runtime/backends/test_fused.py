@@ -194,6 +194,9 @@ def test_the_engine_with_it(precision: str, tmp_path: Path, seed: int, generator
         expected = truth.step(expected, command[:33])
     assert truth.error(rolled[:, -1], expected) < {"fp32": 1e-4, "fp16": 2e-2}[precision]
     assert torch.equal(rolled, engine.rollout(motion[:33], command[:33], num_frames=20))
+    pool = engine.make_pool(33, 21, command[:33, None].expand(-1, 20, -1), motion[:33])
+    last = pool.frames(range(33), [20] * 33)
+    assert torch.equal(torch.cat([last.dof_pos, last.dof_vel], dim=1), rolled[:, -1])
 
 
 @pytest.mark.gpu

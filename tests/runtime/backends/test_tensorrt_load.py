@@ -210,7 +210,7 @@ def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorR
     }
 
 
-def test_many_frames_in_one_call_are_proved_too(folder: Path) -> None:
+def test_rollouts_are_proved_too(folder: Path) -> None:
     manifest = read_manifest(folder)
     artifact = next(a for a in manifest.artifacts if (a.backend, a.precision) == ("torch", "fp32"))
     cpu, batches = torch.device("cpu"), (7, 1024)
@@ -224,14 +224,14 @@ def test_many_frames_in_one_call_are_proved_too(folder: Path) -> None:
     errors = {}
     for name, fault in faults.items():
 
-        def frames(
+        def rollout(
             motion: torch.Tensor, commands: torch.Tensor, out: torch.Tensor, fault: Callable[..., object] = fault
         ) -> None:
             for t in range(len(commands)):
                 backend.step(motion if t == 0 else out[t - 1], commands[t], out[t])
             fault(out)
 
-        backend.frames = frames
+        backend.rollout = rollout
         errors[name] = _one_step_error(backend, folder, manifest, batches, cpu)
     assert errors["none"] < 1e-5 < min(errors["first"], errors["second"]) and errors["unwritten"] == float("inf")
 
@@ -253,7 +253,7 @@ def test_the_gate_is_run_once_for_a_kind_of_gpu(
         load_engine(folder, 1024)
         return len(steps)
 
-    warm_up, gate = 3, 1024 // 64 + 1024 // 1024
+    warm_up, gate = 3, 3 * (1024 // 64 + 1024 // 1024)  # one step, and two frames of a rollout
     assert count() == warm_up + gate
     assert count() == warm_up
     cuda.name = "NVIDIA GeForce RTX 5090"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 
-from cmg_runtime.device.lifetime import NotCopied
+from cmg_runtime.backends import Backend
 from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.errors import BackendUnavailable, first_line
 from cmg_runtime.folder.arrays import read_weights
 from cmg_runtime.folder.manifest import Artifact, Manifest
+from cmg_runtime.guard import Guard
 
 if TYPE_CHECKING:
     from cmg_runtime.backends.fused.cluster import ClusterNetwork
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class FusedBackend(NotCopied):
+class FusedBackend(Backend):
     """See :class:`cmg_runtime.backends.Backend`.
 
     Calls share scratch memory, so they must follow each other on the device, as calls on one stream do. A number of
@@ -42,8 +43,6 @@ class FusedBackend(NotCopied):
         self._network = network
         self._cluster = cluster
         self._device = device
-        if cluster is not None:
-            self.frames: Callable[..., None] = cluster.frames
 
     @classmethod
     def load(
@@ -72,6 +71,18 @@ class FusedBackend(NotCopied):
                 self._cluster(motion, command, out)
             else:
                 self._network(motion, command, out)
+
+    def rollout(
+        self,
+        motion: torch.Tensor,
+        commands: torch.Tensor,
+        out: torch.Tensor,
+        guard: Optional[Guard] = None,
+        columns: Optional[torch.Tensor] = None,
+        ahead: int = 1,
+    ) -> None:
+        many = super().rollout if self._cluster is None else self._cluster.rollout
+        many(motion, commands, out, guard, columns, ahead)
 
 
 def _cluster_network(packed: Packed, precision: str, device: torch.device) -> Optional[ClusterNetwork]:

@@ -42,7 +42,7 @@ constexpr int LOGITS_FULL = X1_FULL + 8 * R * CHUNKS;
 constexpr int X1_FREE = LOGITS_FULL + 8 * R, PARTS_FULL = X1_FREE + 8 * R, NEXT_FULL = PARTS_FULL + 8 * R;
 static_assert(NEXT_FULL + 8 * R == SHARED_BYTES && 128 * R + 128 == THREADS, "ClusterShape in cluster.py has other sizes");
 
-// log2(e) elu(x / log2(e)), as in cmg_runtime.backends.fused.arithmetic
+// log2(e) elu(x / log2(e)), as in cmg_runtime.backends.fused.layers
 __device__ __forceinline__ float elu(float x) { return x > 0.f ? x : fmaf(exp2_fast(x), LOG2E, -LOG2E); }
 
 // Sum over experts of one output of a product's accumulator: the experts of 16 columns lie one behind the other.

@@ -144,29 +144,22 @@ class ClusterNetwork:
         return ONE_FRAME_FEW <= num_rows <= self.capacities[0] or num_rows >= ONE_FRAME_MANY
 
     def __call__(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
-        """Enqueue one frame: as :meth:`frames` with one frame."""
-        self.frames(motion, command.unsqueeze(0), out.unsqueeze(0))
+        """Enqueue one frame: as :meth:`rollout` with one frame."""
+        self.rollout(motion, command.unsqueeze(0), out.unsqueeze(0))
 
-    def frames(
+    def rollout(
         self,
         motion: torch.Tensor,
         commands: torch.Tensor,
         out: torch.Tensor,
         guard: Optional[Guard] = None,
         columns: Optional[torch.Tensor] = None,
-        ahead: int = 0,
+        ahead: int = 1,
         shape: Optional[ClusterShape] = None,
     ) -> None:
-        """Enqueue T frames, each from the one before it.
+        """As :meth:`cmg_runtime.backends.Backend.rollout`. Nothing is allocated.
 
         Args:
-            motion: [n, motion_dim] float32 that the first frame comes from. Rows here and below may be any distance
-                apart; values of a row are contiguous.
-            commands: [T, n, command_dim] float32 that lead to each frame.
-            out: [T, n, motion_dim] float32. It may not overlap ``motion``.
-            guard: replaces and counts the bad rows of every frame, before the next one is made from it.
-            columns: [n] int64, each row's column, with a guard; see :meth:`cmg_runtime.guard.Guard.apply`.
-            ahead: frames from the current frame to the first one of ``out``.
             shape: one launch of this shape, instead of :func:`plan`.
         """
         if not len(motion) or not len(out):

@@ -1,7 +1,7 @@
 """The network for one frame: packed weights, scratch memory and the launches of the kernels."""
 
 # A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart.
-# pyright: reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ MAX_ROWS = 16384
 ROW_BLOCK = 128
 """Scratch memory has room for whole blocks of the largest tile, so that kernels need no masks between them. What they
 compute of rows past the last is never read: rows do not mix."""
-
 
 SMALLEST_GATE_BLOCK = 32
 
@@ -120,12 +119,10 @@ class FrameNetwork:
         packed, shapes, tiles = self._packed, self._packed.shapes, config.gate
         block_n = gate_block(shapes, tiles)
         layers.gate_layer[(triton.cdiv(len(motion), tiles.block_m), shapes.gate // block_n)](
-            *self._inputs(motion, command),
-            _descriptor(packed.gate_weight, block_n, shapes.inputs_padded, self._descriptors),
-            packed.gate_out_weight,
-            scratch.logits,
-            len(motion),
-            _whole_blocks(len(motion)),
+            **self._inputs(motion, command),
+            weight=_descriptor(packed.gate_weight, block_n, shapes.inputs_padded, self._descriptors),
+            out_weight=packed.gate_out_weight,
+            logits=scratch.logits,
             MOTION=shapes.motion,
             INPUT=shapes.inputs,
             INPUT_PAD=shapes.inputs_padded,
@@ -151,14 +148,12 @@ class FrameNetwork:
         num_tiles = min(tiles.tiles, columns // block_n)
         grid = (triton.cdiv(len(motion), tiles.block_m), triton.cdiv(columns // block_n, num_tiles))
         layers.first_layer[grid](
-            *self._inputs(motion, command),
-            scratch.logits,
-            packed.gate_out_bias,
-            _descriptor(weight, block_n * shapes.experts, shapes.inputs_padded, self._descriptors),
-            scratch.coefficients,
-            out,
-            len(motion),
-            _whole_blocks(len(motion)),
+            **self._inputs(motion, command),
+            logits=scratch.logits,
+            gate_bias=packed.gate_out_bias,
+            weight=_descriptor(weight, block_n * shapes.experts, shapes.inputs_padded, self._descriptors),
+            coefficients=scratch.coefficients,
+            y=out,
             MOTION=shapes.motion,
             INPUT=shapes.inputs,
             INPUT_PAD=shapes.inputs_padded,
@@ -190,13 +185,13 @@ class FrameNetwork:
         last_weight = packed.layers[-1][0]
         last_block = (shapes.outputs * shapes.experts, block_n) if fused else (16, 16)
         layers.middle_layer[(triton.cdiv(num_rows, tiles.block_m), groups)](
-            _descriptor(source, tiles.block_m, tiles.block_k, scratch.descriptors),
-            scratch.coefficients,
-            _descriptor(weight, block_n * shapes.experts, tiles.block_k, self._descriptors),
-            bias,
-            _descriptor(last_weight, *last_block, self._descriptors),
-            out,
-            _whole_blocks(num_rows),
+            x=_descriptor(source, tiles.block_m, tiles.block_k, scratch.descriptors),
+            coefficients=scratch.coefficients,
+            weight=_descriptor(weight, block_n * shapes.experts, tiles.block_k, self._descriptors),
+            bias=bias,
+            last_weight=_descriptor(last_weight, *last_block, self._descriptors),
+            y=out,
+            padded_rows=_whole_blocks(num_rows),
             IN=shapes.hidden,
             OUT=columns,
             LAST_OUT=shapes.outputs,
@@ -218,15 +213,15 @@ class FrameNetwork:
     ) -> None:
         packed, shapes, tiles = self._packed, self._packed.shapes, config.finish
         layers.finish[(triton.cdiv(len(out), tiles.block_m),)](
-            parts,
-            scratch.coefficients,
-            packed.last_bias,
-            packed.shift,
-            packed.motion_std,
-            out,
-            out.stride(0),
-            len(out),
-            _whole_blocks(len(out)),
+            parts=parts,
+            coefficients=scratch.coefficients,
+            bias=packed.last_bias,
+            shift=packed.shift,
+            inverse_scale=packed.motion_std,
+            out=out,
+            out_stride=out.stride(0),
+            num_rows=len(out),
+            padded_rows=_whole_blocks(len(out)),
             MOTION=shapes.motion,
             OUT=shapes.outputs,
             EXPERTS=shapes.experts,
@@ -254,8 +249,12 @@ class FrameNetwork:
         fitting = (self._limits.shared_memory - 2048 - beside) // stage
         return max(1, min(tiles.num_stages, fitting))
 
-    def _inputs(self, motion: torch.Tensor, command: torch.Tensor) -> Tuple[Any, ...]:
-        return motion, command, motion.stride(0), command.stride(0), self._packed.shift, self._packed.scale
+    def _inputs(self, motion: torch.Tensor, command: torch.Tensor) -> Dict[str, Any]:
+        """What the two kernels that read them have in common."""
+        strides = {"motion_stride": motion.stride(0), "command_stride": command.stride(0)}
+        rows = {"num_rows": len(motion), "padded_rows": _whole_blocks(len(motion))}
+        normalisation = {"shift": self._packed.shift, "scale": self._packed.scale}
+        return {"motion": motion, "command": command, **strides, **rows, **normalisation}
 
     def _options(self, num_warps: int, config: FrameConfig) -> Dict[str, Any]:
         """What the kernels with products have in common."""

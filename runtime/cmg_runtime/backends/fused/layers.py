@@ -28,23 +28,30 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from cmg_runtime.backends.fused.arithmetic import elu, mix
+from cmg_runtime.backends.fused import packing
+
+GRANULE = tl.constexpr(packing.GRANULE)
+LOG2E = tl.constexpr(packing.LOG2E)
+
+
+@triton.jit
+def elu(x):
+    """``log2(e) elu(x / log2(e))``. NaN stays NaN."""
+    return tl.where(x > 0, x, tl.exp2(x) * LOG2E - LOG2E)
+
+
+@triton.jit
+def mix(products, coefficients, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr):
+    """``sum_e c_e y_e`` of [ROWS, COLUMNS * EXPERTS], the experts in turn for every 16 columns."""
+    split = tl.reshape(products, (ROWS, COLUMNS // GRANULE, EXPERTS, GRANULE))
+    return tl.reshape(tl.sum(split * coefficients[:, None, :, None], axis=2), (ROWS, COLUMNS))
 
 
 @triton.jit
 def _inputs(
-    motion,
-    command,
-    motion_stride,
-    command_stride,
-    shift,
-    scale,
-    rows,
-    num_rows,
-    MOTION: tl.constexpr,
-    INPUT: tl.constexpr,
-    INPUT_PAD: tl.constexpr,
-):
+    motion, command, motion_stride, command_stride, shift, scale, rows, num_rows,
+    MOTION: tl.constexpr, INPUT: tl.constexpr, INPUT_PAD: tl.constexpr,
+):  # fmt: skip
     """The normalised inputs of ``rows``. The padding is what shift and scale say: first two ones, for the biases."""
     columns = tl.arange(0, INPUT_PAD)
     wide_rows = rows.to(tl.int64)[:, None]
@@ -168,19 +175,9 @@ def first_layer(
 
 @triton.jit
 def _first_tile(
-    x,
-    w,
-    c,
-    y,
-    rows,
-    tile,
-    EXPERTS: tl.constexpr,
-    OUT: tl.constexpr,
-    LAST: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x, w, c, y, rows, tile, EXPERTS: tl.constexpr, OUT: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     mixed = mix(tl.dot(x, w.T, input_precision=PRECISION), c, BLOCK_M, BLOCK_N, EXPERTS)
     if not LAST:
         mixed = elu(mixed)

@@ -13,6 +13,7 @@ from typing import Dict, Optional
 
 import torch
 
+from cmg_runtime.backends import Backend
 from cmg_runtime.backends.trt import library
 from cmg_runtime.backends.trt.context import (
     INPUTS,
@@ -26,7 +27,6 @@ from cmg_runtime.backends.trt.context import (
     shared_plan,
 )
 from cmg_runtime.backends.trt.plan import PlanTarget
-from cmg_runtime.device.lifetime import NotCopied
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.kept_files import keep, read_kept
 from cmg_runtime.folder.manifest import Artifact, Manifest, read_verified
@@ -36,7 +36,7 @@ MAX_OWN = 8
 Further ones share a context per profile, whose shapes are set anew when the size changes."""
 
 
-class TrtBackend(NotCopied):
+class TrtBackend(Backend):
     """See :class:`cmg_runtime.backends.Backend`.
 
     The tensors of :meth:`step` are read and written in place, at their own addresses. Where the current stream is
