@@ -1,17 +1,15 @@
-"""An engine built by ``python -m cmg_export``, once for all tests of a process, and Python run as a user runs it."""
+"""An engine built by ``python -m cmg_export``, once for all tests of a process."""
 
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine_folder import SEED
 from make_checkpoint import MadeCheckpoint, make_checkpoint
+from python_process import run_python
 
 SMALL: dict[str, Any] = {"num_joints": 5, "hidden_dim": 24}
 
@@ -40,15 +38,3 @@ def built_engine() -> Built:
     done = run_python("-m", "cmg_export", *result.args)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return result._replace(printed=done.stdout)
-
-
-def run_python(*words: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python words`` with these environment variables beside this process's own."""
-    return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=environment(**variables), capture_output=True, text=True, timeout=300
-    )
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """This process's, so that another Python finds the same modules, and these variables."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}

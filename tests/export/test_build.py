@@ -18,12 +18,13 @@ import torch
 
 import cmg_export.build
 import cmg_export.compile.artifacts
-from built_case import SMALL, Built, built_engine, environment
+from built_case import SMALL, Built, built_engine
 from cmg_export.__main__ import main
 from cmg_export.compile.tensorrt import find_flavour
 from cmg_runtime.folder.manifest import file_sha256, read_manifest, read_verified
 from cmg_runtime.window.kinematics import KinematicChain
 from make_checkpoint import make_checkpoint
+from python_process import environment
 
 Capture = pytest.CaptureFixture[str]
 

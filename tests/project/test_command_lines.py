@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from built_case import environment
 from CMG_Ref.checkpoint_io import write_pt
 from CMG_Ref.command_line import LARGEST_SEED, require_seed, run
 from cmg_runtime import EngineError
 from full_disk import largest_file
+from python_process import environment
 from training_case import make_data
 
 Capture = pytest.CaptureFixture[str]

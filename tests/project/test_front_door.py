@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from built_case import environment, run_python
+from python_process import environment, run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 

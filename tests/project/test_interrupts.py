@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import cmg_export.compile.artifacts
-from built_case import run_python
 from cmg_export.__main__ import main
 from cmg_export.errors import ExportError
 from CMG_Ref import interrupts
 from make_checkpoint import make_checkpoint
+from python_process import run_python
 
 NUMBERS = [(signal.SIGINT, 1), (signal.SIGTERM, 0)]
 """And the lines on stderr that each ends in."""
