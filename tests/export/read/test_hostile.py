@@ -79,6 +79,7 @@ def refuse(path: Path, contents: Iterable[bytes], *readers: Reader, kind: type[E
                 with pytest.raises(kind) as caught:
                     read(path)
                 assert type(caught.value) is kind and "\n" not in str(caught.value)
+                assert kind is not CheckpointError or str(path) in str(caught.value)
 
     assert with_little_memory(task) == 0
     assert not OUTSIDE.exists()
@@ -183,7 +184,7 @@ def test_checkpoints_that_claim_more(tmp_path: Path, seed: int) -> None:
 LAUGHS = "a0: &a0 [1,1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1},*a{i - 1}]\n" for i in range(1, 40))
 YAML = (
     LAUGHS, "a: !!bool x", "a: !!timestamp x", "!!python/object/apply:os.mkdir [/tmp/cmg_outside]", "? [a]\n: b", "\0",
-    "- *a", "- 1\n- 2\n", "motion_mean: [1, 2\n", "", "[" * 5000,
+    "- *a", "- 1\n- 2\n", "motion_mean: [1, 2\n", "",
 )  # fmt: skip
 
 
