@@ -41,7 +41,8 @@ def run(capsys: Capture, *args: str) -> tuple[int, str, str]:
         status = main(args)
     except SystemExit as end:  # from the argument parser
         status = int(end.code or 0)
-    return status, *capsys.readouterr()
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -30,7 +30,7 @@ def requirements(name: str) -> list[Requirement]:
 def pinned(name: str) -> dict[str, Requirement]:
     """The lines that count on this Python, by canonical name."""
     counting = [r for r in requirements(name) if r.marker is None or r.marker.evaluate()]
-    found = {canonicalize_name(r.name): r for r in counting}
+    found: dict[str, Requirement] = {canonicalize_name(r.name): r for r in counting}
     assert len(found) == len(counting)
     return found
 

@@ -86,12 +86,9 @@ def scaled(part: slice, factor: float) -> Callable[[np.ndarray], np.ndarray]:
 def breadth_first(values: np.ndarray) -> np.ndarray:
     """List joints as Isaac Lab does: by their number of joints from the pelvis."""
     leg = "hip_pitch hip_roll hip_yaw knee ankle_pitch ankle_roll"
-    arm = "shoulder_pitch shoulder_roll shoulder_yaw elbow wrist_roll wrist_pitch wrist_yaw"
-    depths = {
-        part: depth
-        for chain in (leg, f"waist_yaw waist_roll waist_pitch {arm}")
-        for depth, part in enumerate(chain.split())
-    }
+    waist, arm = "waist_yaw waist_roll waist_pitch", "shoulder_pitch shoulder_roll shoulder_yaw elbow"
+    arm = f"{waist} {arm} wrist_roll wrist_pitch wrist_yaw"
+    depths = {part: depth for chain in (leg, arm) for depth, part in enumerate(chain.split())}
     order = sorted(range(JOINTS), key=lambda joint: next(depths[part] for part in depths if part in JOINT_NAMES[joint]))
     return values[..., order + [JOINTS + joint for joint in order]]
 

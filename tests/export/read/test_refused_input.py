@@ -214,8 +214,8 @@ def safetensors() -> bytes:
 
 def onnx_model() -> bytes:
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
-    borders = [[onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])] for name in "xy"]
-    return onnx.helper.make_model(onnx.helper.make_graph([node], "g", *borders)).SerializeToString()
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    return onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y])).SerializeToString()
 
 
 def torchscript() -> bytes:
