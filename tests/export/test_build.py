@@ -26,6 +26,7 @@ from cmg_runtime.window.kinematics import KinematicChain
 from make_checkpoint import make_checkpoint
 from python_process import environment
 
+Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
 
 
@@ -116,7 +117,7 @@ CHANGES = (
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_means_a_new_build(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_a_change_means_a_new_build(built: Built, tmp_path: Path, monkeypatch: Patch, change: str) -> None:
     shutil.copytree(built.made.path.parent, tmp_path / "walker")
     out = tmp_path / "engine"
     shutil.copytree(built.out, out)
@@ -157,9 +158,7 @@ def test_a_change_means_a_new_build(built: Built, tmp_path: Path, monkeypatch: p
         main(args)
 
 
-def test_the_same_input_gives_the_same_bytes(
-    built: Built, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_input_gives_the_same_bytes(built: Built, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """In another process, into the folder in which the user stands, which is replaced."""
     shutil.copytree(built.made.path.parent, tmp_path / "walker")
     path, data = tmp_path / "walker" / built.made.path.name, tmp_path / "walker" / "train" / "stats.yaml"
@@ -180,7 +179,7 @@ def test_the_same_input_gives_the_same_bytes(
 
 
 def test_an_artifact_that_fails_parity_is_withheld(
-    tmp_path: Path, seed: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, seed: int, capsys: Capture, monkeypatch: Patch
 ) -> None:
     """One of an engine of odd sizes, in the default place."""
     sizes: dict[str, Any] = {"num_joints": 23, "hidden_dim": 32, "num_experts": 6, "num_layers": 4}
@@ -252,7 +251,7 @@ def test_user_errors_leave_nothing_behind(tmp_path: Path, seed: int, capsys: Cap
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug")])
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_failure_half_way_leaves_nothing_behind(
-    built: Built, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: Exception, exists: bool
+    built: Built, tmp_path: Path, capsys: Capture, monkeypatch: Patch, error: Exception, exists: bool
 ) -> None:
     out = tmp_path / "deep" / "down" / "engine"
     if exists:

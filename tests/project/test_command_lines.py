@@ -26,6 +26,7 @@ from python_process import environment
 from training_case import make_data
 
 Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 HUGE = str(10**20)
 LATE = 1 << 32
@@ -70,14 +71,14 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(("module", "options", "message"), REFUSED)
+@pytest.mark.parametrize(("module", "options", "said"), REFUSED)
 def test_options_that_cannot_be_are_refused_in_one_line_before_any_work(
     module: str,
     options: str,
     message: str,
     tmp_path: Path,
     rng: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
     capsys: Capture,
 ) -> None:
     found = importlib.import_module(module)
@@ -90,10 +91,10 @@ def test_options_that_cannot_be_are_refused_in_one_line_before_any_work(
         status = main()
     except SystemExit as end:  # of what is refused while it is parsed
         status = end.code
-    said = capsys.readouterr()
-    assert status == 2 and said.out == ""
-    assert said.err.startswith(f"{module}: ") and message in said.err and said.err.count("\n") == 1, said.err
-    assert said.err.isascii() and [path.name for path in tmp_path.iterdir()] == ["cmg_training_data.pt"]
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert err.startswith(f"{module}: ") and said in err and err.count("\n") == 1, err
+    assert err.isascii() and [path.name for path in tmp_path.iterdir()] == ["cmg_training_data.pt"]
 
 
 def test_seeds_of_several_gpus_are_all_seeds() -> None:
@@ -123,15 +124,10 @@ def write_beyond_the_disk(content: dict[str, Any]) -> None:
         write_pt(Path("cmg.pt"), content)
 
 
+TOO_LARGE = "[Errno 27] File too large: 'cmg.pt'\n"
 FAILURES: dict[str, tuple[Callable[[], None], str]] = {
-    "tensors on a full disk": (
-        lambda: write_beyond_the_disk({"weights": torch.zeros(5000)}),
-        "[Errno 27] File too large: 'cmg.pt'\n",
-    ),
-    "text on a full disk": (
-        lambda: write_beyond_the_disk({"text": "1" * 20000}),
-        "[Errno 27] File too large: 'cmg.pt'\n",
-    ),
+    "tensors on a full disk": (lambda: write_beyond_the_disk({"weights": torch.zeros(5000)}), TOO_LARGE),
+    "text on a full disk": (lambda: write_beyond_the_disk({"text": "1" * 20000}), TOO_LARGE),
     "a thread's write": (
         lambda: fail_in_a_thread(OSError(errno.ENOSPC, "No space left on device", "curve")),
         "[Errno 28] No space left on device: 'curve'\n",
@@ -145,9 +141,7 @@ FAILURES: dict[str, tuple[Callable[[], None], str]] = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_what_a_machine_lacks_is_one_line(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_what_a_machine_lacks_is_one_line(tmp_path: Path, case: str, monkeypatch: Patch, capsys: Capture) -> None:
     action, said = FAILURES[case]
     monkeypatch.chdir(tmp_path)
     assert run(Options, lambda _: action(), [], "some.command") == 2
@@ -163,6 +157,7 @@ def test_faults_of_ours_are_not_hidden() -> None:
 
 INTERRUPTING = """
 import os, signal, sys
+
 
 class Interrupting:
     def find_spec(self, name, path=None, target=None):

@@ -18,15 +18,17 @@ from CMG_Ref import interrupts
 from make_checkpoint import make_checkpoint
 from python_process import run_python
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
 NUMBERS = [(signal.SIGINT, 1), (signal.SIGTERM, 0)]
 """And the lines on stderr that each ends in."""
 
 
 @pytest.fixture
-def noted() -> Iterator[None]:
-    """As in a process of one's own; afterwards nothing is left of it."""
+def kept() -> Iterator[None]:
+    """What signals do in this process is as it was afterwards."""
     before = {number: signal.getsignal(number) for number, _ in NUMBERS}
-    interrupts.note_interrupts()
     yield
     interrupts.forget()
     for number, handler in before.items():
@@ -36,16 +38,10 @@ def noted() -> Iterator[None]:
 @pytest.mark.parametrize(("number", "lines"), NUMBERS)
 @pytest.mark.parametrize("made_of_it", [None, AttributeError("partly imported"), ExportError("cannot read it")])
 def test_a_build_is_left_whatever_a_library_makes_of_the_interrupt(
-    tmp_path: Path,
-    seed: int,
-    noted: None,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    made_of_it: Exception | None,
-    number: signal.Signals,
-    lines: int,
+    tmp_path: Path, seed: int, kept: None, monkeypatch: Patch, capsys: Capture, made_of_it: Any, number: int, lines: int
 ) -> None:
     """Nothing at all, an error that no one foresees, or one of bad input."""
+    interrupts.note_interrupts()
 
     def trace(weights: Any) -> None:
         try:
@@ -94,9 +90,7 @@ def test_held_interrupts_come_at_the_end() -> None:
         raise ValueError("what the interrupt made of the work")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_without_one_nothing_changes() -> None:
+    # Without one nothing changes.
     with interrupts.held() as waiting:
         assert not waiting()
     interrupts.raise_if_received()
@@ -104,20 +98,15 @@ def test_without_one_nothing_changes() -> None:
         raise ValueError("passed on")
 
 
-def test_a_signal_that_the_process_ignores_stays_ignored() -> None:
+def test_a_signal_that_the_process_ignores_stays_ignored(kept: None) -> None:
     """As a shell starts what it runs in the background."""
-    before = {number: signal.getsignal(number) for number, _ in NUMBERS}
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        interrupts.note_interrupts()
-        with interrupts.held() as waiting:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert not waiting()
+    interrupts.note_interrupts()
+    with interrupts.held() as waiting:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.received() is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        assert not waiting()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert interrupts.received() is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_another_thread_has_none() -> None:

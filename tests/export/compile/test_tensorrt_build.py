@@ -28,6 +28,9 @@ from cmg_runtime.folder.manifest import Artifact, file_sha256, read_manifest
 from compile_case import graph, network
 from make_checkpoint import make_checkpoint
 
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
+
 RTX = PlanOptions(library="tensorrt_rtx")
 MANUAL = Path(__file__).resolve().parents[3] / "docs" / "tensorrt.md"
 
@@ -92,23 +95,15 @@ def does_not_start(rtx: Flavour) -> Flavour:
     return replace(rtx, trt=Library)
 
 
+def for_gpu(capability: str) -> Callable[[Flavour], Flavour]:
+    return lambda rtx: replace(rtx, compute_capability=(capability,))
+
+
 REFUSED: dict[str, tuple[Callable[[Flavour], Flavour], PlanOptions, str]] = {
-    "an RTX 20": (
-        lambda rtx: replace(rtx, compute_capability=("7.5",)),
-        RTX,
-        "cannot build cmg_fp32.onnx .*FP32 GEMM is not supported",
-    ),
-    "an unknown GPU": (
-        lambda rtx: replace(rtx, compute_capability=("9.0",)),
-        RTX,
-        "target 9.0 is not known to this version; expected one of .*SM89",
-    ),
+    "an RTX 20": (for_gpu("7.5"), RTX, "cannot build cmg_fp32.onnx .*FP32 GEMM is not supported"),
+    "an unknown GPU": (for_gpu("9.0"), RTX, "target 9.0 is not known to this version; expected one of .*SM89"),
     "little workspace": (lambda rtx: rtx, PlanOptions(workspace_mib=1), "cannot build cmg_fp32.onnx"),
-    "an old driver": (
-        does_not_start,
-        RTX,
-        r"cannot build cmg_fp32.onnx \(it does not start: CUDA init.* error: 35\)",
-    ),
+    "an old driver": (does_not_start, RTX, r"cannot build cmg_fp32.onnx \(it does not start: CUDA init.* error: 35\)"),
     "no graph": (lambda rtx: rtx, RTX, "cannot build x.onnx"),
 }
 
@@ -127,7 +122,7 @@ def test_what_cannot_be_built_is_one_line(tmp_path: Path, rtx: Flavour, case: st
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # RTX's, about just this
-def test_the_timing_cache_is_kept_and_used_again(tmp_path: Path, rtx: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timing_cache_is_kept_and_used_again(tmp_path: Path, rtx: Flavour, monkeypatch: Patch) -> None:
     """As with tensorrt: RTX has the same interface, and nothing to put into it."""
     monkeypatch.setattr(library, "keeps_timing_cache", lambda _: True)
     build_plan(rtx, graph("least", "fp32"), 64, tmp_path / "x.plan")
@@ -149,7 +144,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_that_cannot_be_met(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_options_that_cannot_be_met(monkeypatch: Patch, name: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options, message = OPTIONS[name]
     with pytest.raises(ExportError, match=message) as caught:
@@ -158,7 +153,7 @@ def test_options_that_cannot_be_met(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_without_any_library_there_are_no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_library_there_are_no_plans(monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     flavour, reason = find_flavour()
@@ -167,7 +162,7 @@ def test_without_any_library_there_are_no_plans(monkeypatch: pytest.MonkeyPatch)
     assert find_flavour(PlanOptions(library="none")) == (None, "not asked for")
 
 
-def test_on_a_gpu_tensorrt_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_tensorrt_comes_first(monkeypatch: Patch) -> None:
     @dataclass
     class Library:
         __version__ = "11.4.0.106"
@@ -182,9 +177,7 @@ def test_on_a_gpu_tensorrt_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flavour is not None and flavour.suffix == "trt.plan"
 
 
-def test_progress_is_shown_on_a_terminal(
-    rtx: Flavour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_shown_on_a_terminal(rtx: Flavour, monkeypatch: Patch, capsys: Capture) -> None:
     interrupts: list[int] = []
 
     def reported() -> tuple[bool, str]:
@@ -205,11 +198,7 @@ def test_progress_is_shown_on_a_terminal(
 
 @pytest.mark.parametrize("callback", ["step_complete", "log"])
 def test_a_real_build_can_be_interrupted(
-    tmp_path: Path,
-    rtx: Flavour,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    callback: str,
+    tmp_path: Path, rtx: Flavour, monkeypatch: Patch, capfd: Capture, callback: str
 ) -> None:
     """In whatever of our code TensorRT happens to call at that moment."""
 
@@ -261,9 +250,7 @@ def test_the_command_line_builds_and_lists_plans(rtx: Flavour) -> None:
     assert (options["library"], options["targets"]) == ("auto", ["8.6", "8.9", "12.0"])
 
 
-def test_verify(
-    engine: list[str], rtx: Flavour, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify(engine: list[str], rtx: Flavour, capsys: Capture, monkeypatch: Patch) -> None:
     """A plan that cannot run here, then a backend that can."""
     assert verify.main([*engine, "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
@@ -280,9 +267,7 @@ def test_verify(
     assert err == ""
 
 
-def test_verify_refuses_what_it_cannot_use(
-    engine: list[str], tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_refuses_what_it_cannot_use(engine: list[str], tmp_path: Path, seed: int, capsys: Capture) -> None:
     other = make_checkpoint(tmp_path / "other", seed=seed + 1, num_joints=5, hidden_dim=24)
     for arguments, message in (
         ([*engine, "--backend", "tensorflow"], "unknown backend 'tensorflow'; expected one of"),
@@ -294,7 +279,7 @@ def test_verify_refuses_what_it_cannot_use(
         assert message in err and err.count("\n") == 1
 
 
-def test_layers_of_a_plan(rtx: Flavour, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_of_a_plan(rtx: Flavour, capsys: Capture) -> None:
     """The first layer's wide operand and the last one's wide result are never a tensor of hidden_dim * num_experts."""
     onnx_path = graph("usual", "fp16")
     layers, scratch = plan_layers.plan_layers(plan_layers.Arguments(onnx_path, num_envs=100))

@@ -30,8 +30,9 @@ from hostile_files import archive, members
 from make_checkpoint import FORMS, make_checkpoint, make_stats, save_checkpoint
 from training_case import make_data
 
-State = dict[str, torch.Tensor]
+Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
+State = dict[str, torch.Tensor]
 
 SIZES: list[dict[str, int]] = [
     {"num_joints": 23, "hidden_dim": 40, "num_experts": 6, "num_layers": 4},
@@ -188,7 +189,7 @@ def test_weights_are_found_wherever_they_lie(tmp_path: Path, seed: int, form: st
 
 
 def test_of_several_the_others_are_named_and_can_be_taken(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    tmp_path: Path, seed: int, monkeypatch: Patch, capsys: Capture
 ) -> None:
     made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
     path, out = tmp_path / "x.pt", tmp_path / "new" / "ema.pt"
@@ -254,7 +255,7 @@ def test_every_pickle_protocol(tmp_path: Path, seed: int, tool: str, protocol: i
 
 
 def test_every_command_reads_a_wrapped_checkpoint(
-    tmp_path: Path, seed: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    tmp_path: Path, seed: int, rng: np.random.Generator, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """``make_bank`` and ``eval_cmg`` of a G1, and ``train --init``: each says where the weights lay."""
     made = make_checkpoint(tmp_path / "made", hidden_dim=8, num_experts=2, num_layers=2, gain=0.5, seed=seed)
@@ -286,9 +287,7 @@ def test_every_command_reads_a_wrapped_checkpoint(
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-6)
 
 
-def test_the_line_that_saves_a_checkpoint_again_does(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_line_that_saves_a_checkpoint_again_does(tmp_path: Path, seed: int, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     made = make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
     state = made.model.state_dict()

@@ -36,9 +36,12 @@ needs_g1 = pytest.mark.skipif(
     reason="mjlab's G1 model is not installed",
 )
 
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
+def built(monkeypatch: Patch) -> list[Manifest]:
     """Of every engine that would be built from now on, what is known about it. Nothing is built."""
     begun: list[Manifest] = []
 
@@ -115,7 +118,7 @@ MISTAKES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
 @needs_g1
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistaken_numbers_are_refused_where_the_robot_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest], mistake: str
+    tmp_path: Path, capsys: Capture, built: list[Manifest], mistake: str
 ) -> None:
     keys, edit, said = MISTAKES[mistake]
     path = alter(tmp_path / "run", keys, edit)
@@ -127,9 +130,7 @@ def test_mistaken_numbers_are_refused_where_the_robot_is_known(
 
 
 @needs_g1
-def test_kilometres_an_hour_are_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest]
-) -> None:
+def test_kilometres_an_hour_are_warned_of(tmp_path: Path, capsys: Capture, built: list[Manifest]) -> None:
     """5 m/s is a speed that a robot may run at, but these feet go back at 1.5; so do those of one half trained."""
     path = alter(tmp_path / "run", "command_min command_max", scaled(slice(0, 2), 3.6))
     main([str(path), "--out", str(tmp_path / "engine"), "--tensorrt.library", "none"])
@@ -140,11 +141,7 @@ def test_kilometres_an_hour_are_warned_of(
 
 @pytest.mark.parametrize("known", [pytest.param(True, marks=needs_g1), False])
 def test_the_bundled_checkpoint_is_beyond_doubt(
-    capsys: pytest.CaptureFixture[str],
-    built: list[Manifest],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    known: bool,
+    capsys: Capture, built: list[Manifest], monkeypatch: Patch, tmp_path: Path, known: bool
 ) -> None:
     if not known:
         monkeypatch.setattr(cmg_export.read.joints, "g1_model", lambda: None)
@@ -176,7 +173,7 @@ def robot_file(path: Path, limits: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("case", ["within", "mean", "deviation", "what it plays", "bank", "default pose"])
 def test_a_robots_own_limits_are_the_bar(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest], rng: np.random.Generator, case: str
+    tmp_path: Path, capsys: Capture, built: list[Manifest], rng: np.random.Generator, case: str
 ) -> None:
     """Limits, stats and weights are random; a tenth of a radian beyond is let through, a little more is not."""
     count = 3
@@ -222,7 +219,7 @@ def test_a_robots_own_limits_are_the_bar(
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_network_without_biases_is_one_and_a_constant_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seed: int, learned: bool
+    tmp_path: Path, capsys: Capture, monkeypatch: Patch, seed: int, learned: bool
 ) -> None:
     """Without biases the mean pose under no command is answered with the mean pose, which is what an untrained network
     would say; here half of the rollouts of parity come to rest in it."""
