@@ -73,13 +73,7 @@ REFUSED = (
 
 @pytest.mark.parametrize(("module", "options", "said"), REFUSED)
 def test_options_that_cannot_be_are_refused_in_one_line_before_any_work(
-    module: str,
-    options: str,
-    message: str,
-    tmp_path: Path,
-    rng: np.random.Generator,
-    monkeypatch: Patch,
-    capsys: Capture,
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: Patch, capsys: Capture, module: str, options: str, said: str
 ) -> None:
     found = importlib.import_module(module)
     main = importlib.import_module(f"{module}.__main__").main if hasattr(found, "__path__") else found.main
