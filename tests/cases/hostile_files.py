@@ -86,10 +86,10 @@ FLOATS = b"\x80\x04ctorch\nFloatStorage\n"
 JOBLIB = b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81"
 
 
-def described(**changes: Any) -> bytes:
-    """What joblib writes of an array before its values."""
+def described(after: bytes = bytes(99), **changes: Any) -> bytes:
+    """What joblib writes of an array, and the values after it."""
     usual = {"subclass": None, "order": "C", "dtype": np.dtype("f4"), "numpy_array_alignment_bytes": None}
-    return JOBLIB + pickle.dumps({**usual, **changes}, 2)[2:-1] + b"b" + bytes(99)
+    return JOBLIB + pickle.dumps({**usual, **changes}, 2)[2:-1] + b"b" + after
 
 
 PICKLES = {
