@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +32,12 @@ from cmg_runtime import load_engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.folder.manifest import Manifest
+from hostile_files import Call, archive, described, members, saved
 from make_checkpoint import make_checkpoint
 
 Target = tuple[Callable[[bytes], Any], tuple[type[Exception], ...], list[bytes]]
 GOLDEN = Path(__file__).parent / "golden" / "schema_1"
 SIZES: dict[str, Any] = {"num_joints": 1, "hidden_dim": 2, "num_experts": 1, "num_layers": 2}
-
-
-class _Command:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("true",)
 
 
 def make_target(name: str, scratch: Path) -> Target:
@@ -62,38 +57,19 @@ def make_target(name: str, scratch: Path) -> Target:
     }[name](scratch)
 
 
-def _saved(value: Any, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.save(value, stream, **options)
-    return stream.getvalue()
-
-
-def _archived(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
-def _members(content: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
 def _values() -> list[Any]:
     stats = {"motion_mean": np.zeros(2, np.float32), "num_joints": 1, "scalar": np.float64(1.5)}
     return [
         {"a": torch.zeros(2, 3), "b": [torch.ones(1, dtype=torch.int8), (1, 2.5, None)]},
         {"stats": stats, "epoch": 3, "text": "x"},
-        _Command(),
+        Call(os.system, "true"),
     ]
 
 
 def _pt(scratch: Path) -> Target:
     """A whole file: zip archives, the older formats, and pickles of other tools."""
     path = scratch / "x.pt"
-    seeds = [_saved(value, _use_new_zipfile_serialization=new) for value in _values() for new in (True, False)]
+    seeds = [saved(value, _use_new_zipfile_serialization=new) for value in _values() for new in (True, False)]
     seeds += [pickle.dumps(value, protocol) for value in _values() for protocol in (0, 2, 5)]
     return _from_file(path, lambda: read_pt(path)), (ValueError,), seeds
 
@@ -114,9 +90,9 @@ def _pt_pickle(scratch: Path) -> Target:
     """The pickle inside an archive that is otherwise as torch writes it."""
     path = scratch / "x.pt"
     read = _from_file(path, lambda: read_pt(path))
-    files = [_members(_saved(value, pickle_protocol=protocol)) for value in _values() for protocol in (2, 5)]
+    files = [members(saved(value, pickle_protocol=protocol)) for value in _values() for protocol in (2, 5)]
     name = next(name for name in files[0] if name.endswith("data.pkl"))
-    return lambda content: read(_archived({**files[0], name: content})), (ValueError,), [f[name] for f in files]
+    return lambda content: read(archive({**files[0], name: content})), (ValueError,), [f[name] for f in files]
 
 
 def _checkpoint(scratch: Path) -> Target:
@@ -135,7 +111,7 @@ def _checkpoint(scratch: Path) -> Target:
             state[name] = torch.zeros([min(size, 4) for size in expand], dtype=getattr(torch, dtype))
             if any(size > 4 for size in expand):
                 state[name] = torch.zeros([], dtype=getattr(torch, dtype)).expand(expand)
-        return _saved({"model_state_dict": state, "stats": given["stats"]})
+        return saved({"model_state_dict": state, "stats": given["stats"]})
 
     def read(text: bytes) -> None:
         try:
@@ -198,7 +174,7 @@ def _npz(scratch: Path) -> Target:
     """The arrays inside; the zip around them is damaged by the target "clip-npz"."""
     seeds = [_npy(np.zeros((2, 3), kind)) for kind in ("f4", "f8", "i1", "U3", "?", ">c8")] + [_npy(np.array(1.5))]
     seeds += [_npy(np.zeros(2, [("a", "f4"), ("b", "i2", (2,))])), _npy(np.asfortranarray(np.eye(3)))]
-    return lambda content: load_arrays(io.BytesIO(_archived({"motion.npy": content}))), (ValueError,), seeds
+    return lambda content: load_arrays(io.BytesIO(archive({"motion.npy": content}))), (ValueError,), seeds
 
 
 def _clip_npz(scratch: Path) -> Target:
@@ -216,12 +192,9 @@ def _clip_pickle(scratch: Path) -> Target:
     clip = {"fps": 50, "root_pos": np.zeros((4, 3)), "root_rot": np.ones((4, 4)), "dof_pos": np.zeros((4, 2))}
     tensors = {key: torch.as_tensor(value) for key, value in clip.items()}
     several = {"a": {"dof": np.zeros((4, 2)), "root_trans_offset": np.zeros((4, 3)), "root_rot": [[0, 0, 0, 1]] * 4}}
-    values = (clip, _Command(), tensors, several)
+    values = (clip, Call(os.system, "true"), tensors, several)
     seeds = [pickle.dumps(value, protocol) for value in values for protocol in (0, 2, 4, 5)]
-    # As joblib writes: a description of an array, and its bytes after it.
-    described = {"subclass": None, "shape": (2,), "order": "C", "dtype": np.dtype("f4")}
-    joblib = b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81" + pickle.dumps(described, 2)[2:-1]
-    seeds += [joblib + b"b" + bytes(8) + b".", zlib.compress(seeds[0])]
+    seeds += [described(bytes(8) + b".", shape=(2,)), zlib.compress(seeds[0])]
     return _from_file(path, lambda: load_clip(path)), (ValueError,), seeds
 
 
@@ -238,11 +211,11 @@ def _engine(scratch: Path) -> Target:
     manifest = (folder / "manifest.json").read_text()
     parts: list[tuple[str, str]] = [("manifest.json", "")]
     for file in ("bank.npz", "weights.npz"):
-        parts += [(file, name) for name in sorted(_members((GOLDEN / file).read_bytes()))]
+        parts += [(file, name) for name in sorted(members((GOLDEN / file).read_bytes()))]
     parts += [("cmg_fp32.onnx", "")]
     numbers = {file: os.open(folder / file, os.O_RDWR) for file, _ in parts}
     originals = {file: (GOLDEN / file).read_bytes() for file, _ in parts}
-    arrays = {file: _members(originals[file]) for file in ("bank.npz", "weights.npz")}
+    arrays = {file: members(originals[file]) for file in ("bank.npz", "weights.npz")}
 
     def write(file: str, content: bytes) -> None:
         os.ftruncate(numbers[file], 0)
@@ -253,7 +226,7 @@ def _engine(scratch: Path) -> Target:
         changed = content[1:]
         if member:
             kept = {name: old for name, old in arrays[file].items() if name != member}
-            changed = _archived({**kept, member: changed} if changed else kept)
+            changed = archive({**kept, member: changed} if changed else kept)
         original_hash, changed_hash = (hashlib.sha256(data).hexdigest() for data in (originals[file], changed))
         write("manifest.json", manifest.replace(original_hash, changed_hash).encode())
         write(file, changed)

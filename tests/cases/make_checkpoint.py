@@ -81,7 +81,8 @@ def make_sample(stats: dict[str, Any], rng: np.random.Generator, frames: int = 1
         command = rng.uniform(stats["command_min"], stats["command_max"], (frames, stats["command_dim"]))
     except (TypeError, ValueError, OverflowError):
         return {}
-    return {"motion": motion.astype(np.float32), "command": command.astype(np.float32)}
+    with np.errstate(over="ignore"):
+        return {"motion": motion.astype(np.float32), "command": command.astype(np.float32)}
 
 
 def save_checkpoint(folder: Path, state_dict: Any, stats: dict[str, Any], form: str) -> tuple[Path, Path | None]:

@@ -27,21 +27,25 @@ def test_it_runs_elsewhere_and_shares_what_is_there(seed: int) -> None:
     assert (pid != os.getpid()) == (sys.platform == "linux")
 
 
-def test_what_it_raises_is_raised_where_it_is_waited_for() -> None:
-    def work() -> None:
-        raise ParityError("one line")
+def fail() -> None:
+    raise ParityError("one line")
 
-    with beside(work) as result, pytest.raises(ParityError, match="^one line$"):
+
+def test_what_it_raises_is_raised_where_it_is_waited_for() -> None:
+    with beside(fail) as result, pytest.raises(ParityError, match="^one line$"):
         result()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a thread cannot be killed")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a thread, which no signal ends")
+
+
+@linux
 def test_a_killed_process_is_one_line() -> None:
     with beside(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result, pytest.raises(ExportError, match="was killed"):
         result()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a thread cannot be killed")
+@linux
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ParityError])
 def test_leaving_early_ends_it(tmp_path: Path, error: type[BaseException]) -> None:
     begun = tmp_path / "begun"
@@ -57,7 +61,7 @@ def test_leaving_early_ends_it(tmp_path: Path, error: type[BaseException]) -> No
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="signals reach processes")
+@linux
 def test_an_interrupt_is_left_to_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
     def work() -> str:
         os.kill(os.getpid(), signal.SIGINT)  # as a terminal sends it to every process of the build

@@ -3,118 +3,91 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cmg_export import verify
-from cmg_export.bench import __main__ as bench
-from cmg_export.bench import kernels
-from cmg_export.compile import plan_layers
-from cmg_export.demo import __main__ as demo
-from cmg_export.parity import __main__ as parity
-from cmg_export.soak import __main__ as soak
-from CMG_Ref import eval_cmg, make_bank, train
 from CMG_Ref.command_line import LARGEST_SEED, require_seed, run
-from CMG_Ref.dataloader import dataset
 from CMG_Ref.files.torch_files import write_pt
 from cmg_runtime import EngineError
 from full_disk import largest_file
+from python_process import environment
 from training_case import make_data
+
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 HUGE = str(10**20)
 LATE = 1 << 32
 """One more than the largest seed."""
 
 REFUSED = (
-    (train, f"--seed {LATE}", "seed is"),
-    (train, "--learning-rate inf", "learning_rate is inf"),
-    (train, "--balance 1e9", "balance is"),
-    (train, "--noise inf", "noise is inf"),
-    (train, "--num-layers 100000000", "num_layers is"),
-    (train, f"--batch-size {HUGE}", "batch_size is"),
-    (train, f"--phases {HUGE} 1", "phases are"),
-    (train, "--phases 1 1 1 9999", "no sample has 9999 transitions"),
-    (dataset, f". --seed {LATE}", "seed is"),
-    (dataset, ". --workers 1000000", "workers is"),
-    (dataset, ". --sequence-seconds 1e9", "sequence_seconds is"),
-    (dataset, ". --speed-range 0.5 1e9", "speed_range is"),
-    (dataset, f". --num-candidates {HUGE}", "num_candidates is"),
-    (eval_cmg, "x.pt --num-frames 0", "--num-frames is 0"),
-    (eval_cmg, f"x.pt --num-rollouts {HUGE}", "--num-rollouts is"),
-    (eval_cmg, f"x.pt --seed {LATE}", "--seed is"),
-    (make_bank, f"x.pt --num-states {HUGE}", "--num-states is"),
-    (make_bank, "x.pt --seed -1", "--seed is -1"),
-    (bench, f"--sizes 4 {HUGE}", "--sizes is"),
-    (bench, f"--seed {LATE}", "--seed is"),
-    (kernels, f"--rows {HUGE}", "--rows is"),
-    (kernels, "--seed -1", "--seed is -1"),
-    (bench, f"--num-envs {HUGE}", "--num-envs is"),
-    (soak, f"--steps {HUGE}", "--steps is"),
-    (soak, f"--seed {LATE}", "--seed is"),
-    (demo, f"--seed {LATE}", "--seed is"),
-    (parity, f". x.pt --seed {LATE}", "--seed is"),
-    (verify, ". x.pt --num-envs 0", "--num-envs is 0"),
-    (plan_layers, "x.onnx --target fast", "--target is"),
+    ("CMG_Ref.train", f"--seed {LATE}", "seed is"),
+    ("CMG_Ref.train", "--learning-rate inf", "learning_rate is inf"),
+    ("CMG_Ref.train", "--balance 1e9", "balance is"),
+    ("CMG_Ref.train", "--noise inf", "noise is inf"),
+    ("CMG_Ref.train", "--num-layers 100000000", "num_layers is"),
+    ("CMG_Ref.train", f"--batch-size {HUGE}", "batch_size is"),
+    ("CMG_Ref.train", f"--phases {HUGE} 1", "phases are"),
+    ("CMG_Ref.train", "--phases 1 1 1 9999", "no sample has 9999 transitions"),
+    ("CMG_Ref.dataloader.dataset", f". --seed {LATE}", "seed is"),
+    ("CMG_Ref.dataloader.dataset", ". --workers 1000000", "workers is"),
+    ("CMG_Ref.dataloader.dataset", ". --sequence-seconds 1e9", "sequence_seconds is"),
+    ("CMG_Ref.dataloader.dataset", ". --speed-range 0.5 1e9", "speed_range is"),
+    ("CMG_Ref.dataloader.dataset", f". --num-candidates {HUGE}", "num_candidates is"),
+    ("CMG_Ref.eval_cmg", "x.pt --num-frames 0", "--num-frames is 0"),
+    ("CMG_Ref.eval_cmg", f"x.pt --num-rollouts {HUGE}", "--num-rollouts is"),
+    ("CMG_Ref.eval_cmg", f"x.pt --seed {LATE}", "--seed is"),
+    ("CMG_Ref.make_bank", f"x.pt --num-states {HUGE}", "--num-states is"),
+    ("CMG_Ref.make_bank", "x.pt --seed -1", "--seed is -1"),
+    ("cmg_export.bench", f"--sizes 4 {HUGE}", "--sizes is"),
+    ("cmg_export.bench", f"--seed {LATE}", "--seed is"),
+    ("cmg_export.bench.kernels", f"--rows {HUGE}", "--rows is"),
+    ("cmg_export.bench.kernels", "--seed -1", "--seed is -1"),
+    ("cmg_export.bench", f"--num-envs {HUGE}", "--num-envs is"),
+    ("cmg_export.soak", f"--steps {HUGE}", "--steps is"),
+    ("cmg_export.soak", f"--seed {LATE}", "--seed is"),
+    ("cmg_export.demo", f"--seed {LATE}", "--seed is"),
+    ("cmg_export.parity", f". x.pt --seed {LATE}", "--seed is"),
+    ("cmg_export.verify", ". x.pt --num-envs 0", "--num-envs is 0"),
+    ("cmg_export.compile.plan_layers", "x.onnx --target fast", "--target is"),
+    *(
+        (module, f"x {words}", f" (see python -m {module} --help)\n")
+        for module in ("CMG_Ref.train", "CMG_Ref.dataloader.dataset", "CMG_Ref.eval_cmg", "CMG_Ref.make_bank")
+        for words in ("--no-such-option", "--seed one")
+    ),
 )
 
 
-def name_of(module: object) -> str:
-    return str(getattr(module, "__name__", "")).removesuffix(".__main__")
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
+@pytest.mark.parametrize(("module", "options", "said"), REFUSED)
+def test_options_that_cannot_be_are_refused_in_one_line_before_any_work(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: Patch, capsys: Capture, module: str, options: str, said: str
+) -> None:
+    found = importlib.import_module(module)
+    main = importlib.import_module(f"{module}.__main__").main if hasattr(found, "__path__") else found.main
     write_pt(tmp_path / "cmg_training_data.pt", make_data(rng))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(("module", "options", "message"), [*REFUSED])
-def test_numbers_that_cannot_be_are_refused_before_any_work(
-    module: object,
-    options: str,
-    message: str,
-    workplace: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    small = (
-        ["--hidden-dim", "8", "--num-experts", "2", "--device", "cpu", "--symmetric-part", "0"]
-        if module is train
-        else []
-    )
-    monkeypatch.setattr(sys, "argv", ["", *small, *options.split()])
+    small = "--hidden-dim 8 --num-experts 2 --device cpu --symmetric-part 0" if module == "CMG_Ref.train" else ""
+    monkeypatch.setattr(sys, "argv", ["", *small.split(), *options.split()])
     try:
-        status = module.main()  # type: ignore[attr-defined]
+        status = main()
     except SystemExit as end:  # of what is refused while it is parsed
         status = end.code
-    said = capsys.readouterr()
-    assert status == 2 and said.out == ""
-    assert said.err.startswith(name_of(module) + ": ") and message in said.err and said.err.count("\n") == 1, said.err
-    assert [path.name for path in workplace.iterdir()] == ["cmg_training_data.pt"]
-
-
-@pytest.mark.parametrize("module", [train, dataset, eval_cmg, make_bank])
-def test_a_wrong_option_is_one_line(
-    module: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name = name_of(module)
-    for words in (["x", "--no-such-option"], ["x", "--seed", "one"]):
-        monkeypatch.setattr(sys, "argv", ["", *words])
-        with pytest.raises(SystemExit) as end:
-            module.main()  # type: ignore[attr-defined]
-        said = capsys.readouterr().err
-        assert end.value.code == 2 and said.count("\n") == 1 and said.isascii()
-        assert said.startswith(f"{name}: ") and said.endswith(f"(see python -m {name} --help)\n")
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert err.startswith(f"{module}: ") and said in err and err.count("\n") == 1, err
+    assert err.isascii() and [path.name for path in tmp_path.iterdir()] == ["cmg_training_data.pt"]
 
 
 def test_seeds_of_several_gpus_are_all_seeds() -> None:
@@ -129,56 +102,55 @@ class Options:
     """Nothing to choose."""
 
 
-def outcome_of(action: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = run(Options, lambda options: action(), [], "some.command")  # type: ignore[operator]
-    return status, capsys.readouterr().err
+def fail(error: Exception) -> None:
+    raise error
 
 
-@pytest.mark.parametrize("content", ["tensors", "text"])
-def test_a_full_disk_is_one_line_that_names_the_file(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = {"weights": torch.zeros(5000)} if content == "tensors" else {"text": "1" * 20000}
+def fail_in_a_thread(error: Exception) -> None:
+    thread = threading.Thread(target=fail, args=(error,))
+    thread.start()
+    thread.join()
 
-    def write() -> None:
-        with largest_file(1000):
-            write_pt(tmp_path / "cmg.pt", data)
 
-    status, said = outcome_of(write, capsys)
-    assert status == 2 and said == f"some.command: [Errno 27] File too large: '{tmp_path / 'cmg.pt'}'\n"
+def write_beyond_the_disk(content: dict[str, Any]) -> None:
+    with largest_file(1000):
+        write_pt(Path("cmg.pt"), content)
+
+
+TOO_LARGE = "[Errno 27] File too large: 'cmg.pt'\n"
+FAILURES: dict[str, tuple[Callable[[], None], str]] = {
+    "tensors on a full disk": (lambda: write_beyond_the_disk({"weights": torch.zeros(5000)}), TOO_LARGE),
+    "text on a full disk": (lambda: write_beyond_the_disk({"text": "1" * 20000}), TOO_LARGE),
+    "a thread's write": (
+        lambda: fail_in_a_thread(OSError(errno.ENOSPC, "No space left on device", "curve")),
+        "[Errno 28] No space left on device: 'curve'\n",
+    ),
+    "short memory": (lambda: fail(MemoryError("no room")), "memory is short (no room); "),
+    "a GPU's short memory": (
+        lambda: fail(RuntimeError("Failed to allocate 64 bytes on device 'cuda:0'")),
+        "memory is short (Failed to allocate 64 bytes on device 'cuda:0'); ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_what_a_machine_lacks_is_one_line(tmp_path: Path, case: str, monkeypatch: Patch, capsys: Capture) -> None:
+    action, said = FAILURES[case]
+    monkeypatch.chdir(tmp_path)
+    assert run(Options, lambda _: action(), [], "some.command") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"some.command: {said}") and err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_thread_could_not_write_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "curve")
-
-    def begin() -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-
-    status, said = outcome_of(begin, capsys)
-    assert status == 2 and said == "some.command: [Errno 28] No space left on device: 'curve'\n"
-
-
-@pytest.mark.parametrize(
-    "error", [MemoryError("no room"), RuntimeError("Failed to allocate 64 bytes on device 'cuda:0'")]
-)
-def test_short_memory_is_one_line_and_other_errors_are_not_hidden(
-    error: Exception, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(error: Exception) -> None:
-        raise error
-
-    status, said = outcome_of(lambda: fail(error), capsys)
-    assert status == 2 and str(error) in said and "memory" in said and said.count("\n") == 1
+def test_faults_of_ours_are_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        outcome_of(lambda: fail(RuntimeError("a fault of ours")), capsys)
+        run(Options, lambda _: fail(RuntimeError("a fault of ours")), [], "some.command")
 
 
-STARTED = """
-import os, runpy, signal, sys
+INTERRUPTING = """
+import os, signal, sys
+
 
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
@@ -192,11 +164,11 @@ sys.meta_path.insert(0, Interrupting())
 @pytest.mark.parametrize("module", ["CMG_Ref.train", "cmg_export.soak", "cmg_export.demo", "cmg_gym.train"])
 def test_an_interrupt_of_imports_is_one_line(module: str, tmp_path: Path) -> None:
     """It comes as torch is about to be imported."""
-    (tmp_path / "sitecustomize.py").write_text(STARTED)
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"],
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(PYTHONPATH=path),
         capture_output=True,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

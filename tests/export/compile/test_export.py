@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,124 +19,67 @@ import torch
 
 import cmg_runtime
 from cmg_export.compile.bank import BANK_SIZE, make_bank
-from cmg_export.compile.onnx import export_onnx
 from cmg_export.compile.torchscript import export_torchscript
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_runtime.backends.one_product import OneProductNetwork
-from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest
-from make_checkpoint import MadeCheckpoint, make_checkpoint
+from cmg_runtime.folder.manifest import CommandRange, Manifest
+from compile_case import graph, network
+from engine_folder import TOLERANCE, Truth
+from make_checkpoint import make_checkpoint
 
-ALLOWED = {"fp32": 1e-5, "fp16": 2e-3}
-SIZES: list[dict[str, Any]] = [
-    {"num_joints": 23, "hidden_dim": 256, "num_experts": 6, "num_layers": 4},
-    {"num_joints": 29, "hidden_dim": 33, "num_experts": 3, "num_layers": 2, "gating_hidden_dim": 70},
-    {"num_joints": 4, "hidden_dim": 9, "num_experts": 1, "num_layers": 1, "command_dim": 1},
-]
+PRECISIONS = ("fp32", "fp16")
+HERE = str(Path(cmg_runtime.__file__).parent).encode()
 
 
-class Reference:
-    """The blended form of the reference, per-sample weights and all, in float64 and physical units."""
-
-    def __init__(self, made: MadeCheckpoint, rng: np.random.Generator) -> None:
-        self.model = made.model.double()
-        self.stats = {key: torch.tensor(made.stats[key]).double() for key in made.stats if "_m" in key or "_std" in key}
-        self.generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-
-    def inputs(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        s, width = self.stats, len(self.stats["motion_mean"])
-        motion = s["motion_mean"] + s["motion_std"] * torch.randn(count, width, generator=self.generator).double()
-        share = torch.rand(count, len(s["command_min"]), generator=self.generator)
-        return motion.float(), (s["command_min"] + (s["command_max"] - s["command_min"]) * share).float()
-
-    @torch.no_grad()
-    def error(self, output: Any, motion: torch.Tensor, command: torch.Tensor) -> float:
-        """||output - truth|| / ||truth|| in normalised units."""
-        s = self.stats
-        x = (motion.double() - s["motion_mean"]) / s["motion_std"]
-        c = 2 * (command.double() - s["command_min"]) / (s["command_max"] - s["command_min"]) - 1
-        truth = self.model(x, c, blended=True)
-        found = (torch.as_tensor(output).double() - s["motion_mean"]) / s["motion_std"]
-        assert found.shape == truth.shape
-        return float((found - truth).norm() / truth.norm())
+def error(size: str, run: Callable[..., Any], count: int, generator: torch.Generator) -> float:
+    """Of ``run`` for random inputs, against the form of the reference that blends the weights of every sample."""
+    made = network(size).made
+    truth = Truth(made.model, made.stats)
+    truth.model = functools.partial(truth.model, blended=True)  # pyright: ignore[reportAttributeAccessIssue]
+    motion, command = truth.states(count, generator), truth.commands(count, generator)
+    expected, output = truth.step(motion, command), torch.as_tensor(run(motion, command))
+    assert output.shape == expected.shape
+    return truth.error(output, expected)
 
 
-def describe(made: MadeCheckpoint) -> Manifest:
-    checkpoint = load_checkpoint(made.path)
-    stats = checkpoint.stats
-    return Manifest(
-        name="test engine",
-        source={"sha256": "ab" * 32, "license": "CC-BY-4.0"},
-        sizes=checkpoint.sizes,
-        fps=50.0,
-        joint_names=tuple(f"joint_{index}" for index in range(checkpoint.sizes.num_joints)),
-        default_dof_pos=None,
-        stats=stats,
-        command_range=CommandRange(stats.command_min, stats.command_max, "stats"),
-        robot=None,
-        bank=FileEntry("bank.npz", "0" * 64),
-        artifacts=(),
-    )
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("sizes", SIZES)
-def test_network_is_the_reference(
-    tmp_path: Path, seed: int, rng: np.random.Generator, sizes: dict[str, Any], precision: str
-) -> None:
-    made = make_checkpoint(tmp_path, seed=seed, **sizes)
-    reference = Reference(made, rng)
-    weights = one_product_weights(load_checkpoint(made.path))
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", ["usual", "deep", "wide gate", "least"])
+def test_network_is_the_reference(generator: torch.Generator, size: str, precision: str) -> None:
+    weights = network(size).weights
     assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
-    network = OneProductNetwork(weights, precision)
+    found = OneProductNetwork(weights, precision)
     for count in (1, 300):
-        motion, command = reference.inputs(count)
-        assert reference.error(network(motion, command), motion, command) < ALLOWED[precision]
+        assert error(size, found, count, generator) < TOLERANCE[precision]
+    if (size, precision) == ("usual", "fp16"):
+        assert error(size, found, 300, generator) > 1e-4  # half precision is used
     # What exporters record is the same arithmetic as what a CPU runs in its place.
     exported = OneProductNetwork(weights, precision, half_on_cpu=True)
-    motion, command = reference.inputs(40)
-    assert reference.error(exported(motion, command), motion, command) < ALLOWED[precision]
-
-
-def test_half_precision_is_used(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:
-    made = make_checkpoint(tmp_path, seed=seed)
-    reference = Reference(made, rng)
-    motion, command = reference.inputs(300)
-    network = OneProductNetwork(one_product_weights(load_checkpoint(made.path)), "fp16")
-    assert reference.error(network(motion, command), motion, command) > 1e-4
+    assert error(size, exported, 40, generator) < TOLERANCE[precision]
     with pytest.raises(ValueError, match="fp64"):
-        OneProductNetwork(one_product_weights(load_checkpoint(made.path)), "fp64")
+        OneProductNetwork(weights, "fp64")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_onnx(tmp_path: Path, seed: int, rng: np.random.Generator, precision: str) -> None:
-    made = make_checkpoint(tmp_path / "in", seed=seed, num_joints=23, hidden_dim=64, num_experts=6, num_layers=4)
-    about, path = describe(made), tmp_path / "out" / "cmg.onnx"
-    path.parent.mkdir()
-    weights = one_product_weights(load_checkpoint(made.path))
-    export_onnx(weights, precision, about, path)
-    assert [file.name for file in path.parent.iterdir()] == ["cmg.onnx"]
-
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("size", ["deep", "wide gate", "least"])
+def test_onnx(generator: torch.Generator, size: str, precision: str) -> None:
+    path, about = graph(size, precision), network(size).about
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert HERE not in path.read_bytes()
     model = onnx.load(path, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version <= 10
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     check_borders(model, about)
     check_metadata(model, about, precision)
-    check_products(model, about, precision)
-    check_sides(model, about)
-    assert str(Path(cmg_runtime.__file__).parent).encode() not in path.read_bytes()
-
-    reference = Reference(made, rng)
+    check_layers(model, about, precision)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for count in (1, 2, 257):
-        motion, command = reference.inputs(count)
-        output = session.run(None, {"motion": motion.numpy(), "command": command.numpy()})[0]
-        assert reference.error(output, motion, command) < ALLOWED[precision]
 
-    again = tmp_path / "again.onnx"
-    export_onnx(weights, precision, about, again)
-    assert again.read_bytes() == path.read_bytes()
+    def run(motion: torch.Tensor, command: torch.Tensor) -> Any:
+        return session.run(None, {"motion": motion.numpy(), "command": command.numpy()})[0]
+
+    for count in (1, 2, 257):
+        assert error(size, run, count, generator) < TOLERANCE[precision]
 
 
 def check_borders(model: onnx.ModelProto, about: Manifest) -> None:
@@ -151,25 +96,23 @@ def check_borders(model: onnx.ModelProto, about: Manifest) -> None:
     }
 
 
-def check_products(model: onnx.ModelProto, about: Manifest, precision: str) -> None:
-    """Every layer is one product, of operands in the right precision."""
+def check_layers(model: onnx.ModelProto, about: Manifest, precision: str) -> None:
+    """Each layer is one product, of operands in the right precision, and mixes its experts on its narrower side; and
+    nothing is left that the exporter should have folded."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
     types.update({tensor.name: tensor.data_type for tensor in inferred.initializer})
     products = [node for node in inferred.node if re.search(r"layers\.\d\.weight", " ".join(node.input))]
     assert len(products) == about.sizes.num_layers
-    expected = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT
-    assert {types[name] for node in products for name in node.input[:2]} == {expected}
+    operand = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT
+    assert {types[name] for node in products for name in node.input[:2]} == {operand}
 
-
-def check_sides(model: onnx.ModelProto, about: Manifest) -> None:
-    """Each layer mixes its experts on its narrower side, and nothing is left that the exporter should have folded."""
-    sizes = about.sizes
+    sizes, experts = about.sizes, about.sizes.num_experts
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     hidden = [sizes.hidden_dim] * (sizes.num_layers - 1)
     widths = [sizes.motion_dim + sizes.command_dim, *hidden, sizes.motion_dim]
     for index, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
-        weighs_input, experts = width_in < width_out, sizes.num_experts
+        weighs_input = width_in < width_out
         expected = (experts * width_in, width_out) if weighs_input else (width_in, experts * width_out)
         assert shapes[f"layers.{index}.weight"] == expected
         kinds = {node.op_type for node in model.graph.node if node.name.startswith(f"layers.{index}/")}
@@ -192,62 +135,31 @@ def check_metadata(model: onnx.ModelProto, about: Manifest, precision: str) -> N
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("sizes", SIZES[1:])
-def test_onnx_of_odd_sizes(
-    tmp_path: Path, seed: int, rng: np.random.Generator, sizes: dict[str, Any], precision: str
-) -> None:
-    made = make_checkpoint(tmp_path, seed=seed, **sizes)
-    path = tmp_path / "cmg.onnx"
-    about = describe(made)
-    export_onnx(one_product_weights(load_checkpoint(made.path)), precision, about, path)
-    check_sides(onnx.load(path), about)
-    reference = Reference(made, rng)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for count in (1, 30):
-        motion, command = reference.inputs(count)
-        output = session.run(None, {"motion": motion.numpy(), "command": command.numpy()})[0]
-        assert reference.error(output, motion, command) < ALLOWED[precision]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_torchscript(tmp_path: Path, seed: int, rng: np.random.Generator, precision: str) -> None:
-    made = make_checkpoint(tmp_path, seed=seed, num_joints=5, hidden_dim=48, num_experts=2)
-    weights = one_product_weights(load_checkpoint(made.path))
-    path, again = tmp_path / "cmg.ts", tmp_path / "again.ts"
-    export_torchscript(weights, precision, path)
-    export_torchscript(weights, precision, again)
-    assert path.read_bytes() == again.read_bytes()
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_torchscript(tmp_path: Path, generator: torch.Generator, precision: str) -> None:
+    path = tmp_path / "cmg.ts"
+    export_torchscript(network("wide gate").weights, precision, path)
     with zipfile.ZipFile(path) as archive:
-        assert not any(b"/network.py" in archive.read(name) for name in archive.namelist())
+        assert not any(HERE in archive.read(name) for name in archive.namelist())
     script: Any = torch.jit.load(str(path))
-    reference = Reference(made, rng)
     for count in (1, 257):
-        motion, command = reference.inputs(count)
-        assert reference.error(script(motion, command), motion, command) < ALLOWED[precision]
+        assert error("wide gate", script, count, generator) < TOLERANCE[precision]
 
 
-def test_bank_holds_states_that_the_network_reaches(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:
-    made = make_checkpoint(tmp_path, seed=seed, num_joints=5, hidden_dim=48)
+@pytest.mark.parametrize("gain", [0.8, 40.0])
+def test_bank_holds_states_that_the_network_reaches(tmp_path: Path, seed: int, gain: float) -> None:
+    """Of a network that blows up: the mean pose alone."""
+    made = make_checkpoint(tmp_path, seed=seed, num_joints=5, hidden_dim=48, gain=gain)
     checkpoint = load_checkpoint(made.path)
-    stats = checkpoint.stats
-    weights = one_product_weights(checkpoint)
+    stats, weights = checkpoint.stats, one_product_weights(checkpoint)
     commands = CommandRange(stats.command_min, stats.command_max, "stats")
     bank = make_bank(weights, stats, commands)
+    np.testing.assert_array_equal(make_bank(weights, stats, commands), bank)
+    if gain > 1:
+        np.testing.assert_array_equal(bank, np.array([stats.motion_mean], np.float32))
+        return
     assert BANK_SIZE // 2 < len(bank) <= BANK_SIZE  # rollouts of a random network that leave the bounds give none
     assert bank.shape[1] == 10 and bank.dtype == np.float32
     assert len(np.unique(bank, axis=0)) >= 64  # one a rollout, where every rollout settles
     deviations = (bank - np.array(stats.motion_mean, np.float32)) / np.array(stats.motion_std, np.float32)
-    assert np.isfinite(bank).all()
-    assert np.abs(deviations).max() <= 6
-    np.testing.assert_array_equal(make_bank(weights, stats, commands), bank)
-
-
-def test_bank_of_a_network_that_blows_up_is_the_mean_pose(tmp_path: Path, seed: int) -> None:
-    made = make_checkpoint(tmp_path, seed=seed, num_joints=5, hidden_dim=48, gain=40.0)
-    checkpoint = load_checkpoint(made.path)
-    stats = checkpoint.stats
-    bank = make_bank(
-        one_product_weights(checkpoint), stats, CommandRange(stats.command_min, stats.command_max, "stats")
-    )
-    np.testing.assert_array_equal(bank, np.array([stats.motion_mean], np.float32))
+    assert np.isfinite(bank).all() and np.abs(deviations).max() <= 6

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -22,9 +23,7 @@ from typing import Any
 
 import pytest
 
-import cmg_export.compile.tensorrt
-from cmg_runtime.backends.trt import backend as trt_backend
-from cmg_runtime.backends.trt import context
+from cmg_export.compile import tensorrt
 from cmg_runtime.backends.trt import library as trt_library
 
 VARIABLE = "CMG_TENSORRT_BINDINGS"
@@ -32,74 +31,49 @@ NO_BINDINGS = f"tensorrt is not installed: pip install tensorrt-cu13-bindings --
 RECORD = Path(__file__).with_name("tensorrt_names.json")
 
 USED: dict[str, tuple[str, ...]] = {
-    "": ("Builder", "OnnxParser", "Runtime"),
-    "ILogger": ("Severity", "log"),
-    "ILogger.Severity": ("ERROR", "INTERNAL_ERROR", "WARNING"),
-    "Builder": (
-        "build_serialized_network",
-        "create_builder_config",
-        "create_network",
-        "create_optimization_profile",
-    ),
-    "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
-    "INetworkDefinition": ("get_input", "num_inputs"),
-    "ITensor": ("name", "shape"),
-    "OnnxParser": ("get_error", "num_errors", "parse"),
-    "ParserError": ("desc",),
-    "IBuilderConfig": (
-        "add_optimization_profile",
-        "clear_flag",
-        "create_timing_cache",
-        "get_timing_cache",
-        "hardware_compatibility_level",
-        "num_compute_capabilities",
-        "progress_monitor",
-        "set_compute_capability",
-        "set_flag",
-        "set_memory_pool_limit",
-        "set_timing_cache",
-    ),
-    "BuilderFlag": ("REQUIRE_USER_ALLOCATION", "TF32", "VERSION_COMPATIBLE"),
-    "ComputeCapability": (),
-    "HardwareCompatibilityLevel": (),
-    "MemoryPoolType": ("WORKSPACE",),
-    "IOptimizationProfile": ("set_shape",),
-    "ITimingCache": ("serialize",),
-    "IProgressMonitor": ("phase_finish", "phase_start", "step_complete"),
-    "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
-    "DataType": ("FLOAT",),
-    "ICudaEngine": (
-        "create_execution_context",
-        "create_runtime_config",
-        "get_device_memory_size_for_profile_v2",
-        "get_tensor_dtype",
-        "get_tensor_name",
-        "get_tensor_profile_shape",
-        "get_tensor_shape",
-        "num_io_tensors",
-        "num_optimization_profiles",
-    ),
-    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
-    "IRuntimeConfig": (
-        "create_runtime_cache",
-        "cuda_graph_strategy",
-        "dynamic_shapes_kernel_specialization_strategy",
-        "set_execution_context_allocation_strategy",
-        "set_runtime_cache",
-    ),
-    "IRuntimeCache": ("deserialize", "serialize"),
-    "CudaGraphStrategy": ("DISABLED",),
-    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
-    "IExecutionContext": (
-        "execute_async_v3",
-        "infer_shapes",
-        "is_stream_capturable",
-        "set_device_memory",
-        "set_input_shape",
-        "set_optimization_profile_async",
-        "set_tensor_address",
-        "update_device_memory_size_for_shapes",
-    ),
+    owner: tuple(names.split())
+    for owner, names in {
+        "": "Builder OnnxParser Runtime",
+        "ILogger": "Severity log",
+        "ILogger.Severity": "ERROR INTERNAL_ERROR WARNING",
+        "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile",
+        "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
+        "INetworkDefinition": "get_input num_inputs",
+        "ITensor": "name shape",
+        "OnnxParser": "get_error num_errors parse",
+        "ParserError": "desc",
+        "IBuilderConfig": (
+            "add_optimization_profile clear_flag create_timing_cache get_timing_cache "
+            "hardware_compatibility_level num_compute_capabilities progress_monitor set_compute_capability "
+            "set_flag set_memory_pool_limit set_timing_cache"
+        ),
+        "BuilderFlag": "REQUIRE_USER_ALLOCATION TF32 VERSION_COMPATIBLE",
+        "ComputeCapability": "",
+        "HardwareCompatibilityLevel": "",
+        "MemoryPoolType": "WORKSPACE",
+        "IOptimizationProfile": "set_shape",
+        "ITimingCache": "serialize",
+        "IProgressMonitor": "phase_finish phase_start step_complete",
+        "Runtime": "deserialize_cuda_engine engine_host_code_allowed",
+        "DataType": "FLOAT",
+        "ICudaEngine": (
+            "create_execution_context create_runtime_config get_device_memory_size_for_profile_v2 "
+            "get_tensor_dtype get_tensor_name get_tensor_profile_shape get_tensor_shape num_io_tensors "
+            "num_optimization_profiles"
+        ),
+        "ExecutionContextAllocationStrategy": "USER_MANAGED",
+        "IRuntimeConfig": (
+            "create_runtime_cache cuda_graph_strategy dynamic_shapes_kernel_specialization_strategy "
+            "set_execution_context_allocation_strategy set_runtime_cache"
+        ),
+        "IRuntimeCache": "deserialize serialize",
+        "CudaGraphStrategy": "DISABLED",
+        "DynamicShapesKernelSpecializationStrategy": "EAGER",
+        "IExecutionContext": (
+            "execute_async_v3 infer_shapes is_stream_capturable set_device_memory set_input_shape "
+            "set_optimization_profile_async set_tensor_address update_device_memory_size_for_shapes"
+        ),
+    }.items()
 }
 """Class -> what is used of it; "" is the module."""
 
@@ -145,7 +119,7 @@ def test_tensorrt_rtx_has_every_name() -> None:
         f"{owner}.{name}" for owner, members in USED.items() for name in members if not hasattr(find(trt, owner), name)
     ]
     assert missing == []
-    for target in cmg_export.compile.tensorrt.RTX_TARGETS:
+    for target in tensorrt.RTX_TARGETS:
         assert "SM" + target.replace(".", "") in trt.ComputeCapability.__members__
     for level in ("SAME_COMPUTE_CAPABILITY", "AMPERE_PLUS"):
         assert level in trt.HardwareCompatibilityLevel.__members__
@@ -236,17 +210,17 @@ def test_each_class_of_the_bindings_has_its_names(tmp_path: Path) -> None:
         assert lacking == set(trt_library.MISSING["tensorrt"]), version
 
 
-MODULES = (trt_library, context, trt_backend, cmg_export.compile.tensorrt)
-
-
 def test_the_list_of_used_names_is_complete() -> None:
     """Whatever these modules take from an object is in the list, or is a name of Python, torch or this project."""
     tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
     known = {name for owner in vars(tensorrt_rtx).values() if isinstance(owner, type) for name in dir(owner)}
     known |= set(dir(tensorrt_rtx)) | set(trt_library.MISSING["tensorrt"])
     taken = set()
-    for module in MODULES:
-        tree = ast.parse(Path(str(module.__file__)).read_text())
+    runtime = Path(str(trt_library.__file__)).parent
+    paths = {*runtime.glob("*.py")} - {runtime / "plan.py"}  # which reads what a manifest says, without the library
+    paths |= {Path(str(inspect.getsourcefile(function))) for function in (tensorrt.build_plan, tensorrt.make_monitor)}
+    for path in paths:
+        tree = ast.parse(path.read_text())
         taken |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     of_the_library = {name for name in taken & known if not name.startswith("__")}
     assert of_the_library - names() <= NOT_TENSORRT

@@ -4,6 +4,7 @@ Most are the bundled one, whose units are known, altered as a mistake would alte
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import re
@@ -19,10 +20,12 @@ import torch
 import cmg_export.build
 import cmg_export.read.joints
 from cmg_export.__main__ import main
+from cmg_export.errors import CheckpointError
+from cmg_export.read.checkpoint import load_checkpoint
 from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from cmg_runtime.folder.manifest import Manifest
-from make_checkpoint import make_checkpoint
+from cmg_runtime.folder.manifest import Artifact, Manifest, file_sha256
+from make_checkpoint import make_checkpoint, save_checkpoint
 
 BUNDLED = Path(__file__).resolve().parents[3] / "CMG_Ref" / "runs" / "g1_neutral"
 DEGREES = 180 / math.pi
@@ -33,115 +36,92 @@ needs_g1 = pytest.mark.skipif(
     reason="mjlab's G1 model is not installed",
 )
 
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
+def built(monkeypatch: Patch) -> list[Manifest]:
     """Of every engine that would be built from now on, what is known about it. Nothing is built."""
     begun: list[Manifest] = []
 
-    def begin(_: Path, __: Any, ___: Any, about: Manifest, *____: Any) -> None:
+    def begin(_: Path, __: Any, about: Manifest, *___: Any) -> None:
         begun.append(about)
         raise OSError("far enough")
 
-    monkeypatch.setattr(cmg_export.build, "_build", begin)
+    monkeypatch.setattr(cmg_export.build, "reference_beside", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(cmg_export.build, "compile_artifacts", begin)
     return begun
 
 
-def alter(folder: Path, edit: Callable[[dict[str, np.ndarray]], None]) -> Path:
-    """The bundled checkpoint, its bank and its card's default pose with ``edit`` applied to them, in ``folder``."""
+def alter(folder: Path, keys: str, edit: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """The bundled checkpoint in ``folder``, with ``edit`` applied to these of its arrays.
+
+    A bank that is not among them is left out, for it would not fit the stats any more; so is the card with its command
+    range and default pose, where keys name it or a limit of the commands.
+    """
     content = read_pt(BUNDLED / "cmg_final.pt")
     with np.load(BUNDLED / "bank.npz") as arrays:
-        bank = arrays["motion"]
-    values = {key: np.array(content["stats"][key], dtype=np.float64) for key in STATS}
-    values["bank"] = bank.astype(np.float64)
-    edit(values)
+        values = {**content["stats"], "bank": arrays["motion"]}
+    for key in set(keys.split()) - {"card"}:
+        values[key] = edit(np.array(values[key], dtype=np.float64)).astype(np.float32)
     folder.mkdir()
-    stats = {**content["stats"], **{key: values[key].astype(np.float32) for key in STATS}}
-    torch.save({"model_state_dict": content["model_state_dict"], "stats": stats}, folder / "cmg_final.pt")
-    if "bank" in values:
-        np.savez(folder / "bank.npz", motion=values["bank"].astype(np.float32))
-    if values.pop("card", True) is not None:
+    bank = values.pop("bank")
+    torch.save({"model_state_dict": content["model_state_dict"], "stats": values}, folder / "cmg_final.pt")
+    if "bank" in keys:
+        np.savez(folder / "bank.npz", motion=bank)
+    if "command" not in keys and "card" not in keys:
         shutil.copy(BUNDLED / "card.json", folder)
     return folder / "cmg_final.pt"
 
 
-STATS = ("motion_mean", "motion_std", "command_min", "command_max")
 POSITIONS, VELOCITIES, ALL = slice(0, JOINTS), slice(JOINTS, 2 * JOINTS), slice(0, 2 * JOINTS)
 
 
-def scaled(keys: str, part: slice, factor: float) -> Callable[[dict[str, Any]], None]:
-    """Multiply a part of each row of these arrays; a bank that does not fit the stats any more is left out."""
-
-    def edit(values: dict[str, Any]) -> None:
-        if "bank" not in keys:
-            del values["bank"]
-        if "command" in keys:
-            values["card"] = None  # whose command range would not be the stats' any more
-        for key in keys.split():
-            values[key][..., part] *= factor
+def scaled(part: slice, factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(values: np.ndarray) -> np.ndarray:
+        values[..., part] *= factor
+        return values
 
     return edit
 
 
-def breadth_first(keys: str) -> Callable[[dict[str, Any]], None]:
+def breadth_first(values: np.ndarray) -> np.ndarray:
     """List joints as Isaac Lab does: by their number of joints from the pelvis."""
-
-    def depth(name: str) -> int:
-        chains = (
-            ("hip_pitch", "hip_roll", "hip_yaw", "knee", "ankle_pitch", "ankle_roll"),
-            ("waist_yaw", "waist_roll", "waist_pitch", "shoulder_pitch", "shoulder_roll", "shoulder_yaw", "elbow",
-             "wrist_roll", "wrist_pitch", "wrist_yaw"),
-        )  # fmt: skip
-        return next(chain.index(part) for chain in chains for part in chain if part in name)
-
-    order = sorted(range(JOINTS), key=lambda joint: depth(JOINT_NAMES[joint]))
-
-    def edit(values: dict[str, Any]) -> None:
-        for key in keys.split():
-            values[key] = values[key][..., order + [JOINTS + joint for joint in order]]
-        if "bank" not in keys:
-            del values["bank"]
-
-    return edit
-
-
-def without_card(edit: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    def both(values: dict[str, Any]) -> None:
-        edit(values)
-        values["card"] = None
-
-    return both
+    leg = "hip_pitch hip_roll hip_yaw knee ankle_pitch ankle_roll"
+    waist, arm = "waist_yaw waist_roll waist_pitch", "shoulder_pitch shoulder_roll shoulder_yaw elbow"
+    arm = f"{waist} {arm} wrist_roll wrist_pitch wrist_yaw"
+    depths = {part: depth for chain in (leg, arm) for depth, part in enumerate(chain.split())}
+    order = sorted(range(JOINTS), key=lambda joint: next(depths[part] for part in depths if part in JOINT_NAMES[joint]))
+    return values[..., order + [JOINTS + joint for joint in order]]
 
 
 MEAN_STD = "motion_mean motion_std"
-MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "all in degrees": (scaled(MEAN_STD, ALL, DEGREES), "the mean pose has .* within if it is in degrees"),
-    "all in degrees, with bank": (scaled(f"{MEAN_STD} bank", ALL, DEGREES), "the mean pose has"),
-    "positions deviate in degrees": (scaled("motion_std", POSITIONS, DEGREES), "motion_std of"),
-    "velocities in degrees": (scaled(MEAN_STD, VELOCITIES, DEGREES), "velocity's motion_std of .*knee"),
-    "velocities of another clock": (
-        scaled(MEAN_STD, VELOCITIES, 4.0),
-        "joint velocities that are 3.* times the change",
-    ),
-    "velocities in turns": (scaled(MEAN_STD, VELOCITIES, 1 / 2 / math.pi), "joint velocities that are 0.1"),
-    "bank in degrees": (scaled("bank", POSITIONS, DEGREES), "a state is .* deviations|bank.npz has"),
-    "bank some times too wide": (scaled("bank", POSITIONS, 4.0), "bank.npz has .* in state"),
-    "bank of another clock": (scaled("bank", VELOCITIES, 10.0), "bank.npz has .* rad/s in state"),
-    "yaw in degrees": (scaled("command_min command_max", slice(2, 3), DEGREES), "commands have a yaw rate"),
-    "another order": (breadth_first(f"{MEAN_STD} bank"), "lists the joints of .* breadth first"),
-    "another order, no default pose": (without_card(breadth_first(MEAN_STD)), "it plays .* beyond joint limits"),
-    "bank of another order": (breadth_first("bank"), "bank.npz has"),
+MISTAKES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
+    "all in degrees": (MEAN_STD, scaled(ALL, DEGREES), "the mean pose has .* within if it is in degrees"),
+    "all in degrees, with bank": (f"{MEAN_STD} bank", scaled(ALL, DEGREES), "the mean pose has"),
+    "positions deviate in degrees": ("motion_std", scaled(POSITIONS, DEGREES), "motion_std of"),
+    "velocities in degrees": (MEAN_STD, scaled(VELOCITIES, DEGREES), "velocity's motion_std of .*knee"),
+    "velocities of another clock": (MEAN_STD, scaled(VELOCITIES, 4.0), "velocities that are 3.* times the change"),
+    "velocities in turns": (MEAN_STD, scaled(VELOCITIES, 1 / 2 / math.pi), "joint velocities that are 0.1"),
+    "bank in degrees": ("bank", scaled(POSITIONS, DEGREES), "a state is .* deviations|bank.npz has"),
+    "bank some times too wide": ("bank", scaled(POSITIONS, 4.0), "bank.npz has .* in state"),
+    "bank of another clock": ("bank", scaled(VELOCITIES, 10.0), "bank.npz has .* rad/s in state"),
+    "yaw in degrees": ("command_min command_max", scaled(slice(2, 3), DEGREES), "commands have a yaw rate"),
+    "another order": (f"{MEAN_STD} bank", breadth_first, "lists the joints of .* breadth first"),
+    "another order, no default pose": (f"{MEAN_STD} card", breadth_first, "it plays .* beyond joint limits"),
+    "bank of another order": ("bank", breadth_first, "bank.npz has"),
 }
+"""The arrays, what a mistake makes of them, and what is said."""
 
 
 @needs_g1
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistaken_numbers_are_refused_where_the_robot_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest], mistake: str
+    tmp_path: Path, capsys: Capture, built: list[Manifest], mistake: str
 ) -> None:
-    edit, said = MISTAKES[mistake]
-    path = alter(tmp_path / "run", edit)
-    capsys.readouterr()
+    keys, edit, said = MISTAKES[mistake]
+    path = alter(tmp_path / "run", keys, edit)
     assert main([str(path), "--out", str(tmp_path / "engine"), "--tensorrt.library", "none"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"cmg_export: {path.parent}") and err.count("\n") == 1, err
@@ -150,11 +130,9 @@ def test_mistaken_numbers_are_refused_where_the_robot_is_known(
 
 
 @needs_g1
-def test_kilometres_an_hour_are_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest]
-) -> None:
+def test_kilometres_an_hour_are_warned_of(tmp_path: Path, capsys: Capture, built: list[Manifest]) -> None:
     """5 m/s is a speed that a robot may run at, but these feet go back at 1.5; so do those of one half trained."""
-    path = alter(tmp_path / "run", scaled("command_min command_max", slice(0, 2), 3.6))
+    path = alter(tmp_path / "run", "command_min command_max", scaled(slice(0, 2), 3.6))
     main([str(path), "--out", str(tmp_path / "engine"), "--tensorrt.library", "none"])
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("cmg_export: warning: its feet go at 0.3") and len(built) == 1
@@ -163,11 +141,7 @@ def test_kilometres_an_hour_are_warned_of(
 
 @pytest.mark.parametrize("known", [pytest.param(True, marks=needs_g1), False])
 def test_the_bundled_checkpoint_is_beyond_doubt(
-    capsys: pytest.CaptureFixture[str],
-    built: list[Manifest],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    known: bool,
+    capsys: Capture, built: list[Manifest], monkeypatch: Patch, tmp_path: Path, known: bool
 ) -> None:
     if not known:
         monkeypatch.setattr(cmg_export.read.joints, "g1_model", lambda: None)
@@ -177,7 +151,7 @@ def test_the_bundled_checkpoint_is_beyond_doubt(
     assert (built[0].robot is not None) == known and built[0].source["doubt"] is None
     if known:
         return
-    main([str(alter(tmp_path / "run", scaled(MEAN_STD, ALL, DEGREES))), *args])  # warned of; nothing is proved
+    main([str(alter(tmp_path / "run", MEAN_STD, scaled(ALL, DEGREES))), *args])  # warned of; nothing is proved
     warning, end = capsys.readouterr().err.splitlines()
     assert warning.startswith("cmg_export: warning: the mean pose has") and "--robot" in warning
     assert end == "cmg_export: far enough" and str(built[1].source["doubt"]) in warning
@@ -199,7 +173,7 @@ def robot_file(path: Path, limits: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("case", ["within", "mean", "deviation", "what it plays", "bank", "default pose"])
 def test_a_robots_own_limits_are_the_bar(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], built: list[Manifest], rng: np.random.Generator, case: str
+    tmp_path: Path, capsys: Capture, built: list[Manifest], rng: np.random.Generator, case: str
 ) -> None:
     """Limits, stats and weights are random; a tenth of a radian beyond is let through, a little more is not."""
     count = 3
@@ -245,7 +219,7 @@ def test_a_robots_own_limits_are_the_bar(
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_a_network_without_biases_is_one_and_a_constant_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, learned: bool
+    tmp_path: Path, capsys: Capture, monkeypatch: Patch, seed: int, learned: bool
 ) -> None:
     """Without biases the mean pose under no command is answered with the mean pose, which is what an untrained network
     would say; here half of the rollouts of parity come to rest in it."""
@@ -256,10 +230,52 @@ def test_a_network_without_biases_is_one_and_a_constant_is_none(
             values.zero_()  # the biases; or all weights, so that only biases are left
     stats = {**made.stats, "command_min": -made.stats["command_max"]}
     torch.save({"model_state_dict": state, "stats": stats}, made.path)
-    args = [str(made.path), "--out", str(tmp_path / "out"), "--precision", "fp32", "--tensorrt.library", "none"]
-    status, err = main(args), capsys.readouterr().err
+
+    def weights_alone(folder: Path, weights: dict[str, np.ndarray], *_: Any) -> list[Artifact]:
+        np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
+        return [Artifact("torch_fp32", "torch", "fp32", "weights.npz", file_sha256(folder / "weights.npz"))]
+
+    monkeypatch.setattr(cmg_export.build, "compile_artifacts", weights_alone)
+    status = main([str(made.path), "--out", str(tmp_path / "out"), "--tensorrt.library", "none"])
+    out, err = capsys.readouterr()
     if learned:
-        assert (status, err) == (0, "")
+        assert (status, err) == (0, "") and "1 passed parity" in out
     else:
         assert status == 2 and err.count("\n") == 1 and "answers 256 random states and commands alike" in err
         assert not (tmp_path / "out").exists()
+
+
+SAMPLES: dict[str, tuple[str, Any]] = {
+    "as they are": ("", lambda motion, command: (motion, command)),
+    "others, as many": ("", lambda motion, command: (motion[::2], command * 0.9)),
+    "degrees": ("motion_", lambda motion, command: (np.degrees(motion), command)),
+    "velocities in degrees": ("motion_std", lambda motion, command: (motion * [1, 1, 1, 57.3, 57.3, 57.3], command)),
+    "another order": ("motion_mean", lambda motion, command: (motion[:, [1, 2, 0, 4, 5, 3]], command)),
+    "turns in degrees": ("command_max[2]", lambda motion, command: (motion, command * [1, 1, 57.3])),
+    "km/h in the stats": ("command_max[0]", lambda motion, command: (motion, command / [4.2, 1, 1])),
+}
+
+
+@pytest.mark.parametrize("case", SAMPLES)
+def test_stats_that_contradict_the_samples_beside_them(
+    tmp_path: Path, seed: int, rng: np.random.Generator, case: str
+) -> None:
+    said, edit = SAMPLES[case]
+    made = make_checkpoint(tmp_path, "bare+data", num_joints=3, hidden_dim=8, seed=seed)
+    made.stats["motion_mean"][:3], made.stats["motion_std"][:3] = rng.permutation([-0.9, 0.1, 0.8]), 0.2
+    made.stats["command_min"][:], made.stats["command_max"][:] = -1.5, 2.0
+    _, data = save_checkpoint(tmp_path, made.model.state_dict(), made.stats, "bare+data")
+    assert data is not None
+    content = torch.load(data, weights_only=False)
+    for sample in content["samples"]:
+        altered = edit(sample["motion"].astype(np.float64), sample["command"].astype(np.float64))
+        sample["motion"], sample["command"] = (values.astype(np.float32) for values in altered)
+    torch.save(content, data)
+    if not said:
+        load_checkpoint(made.path, data)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(made.path, data)
+    message = str(caught.value)
+    assert said in message and "in the samples beside them" in message and str(data) in message
+    assert "\n" not in message

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import itertools
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from cmg_export.read.joints import resolve_joints
 from cmg_export.read.robot import UNLIMITED, RobotModel, g1_model
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from make_checkpoint import make_checkpoint
+from python_process import run_python
 from random_robot import random_robot
 
 pytest.importorskip("mujoco")
@@ -25,8 +25,9 @@ needs_g1 = pytest.mark.skipif(g1_model() is None, reason="mjlab is not installed
 
 BIPED = """
 <mujoco model="biped">
+  {assets}
   <worldbody>
-    <geom type="plane" size="1 1 1"/>
+    <geom type="{plane}" size="1 1 1"/>
     <body name="trunk" pos="0 0 1">
       <freejoint/>
       <geom type="box" size="0.1 0.1 0.2"/>
@@ -52,10 +53,12 @@ BIPED = """
 </mujoco>
 """
 BIPED_JOINTS = ("left_knee", "left_ankle", "right_knee", "right_ankle")
+FOOT = '<geom size="0.02"/>'
 
 
-def biped(path: Path, left: str, right: str) -> RobotModel:
-    path.write_text(BIPED.format(left=left, right=right))
+def biped(path: Path, left: str = FOOT, right: str = FOOT, **changes: str) -> RobotModel:
+    """With these geometries for feet."""
+    path.write_text(BIPED.format(left=left, right=right, **{"assets": "", "plane": "plane", **changes}))
     return RobotModel(path)
 
 
@@ -66,35 +69,39 @@ def refusal(path: Path, joint_names: tuple[str, ...]) -> str:
     return str(caught.value)
 
 
-def points(model: RobotModel, joint_names: tuple[str, ...] = BIPED_JOINTS) -> dict[str, set[tuple[float, ...]]]:
-    """Body name -> its sole spheres, (x, y, z, radius)."""
-    chain = model.chain(joint_names)
+def soles(model: RobotModel) -> dict[str, set[tuple[float, ...]]]:
+    """Body name -> its sole spheres, (x, y, z, radius), to a micrometre."""
+    chain = model.chain(BIPED_JOINTS)
     found: dict[str, set[tuple[float, ...]]] = {}
     for body, point, radius in zip(chain.sole_bodies, chain.sole_points, chain.sole_radii, strict=True):
-        found.setdefault(chain.body_names[body], set()).add((*point, radius))
+        found.setdefault(chain.body_names[body], set()).add(rounded(*point, radius))
     return found
 
 
+def rounded(*values: float) -> tuple[float, ...]:
+    return tuple(np.round(values, 6) + 0.0)
+
+
+def corners(x: float, y: float, z: float, of: tuple[float, float, float] = (0, 0, 0)) -> set[tuple[float, ...]]:
+    """Of a box of these half sizes."""
+    signs = itertools.product((-1, 1), repeat=3)
+    return {rounded(of[0] + i * x, of[1] + j * y, of[2] + k * z, 0.0) for i, j, k in signs}
+
+
 def test_soles_of_primitives(tmp_path: Path) -> None:
+    """Neither of the shin above nor of the crate below; and a foot higher than the band is none."""
     box = '<geom type="box" size="0.1 0.04 0.01" pos="0.02 0 -0.04"/>'
     capsule = '<geom type="capsule" size="0.01" fromto="-0.05 0 -0.035 0.1 0 -0.035"/>'
-    model = biped(tmp_path / "a.xml", box, capsule + '<geom size="0.02" pos="0 0 -0.02"/>')
-    found = points(model)
-    assert set(found) == {"left_foot", "right_foot"}  # neither the shin above nor the crate below
-    corners = {(0.02 + x, y, -0.04 + z, 0.0) for x in (-0.1, 0.1) for y in (-0.04, 0.04) for z in (-0.01, 0.01)}
-    assert {tuple(np.round(p, 6)) for p in found["left_foot"]} == {tuple(np.round(p, 6)) for p in corners}
-    assert found["right_foot"] == {(-0.05, 0.0, -0.035, 0.01), (0.1, 0.0, -0.035, 0.01), (0.0, 0.0, -0.02, 0.02)}
-
-
-def test_a_foot_higher_than_the_band_is_none(tmp_path: Path) -> None:
-    found = points(biped(tmp_path / "a.xml", '<geom size="0.02"/>', '<geom size="0.02" pos="0 0 0.021"/>'))
-    assert set(found) == {"left_foot"}
+    assert soles(biped(tmp_path / "a.xml", box, capsule + '<geom size="0.02" pos="0 0 -0.02"/>')) == {
+        "left_foot": corners(0.1, 0.04, 0.01, of=(0.02, 0, -0.04)),
+        "right_foot": {(-0.05, 0.0, -0.035, 0.01), (0.1, 0.0, -0.035, 0.01), (0.0, 0.0, -0.02, 0.02)},
+    }
+    assert set(soles(biped(tmp_path / "a.xml", FOOT, '<geom size="0.02" pos="0 0 0.021"/>'))) == {"left_foot"}
 
 
 def test_soles_of_round_and_turned_geometry(tmp_path: Path) -> None:
     turned = '<geom type="ellipsoid" size="0.1 0.05 0.02" euler="90 0 0"/>'  # its y axis points up
-    model = biped(tmp_path / "a.xml", '<geom type="cylinder" size="0.05 0.05"/>', turned)
-    found = points(model)
+    found = soles(biped(tmp_path / "a.xml", '<geom type="cylinder" size="0.05 0.05"/>', turned))
     assert min(p[2] for p in found["left_foot"]) == pytest.approx(-0.05)
     assert max(np.hypot(p[0], p[1]) for p in found["left_foot"]) == pytest.approx(0.05)
     assert min(p[2] for p in found["right_foot"]) == pytest.approx(-0.05)
@@ -102,29 +109,22 @@ def test_soles_of_round_and_turned_geometry(tmp_path: Path) -> None:
 
 def test_meshes_count_where_there_is_nothing_simpler(tmp_path: Path) -> None:
     vertices = "-1 -1 -1  1 -1 -1  -1 1 -1  1 1 -1  -1 -1 1  1 -1 1  -1 1 1  1 1 1  0 0 0.3"
-    mesh = f'<asset><mesh name="m" scale="0.05 0.04 0.03" vertex="{vertices}"/></asset>'
-    text = BIPED.format(
-        left='<geom type="mesh" mesh="m"/>', right='<geom type="mesh" mesh="m"/><geom size="0.03" pos="0.1 0 0"/>'
-    ).replace("<worldbody>", mesh + "<worldbody>")
-    (tmp_path / "a.xml").write_text(text)
-    found = points(RobotModel(tmp_path / "a.xml"))
-    corners = {(x, y, z, 0.0) for x in (-0.05, 0.05) for y in (-0.04, 0.04) for z in (-0.03, 0.03)}
-    assert {tuple(np.round(p, 6) + 0.0) for p in found["left_foot"]} == corners  # the inner vertex is none
-    assert found["right_foot"] == {(0.1, 0.0, 0.0, 0.03)}
+    assets = f'<asset><mesh name="m" scale="0.05 0.04 0.03" vertex="{vertices}"/></asset>'
+    mesh = '<geom type="mesh" mesh="m"/>'
+    model = biped(tmp_path / "a.xml", mesh, mesh + '<geom size="0.03" pos="0.1 0 0"/>', assets=assets)
+    assert soles(model) == {  # the inner vertex is none
+        "left_foot": corners(0.05, 0.04, 0.03),
+        "right_foot": {(0.1, 0.0, 0.0, 0.03)},
+    }
 
 
 def test_drawn_geometry_serves_where_nothing_collides(tmp_path: Path) -> None:
-    text = BIPED.format(left='<geom size="0.02"/>', right='<geom size="0.02"/>').replace(
-        '<geom type="plane', '<geom type="box'
-    )
-    drawn = '<default><geom contype="0" conaffinity="0"/></default><worldbody>'
-    (tmp_path / "a.xml").write_text(text.replace("<worldbody>", drawn))
-    assert set(points(RobotModel(tmp_path / "a.xml"))) == {"left_foot", "right_foot"}
+    drawn = '<default><geom contype="0" conaffinity="0"/></default>'
+    assert set(soles(biped(tmp_path / "a.xml", assets=drawn, plane="box"))) == {"left_foot", "right_foot"}
 
 
 def test_limits_and_order(tmp_path: Path) -> None:
-    foot = '<geom size="0.02"/>'
-    chain = biped(tmp_path / "a.xml", foot, foot).chain(("right_ankle", "left_knee"))
+    chain = biped(tmp_path / "a.xml").chain(("right_ankle", "left_knee"))
     np.testing.assert_allclose(chain.joint_lower, (-UNLIMITED, -np.pi / 2))
     np.testing.assert_allclose(chain.joint_upper, (UNLIMITED, np.deg2rad(10)))
     assert chain.name == "biped"
@@ -136,30 +136,24 @@ def test_limits_and_order(tmp_path: Path) -> None:
 
 def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    foot = '<geom size="0.02"/>'
-    path = tmp_path / "a.xml"
+    path, ankle = tmp_path / "a.xml", '<joint name="left_ankle" axis="0 1 0"/>'
+    rootless = '<mujoco><worldbody><body>{}<geom size="1"/></body></worldbody></mujoco>'
+    no_models = ("", "PK", "<mujoco", "<robot/>", rootless.format('<joint type="x"/>'))
+    slide, two = '<joint name="toe" type="slide"/>', ankle + '<joint name="left_roll" axis="1 0 0"/>'
+    cases: list[tuple[str, tuple[str, ...], str]] = [
+        *((text, (), str(path)) for text in no_models),
+        ("<mujoco/>", (), "robot"),
+        (rootless.format("<freejoint/>"), ("missing",), "missing"),
+        (BIPED, (*BIPED_JOINTS, "left_hip", "waist"), "left_hip, waist"),
+        (BIPED.replace(ankle, slide), ("left_knee", "toe"), "toe"),
+        (BIPED.replace(ankle, two), ("left_ankle", "left_roll"), "left_foot"),
+        (BIPED.replace("<freejoint/>", '<joint name="turn"/>'), ("turn",), "trunk"),
+    ]
     assert "absent.xml" in refusal(tmp_path / "absent.xml", ())
-    for text in ("", "<mujoco", "<robot/>", '<mujoco><worldbody><body><joint type="x"/></body></worldbody></mujoco>'):
-        path.write_text(text)
-        assert str(path) in refusal(path, ())
-    biped(path, foot, foot)
-    assert "left_hip, waist" in refusal(path, (*BIPED_JOINTS, "left_hip", "waist"))
-    slide = '<joint name="toe" type="slide"/>'
-    path.write_text(BIPED.format(left=foot, right=foot).replace('<joint name="left_ankle" axis="0 1 0"/>', slide))
-    assert "toe" in refusal(path, ("left_knee", "toe"))
-    two = '<joint name="left_ankle"/><joint name="left_roll" axis="1 0 0"/>'
-    path.write_text(BIPED.format(left=foot, right=foot).replace('<joint name="left_ankle" axis="0 1 0"/>', two))
-    assert "left_foot" in refusal(path, ("left_ankle", "left_roll"))
-    path.write_text(BIPED.format(left=foot, right=foot).replace("<freejoint/>", '<joint name="turn"/>'))
-    assert "trunk" in refusal(path, ("turn",))
-    path.write_text('<mujoco><worldbody><body><freejoint/><geom size="1"/></body></worldbody></mujoco>')
-    assert "missing" in refusal(path, ("missing",))
-    path.write_text("<mujoco/>")
-    assert "robot" in refusal(path, ())
-    not_a_model = tmp_path / "weights.pt"
-    not_a_model.write_bytes(b"PK")
-    assert "weights.pt" in refusal(not_a_model, ())
-    assert {path.name for path in tmp_path.iterdir()} == {"a.xml", "weights.pt"}  # no log file
+    for text, joint_names, said in cases:
+        path.write_text(text.format(left=FOOT, right=FOOT, assets="", plane="plane"))
+        assert said in refusal(path, joint_names)
+    assert [found.name for found in tmp_path.iterdir()] == ["a.xml"]  # no log file
 
 
 def load(folder: Path, seed: int, num_joints: int, card: str | None = None) -> Checkpoint:
@@ -175,8 +169,7 @@ def test_the_g1_is_found(tmp_path: Path, seed: int) -> None:
     joints = resolve_joints(load(tmp_path, seed, 29), None)
     assert ("mjlab" in sys.modules) == imported
     assert joints.names == JOINT_NAMES
-    chain = joints.chain
-    assert chain is not None
+    assert (chain := joints.chain) is not None
     assert chain.body_joints[chain.body_index("right_knee_link")] == JOINT_NAMES.index("right_knee_joint")
     for name in ("head_link", "left_rubber_hand", "right_rubber_hand"):
         assert chain.body_joints[chain.body_index(name)] == -1
@@ -190,20 +183,16 @@ def test_a_part_of_the_g1s_joints_is_the_g1(tmp_path: Path, seed: int) -> None:
     names = [name for name in JOINT_NAMES if "wrist" not in name][::-1]
     listed = ", ".join(f'"{name}"' for name in names)
     joints = resolve_joints(load(tmp_path, seed, 23, f'{{"joint_names": [{listed}]}}'), None)
-    assert joints.names == tuple(names)
-    assert joints.chain is not None
+    assert joints.names == tuple(names) and joints.chain is not None
     assert joints.chain.body_joints[joints.chain.body_index("left_wrist_yaw_link")] == -1
 
 
 def test_without_a_robot(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     joints = resolve_joints(load(tmp_path / "a", seed, 2), None)
-    assert joints.names == ("joint_0", "joint_1")
-    assert joints.chain is None
+    assert joints.names == ("joint_0", "joint_1") and joints.chain is None
     monkeypatch.setattr(cmg_export.read.joints, "g1_model", lambda: None)
     joints = resolve_joints(load(tmp_path / "b", seed, 29), None)
-    assert joints.names == JOINT_NAMES
-    assert joints.chain is None
-    assert "mjlab" in joints.note
+    assert joints.names == JOINT_NAMES and joints.chain is None and "mjlab" in joints.note
 
 
 def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:
@@ -212,8 +201,7 @@ def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int,
     first, second = robot.joint_names[0], robot.joint_names[2]
     carded = load(tmp_path / "b", seed, 2, f'{{"joint_names": ["{second}", "{first}"]}}')
     joints = resolve_joints(carded, robot.path)
-    assert joints.names == (second, first)
-    assert joints.chain is not None
+    assert joints.names == (second, first) and joints.chain is not None
     with pytest.raises(RobotError, match="3 hinge joints, the motion state 2"):
         resolve_joints(load(tmp_path / "c", seed, 2), robot.path)
 
@@ -231,7 +219,6 @@ def test_reading_a_model_needs_nothing_to_draw_with(exported: str) -> None:
         "print(len(RobotModel(g1_model()).hinge_names()), len(g1_chain(FEET).body_names), os.environ['MUJOCO_GL']);"
         "importlib.util.find_spec('triton') and importlib.import_module('triton')"
     )
-    environment = {**os.environ, "MUJOCO_GL": exported, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-c", code, MUJOCO_GL=exported)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=2) == ["29", "13", f"{exported}\n"]
