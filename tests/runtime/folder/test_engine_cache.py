@@ -146,7 +146,9 @@ def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
     assert not any("train" in name or "evaluation" in name for name in found)
 
 
-def test_what_is_not_compiled_is_named_and_leaves_nothing(tmp_path: Path, cache: Path, exporter: Path) -> None:
+def test_what_is_not_compiled_is_named_and_leaves_nothing(
+    tmp_path: Path, cache: Path, exporter: Path, seed: int
+) -> None:
     with pytest.raises(EngineError, match="nothing.pt is neither an engine folder nor a checkpoint file"):
         engine_folder(tmp_path / "nothing.pt")
     text = tmp_path / "text.pt"
@@ -160,8 +162,10 @@ def test_what_is_not_compiled_is_named_and_leaves_nothing(tmp_path: Path, cache:
     exporter.unlink()  # our own again
     (exporter.parent / "__init__.py").unlink()
     exporter.parent.rmdir()
-    with pytest.raises(EngineError, match="text.pt was not compiled: .*damaged or not a torch.save file"):
-        engine_folder(text)
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    np.savez(made.path.with_name("bank.npz"), motion=np.zeros((1, 3), np.float32))
+    with pytest.raises(EngineError, match="cmg_final.pt was not compiled: .*bank.npz"):
+        engine_folder(made.path)
     assert not cache.exists() or not any(cache.iterdir())
 
 
