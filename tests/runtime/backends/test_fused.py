@@ -15,7 +15,7 @@ import torch
 
 from cmg_runtime import BackendUnavailable, load_engine
 from cmg_runtime.backends.fused.packing import MAX_EXPERTS, pack
-from engine_folder import TOLERANCE, Truth, make_engine_folder, renamed_copy, state, with_fused
+from engine_folder import TOLERANCE, Truth, make_engine_folder, state, with_fused
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,8 +29,8 @@ def test_arithmetic_in_tritons_interpreter() -> None:
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def test_on_a_cpu_it_is_unavailable_and_auto_goes_on(tmp_path: Path) -> None:
-    folder = with_fused(renamed_copy(tmp_path / "engine", "engine"))
+def test_on_a_cpu_it_is_unavailable_and_auto_goes_on() -> None:
+    folder = ROOT / "tests" / "golden" / "schema_1"
     with pytest.raises(BackendUnavailable, match="fused backend cannot run here: a CUDA device is needed; use"):
         load_engine(folder, 3, backend="fused")
     assert load_engine(folder, 3).backend_name != "fused"
