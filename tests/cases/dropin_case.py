@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 from CMG_Ref.robot_g1 import JOINT_NAMES
@@ -23,6 +24,9 @@ if CAN_EXPORT:
     from cmg_export.read.robot import RobotModel, g1_model
 
 NO_WRISTS = tuple(name for name in JOINT_NAMES if "wrist" not in name)
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+MODES = ("pregenerated", "realtime")
 
 _kept = []
 

@@ -2,15 +2,17 @@
 computes on the memory at the addresses that it was given.
 
 A plan of the fake is JSON: {"weights": path of weights.npz, "precision", "profiles": [[smallest, largest]], ...}.
-Its classes have the names that TensorRT has, and no others, so a call that does not exist fails.
+Its classes have the names that TensorRT has, so a call that does not exist fails.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import types
 import weakref
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,46 @@ import pytest
 import torch
 
 from cmg_runtime.backends.one_product import OneProductNetwork
+from cmg_runtime.folder.manifest import Artifact, file_sha256, read_manifest
 
 ALIGNMENT = 256
+PLAN_FILE = "cmg_fp32.rtx.plan"
+TARGET: dict[str, Any] = {
+    "device": "cuda",
+    "library": "tensorrt_rtx",
+    "version": "1.7.1.116",
+    "compute_capability": ["8.6", "8.9", "12.0"],
+    "gpu": None,
+    "driver": None,
+    "hardware_compatibility": "none",
+    "version_compatible": False,
+    "batches": [[8, 8, 8]],
+    "onnx_sha256": "0" * 64,
+}
 
 
 def make_plan(folder: Path, precision: str = "fp32", **fields: Any) -> bytes:
     plan = {"weights": str(folder / "weights.npz"), "precision": precision, "profiles": [[8, 8], [1, 4], [5, 64]]}
     return json.dumps({**plan, **fields}).encode()
+
+
+def copied_engine(made: Path, folder: Path) -> Path:
+    """The fp32 artifacts of an engine folder, in ``folder``."""
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    manifest = read_manifest(folder)
+    kept = tuple(artifact for artifact in manifest.artifacts if artifact.precision == "fp32")
+    (folder / "manifest.json").write_text(replace(manifest, artifacts=kept).to_json())
+    return folder
+
+
+def add_plan(folder: Path, content: bytes | None = None, **target: Any) -> Path:
+    """Put a plan that was built and not run, the stand-in's unless ``content`` is given, in place of any before."""
+    (folder / PLAN_FILE).write_bytes(make_plan(folder) if content is None else content)
+    manifest, sha256 = read_manifest(folder), file_sha256(folder / PLAN_FILE)
+    plan = Artifact("trt_fp32", "trt", "fp32", PLAN_FILE, sha256, {**TARGET, **target}, {})
+    others = tuple(artifact for artifact in manifest.artifacts if artifact.backend != "trt")
+    (folder / "manifest.json").write_text(replace(manifest, artifacts=(*others, plan)).to_json())
+    return folder
 
 
 class FakeCuda:
@@ -113,7 +148,7 @@ class FakeTensorRT(types.ModuleType):
         self.ILogger = ILogger
         self.DataType = DataType
         self.ExecutionContextAllocationStrategy = Strategy
-        self._cuda = cuda
+        self.cuda = cuda
         self.log: list[str] = []
         self.contexts: list[Any] = []
         self.loads = 0
@@ -234,7 +269,7 @@ class Engine:
 
 class RtxEngine(Engine):
     def create_runtime_config(self) -> RuntimeConfig:
-        return RuntimeConfig(self._trt._cuda)
+        return RuntimeConfig(self._trt.cuda)
 
     def create_execution_context(self, runtime_config: RuntimeConfig) -> Any:  # type: ignore[override]
         config = runtime_config
@@ -313,7 +348,7 @@ class Context:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        cuda = self._trt._cuda
+        cuda = self._trt.cuda
         self._trt.log.append(f"execute on {stream_handle}")
         assert stream_handle != 0, "on the default stream the library makes the host wait"
         assert stream_handle == cuda.current.cuda_stream or not cuda.capturing, "work beside the capture"
@@ -345,5 +380,5 @@ class Context:
 class RtxContext(Context):
     def is_stream_capturable(self, stream: int) -> bool:
         assert stream != 0
-        assert not self._trt._cuda.capturing, "it is asked before a capture"
+        assert not self._trt.cuda.capturing, "it is asked before a capture"
         return self._trt.capturable

@@ -124,3 +124,54 @@ def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -
         torch.testing.assert_close(
             found[name], value, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def use_both(
+    plain: Any,
+    writer: Any,
+    expected: WindowBuffers,
+    seen: WindowBuffers,
+    appended: int,
+    count: int,
+    ids: torch.Tensor,
+    different: int,
+    generator: torch.Generator,
+) -> None:
+    """Everything that a frame writer does, by two of them on buffers with the same contents; compared after each part.
+
+    Args:
+        appended: frames that each environment gets.
+        count: further frames of the columns ``ids`` [N], of which the first ``different`` are not there twice.
+    """
+    layout, device = writer.layout, seen.current.device
+    atol, rtol = (2e-5, 1e-5) if device.type == "cuda" else (1e-6, 1e-6)
+    for _ in range(appended):
+        expected.next_motion.normal_(generator=generator)
+        seen.next_motion.copy_(expected.next_motion)
+        plain.append(expected)
+        writer.append(seen)
+    compare(expected, seen, layout)
+
+    motions = torch.randn(count, len(ids), layout.motion_dim, generator=generator)
+    commands = torch.randn(count, len(ids), 3, generator=generator)
+    root, some = torch.randn(len(ids), 4, generator=generator), slice(different)
+    seen_ids, seen_motions, seen_commands, seen_root = (t.clone().to(device) for t in (ids, motions, commands, root))
+    plain.extend(expected, ids, motions, commands, root, 1)
+    writer.extend(seen, seen_ids, seen_motions, seen_commands, seen_root, 1)
+    compare(expected, seen, layout)
+    torch.testing.assert_close(seen_root.cpu(), root, atol=atol, rtol=rtol)
+
+    plain.place(expected, ids[some], root[some])
+    writer.place(seen, seen_ids[some], seen_root[some])
+    compare(expected, seen, layout)
+    torch.testing.assert_close(seen_root.cpu(), root, atol=atol, rtol=rtol)
+
+    seen_commands = poisoned(seen_commands)
+    plain.commands(expected, ids, 1, commands)
+    writer.commands(seen, seen_ids, 1, seen_commands)
+    of_envs = ids < expected.num_envs  # not the scratch column's
+    torch.testing.assert_close(seen_commands.cpu()[:, of_envs], commands[:, of_envs], atol=1e-6, rtol=1e-6)
+
+    plain.finish(expected, ids[some], motions[-1, some], root[some])
+    writer.finish(seen, seen_ids[some], seen_motions[-1, some], root[some].to(device))
+    compare(expected, seen, layout)

@@ -16,7 +16,7 @@ from cmg_runtime.window.triton.changes import FusedChanges
 from cmg_runtime.window.triton.starts import FusedPoolStarts
 from engine_folder import shared_robot_folder
 
-NUM_ENVS = 37
+NUM_ENVS = 19
 
 
 def engines(ramp_s: float, horizon: int, generator: torch.Generator) -> tuple[Engine, Engine]:

@@ -19,7 +19,7 @@ from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.triton.body_walk import heading, sin_cos
 from cmg_runtime.window.triton.rows import FusedFrameWriter
 from engine_folder import TOLERANCE
-from fused_case import bare_manifest, compare, fused_network, poisoned, random_buffers
+from fused_case import bare_manifest, fused_network, poisoned, random_buffers, use_both
 from random_robot import random_robot
 
 CPU = torch.device("cpu")
@@ -98,45 +98,15 @@ def test_rows_of_the_window(
     chosen = {"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys]
     expected_writer = FrameWriter(manifest, tuple(chosen), CPU)
     writer = FusedFrameWriter(manifest, tuple(chosen), CPU)
-    horizon, num_envs = int(rng.integers(2, 6)), 37
+    horizon, num_envs, layout = int(rng.integers(2, 6)), 19, writer.layout
     start = generator.get_state()
     pair = []
     for _ in range(2):
         generator.set_state(start)
-        layout = writer.layout
         pair.append(random_buffers(num_envs, horizon, layout.motion_dim, layout.width, ramp_frames, generator))
+    ids = torch.tensor([5, 0, num_envs, num_envs - 1, num_envs])
     expected, seen = pair
-    for _ in range(horizon + 1):
-        expected.next_motion.normal_(generator=generator)
-        seen.next_motion.copy_(expected.next_motion)
-        expected_writer.append(expected)
-        writer.append(seen)
-    compare(expected, seen, writer.layout)
-
-    count = horizon - 1
-    ids = torch.tensor([5, 0, num_envs, 36, num_envs])
-    motions = torch.randn(count, 5, writer.layout.motion_dim, generator=generator)
-    commands, root = torch.randn(count, 5, 3, generator=generator), torch.randn(5, 4, generator=generator)
-    seen_root = root.clone()
-    expected_writer.extend(expected, ids, motions, commands, root, 1)
-    writer.extend(seen, ids, motions, commands, seen_root, 1)
-    compare(expected, seen, writer.layout)
-    torch.testing.assert_close(seen_root, root, atol=1e-6, rtol=1e-6)
-
-    expected_writer.place(expected, ids[:4], root[:4])
-    writer.place(seen, ids[:4], seen_root[:4])
-    compare(expected, seen, writer.layout)
-    torch.testing.assert_close(seen_root, root, atol=1e-6, rtol=1e-6)
-
-    seen_commands = poisoned(commands)
-    expected_writer.commands(expected, ids, 1, commands)
-    writer.commands(seen, ids, 1, seen_commands)
-    of_envs = [0, 1, 3]  # not the scratch column's
-    torch.testing.assert_close(seen_commands[:, of_envs], commands[:, of_envs], atol=1e-6, rtol=1e-6)
-
-    expected_writer.finish(expected, ids[:4], motions[-1, :4], root[:4])
-    writer.finish(seen, ids[:4], motions[-1, :4], root[:4])
-    compare(expected, seen, writer.layout)
+    use_both(expected_writer, writer, expected, seen, horizon + 1, horizon - 1, ids, 4, generator)
 
 
 def test_sines_and_headings(rng: np.random.Generator) -> None:

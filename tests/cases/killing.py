@@ -47,6 +47,12 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def run_command(main: Callable[[], int], arguments: list[str]) -> None:
+    """A command line of the project, in a process that is there for it."""
+    sys.argv[1:] = arguments
+    sys.exit(main())
+
+
 def killed_at(operation: int, under: Path, task: Callable[[], Any]) -> bool:
     """Run the task in a process killed before its n-th file operation under a folder; whether it came to that."""
 

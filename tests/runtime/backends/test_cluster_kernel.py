@@ -18,18 +18,22 @@ from cmg_runtime.backends.fused.cluster import FEW, MANY, PAIR, ClusterShape, fi
 from cmg_runtime.backends.fused.cluster_weights import CHUNKS, EXPERTS, WIDTH, weight_stream
 from cmg_runtime.backends.fused.packing import Packed, pack
 from cmg_runtime.device import nvrtc
+from cmg_runtime.guard import Guard
 from engine_folder import TOLERANCE, Truth
 from make_checkpoint import make_checkpoint
 
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHARED_MEMORY = 232_448
 """Bytes that a thread block of a Hopper GPU can have."""
 
+in_every_shape = pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
 
-def packed_network(seed: int, **sizes: Any) -> tuple[Packed, Truth]:
+
+def packed_network(seed: int, device: torch.device = CPU, **sizes: Any) -> tuple[Packed, Truth]:
     with tempfile.TemporaryDirectory() as folder:
         made = make_checkpoint(Path(folder), seed=seed, num_layers=3, **sizes)
         weights = one_product_weights(load_checkpoint(made.path))
-    return pack(weights, torch.float16, torch.device("cpu")), Truth(made.model, made.stats)
+    return pack(weights, torch.float16, device), Truth(made.model, made.stats)
 
 
 def unswizzled(block: torch.Tensor) -> torch.Tensor:
@@ -85,7 +89,7 @@ def in_kernel_order(packed: Packed, shape: ClusterShape, motion: torch.Tensor, c
     return result[:, : packed.shapes.motion]
 
 
-@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+@in_every_shape
 @pytest.mark.parametrize("sizes", [(512, 4, 512), (320, 3, 200), (64, 4, 512)], ids=str)
 def test_weights_in_the_kernels_order_are_the_network(
     shape: ClusterShape, sizes: tuple[int, int, int], seed: int, generator: torch.Generator
@@ -97,7 +101,7 @@ def test_weights_in_the_kernels_order_are_the_network(
     assert truth.error(seen.float(), truth.step(motion, command)) < TOLERANCE["fp16"]
 
 
-@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+@in_every_shape
 def test_shared_memory_of_a_hopper_gpu_holds_it(shape: ClusterShape) -> None:
     assert shape.shared_bytes <= SHARED_MEMORY
     assert shape.ctas * shape.tiles == CHUNKS
@@ -124,31 +128,25 @@ def test_a_gpu_that_has_no_room_for_its_clusters_is_refused(seed: int, monkeypat
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     packed, _ = packed_network(seed, hidden_dim=64, num_experts=4)
     with pytest.raises(nvrtc.CudaError, match="no room for a cluster of 8 or 4 thread blocks"):
-        cluster.ClusterNetwork(packed, torch.device("cpu"))
+        cluster.ClusterNetwork(packed, CPU)
 
 
 def test_what_it_is_made_for(seed: int) -> None:
     packed, _ = packed_network(seed, hidden_dim=320, num_experts=3)
-    assert not fits(packed.shapes, "fp16", torch.device("cpu"))
+    assert not fits(packed.shapes, "fp16", CPU)
 
 
 @pytest.fixture
 def network(seed: int) -> tuple[Any, Truth]:
     """The kernel on the GPU, and the float64 model."""
-    from cmg_runtime.backends.fused.cluster import ClusterNetwork
-
-    device = torch.device("cuda")
-    with tempfile.TemporaryDirectory() as folder:
-        made = make_checkpoint(Path(folder), seed=seed, num_layers=3, hidden_dim=512, num_experts=4)
-        weights = one_product_weights(load_checkpoint(made.path))
-    packed = pack(weights, torch.float16, device)
-    if not fits(packed.shapes, "fp16", device):
+    packed, truth = packed_network(seed, CUDA, hidden_dim=512, num_experts=4)
+    if not fits(packed.shapes, "fp16", CUDA):
         pytest.skip("the kernel is for GPUs of compute capability 9.0")
-    return ClusterNetwork(packed, device), Truth(made.model, made.stats)
+    return cluster.ClusterNetwork(packed, CUDA), truth
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+@in_every_shape
 @pytest.mark.parametrize("rows", [1, 65, 300, 4097])
 def test_frames_in_one_launch_are_frames_one_by_one(
     network: tuple[Any, Truth], shape: ClusterShape, rows: int, generator: torch.Generator
@@ -177,13 +175,11 @@ def test_frames_in_one_launch_are_frames_one_by_one(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+@in_every_shape
 def test_bad_rows_are_replaced_between_frames(
     network: tuple[Any, Truth], shape: ClusterShape, generator: torch.Generator
 ) -> None:
     """As the guard does it frame by frame: the same rows, from the same states of the bank, counted once."""
-    from cmg_runtime.guard import Guard
-
     kernel, truth = network
     rows, num_envs, num_frames, ahead = 200, 300, 9, 4
     motion = truth.states(rows, generator).cuda()
@@ -209,7 +205,7 @@ def test_bad_rows_are_replaced_between_frames(
     assert int(counts[0]) == int(counts[1]) > num_frames
 
 
-@pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
+@in_every_shape
 def test_it_compiles(shape: ClusterShape) -> None:
     try:
         nvrtc.compile_source("", ["-arch=sm_90a"])
@@ -227,16 +223,15 @@ def test_it_compiles(shape: ClusterShape) -> None:
             nvrtc.compile_source(source, others)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "empty", "another kernel's"])
 def test_a_kept_kernel_that_is_damaged_is_made_anew(
-    damage: str, tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = [bytes(torch.randint(256, (1000,), generator=generator).tolist()) for _ in range(2)]
+    images = {source: rng.bytes(1000) for source in ("one", "other")}
     made: list[str] = []
 
     def compile_source(source: str, options: Any) -> bytes:
         made.append(source)
-        return images[len(source) % 2]
+        return images[source]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(nvrtc, "compile_source", compile_source)
@@ -246,20 +241,18 @@ def test_a_kept_kernel_that_is_damaged_is_made_anew(
         nvrtc.compiled.cache_clear()  # as a new process
         return nvrtc.compiled(source, ("-arch=sm_90a",))
 
-    assert compiled("xx") == compiled("xx") == images[0] and made == ["xx"]
+    assert compiled("one") == compiled("one") == images["one"]
     (kept,) = (tmp_path / "cmg_runtime").iterdir()
-    content = bytearray(kept.read_bytes())
-    if damage == "a bit flipped":
-        content[int(torch.randint(len(content), (), generator=generator))] ^= 1 << 3
-    elif damage == "another kernel's":
-        compiled("x")
-        (other,) = {*(tmp_path / "cmg_runtime").iterdir()} - {kept}
-        content = bytearray(other.read_bytes())
+    whole = kept.read_bytes()
+    compiled("other")
+    (other,) = {*(tmp_path / "cmg_runtime").iterdir()} - {kept}
+    flipped = bytearray(whole)
+    flipped[rng.integers(len(whole))] ^= 1 << 3
+    assert made == ["one", "other"]
+    for damaged in (whole[:-1], bytes(flipped), b"", other.read_bytes()):
+        kept.write_bytes(damaged)
         made.clear()
-        made.append("xx")
-    kept.write_bytes({"cut short": bytes(content[:-1]), "empty": b""}.get(damage, bytes(content)))
-    assert compiled("xx") == images[0] and made == ["xx", "xx"]
-    assert compiled("xx") == images[0] and made == ["xx", "xx"]
+        assert compiled("one") == compiled("one") == images["one"] and made == ["one"]
     nvrtc.compiled.cache_clear()
 
 

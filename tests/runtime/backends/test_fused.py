@@ -15,7 +15,7 @@ import torch
 
 from cmg_runtime import BackendUnavailable, load_engine
 from cmg_runtime.backends.fused.packing import MAX_EXPERTS, pack
-from engine_folder import TOLERANCE, Truth, make_engine_folder, shared_engine_folder, state, with_fused
+from engine_folder import TOLERANCE, Truth, make_engine_folder, state, with_fused
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,15 +29,8 @@ def test_arithmetic_in_tritons_interpreter() -> None:
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-def copied(folder: Path, to: Path) -> Path:
-    for file in folder.iterdir():
-        if file.is_file():
-            (to / file.name).write_bytes(file.read_bytes())
-    return with_fused(to)
-
-
-def test_on_a_cpu_it_is_unavailable_and_auto_goes_on(tmp_path: Path) -> None:
-    folder = copied(shared_engine_folder()[0], tmp_path)
+def test_on_a_cpu_it_is_unavailable_and_auto_goes_on() -> None:
+    folder = ROOT / "tests" / "golden" / "schema_1"
     with pytest.raises(BackendUnavailable, match="fused backend cannot run here: a CUDA device is needed; use"):
         load_engine(folder, 3, backend="fused")
     assert load_engine(folder, 3).backend_name != "fused"
@@ -208,38 +201,14 @@ def test_rows_of_the_window_on_the_gpu(
     from cmg_runtime.window.plain.rows import FrameWriter
     from cmg_runtime.window.triton.rows import FusedFrameWriter
     from cmg_runtime.window.twins import make_frame_writer
-    from fused_case import bare_manifest, compare, on_cuda, poisoned, random_buffers
+    from fused_case import bare_manifest, on_cuda, random_buffers, use_both
     from random_robot import random_robot
 
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=12)
     manifest = bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
     writer = make_frame_writer(manifest, range(12), torch.device("cuda"))
     assert isinstance(writer, FusedFrameWriter)
-    plain = FrameWriter(manifest, range(12), torch.device("cpu"))
-    layout, horizon = writer.layout, 96
-    expected = random_buffers(num_envs, horizon, layout.motion_dim, layout.width, 25.0, generator)
-    seen = on_cuda(expected)
-    for _ in range(3):
-        plain.append(expected)
-        writer.append(seen)
-    compare(expected, seen, layout)
-    count = 95 if num_envs < 1000 else 8
-    ids = torch.randperm(num_envs, generator=generator)
-    motions = torch.randn(count, num_envs, layout.motion_dim, generator=generator)
-    commands, root = torch.randn(count, num_envs, 3, generator=generator), torch.randn(num_envs, 4, generator=generator)
-    seen_root = root.cuda()
-    plain.extend(expected, ids, motions, commands, root, 1)
-    writer.extend(seen, ids.cuda(), motions.cuda(), commands.cuda(), seen_root, 1)
-    compare(expected, seen, layout)
-    torch.testing.assert_close(seen_root.cpu(), root, atol=2e-5, rtol=1e-5)
-    plain.place(expected, ids, root)
-    writer.place(seen, ids.cuda(), seen_root)
-    compare(expected, seen, layout)
-    torch.testing.assert_close(seen_root.cpu(), root, atol=2e-5, rtol=1e-5)
-    seen_commands = poisoned(commands.cuda())
-    plain.commands(expected, ids, 1, commands)
-    writer.commands(seen, ids.cuda(), 1, seen_commands)
-    torch.testing.assert_close(seen_commands.cpu(), commands, atol=1e-6, rtol=1e-6)
-    plain.finish(expected, ids, motions[-1], root)
-    writer.finish(seen, ids.cuda(), motions[-1].cuda(), root.cuda())
-    compare(expected, seen, layout)
+    plain, layout = FrameWriter(manifest, range(12), torch.device("cpu")), writer.layout
+    expected = random_buffers(num_envs, 96, layout.motion_dim, layout.width, 25.0, generator)
+    ids, count = torch.randperm(num_envs, generator=generator), 95 if num_envs < 1000 else 8
+    use_both(plain, writer, expected, on_cuda(expected), 3, count, ids, num_envs, generator)

@@ -11,22 +11,13 @@ import torch
 
 from cmg_runtime import BackendUnavailable, EngineError
 from cmg_runtime.backends import backend_class
+from cmg_runtime.backends import onnx as onnx_backend
 from cmg_runtime.folder.manifest import read_manifest
-from engine_folder import TOLERANCE, Truth, shared_engine_folder
+from engine_folder import TOLERANCE, Truth
 
 gpu = pytest.mark.gpu
 
 CUDA = torch.device("cuda", 0)
-
-
-@pytest.fixture
-def made() -> tuple[Path, Truth]:
-    return shared_engine_folder()
-
-
-@pytest.fixture
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def load(folder: Path, precision: str = "fp32") -> Any:
@@ -36,6 +27,11 @@ def load(folder: Path, precision: str = "fp32") -> Any:
         return backend_class("onnx").load(folder, artifact, manifest, 64, CUDA)
     except BackendUnavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def backend(made: tuple[Path, Truth]) -> Any:
+    return load(made[0])
 
 
 class Case:
@@ -67,8 +63,7 @@ def needs_graphs(backend: Any) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_replays_follow_the_tensors(made: tuple[Path, Truth], generator: torch.Generator, precision: str) -> None:
     """Many batches and addresses in turns; new contents at old addresses; each graph replayed several times."""
-    folder, truth = made
-    backend = load(folder, precision)
+    backend, truth = load(made[0], precision), made[1]
     needs_graphs(backend)
     before = backend.num_graphs
     cases = [Case(truth, n) for n in (1, 64, 63, 64, 257, 4097)]  # those of 63 and 64 share a graph; 1 has one already
@@ -79,9 +74,7 @@ def test_replays_follow_the_tensors(made: tuple[Path, Truth], generator: torch.G
 
 
 @gpu
-def test_views_at_shifted_addresses_are_other_tensors(made: tuple[Path, Truth], generator: torch.Generator) -> None:
-    folder, truth = made
-    backend = load(folder)
+def test_views_at_shifted_addresses_are_other_tensors(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     whole = Case(truth, 128)
     for first in [0, 64, 0, 64, 0, 32, 0]:
         whole.refill(generator)
@@ -93,10 +86,8 @@ def test_views_at_shifted_addresses_are_other_tensors(made: tuple[Path, Truth], 
 
 
 @gpu
-def test_beside_torchs_own_graphs(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+def test_beside_torchs_own_graphs(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     """A graph of torch's makes the input and another reads the output, on one stream and on another."""
-    folder, truth = made
-    backend = load(folder)
     case = Case(truth, 65)
     source, result = torch.empty_like(case.motion), torch.empty_like(case.motion)
     for _ in range(3):
@@ -120,9 +111,7 @@ def test_beside_torchs_own_graphs(made: tuple[Path, Truth], generator: torch.Gen
 
 
 @gpu
-def test_the_host_does_not_wait(made: tuple[Path, Truth], generator: torch.Generator) -> None:
-    folder, truth = made
-    backend = load(folder)
+def test_the_host_does_not_wait(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     case = Case(truth, 64)
     for _ in range(3):
         case.check(backend, generator)
@@ -136,9 +125,7 @@ def test_the_host_does_not_wait(made: tuple[Path, Truth], generator: torch.Gener
 
 
 @gpu
-def test_it_is_no_part_of_another_graph(made: tuple[Path, Truth], generator: torch.Generator) -> None:
-    folder, truth = made
-    backend = load(folder)
+def test_it_is_no_part_of_another_graph(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     case = Case(truth, 64)
     with pytest.raises(EngineError, match="cannot be part of a CUDA graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         backend.step(case.motion, case.command, case.out)
@@ -147,10 +134,8 @@ def test_it_is_no_part_of_another_graph(made: tuple[Path, Truth], generator: tor
 
 
 @gpu
-def test_any_number_of_addresses_runs_by_graphs(made: tuple[Path, Truth], generator: torch.Generator) -> None:
+def test_any_number_of_addresses_runs_by_graphs(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     """A hundred sets of tensors, as rollouts bring them: few graphs, and none of them runs kernel by kernel."""
-    folder, truth = made
-    backend = load(folder)
     needs_graphs(backend)
     cases = [Case(truth, n) for n in torch.randint(1, 3000, (100,), generator=generator).tolist()]
     for case in [*cases, *cases]:
@@ -163,9 +148,7 @@ def test_any_number_of_addresses_runs_by_graphs(made: tuple[Path, Truth], genera
 
 
 @gpu
-def test_graphs_made_in_inference_mode_serve_outside(made: tuple[Path, Truth], generator: torch.Generator) -> None:
-    folder, truth = made
-    backend = load(folder)
+def test_graphs_made_in_inference_mode_serve_outside(backend: Any, truth: Truth, generator: torch.Generator) -> None:
     with torch.inference_mode():
         for _ in range(3):
             Case(truth, 300).check(backend, generator)
@@ -176,8 +159,6 @@ def test_graphs_made_in_inference_mode_serve_outside(made: tuple[Path, Truth], g
 def test_without_capture_it_runs_plainly(
     made: tuple[Path, Truth], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cmg_runtime.backends import onnx as onnx_backend
-
     def refuse(*_: Any) -> None:
         raise BackendUnavailable("a test's")
 
@@ -194,8 +175,7 @@ def test_without_capture_it_runs_plainly(
 
 def test_how_many_rows_graphs_have() -> None:
     """Without a GPU: enough, at most a quarter more than asked for or 15, and few different ones."""
-    from cmg_runtime.backends.onnx import graph_rows
-
+    graph_rows = onnx_backend.graph_rows
     rows = [graph_rows(n) for n in range(1, 20_000)]
     assert all(n <= made <= max(n + 15, 1.25 * n) for n, made in enumerate(rows, 1))
     assert len(set(rows)) < 45 and rows == sorted(rows)

@@ -7,19 +7,17 @@ stand-in of fake_tensorrt.py computes with torch on the GPU, at the addresses an
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_tensorrt_load import add_plan
 
 from cmg_export.compile.tensorrt import RTX_TARGETS, PlanOptions, build_plan, find_flavour
 from cmg_runtime import BackendUnavailable, load_engine
-from engine_folder import make_engine_folder, no_waiting, shared_robot_folder, with_fused
-from fake_tensorrt import Context, FakeTensorRT, make_plan
+from engine_folder import no_waiting, shared_engine_folder, shared_robot_folder, with_fused
+from fake_tensorrt import Context, FakeTensorRT, add_plan, copied_engine, make_plan
 
 pytestmark = pytest.mark.gpu
 
@@ -32,25 +30,31 @@ def here() -> str:
 
 
 @pytest.fixture(params=["with", "without"])
-def rtx_folder(request: pytest.FixtureRequest, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An engine folder, a real plan for RTX cards, and the library's version: with the library here, and without."""
-    if here() in (*RTX_TARGETS, "8.0", "12.1"):
-        pytest.skip(f"TensorRT for RTX runs on this GPU ({here()})")
-    make_engine_folder(tmp_path, seed, ("fp32",), num_joints=5, hidden_dim=20)
-    content, version = b"a plan", "1.7.1.116"
+def rtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TensorRT for RTX, where it is installed, and None where it is not or is not to be found."""
     if request.param == "with":
-        rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-        flavour, _ = find_flavour(PlanOptions(library="tensorrt_rtx"))
-        assert flavour is not None
-        build_plan(flavour, tmp_path / "cmg_fp32.onnx", 64, tmp_path / "real.plan")
-        content, version = (tmp_path / "real.plan").read_bytes(), rtx.__version__
-    else:
-        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    return with_fused(tmp_path), content, version
+        return pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    return None
 
 
-def refused_in_one_line(folder: Path, message: str) -> None:
-    """By name, the plan is refused; ``auto`` runs ``fused``, and goes past the plan where nothing is before it."""
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return with_fused(copied_engine(shared_engine_folder()[0], tmp_path / "engine"))
+
+
+def real_plan(folder: Path, rtx: Any) -> tuple[bytes, str]:
+    """A plan for RTX cards, and the library's version."""
+    if rtx is None:
+        return b"a plan", "1.7.1.116"
+    flavour, _ = find_flavour(PlanOptions(library="tensorrt_rtx"))
+    assert flavour is not None
+    build_plan(flavour, folder / "cmg_fp32.onnx", 64, folder.parent / "real.plan")
+    return (folder.parent / "real.plan").read_bytes(), rtx.__version__
+
+
+def refused(folder: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name in one line; ``auto`` runs ``fused``, and goes past the plan where nothing is before it."""
     with pytest.raises(BackendUnavailable, match=message) as caught:
         load_engine(folder, 16, device="cuda", backend="trt")
     assert "\n" not in str(caught.value)
@@ -59,33 +63,36 @@ def refused_in_one_line(folder: Path, message: str) -> None:
     engine.reset()
     engine.step()
     assert torch.isfinite(engine.dof_pos).all()
-
-
-def test_a_plan_for_rtx_cards_is_refused_and_auto_runs_fused(rtx_folder: tuple[Path, bytes, str]) -> None:
-    """The manifest says what the plan is for: the library is not even imported."""
-    folder, content, version = rtx_folder
-    add_plan(folder, content, version=version, compute_capability=list(RTX_TARGETS))
-    refused_in_one_line(folder, rf"for compute capability 8\.6, 8\.9, 12\.0 and this GPU, .*, has {here()}; rebuild it")
-
-
-def test_a_plan_that_claims_to_be_for_this_gpu_is_refused_by_the_library(rtx_folder: tuple[Path, bytes, str]) -> None:
-    """It is loaded, really, and TensorRT for RTX says no; without the library, that is what is said."""
-    folder, content, version = rtx_folder
-    add_plan(folder, content, version=version, compute_capability=[here()])
-    missing = sys.modules["tensorrt_rtx"] is None
-    said = "tensorrt_rtx cannot be imported .*pip install" if missing else "tensorrt_rtx .* does not load cmg_fp32.rtx"
-    refused_in_one_line(folder, said)
-
-
-def test_auto_goes_past_a_plan_that_is_refused(
-    rtx_folder: tuple[Path, bytes, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, content, version = rtx_folder
-    add_plan(folder, content, version=version, compute_capability=[here()])
     monkeypatch.setattr("cmg_runtime.loading.PREFERRED_BACKENDS", {"cuda": ("trt", "fused", "torch")})
     engine = load_engine(folder, 16, device="cuda", precision="fp32")
     assert engine.backend_name == "fused"
     assert "trt_fp32 cannot run here: " in engine.selection and "\n" not in engine.selection
+
+
+@pytest.mark.parametrize("targets", [["3.7"], list(RTX_TARGETS)], ids=str)
+def test_a_plan_for_other_gpus_is_refused(
+    folder: Path, rtx: Any, targets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest says what the plan is for: the library is not even imported."""
+    if here() in targets:
+        pytest.skip(f"the plan is for this GPU ({here()})")
+    content, version = real_plan(folder, rtx)
+    add_plan(folder, content, version=version, compute_capability=targets)
+    message = rf"for compute capability {', '.join(targets)} and this GPU, .*, has {here()}; rebuild it"
+    refused(folder, message, monkeypatch)
+
+
+@pytest.mark.parametrize("plan", ["torn", "real"])
+def test_a_plan_that_claims_to_be_for_this_gpu_is_refused_by_the_library(
+    folder: Path, rtx: Any, plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded, really, and TensorRT for RTX says no; without the library, that is what is said."""
+    if plan == "real" and rtx is not None and here() in (*RTX_TARGETS, "8.0", "12.1"):
+        pytest.skip(f"TensorRT for RTX runs on this GPU ({here()})")
+    content, version = real_plan(folder, rtx)
+    add_plan(folder, content if plan == "real" else b"torn", version=version, compute_capability=[here()])
+    missing = "tensorrt_rtx cannot be imported .*pip install"
+    refused(folder, missing if rtx is None else "tensorrt_rtx .* does not load cmg_fp32.rtx", monkeypatch)
 
 
 # The run path
@@ -103,12 +110,8 @@ class Memory:
     """Rows of float32 at an address of the GPU, for ``torch.as_tensor``."""
 
     def __init__(self, address: int, rows: int, width: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (rows, width),
-            "typestr": "<f4",
-            "data": (address, False),
-            "version": 2,
-        }
+        about = {"shape": (rows, width), "typestr": "<f4", "data": (address, False), "version": 2}
+        self.__cuda_array_interface__ = about
 
 
 class OnGpu:
@@ -116,12 +119,12 @@ class OnGpu:
 
     Attributes:
         breaks_captures: whether a run does within a capture what CUDA does not allow there, which ends the capture.
-        captured: runs within a capture.
+        runs, captured: how often it computed, and how often of these within a capture.
     """
 
     def __init__(self) -> None:
         self.breaks_captures = False
-        self.captured = 0
+        self.runs = self.captured = 0
         self._views: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def compute(self, context: Context, stream_handle: int, rows: int) -> bool:
@@ -131,6 +134,7 @@ class OnGpu:
                     torch.cuda.synchronize()
                 return context._refused("operation not permitted when stream is capturing")
             self.captured += 1
+        self.runs += 1
         network, widths = context._engine._network.cuda(), context._engine._widths
         motion, command, out = (self._at(context._addresses[name], rows, widths[name]) for name in widths)
         with torch.cuda.stream(torch.cuda.ExternalStream(stream_handle)), torch.no_grad():
@@ -172,8 +176,7 @@ def test_the_engine_on_real_streams_and_graphs(
     trt.capturable = capture != "refused"
     on_gpu.breaks_captures = capture == "broken off"
     monkeypatch.setitem(sys.modules, library, trt)
-    folder = tmp_path / "engine"
-    shutil.copytree(shared, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    folder = copied_engine(shared, tmp_path / "engine")
     plan = make_plan(folder, profiles=[[NUM_ENVS, NUM_ENVS], [1, 16], [17, 64]])
     add_plan(folder, plan, library=library, compute_capability=[here()])
 
@@ -183,7 +186,6 @@ def test_the_engine_on_real_streams_and_graphs(
         for name in ("trt", "torch")
     )
     assert torch.cuda.current_stream() == before
-    assert engine._state.captures_network == (capture == "allowed")
     assert (on_gpu.captured > 0) == (capture == "allowed")
     assert torch.isfinite(torch.randn(8, device="cuda")).all()  # torch's generator does not think it is captured
 
@@ -199,13 +201,14 @@ def test_the_engine_on_real_streams_and_graphs(
     for one in (engine, same):
         one.reset(motion=motion, command=command)
     agree()
-    runs = on_gpu.captured
+    runs, captured = on_gpu.runs, on_gpu.captured
     for _ in range(4):
         for one in (engine, same):
             with no_waiting():
                 one.step()
         agree()
-    assert on_gpu.captured == runs  # nothing is captured anew
+    assert on_gpu.captured == captured  # nothing is captured anew
+    assert (on_gpu.runs == runs) == (capture == "allowed")  # the graphs' replays run it, or the host does
     ids = torch.tensor([3, 17, 31], device="cuda")
     for one in (engine, same):
         one.set_command(command[:3], ids)

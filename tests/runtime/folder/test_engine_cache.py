@@ -19,7 +19,6 @@ from cmg_export import provenance
 from cmg_runtime import load_engine
 from cmg_runtime.device import nvrtc
 from cmg_runtime.errors import EngineError
-from cmg_runtime.folder import compiled as engine_cache
 from cmg_runtime.folder.compiled import CACHE_VARIABLE, engine_folder
 from cmg_runtime.folder.manifest import file_sha256
 from make_checkpoint import make_checkpoint
@@ -31,6 +30,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What our exporter's command runs instead: it makes a folder with an empty manifest, once."""
+    package = tmp_path / "stand_in" / "cmg_export"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    code = "import os, sys; out = sys.argv[sys.argv.index('--out') + 1]; os.makedirs(out)"
+    (package / "__main__.py").write_text(f"{code}; open(out + '/manifest.json', 'w').write('{{}}')\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    return package / "__main__.py"
+
+
 def test_an_engine_folder_is_itself(tmp_path: Path) -> None:
     assert engine_folder(tmp_path) == tmp_path
     assert engine_folder(str(tmp_path), "no such data file") == tmp_path
@@ -39,63 +50,52 @@ def test_an_engine_folder_is_itself(tmp_path: Path) -> None:
 def test_a_checkpoint_is_compiled_once(tmp_path: Path, cache: Path, seed: int) -> None:
     made = make_checkpoint(tmp_path / "run", "bare+data", num_joints=4, hidden_dim=16, num_layers=2, seed=seed)
     folder = engine_folder(made.path, made.data)
-    assert folder.parent == cache
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["source"]["sha256"] == file_sha256(made.path)
+    manifest = folder / "manifest.json"
+    assert json.loads(manifest.read_text())["source"]["sha256"] == file_sha256(made.path)
     engine = load_engine(folder, 3)
     engine.reset()
     engine.step()
-    written = (folder / "manifest.json").stat().st_mtime_ns
+    written = manifest.stat().st_mtime_ns
     assert engine_folder(str(made.path), str(made.data)) == folder
-    assert (folder / "manifest.json").stat().st_mtime_ns == written
-    # A bank beside the checkpoint goes into the engine, so it makes another one; it is not compiled here.
-    np.savez(made.path.with_name("bank.npz"), motion=np.zeros((1, 3), np.float32))
-    with pytest.raises(EngineError, match="was not compiled: .*bank.npz"):
-        engine_folder(made.path, made.data)
-    assert os.listdir(cache) == [folder.name]
+    assert manifest.stat().st_mtime_ns == written and list(cache.iterdir()) == [folder]
 
 
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that engines would be compiled into from now on; each gets a manifest at once."""
-    folders: list[Path] = []
+def test_what_is_compiled_anew_and_what_is_taken_where_the_exporter_cannot_run(
+    tmp_path: Path, cache: Path, exporter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folders = tmp_path / "x.pt", []
 
-    def compile_into(_: Path, __: object, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
-        os.utime(folder / "manifest.json", (len(folders), len(folders)))
+    def found_again() -> bool:
+        """Whether it is compiled once, into another folder than before."""
+        folder = engine_folder(model)
         folders.append(folder)
+        return (
+            folder == engine_folder(model)
+            and set(cache.iterdir()) == set(folders)
+            and len(set(folders)) == len(folders)
+        )
 
-    monkeypatch.setattr(engine_cache, "_compile", compile_into)
-    return folders
-
-
-def test_another_exporter_or_robot_compiles_anew_and_none_takes_what_is_there(
-    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tmp_path / "cmg_final.pt"
     model.write_bytes(b"weights")
-    assert engine_folder(model) == engine_folder(model) == compiled[0] and len(compiled) == 1
-    monkeypatch.setattr(provenance, "g1_model", lambda: model)  # as if mjlab had come, or gone
-    assert engine_folder(model) == engine_folder(model) == compiled[1] and len(compiled) == 2
-    monkeypatch.setattr(sys, "version_info", (3, 8, 18))  # where the exporter cannot run
-    assert engine_folder(model) == compiled[1]
-    model.write_bytes(b"other weights")
-    assert engine_folder(model) == compiled[2]
-    assert compiled[0] != compiled[1] and len(os.listdir(cache)) == len(compiled) == 3
-
-
-@pytest.mark.parametrize("name", ["card.json", "bank.npz", "cmg_training_data.pt", "stats.yaml", "stats.yml"])
-def test_what_lies_beside_a_checkpoint_is_part_of_it(
-    tmp_path: Path, cache: Path, compiled: list[Path], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(provenance, "fingerprint", lambda: "the same")
-    (tmp_path / "x.pt").write_bytes(b"weights")
-    for content in (None, "a", "b"):
-        if content is not None:
+    for exporters in ("one", "another"):
+        monkeypatch.setattr(provenance, "fingerprint", lambda exporters=exporters: exporters)
+        assert found_again()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "version_info", (3, 8, 18))
+        assert engine_folder(model) == folders[-1]  # the newest of the same files
+        model.write_bytes(b"other weights")
+        with pytest.raises(EngineError) as caught:
+            engine_folder(model)
+        assert f"`python -m cmg_export {model} --out {cache}" in str(caught.value)
+        assert "Python 3.10" in str(caught.value) and "\n" not in str(caught.value)
+        folders.append(Path(str(caught.value).split("--out ")[1].split("`")[0]))
+        folders[-1].mkdir()
+        (folders[-1] / "manifest.json").write_text("{}")  # what was compiled elsewhere for this place
+        assert engine_folder(model) == folders[-1]
+    assert found_again()
+    for name in ("card.json", "bank.npz", "cmg_training_data.pt", "stats.yaml", "stats.yml"):  # beside it: part of it
+        for content in ("a", "b"):
             (tmp_path / name).write_text(content)
-        assert engine_folder(tmp_path / "x.pt") == engine_folder(tmp_path / "x.pt") == compiled[-1]
-    assert len(set(compiled)) == 3
+            assert found_again(), name
 
 
 def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
@@ -146,43 +146,27 @@ def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
     assert not any("train" in name or "evaluation" in name for name in found)
 
 
-def test_old_python_is_told_the_command(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+def test_what_is_not_compiled_is_named_and_leaves_nothing(
+    tmp_path: Path, cache: Path, exporter: Path, seed: int
 ) -> None:
-    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
-    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
-    with pytest.raises(EngineError) as caught:
-        engine_folder(made.path)
-    assert f"`python -m cmg_export {made.path} --out {cache}" in str(caught.value)
-    assert "Python 3.10" in str(caught.value) and "\n" not in str(caught.value)
-    where = Path(str(caught.value).split("--out ")[1].split("`")[0])
-    where.mkdir(parents=True)
-    (where / "manifest.json").write_text("{}")  # what was compiled elsewhere for this place
-    assert engine_folder(made.path) == where
-
-
-def test_a_crash_of_the_exporter_is_no_success(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """Python's exit status after an exception is 1, which is also the exporter's for an artifact withheld."""
-    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
-    package = tmp_path / "broken" / "cmg_export"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text("raise RuntimeError('no room left on the device')\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    with pytest.raises(EngineError, match="was not compiled: RuntimeError: no room left"):
-        engine_folder(made.path)
-
-
-def test_missing_files_are_named(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(EngineError, match="nothing.pt is neither an engine folder nor a checkpoint file"):
         engine_folder(tmp_path / "nothing.pt")
-    (tmp_path / "text.pt").write_text("not a checkpoint")
+    text = tmp_path / "text.pt"
+    text.write_text("not a checkpoint")
     with pytest.raises(EngineError, match="stats.pt is not there"):
-        engine_folder(tmp_path / "text.pt", tmp_path / "stats.pt")
-    with pytest.raises(EngineError, match="text.pt was not compiled: .*damaged or not a torch.save file"):
-        engine_folder(tmp_path / "text.pt")
+        engine_folder(text, tmp_path / "stats.pt")
+    # Python's exit status after an exception is 1, which is also the exporter's for an artifact withheld.
+    exporter.write_text("raise RuntimeError('no room left on the device')\n")
+    with pytest.raises(EngineError, match="was not compiled: RuntimeError: no room left"):
+        engine_folder(text)
+    exporter.unlink()  # our own again
+    (exporter.parent / "__init__.py").unlink()
+    exporter.parent.rmdir()
+    made = make_checkpoint(tmp_path / "run", num_joints=4, hidden_dim=16, seed=seed)
+    np.savez(made.path.with_name("bank.npz"), motion=np.zeros((1, 3), np.float32))
+    with pytest.raises(EngineError, match="cmg_final.pt was not compiled: .*bank.npz"):
+        engine_folder(made.path)
+    assert not cache.exists() or not any(cache.iterdir())
 
 
 def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:

@@ -12,9 +12,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 import pytest
@@ -23,151 +22,156 @@ import torch
 from cmg_runtime import Engine, EngineError, load_engine
 from cmg_runtime.device import forks
 from cmg_runtime.device.precision import full_precision
+from dropin_case import g1_case
+from engine_folder import CAN_EXPORT, shared_robot_folder
 
-ROOT = Path(__file__).resolve().parents[3]
-FOLDER = ROOT / "tests" / "golden" / "schema_1"
-NUM_ENVS = 7
+FOLDER = Path(__file__).resolve().parents[2] / "golden" / "schema_1"
 BACKENDS = ("torch", "torchscript", "onnx")
 
-CHILD = """
-import json, sys
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+def run_script(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+LIVES = """
+import contextlib, hashlib, json, sys
 import torch
-torch.set_num_threads(int(sys.argv[3]))
-from cmg_runtime import load_engine
-engine = load_engine(sys.argv[1], 7, backend=sys.argv[2], seed=3)
-engine.reset(command=[0.3, 0.1, -0.2])
-for _ in range(5):
-    engine.step()
-print(json.dumps([torch.cat([engine.dof_pos, engine.dof_vel], dim=1).tolist(), torch.cuda.is_available()]))
+from cmg_runtime import BackendUnavailable, load_engine
+
+folder, backend, precision, device = sys.argv[1:]
+NUM_ENVS = 300 if device == "cuda" else 40
+
+@contextlib.contextmanager
+def switched(switch, on, off):
+    switch(on)
+    yield
+    switch(off)
+
+def started():
+    return [load_engine(folder, NUM_ENVS, device, backend, precision, seed=3, horizon=horizon) for horizon in (1, 7)]
+
+def life(engines):
+    single, engine = engines
+    ids = torch.arange(20, device=device)
+    for one in engines:
+        one.reset(command=[0.3, 0.1, -0.2])
+        for _ in range(5):
+            one.step()
+        one.set_command(torch.full((20, 3), 0.1, device=device), ids)
+        mask = torch.arange(NUM_ENVS, device=device) % 7 == 0
+        one.reset(mask, motion=one.bank[:1].expand(NUM_ENVS, -1))
+        one.step()
+    rolled = single.rollout(single.bank[:5], [0.3, 0.1, -0.2], 3)
+    pool = engine.make_pool(5, 9, [0.1, 0.0, 0.2], engine.bank[:5])
+    engine.start(pool, ids % 5, ids * 0 + 1, env_ids=ids)
+    frames = engine.future(range(7))
+    parts = [frames.dof_pos, frames.dof_vel, frames.root_pos, frames.root_rot, frames.key_body_pos]
+    parts += [single.dof_pos, single.dof_vel, rolled]
+    content = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+    return hashlib.sha256(content.tobytes()).hexdigest()
+
+SETTINGS = {
+    "plain": contextlib.nullcontext,
+    "inference_mode": torch.inference_mode,
+    "grad": torch.enable_grad,
+    "autocast": lambda: torch.autocast(device, dtype=torch.bfloat16),
+    "deterministic": lambda: switched(torch.use_deterministic_algorithms, True, False),
+    "tf32": lambda: switched(torch.set_float32_matmul_precision, "high", "highest"),
+    "default_dtype": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
+    "default_device": lambda: torch.device("cuda" if device == "cuda" else "meta"),
+}
+found = {}
+try:
+    for name, setting in SETTINGS.items():
+        with setting():
+            inside = started()
+            found[name + ", inside"] = life(inside)
+        outside = started()
+        with setting():
+            found[name + ", around its use"] = life(outside)
+        for engine in (*inside, *outside):  # and it goes on after the setting has gone
+            engine.step()
+except BackendUnavailable as error:
+    found = str(error)
+print(json.dumps(found))
 """
+
+ON_CUDA = [
+    pytest.param("cuda", backend, precision, marks=pytest.mark.gpu)
+    for backend in ("fused", "torch")
+    for precision in ("fp32", "fp16")
+]
+
+
+@pytest.mark.parametrize("device, backend, precision", [*(("cpu", name, "fp32") for name in BACKENDS), *ON_CUDA])
+def test_settings_of_the_process_change_nothing(device: str, backend: str, precision: str) -> None:
+    """In a process of its own: torch's deterministic mode needs cuBLAS to be told before its first use."""
+    folder = shared_robot_folder()[0] if CAN_EXPORT else g1_case().folder
+    done = run_script(LIVES, str(folder), backend, precision, device, CUBLAS_WORKSPACE_CONFIG=":4096:8")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    if not isinstance(found, dict):
+        assert device == "cuda", found
+        pytest.skip(found)
+    assert len(found) == 16 and len(set(found.values())) == 1, found
 
 
 def started(backend: str) -> Engine:
-    return load_engine(FOLDER, NUM_ENVS, backend=backend, seed=3)
+    return load_engine(FOLDER, 7, backend=backend, seed=3)
 
 
-def stepped(engine: Engine) -> torch.Tensor:
-    """[NUM_ENVS, motion_dim]: the fifth frame after a reset."""
+def stepped(engine: Engine) -> np.ndarray:
+    """[7, motion_dim]: the fifth frame after a reset."""
     engine.reset(command=[0.3, 0.1, -0.2])
     for _ in range(5):
         engine.step()
-    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1).clone()
+    return torch.cat([engine.dof_pos, engine.dof_vel], dim=1).numpy().copy()
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextlib.contextmanager
-def default_dtype() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-SETTINGS = {
-    "inference_mode": torch.inference_mode,
-    "grad": torch.enable_grad,
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "deterministic": deterministic,
-    "default_dtype": default_dtype,
-    "default_device": lambda: torch.device("meta"),
-}
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_settings_of_the_process_change_nothing(backend: str, setting: str) -> None:
-    expected = stepped(started(backend))
-    switched: Callable[[], Any] = SETTINGS[setting]
-    with switched():
-        inside = started(backend)
-        found = stepped(inside)
-        rolled = inside.rollout(inside.bank, [0.3, 0.1, -0.2], num_frames=3)
-    assert torch.equal(found, expected)
-    inside.step()  # and it goes on after the setting has gone
-    assert torch.equal(rolled, inside.rollout(inside.bank, [0.3, 0.1, -0.2], num_frames=3))
-    plain = started(backend)  # loaded outside, used inside
-    with switched():
-        assert torch.equal(stepped(plain), expected)
-
-
-def run_child(backend: str, num_threads: int, **variables: str) -> tuple[torch.Tensor, bool]:
-    environment = {**os.environ, **variables}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(FOLDER), backend, str(num_threads)],
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    frame, cuda = json.loads(done.stdout.splitlines()[-1])
-    return torch.tensor(frame), cuda
-
-
-def test_no_visible_gpu_changes_nothing_on_a_cpu() -> None:
-    frame, cuda = run_child("torch", torch.get_num_threads(), CUDA_VISIBLE_DEVICES="")
-    assert torch.equal(frame, stepped(started("torch"))) and not cuda
-
-
-def test_threads_change_rounding_only() -> None:
-    """A product that is split among threads is summed in another order, so here bits may differ."""
-    expected = stepped(started("torch"))
-    for number in (1, 3):
-        torch.testing.assert_close(run_child("torch", number)[0], expected, rtol=1e-5, atol=1e-6)
-
-
-def load_and_step(backend: str, queue: Any) -> None:
-    """In a child process, with one thread as torch's own data loaders have: a worker that loads an engine."""
-    torch.set_num_threads(1)
-    queue.put(stepped(started(backend)).numpy())
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_worker_process_loads_its_own_engine(backend: str, method: str) -> None:
+def worker(method: str, target: Any) -> Iterator[Any]:
+    """A process that calls ``target(queue)``; gives the queue."""
     context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
-    worker = context.Process(target=load_and_step, args=(backend, queue))
-    worker.start()
+    process = context.Process(target=target, args=(queue,), daemon=True)
+    process.start()
     try:
-        found = queue.get(timeout=120)
+        yield queue
     finally:
-        worker.join(30)
-    assert worker.exitcode == 0
-    assert np.array_equal(found, stepped(started(backend)).numpy())
+        process.join(30)
+        process.kill()
 
 
-def step_inherited(engine: Engine, queue: Any) -> None:
-    """In a forked child: the engine is the parent's."""
+def load_and_step(queue: Any) -> None:
+    """In a child process, with one thread as torch's own data loaders have; then with several."""
     torch.set_num_threads(1)
-    queue.put(stepped(engine).numpy())
+    frames = [stepped(started(backend)) for backend in BACKENDS]
+    torch.set_num_threads(3)
+    queue.put((frames, stepped(started("torch")), torch.cuda.is_available()))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_engine_loaded_before_a_fork_works_in_the_child(backend: str) -> None:
-    engine, expected = started(backend), stepped(started(backend))
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    worker = context.Process(target=step_inherited, args=(engine, queue), daemon=True)
-    worker.start()
-    try:
-        found = queue.get(timeout=60)
-    finally:
-        worker.join(30)
-        worker.kill()
-    assert np.array_equal(found, expected.numpy())
-    assert np.array_equal(stepped(engine).numpy(), expected.numpy())  # and the parent's goes on by itself
+def test_a_spawned_worker_that_sees_no_gpu_gets_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that is split among threads is summed in another order, so there bits may differ."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    expected = [stepped(started(backend)) for backend in BACKENDS]
+    with worker("spawn", load_and_step) as queue:
+        frames, with_threads, cuda = queue.get(timeout=120)
+    for found, frame in zip(frames, expected):
+        assert np.array_equal(found, frame)
+    np.testing.assert_allclose(with_threads, expected[0], rtol=1e-5, atol=1e-6)
+    assert not cuda
+
+
+@pytest.mark.gpu
+def test_no_gpu_is_seen_where_none_is_visible() -> None:
+    script = "import sys, cmg_runtime; cmg_runtime.load_engine(sys.argv[1], 2, 'cuda')"
+    done = run_script(script, str(FOLDER), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 1
+    assert "device 'cuda' is not there, torch sees 0 CUDA devices; use device='cpu'" in done.stderr
 
 
 FORKED = """
@@ -176,7 +180,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from cmg_runtime import Engine, EngineError, load_engine
-from cmg_runtime.device.precision import full_precision
 
 torch.set_num_threads(3)
 FOLDER, *BACKENDS = sys.argv[1:]
@@ -253,17 +256,11 @@ os._exit(0)
 def test_forked_workers_of_a_process_with_threads_get_the_same_frames() -> None:
     """With engines alive, closed and dropped at the fork, all of them used before. In a process of its own, with
     several threads, which is what hangs where a fork is not provided for."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(FOLDER), *BACKENDS],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        timeout=150,
-    )
+    done = run_script(FORKED, str(FOLDER), *BACKENDS)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs_fork
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forked_workers_where_openmp_cannot_give_its_threads_back(
     backend: str, monkeypatch: pytest.MonkeyPatch
@@ -272,50 +269,38 @@ def test_forked_workers_where_openmp_cannot_give_its_threads_back(
     monkeypatch.setattr(forks, "_pause", None)
     monkeypatch.setattr(forks, "_waits_for_threads", True)
     before = torch.get_num_threads()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
 
-    def inherit_and_load() -> None:
-        rows = torch.randn(4000, 200).exp()  # which more than one thread would do together
-        queue.put((stepped(engine).numpy(), stepped(started(backend)).numpy(), len(rows)))
+    def inherit_and_load(queue: Any) -> None:
+        torch.randn(4000, 200).exp()  # which more than one thread would do together
+        queue.put((stepped(engine), stepped(started(backend))))
 
-    worker = context.Process(target=inherit_and_load, daemon=True)
     try:
         torch.set_num_threads(3)
-        engine, expected = started(backend), stepped(started(backend)).numpy()
+        engine, expected = started(backend), stepped(started(backend))
         torch.randn(4000, 200).exp()
-        worker.start()
-        for found in queue.get(timeout=60)[:2]:
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-        assert torch.get_num_threads() == 3  # the parent's
+        with worker("fork", inherit_and_load) as queue:
+            for found in queue.get(timeout=60):
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            assert torch.get_num_threads() == 3  # the parent's
     finally:
         torch.set_num_threads(before)
-        worker.join(30)
-        worker.kill()
 
 
-def ask_engine_on_a_gpu(engine: Engine, queue: Any) -> None:
-    try:
-        engine.step()
-    except EngineError as error:
-        queue.put(str(error))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs_fork
 def test_an_engine_on_a_gpu_says_in_a_forked_worker_that_it_cannot_work() -> None:
     engine = started("torch")
     engine.reset()
+
+    def ask(queue: Any) -> None:
+        try:
+            engine.step()
+        except EngineError as error:
+            queue.put(str(error))
+
     home = engine.device
     engine.device = torch.device("cuda:0")  # as far as a fork is concerned: CUDA is not touched
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    worker = context.Process(target=ask_engine_on_a_gpu, args=(engine, queue), daemon=True)
-    worker.start()
-    try:
+    with worker("fork", ask) as queue:
         assert "start workers by spawn and load the engine in the worker" in queue.get(timeout=60)
-    finally:
-        worker.join(30)
-        worker.kill()
     engine.device = home
     engine.step()  # the parent's goes on
 
@@ -326,7 +311,7 @@ def precision_of_products() -> str:
     return str(getattr(flags, "fp32_precision", None) or torch.get_float32_matmul_precision())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs_fork
 def test_a_fork_while_another_thread_steps_leaves_the_worker_its_own_settings() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -339,17 +324,12 @@ def test_a_fork_while_another_thread_steps_leaves_the_worker_its_own_settings() 
 
     other = threading.Thread(target=step_for_long)
     expected = precision_of_products()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    worker = context.Process(target=lambda: queue.put(precision_of_products()), daemon=True)
     try:
         other.start()
         assert inside.wait(60) and precision_of_products() != expected
-        worker.start()
-        assert queue.get(timeout=60) == expected
+        with worker("fork", lambda queue: queue.put(precision_of_products())) as queue:
+            assert queue.get(timeout=60) == expected
     finally:
         leave.set()
         other.join(60)
-        worker.join(30)
-        worker.kill()
         torch.set_float32_matmul_precision(before)

@@ -13,8 +13,9 @@ import torch
 from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
 from dropin_case import Case, assert_frames, at_times, g1_case, plain_trajectory, walked
+from engine_folder import no_waiting
 
-NUM_ENVS = 64
+NUM_ENVS = 32
 DT = 0.02
 OFFSETS = [1, *range(5, 100, 5)]
 """Frames that TWIST looks ahead: 20 of them."""
@@ -26,20 +27,20 @@ def case() -> Case:
 
 
 def config(case: Case, **changes: Any) -> SimpleNamespace:
-    motion = SimpleNamespace(
-        use_cmg=True,
-        cmg_model_path=str(case.folder),
-        cmg_data_path=None,
-        cmg_mode="pregenerated",
-        cmg_num_motions=48,
-        cmg_motion_length=60,
-        cmg_backend="torch",
-        dof_dim=29,
-        fps=50.0,
-        key_bodies=list(KEY_BODIES),
-    )
-    vars(motion).update(changes)
-    return SimpleNamespace(motion=motion)
+    settings = {
+        "use_cmg": True,
+        "cmg_model_path": str(case.folder),
+        "cmg_data_path": None,
+        "cmg_mode": "pregenerated",
+        "cmg_num_motions": 48,
+        "cmg_motion_length": 60,
+        "cmg_backend": "torch",
+        "dof_dim": 29,
+        "fps": 50.0,
+        "key_bodies": list(KEY_BODIES),
+        **changes,
+    }
+    return SimpleNamespace(motion=SimpleNamespace(**settings))
 
 
 class MimicEnv:
@@ -136,9 +137,9 @@ def test_a_twist_environment_on_pregenerated_motions(case: Case, seed: int) -> N
     assert env.lib.num_motions() == 48 and env.max_episode_length_s == pytest.approx(1.2)
     assert env.lib.get_total_length() == pytest.approx(48 * 1.2)
     assert len(set(env.lib.get_motion_names())) == 48
-    for _ in range(500):
+    for _ in range(250):
         env.step()
-    assert len(checked) > 150
+    assert len(checked) > 75
     assert env.lib.report() == (0, 0, 0)  # nobody looked past what was generated
 
 
@@ -152,7 +153,7 @@ def test_a_viewer_plays_on_past_the_end(case: Case, seed: int) -> None:
     env = MimicEnv(case, check, seed, cmg_num_motions=5, cmg_motion_length=10)
     truth = pool_truth(case, env.lib, 2 * 10 + 96)
     previous = None
-    for _ in range(420):
+    for _ in range(300):
         out = env.step(reset=False)
         if previous is not None:
             moved = (out[0][:, :2] - previous[:, :2]).norm(dim=1)
@@ -222,7 +223,7 @@ def test_a_twist_environment_in_realtime(case: Case, seed: int) -> None:
             truth.begin(begun_ids, env.lib.get_motion_command(ids).double().numpy())
             np.testing.assert_allclose(out[0][:, :2], 0, atol=1e-6)
             return
-        if next(asked) % 97 and len(checked) > 3:
+        if next(asked) % 43 and len(checked) > 3:
             return
         ahead = truth.ahead(96)
         elapsed = times.numpy() - env.episode_length[ids].numpy() * DT
@@ -232,17 +233,51 @@ def test_a_twist_environment_in_realtime(case: Case, seed: int) -> None:
         assert_frames(out, expected, 1e-3)
         checked.append(len(times))
 
-    env = MimicEnv(case, check, seed, falls=0.001, cmg_mode="realtime", cmg_motion_length=150)
+    env = MimicEnv(case, check, seed, falls=0.002, cmg_mode="realtime", cmg_motion_length=150)
     assert env.lib.num_motions() == NUM_ENVS
     random = np.random.default_rng(seed)
     low, high = case.truth.low.numpy(), case.truth.high.numpy()
-    for step in range(500):
-        if step % 60 == 30:  # new commands on the way, for some
-            chosen = random.permutation(NUM_ENVS)[:17]
-            commands = (low + (high - low) * random.random((17, 3))).astype(np.float32)
+    for step in range(250):
+        if step % 40 == 20:  # new commands on the way, for some
+            chosen = random.permutation(NUM_ENVS)[:9]
+            commands = (low + (high - low) * random.random((9, 3))).astype(np.float32)
             env.lib.update_commands(commands, chosen)
             truth.retarget(chosen, commands)
         truth.step()
         env.step()
     assert len(checked) > 10
     assert env.lib.report() == (0, 0, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["pregenerated", "realtime"])
+def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case, mode: str) -> None:
+    num_envs = 300
+    lib = MotionLibCMG(
+        case.folder, None, 64, 50, num_envs, "cuda", mode=mode, backend="torch", precision="fp32", command_ramp_s=0.0
+    )
+    everyone = torch.arange(num_envs, device="cuda")
+    some, difficulty = everyone[::17].clone(), torch.rand(lib.num_motions(), device="cuda") + 1
+    offsets = torch.tensor(OFFSETS, device="cuda")
+    ids = lib.reset(everyone, motion_difficulty=difficulty)
+
+    def training_step() -> tuple[torch.Tensor, ...]:
+        ids[some] = lib.reset(some, motion_difficulty=difficulty)
+        lib.sample_time(ids)
+        lib.get_motion_length(ids)
+        lib.step()
+        times = offsets * DT + torch.full((num_envs, 1), DT, device="cuda")
+        return lib.calc_motion_frame(ids.repeat_interleave(len(OFFSETS)), times.flatten())
+
+    training_step()
+    with no_waiting():
+        out = training_step()
+    assert all(field.device.type == "cuda" for field in out)
+    lib.reset(everyone)
+    times = torch.linspace(0, 1.9, num_envs, device="cuda")
+    ids = torch.arange(num_envs, device="cuda") % lib.num_motions()
+    start = lib.calc_motion_frame(ids, torch.zeros_like(times))
+    commands = np.broadcast_to(lib.get_motion_command(ids).double().cpu().numpy(), (97, num_envs, 3))
+    truth = plain_trajectory(case, lib.body_names, torch.cat([start[4], start[5]], 1).cpu(), commands)
+    expected = at_times(truth, np.arange(num_envs), times.cpu().numpy(), 50.0)
+    assert_frames(tuple(field.cpu() for field in lib.calc_motion_frame(ids, times)), expected, 1e-3)
