@@ -106,7 +106,13 @@ def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
 def test_every_import_is_in_a_list(folders: tuple[str, ...], left_out: set[str], lists: tuple[str, ...]) -> None:
     providers = installed_modules()
     lock = {name for file in lists for name in pinned(file)}
-    own = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"CMG_Ref", "cmg_export", "cmg_gym", "cmg_runtime"}
+    own = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {
+        "tests",
+        "CMG_Ref",
+        "cmg_export",
+        "cmg_gym",
+        "cmg_runtime",
+    }
     checked = set()
     for path, module in (found for folder in folders for found in imported_modules(ROOT / folder)):
         if module in own | OPTIONAL or left_out & {*path.with_suffix("").parts}:
