@@ -79,7 +79,8 @@ def slowed(first: Latency, last: Latency, slowdown: float) -> list[str]:
 
 
 def miscounted(found: Report, expected: Expected, step: int) -> list[str]:
-    """Counters that do not say what was done. :class:`ReplacedFrames` accounts for the frames that were replaced."""
+    """Counters that do not say what was done. Replaced frames are not among them: they are accounted for one by one, in
+    :class:`cmg_export.soak.replaced.ReplacedFrames`."""
     wanted = {
         "commands_clamped": expected.commands,
         "entries_clamped": expected.entries,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Mapping, Optional
 
-import torch
+from torch import Tensor  # not torch itself: here that name becomes this package's own module
+from torch import device as Device
 
 from cmg_runtime.device.lifetime import NotCopied
 from cmg_runtime.errors import EngineError
@@ -79,7 +80,7 @@ class Backend(NotCopied):
     capturable: bool
 
     @classmethod
-    def load(cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: torch.device) -> Backend:
+    def load(cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: Device) -> Backend:
         """Read the artifact's file, checked against its hash, and make it ready.
 
         Args:
@@ -91,7 +92,7 @@ class Backend(NotCopied):
         """
         raise NotImplementedError
 
-    def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
+    def step(self, motion: Tensor, command: Tensor, out: Tensor) -> None:
         """Write the next motion state into ``out``.
 
         Enqueued on the device's current stream; the host does not wait. No gradient is recorded.
@@ -105,11 +106,11 @@ class Backend(NotCopied):
 
     def rollout(
         self,
-        motion: torch.Tensor,
-        commands: torch.Tensor,
-        out: torch.Tensor,
+        motion: Tensor,
+        commands: Tensor,
+        out: Tensor,
         guard: Optional[Guard] = None,
-        columns: Optional[torch.Tensor] = None,
+        columns: Optional[Tensor] = None,
         ahead: int = 1,
     ) -> None:
         """Write T frames into ``out``, each made from the one before it. A backend may have a faster way to the same.

@@ -22,7 +22,8 @@ class Report:
         commands_ignored: commands on the GPU that were not finite; their environments kept the old one.
         motions_ignored: motion states or root poses on the GPU that were not finite, or motions beyond the guard's
             limits; their environments kept the old frame.
-        lookups_clamped: offsets of :meth:`Engine.frames` outside the window; they gave its first or last frame.
+        lookups_clamped: offsets of :meth:`cmg_runtime.Engine.frames` outside the window; they gave its first or last
+            frame.
         frames_replaced: generated frames that were not finite or beyond the limits; a state of the bank stands in
             their place (:mod:`cmg_runtime.guard`). A frame that is made again, in a rebuild, counts again.
     """

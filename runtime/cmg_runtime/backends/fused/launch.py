@@ -251,10 +251,12 @@ class FrameNetwork:
 
     def _inputs(self, motion: torch.Tensor, command: torch.Tensor) -> Dict[str, Any]:
         """What the two kernels that read them have in common."""
-        strides = {"motion_stride": motion.stride(0), "command_stride": command.stride(0)}
-        rows = {"num_rows": len(motion), "padded_rows": _whole_blocks(len(motion))}
-        normalisation = {"shift": self._packed.shift, "scale": self._packed.scale}
-        return {"motion": motion, "command": command, **strides, **rows, **normalisation}
+        packed, num_rows = self._packed, len(motion)
+        return {
+            "motion": motion, "motion_stride": motion.stride(0), "shift": packed.shift, "num_rows": num_rows,
+            "command": command, "command_stride": command.stride(0), "scale": packed.scale,
+            "padded_rows": _whole_blocks(num_rows),
+        }  # fmt: skip
 
     def _options(self, num_warps: int, config: FrameConfig) -> Dict[str, Any]:
         """What the kernels with products have in common."""

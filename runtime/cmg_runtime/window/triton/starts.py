@@ -93,7 +93,7 @@ def _start_windows(
     trajectory_ids,  # [n] int64
     frame_ids,  # [n] int64
     commands,  # [n, 3] float32, of each trajectory
-    root_pos,  # [n, 3] float32, rows pos_stride apart, or None: as last given
+    root_pos,  # [n, 3] float32, rows root_pos_stride apart, or None: as last given
     root_pos_stride,
     root_rot,  # [n, 4] float32, or None: as last given
     root_rot_stride,
