@@ -118,7 +118,7 @@ EXPORT = Package(
         ("parity",),
         ("publish",),
         ("build",),
-        ("bench", "soak", "demo", "verify"),
+        ("bench", "soak", "demo", "verify", "plan_layers"),
     ),
     upwards=frozenset({"cmg_export.bench.time_share"}),
 )

@@ -61,7 +61,7 @@ REFUSED = (
     ("cmg_export.demo", f"--seed {LATE}", "--seed is"),
     ("cmg_export.parity", f". x.pt --seed {LATE}", "--seed is"),
     ("cmg_export.verify", ". x.pt --num-envs 0", "--num-envs is 0"),
-    ("cmg_export.compile.plan_layers", "x.onnx --target fast", "--target is"),
+    ("cmg_export.plan_layers", "x.onnx --target fast", "--target is"),
     *(
         (module, f"x {words}", f" (see python -m {module} --help)\n")
         for module in ("CMG_Ref.train", "CMG_Ref.dataloader.dataset", "CMG_Ref.eval_cmg", "CMG_Ref.make_bank")

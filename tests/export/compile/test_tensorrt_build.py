@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from built_case import built_engine
-from cmg_export import verify
+from cmg_export import plan_layers, verify
 from cmg_export.build import Options
-from cmg_export.compile import plan_layers, tensorrt
+from cmg_export.compile import tensorrt
 from cmg_export.compile.tensorrt import TIMING_CACHE, Flavour, PlanError, PlanOptions, build_plan, find_flavour
 from cmg_export.errors import ExportError
 from CMG_Ref import command_line

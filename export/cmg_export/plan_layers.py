@@ -1,4 +1,4 @@
-"""``python -m cmg_export.compile.plan_layers GRAPH.onnx``: the kernels that TensorRT makes of a graph.
+"""``python -m cmg_export.plan_layers GRAPH.onnx``: the kernels that TensorRT makes of a graph.
 
 TensorRT's engine inspector tells the same, but only of a plan that is loaded on a GPU that can run it. The builder's
 own log lists the layers as well, and RTX plans are built anywhere.
@@ -19,7 +19,7 @@ from cmg_export.errors import FORESEEN, ExportError
 from CMG_Ref.command_line import require_positive, run
 from cmg_runtime.backends.trt import library
 
-MODULE = "cmg_export.compile.plan_layers"
+MODULE = "cmg_export.plan_layers"
 _BYTES = {"half": 2, "float": 4}
 
 
