@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import signal
 import time
@@ -31,9 +32,8 @@ from engine_folder import SEED, TOLERANCE, shared_engine_folder
 
 CPU = torch.device("cpu")
 NUM_ENVS, SIZES, STEPS = 16, (3, 16, 20), 12
-ON_CPU = {
-    f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE
-}  # the backends that the shared folder has and a CPU runs
+ON_CPU = {f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE}
+"""The backends that the shared folder has and a CPU runs."""
 
 described = functools.cache(describe)
 """Large products take seconds: once for all runs."""
@@ -44,16 +44,12 @@ def described_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cmg_export.bench.run.describe", described)
 
 
-def arguments(out: Path, *more: str) -> list[str]:
+def run(out: Path, *more: str, status: int = 0) -> dict[str, Any]:
+    """The report of a small run."""
     folder = shared_engine_folder()[0]
-    checkpoint = folder / "checkpoint" / "cmg_final.pt"
-    fixed = ["--engine", str(folder), "--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu"]
-    small = ["--num-envs", str(NUM_ENVS), "--sizes", *map(str, SIZES), "--steps", str(STEPS), "--horizon", "4"]
-    return [*fixed, *small, "--seed", str(SEED), *more]
-
-
-def run(out: Path, *more: str) -> dict[str, Any]:
-    assert bench.main(arguments(out, *more)) == 0
+    files = ["--engine", folder, "--checkpoint", folder / "checkpoint" / "cmg_final.pt", "--out", out]
+    numbers = ["--num-envs", NUM_ENVS, "--sizes", *SIZES, "--steps", STEPS, "--horizon", 4, "--seed", SEED]
+    assert bench.main([*map(str, [*files, *numbers]), "--device", "cpu", *more]) == status
     return json.loads((out / "bench.json").read_text())
 
 
@@ -65,67 +61,52 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def report(out: Path) -> dict[str, Any]:
-    return json.loads((out / "bench.json").read_text())
-
-
-@pytest.fixture
-def results(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {result["name"]: result for result in report["results"]}
-
-
-def test_every_contender_is_timed_at_every_size(report: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+def test_every_contender_is_timed_at_every_size_and_what_a_cpu_cannot_show_is_said(out: Path) -> None:
+    report = json.loads((out / "bench.json").read_text())
+    results = {result["name"]: result for result in report["results"]}
     assert set(results) >= {*ON_CPU, "reference_eager"}
     assert report["num_envs"] == NUM_ENVS and report["horizon"] == 4 and report["seed"] == SEED
     for name, result in results.items():
-        engine = {str(NUM_ENVS), str(max(SIZES))} if name != "reference_eager" else set()
+        engines = name != "reference_eager"
         assert set(result["frame"]) == {str(size) for size in SIZES}
-        assert set(result["step"]) == engine
-        assert set(result["rebuild"]) == ({"16"} if engine else set())
+        assert set(result["step"]) == ({str(NUM_ENVS), str(max(SIZES))} if engines else set())
+        assert set(result["rebuild"]) == ({"16"} if engines else set())
         for timing in [*result["frame"].values(), *result["step"].values(), *result["rebuild"].values()]:
             wall = timing["wall"]
             assert 0 < wall["p50"] <= wall["p99"] <= wall["p999"] <= wall["max"]
             assert timing["gpu"] is None and timing["call"] is None and timing["count"] >= 2
     assert results["torch_fp32"]["step"][str(NUM_ENVS)]["count"] <= STEPS
 
-
-def test_what_a_cpu_cannot_show_is_said_and_there_are_pictures(report: dict[str, Any], out: Path) -> None:
-    assert any(line.startswith("the GPU:") for line in report["left_out"])
-    assert any("torch.compile" in line for line in report["left_out"])
+    assert all(any(what in line for line in report["left_out"]) for what in ("the GPU:", "torch.compile"))
     assert {target["verdict"] for target in report["targets"]} == {"not measured"}
     assert report["machine"]["device"] == "cpu" and report["machine"]["versions"]["torch"] == torch.__version__
     assert report["auto"] in ON_CPU and report["auto"] in report["selection"]
-    for name in ("latency.png", "distribution.png"):
-        with Image.open(out / name) as picture:
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
+    for file in out.glob("*.png"):
+        with Image.open(file) as picture:
             assert min(picture.size) > 300
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
-    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
 
 
-def test_errors_are_those_of_an_independent_reference(results: dict[str, dict[str, Any]]) -> None:
-    folder, truth = shared_engine_folder()
+def test_errors_are_those_of_an_independent_reference(out: Path) -> None:
+    (folder, truth), report = shared_engine_folder(), json.loads((out / "bench.json").read_text())
+    error = {result["name"]: result["error"] for result in report["results"]}
     manifest = read_manifest(folder)
     inputs = Inputs(folder, manifest, load_checkpoint(folder / "checkpoint" / "cmg_final.pt"), SEED)
     motion, command = inputs.draw(NUM_ENVS, CPU)
-    expected = truth.step(motion, command)
     for artifact in manifest.artifacts:
-        if artifact.name not in ON_CPU:
-            continue
-        frame = torch.empty_like(motion)
-        loaded = backend_class(artifact.backend).load(folder, artifact, manifest, NUM_ENVS, CPU)
-        for _ in range(3):  # TorchScript compiles again in its second call, and then rounds otherwise
-            loaded.step(motion, command, frame)
-        measured = results[artifact.name]["error"]
-        assert 0 < measured < TOLERANCE[artifact.precision]
-        assert measured == pytest.approx(truth.error(frame, expected), rel=0.2)
-    assert 0 < results["reference_eager"]["error"] < TOLERANCE["fp32"]
-    assert results["torch_fp16"]["error"] > 10 * results["torch_fp32"]["error"]
+        if artifact.name in ON_CPU:
+            frame = torch.empty_like(motion)
+            loaded = backend_class(artifact.backend).load(folder, artifact, manifest, NUM_ENVS, CPU)
+            for _ in range(3):  # TorchScript compiles again in its second call, and then rounds otherwise
+                loaded.step(motion, command, frame)
+            assert 0 < error[artifact.name] < TOLERANCE[artifact.precision]
+            assert error[artifact.name] == pytest.approx(truth.error(frame, truth.step(motion, command)), rel=0.2)
+    assert 0 < error["reference_eager"] < TOLERANCE["fp32"] and error["torch_fp16"] > 10 * error["torch_fp32"]
 
 
 def test_a_wrong_frame_and_one_that_is_not_written_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TorchBackend.step
-    spread = torch.tensor(read_manifest(shared_engine_folder()[0]).stats.motion_std)
+    honest, spread = TorchBackend.step, torch.tensor(read_manifest(shared_engine_folder()[0]).stats.motion_std)
 
     def off(self: TorchBackend, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         honest(self, motion, command, out)
@@ -134,24 +115,21 @@ def test_a_wrong_frame_and_one_that_is_not_written_show(tmp_path: Path, monkeypa
     monkeypatch.setattr(TorchBackend, "step", off)
     monkeypatch.setattr(TorchScriptBackend, "step", lambda self, motion, command, out: None)
     report = run(tmp_path, "--backends", "torch", "torchscript", "--quick")
-    results = {result["name"]: result for result in report["results"]}
-    assert set(results) == {"torch_fp32", "torch_fp16"}
-    assert all(0.01 < result["error"] < 1 for result in results.values())
+    assert {result["name"] for result in report["results"]} == {"torch_fp32", "torch_fp16"}
+    assert all(0.01 < result["error"] < 1 for result in report["results"])
     assert sum("not finite, or was not written" in line for line in report["left_out"]) == 2
     assert "the peers: not asked for" in report["left_out"]
 
 
 def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an error that no one foresaw; in the middle of being timed, too."""
-    honest, calls = TorchScriptBackend.step, 0
+    honest, calls = TorchScriptBackend.step, itertools.count()
 
     def at_once(self: TorchBackend, *tensors: torch.Tensor) -> None:
         raise ValueError("a cable\nwas pulled")
 
     def later(self: TorchScriptBackend, *tensors: torch.Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 60:
+        if next(calls) > 59:
             raise ValueError("a cable\nwas pulled")
         honest(self, *tensors)
 
@@ -159,8 +137,7 @@ def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, m
     monkeypatch.setattr(TorchScriptBackend, "step", later)
     report = run(tmp_path, "--backends", "torch", "torchscript", "onnx", "--quick")
     lines = [line for line in report["left_out"] if "ValueError: a cable" in line]
-    for name in ("torch_fp32", "torch_fp16", "torchscript_fp32", "torchscript_fp16"):
-        assert any(name in line for line in lines), name
+    assert all(any(name in line for line in lines) for name in ON_CPU if not name.startswith("onnx"))
     complete = {result["name"] for result in report["results"] if set(result["rebuild"]) == {"16"}}
     assert complete == {"onnx_fp32", "onnx_fp16"}
 
@@ -186,23 +163,22 @@ def test_an_interruption_reports_what_there_is(
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupts.note_interrupts()
     try:
-        assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
-        assert when == "before anything" or interrupts.received() is None  # it has been seen to
+        if when == "before anything":
+            with pytest.raises(FileNotFoundError, match="bench.json"):
+                run(tmp_path, "--backends", "torch", "--quick", status=130)
+            assert "interrupted" in capsys.readouterr().err
+            return
+        report = run(tmp_path, "--backends", "torch", "--quick", status=130)
+        assert interrupts.received() is None  # it has been seen to
     finally:
         interrupts.forget()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    said = capsys.readouterr()
-    if when == "before anything":
-        assert not (tmp_path / "bench.json").exists() and "interrupted" in said.err
-        return
-    report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["cut_short"] == "interrupted"
-    assert report["left_out"][-1] == "step() at 16 and what comes behind: interrupted"
-    assert [bool(result["frame"]) for result in report["results"]] == [True, True]
-    assert [bool(result["step"]) for result in report["results"]] == [True, False]
-    assert not any(result["rebuild"] for result in report["results"])
-    assert "left out: step() at 16 and what comes behind: interrupted" in said.out
+    cut_short = "step() at 16 and what comes behind: interrupted"
+    assert report["cut_short"] == "interrupted" and report["left_out"][-1] == cut_short
+    timed = [[bool(result[kind]) for result in report["results"]] for kind in ("frame", "step", "rebuild")]
+    assert timed == [[True, True], [True, False], [False, False]]
+    assert f"left out: {cut_short}" in capsys.readouterr().out
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
 
 
@@ -210,16 +186,14 @@ def test_an_error_that_nothing_can_follow_reports_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As every call of CUDA fails after a kernel has failed: whatever settles the device before the steps does."""
-    settled: list[None] = []
+    settled = itertools.count()
 
     def lost(device: torch.device) -> None:
-        settled.append(None)
-        if len(settled) > 1:
+        if next(settled):
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
 
     monkeypatch.setattr("cmg_export.bench.engines.settle", lost)
-    assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 1
-    report = json.loads((tmp_path / "bench.json").read_text())
+    report = run(tmp_path, "--backends", "torch", "--quick", status=1)
     assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
     assert report["left_out"][-1].startswith("step() at 16 and what comes behind: RuntimeError")
     assert all(result["frame"] for result in report["results"]) and report["machine"]["tflops"]
@@ -227,32 +201,29 @@ def test_an_error_that_nothing_can_follow_reports_what_there_is(
 
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     report = run(tmp_path, "--backends", "torch", "--quick", "--minutes", "1e-9")
-    late = [line for line in report["left_out"] if "minutes were over" in line]
-    assert len(late) == 1 + 1 + len(SIZES) - 1
+    assert sum("minutes were over" in line for line in report["left_out"]) == 1 + 1 + len(SIZES) - 1
     assert {tuple(result["frame"]) for result in report["results"]} == {(str(NUM_ENVS),)}
     assert not any(result["step"] for result in report["results"])
 
 
 def test_a_lost_device_ends_all_and_what_was_timed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """One contender's failure is not the end; one after which the device does not answer is."""
-    calls, lost = 0, RuntimeError("CUDA error: an illegal memory access was encountered")
+    calls, lost = [0], RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def breaks() -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 40:
+        calls[0] += 1
+        if calls[0] > 40:
             raise lost
 
-    runs = {"sound": lambda: None, "breaks": breaks}
     left_out: list[str] = []
-    timed = interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name))
-    assert (list(timed), left_out) == (["sound"], ["breaks"])
-
-    calls = 0
-    monkeypatch.setattr("cmg_export.timing.synchronise", lambda _: breaks() if calls > 40 else None)
     kept: dict[str, Samples] = {}
+    given = {"count": 60, "seconds": 60, "block": 10, "failed": lambda name, _: left_out.append(name)}
+    runs = {"sound": lambda: None, "breaks": breaks}
+    assert list(interleave(runs, CPU, **given)) == ["sound"] and left_out == ["breaks"]
+    calls[0] = 0
+    monkeypatch.setattr("cmg_export.timing.synchronise", lambda _: breaks() if calls[0] > 40 else None)
     with pytest.raises(RuntimeError) as caught:
-        interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name), samples=kept)
+        interleave(runs, CPU, **given, samples=kept)
     assert caught.value is lost and left_out == ["breaks"]
     assert all(len(samples.wall) >= 10 for samples in kept.values()) and list(kept) == ["sound", "breaks"]
 
@@ -288,60 +259,52 @@ def timing(p50: float, p99: float | None = None) -> Timing:
     return Timing(100, quantiles, Quantiles(9e9, 9e9, 9e9, 9e9), quantiles)
 
 
-def fast(step: float = 50.0) -> Result:
-    """A contender on a GPU: a pass, an aim and a miss among its figures."""
-    frame, steps = {"4096": timing(19.0)}, {"4096": timing(step, 1.2 * step), "65536": timing(16 * 0.9 * step)}
-    rebuild = {"64": timing(700.0), "4096": timing(1900.0)}
-    memory = {"frame_memory_mib": 5.0, "memory_mib": 17.0, "device_memory_mib": 80.0}
-    return Result("ours_fp16", "backend", "a test's", 1e-3, frame, steps, rebuild, **memory)
+FAST = Result(
+    "ours_fp16", "backend", "a test's", 1e-3,
+    frame={"4096": timing(19.0)},
+    step={"4096": timing(50.0, 60.0), "65536": timing(720.0)},
+    rebuild={"64": timing(700.0), "4096": timing(1900.0)},
+    frame_memory_mib=5.0, memory_mib=17.0, device_memory_mib=80.0,
+)  # fmt: skip
+"""A contender on a GPU: a pass, an aim and a miss among its figures."""
 
 
 def test_bars() -> None:
     slow = Result("slow", "peer", "", 0.0, {"4096": timing(1e6)})
-    targets = judge((slow, fast()), "ours_fp16", on_gpu=True)
+    targets = judge((slow, FAST), "ours_fp16", on_gpu=True)
     assert [target.value for target in targets] == pytest.approx([19.0, 50.0, 1.2, 1.9, 0.7, 17.0, 0.9])
     assert [target.verdict for target in targets] == ["aim", "pass", "MISS", "aim", "pass", "pass", "pass"]
-    for results, auto, on_gpu in [((fast(),), "ours_fp16", False), ((slow,), "ours_fp16", True), ((fast(),), "", True)]:
+    for results, auto, on_gpu in [((FAST,), "ours_fp16", False), ((slow,), "ours_fp16", True), ((FAST,), "", True)]:
         assert {target.verdict for target in judge(results, auto, on_gpu)} == {"not measured"}
 
 
 def test_the_table_of_a_gpu() -> None:
     frame = {"4096": timing(67.0), "64": timing(9.0)}
     peer = Result("one_product_max_autotune", "peer", "", 8e-4, frame, frame_memory_mib=3.0)
-    results = (fast(), peer)
+    results = (FAST, peer)
     report = BenchReport(
-        engine="g1",
-        source_sha256="0" * 64,
+        engine="g1", source_sha256="0" * 64,
         machine=Machine("NVIDIA H200", "cpu x 16", {"clocks.sm": "1980 MHz"}, {"torch": "2.11"}, {"fp16": 768.0}),
-        num_envs=4096,
-        horizon=96,
-        seed=0,
-        flop_per_env=2_650_000,
-        floor_us={"fp16": {"64": 0.2, "4096": 14.1}},
-        auto="ours_fp16",
-        selection="ours_fp16, first that loads",
-        results=results,
-        targets=judge(results, "ours_fp16", True),
+        num_envs=4096, horizon=96, seed=0, flop_per_env=2_650_000, floor_us={"fp16": {"64": 0.2, "4096": 14.1}},
+        auto="ours_fp16", selection="ours_fp16, first that loads",
+        results=results, targets=judge(results, "ours_fp16", True),
         dropin=(Call("get_motion, realtime", "ours_fp16", Timing(3, None, Quantiles(61.0, 70.0, 80.0, 90.0), None)),),
         time_share=TimeShare(4096, 40, (Share("fused", 25.0, 0.4, 0.3, 11.5),), 1024, 1.19, 40),
-        left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"),
-        seconds=12.0,
-    )
+        left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"), seconds=12.0,
+    )  # fmt: skip
     lines = format_table(report).splitlines()
     assert max(map(len, lines)) <= 120
 
     def row(start: str) -> list[str]:
         return next(line for line in lines if line.startswith(start)).removeprefix(start).split()
 
-    assert row("one_product_max_autotune")[0] == "67.0" and row("one_product_max_autotune")[-1] == "100"
+    assert [row("one_product_max_autotune")[place] for place in (0, -1)] == ["67.0", "100"]
     assert any("p99 / p50" in line and line.endswith("MISS") and " 1.2 " in line for line in lines)
     assert row("floor fp16")[0] == "0.2"
     assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3"]
     assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
-    assert any(
-        line.startswith("For contrast, the textbook form") and "1.19 ms a frame, 48 ms" in line for line in lines
-    )
-    assert {"left out: trt_fp16: no library", "left out: time share of onnx: no CUDA provider"} <= set(lines)
+    assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
+    assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)
     assert json.loads(report.to_json())["time_share"]["shares"][0]["share"] == pytest.approx(0.016)
 
 

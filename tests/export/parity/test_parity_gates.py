@@ -218,7 +218,7 @@ def torch_engine(
     folder: Path, fill: Callable[[State], None], bank: np.ndarray, hidden_dim: int = 16, num_layers: int = 2
 ) -> tuple[Manifest, Truth]:
     """An engine of three joints for ``torch`` fp32. ``fill`` is given zero weights, ``bank`` is in normalised units."""
-    sizes = {"num_joints": 3, "hidden_dim": hidden_dim, "num_experts": 2, "num_layers": num_layers}
+    sizes: dict[str, Any] = {"num_joints": 3, "hidden_dim": hidden_dim, "num_experts": 2, "num_layers": num_layers}
     made = make_engine_folder(folder, SEED, ("fp32",), without=COMPILED, **sizes)
     state = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in made.model.state_dict().items()}
     fill(state)
