@@ -20,7 +20,7 @@ from mjlab.utils.os import get_checkpoint_path
 
 from cmg_gym import train
 from cmg_gym.evaluation import Episodes, summarise
-from cmg_gym.learning.runner import KEPT_EVERY, latest_checkpoint, stale_checkpoints
+from cmg_gym.learning.runner import KEPT_EVERY, stale_checkpoints
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
 from cmg_gym.mdp.reference_sources import PregeneratedSource
 from cmg_gym.mdp.start_states import SETTLE_FRAMES, StartStates
@@ -158,21 +158,13 @@ def test_summary_is_of_moving_averages_up_to_the_fall(rng: np.random.Generator) 
             assert (result.velocity_error, result.yaw_error) == pytest.approx(expected, rel=1e-4)
 
 
-def test_old_checkpoints_go_and_the_newest_is_found(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) is None
-    for name in ("2026-01-01", "2026-01-02", "a copy of an older run"):
-        (tmp_path / name).mkdir()
-    for iteration in (0, 99, 100, KEPT_EVERY, KEPT_EVERY + 1, KEPT_EVERY + 2):
-        (tmp_path / "2026-01-01" / f"model_{iteration}.pt").touch()
-    (tmp_path / "2026-01-01" / "model_7.unfinished").touch()
-    stale = {path.name for path in stale_checkpoints(tmp_path / "2026-01-01")}
-    assert stale == {"model_99.pt", "model_100.pt"}
-    newest = tmp_path / "2026-01-01" / f"model_{KEPT_EVERY + 2}.pt"
-    # The second run was interrupted before its first checkpoint; and names say nothing of age.
-    older = tmp_path / "a copy of an older run" / "model_999.pt"
-    older.touch()
-    os.utime(older, ns=(0, newest.stat().st_mtime_ns - 1))
-    assert latest_checkpoint(tmp_path) == newest
+def test_old_checkpoints_go(tmp_path: Path) -> None:
+    for name in (
+        *(f"model_{n}.pt" for n in (0, 99, 100, KEPT_EVERY, KEPT_EVERY + 1, KEPT_EVERY + 2)),
+        "model_7.unfinished",
+    ):
+        (tmp_path / name).touch()
+    assert {path.name for path in stale_checkpoints(tmp_path)} == {"model_99.pt", "model_100.pt"}
 
 
 def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,14 +193,17 @@ def test_the_engine_tells_the_robot(folder: Path) -> None:
         robot_of(dataclasses.replace(manifest, joint_names=G1.joint_names[::-1]))
 
 
-def test_resume_names_the_checkpoint_that_mjlab_then_finds(folder: Path, tmp_path: Path) -> None:
+def test_resume_names_the_newest_checkpoint_and_mjlab_then_finds_it(folder: Path, tmp_path: Path) -> None:
+    """Names say nothing of age; and the run that is last by name was interrupted before its first checkpoint."""
     experiment = tmp_path / "cmg_residual_g1"
-    runs = (("2026-01-01_00-00-00", 99), ("2026-01-01_00-00-00_a+b", 3), ("2026-01-01_00-00-00_a+b", 12))
+    runs = (("a copy of an older run", 999), ("2026-01-01_00-00-00", 99))
+    runs += (("2026-01-01_00-00-00_a+b", 3), ("2026-01-01_00-00-00_a+b", 12))
     for age, (run, iteration) in enumerate(runs):
         path = experiment / run / f"model_{iteration}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"infos": {}}, path)
         os.utime(path, (age, age))
+    (experiment / "2026-01-02").mkdir()
     agent = train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).agent
     found = get_checkpoint_path(experiment, agent.load_run, agent.load_checkpoint)
     assert agent.resume and found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"

@@ -19,6 +19,7 @@ from cmg_gym.learning.policies import require_same_generator
 from cmg_runtime import read_manifest
 from gym_case import g1_engine, refuse_to_build
 
+Capture = pytest.CaptureFixture[str]
 WRONG = (  # each kind once: test_arguments_before_machine.py has what is missing
     (evaluate, "--episodes 0", "--episodes is 0"),
     (evaluate, "--seconds nan", "--seconds is nan"),
@@ -52,7 +53,7 @@ def folder() -> Path:
 
 @pytest.mark.parametrize(("module", "arguments", "message"), WRONG)
 def test_wrong_input_is_refused_in_one_line(
-    module: ModuleType, arguments: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    module: ModuleType, arguments: str, message: str, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     try:
         status = module.main([*shlex.split(arguments), "--engine", str(folder)])
@@ -65,7 +66,7 @@ def test_wrong_input_is_refused_in_one_line(
 
 
 def test_a_policy_of_another_generator_is_refused_before_an_environment_is_built(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     exported, checkpoint, broken = tmp_path / "exported", tmp_path / "model_3.pt", tmp_path / "broken.pt"
     shutil.copytree(BUNDLED_POLICY, exported)
@@ -91,7 +92,7 @@ def test_a_policy_of_another_generator_is_refused_before_an_environment_is_built
 
 
 def test_a_place_that_cannot_be_written_and_an_interrupt_are_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt

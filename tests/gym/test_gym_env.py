@@ -23,7 +23,7 @@ from cmg_gym.learning.export import export_policy
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner, checkpoints
 from cmg_gym.mdp.command_stages import TRAINING_STAGES
-from cmg_gym.mdp.reference_command import reference
+from cmg_gym.mdp.reference_command import ReferenceCommand, reference
 from cmg_gym.mdp.reference_sources import PregeneratedSource
 from cmg_gym.mdp.residual_action import ResidualJointAction
 from cmg_gym.mdp.rewards import feet_in_contact
@@ -34,6 +34,7 @@ from CMG_Ref.robot_g1 import mirror_map
 from gym_case import current_motion, follow_rollout, g1_engine, make_engine, make_env, random_commands, zero
 from make_checkpoint import make_checkpoint, save_checkpoint
 
+Patch = pytest.MonkeyPatch
 # In one process: each that opens an environment spends seconds, and without a kernel cache minutes, on compiling.
 pytestmark = pytest.mark.xdist_group("gym")
 
@@ -111,7 +112,7 @@ def test_a_pregenerated_reference_is_a_plain_rollout_too_and_lasts_for_an_episod
     assert torch.equal(one, other) and torch.equal(term.states.commands, reference(floating).states.commands)
 
 
-def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, monkeypatch: Patch) -> None:
     """Each control step is four of physics; at its last one a delay of up to three has let the new target through."""
     controls: list[torch.Tensor] = []
     step, old_shares = late.sim.step, []
@@ -131,7 +132,7 @@ def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, mo
     assert torch.stack(old_shares).mean(dim=0).tolist() == pytest.approx([0.75, 0.5, 0.25], abs=0.2)
 
 
-def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv, monkeypatch: Patch) -> None:
     term, action = reference(floating), residual(floating)
     same_starts = term.states._generator.get_state()
 
@@ -187,22 +188,34 @@ def test_mirrored_commands_give_mirrored_references(floating: ManagerBasedRlEnv,
     assert sum(difference) < 0.05 * sum(movement)
 
 
+def assert_begun(
+    term: ReferenceCommand, envs: torch.Tensor, joint_pos: float = 0, joint_vel: float = 0, tilt: float = 0
+) -> None:
+    """The state of ``envs`` is that of their current frame, but for so much noise."""
+    frames, data = term.frames, term.robot.data
+    low, high = data.soft_joint_pos_limits[envs].unbind(dim=-1)
+    expected = frames.dof_pos[envs, 0].clamp(low, high)
+    torch.testing.assert_close(data.joint_pos[envs], expected, atol=joint_pos + 1e-5, rtol=0)
+    torch.testing.assert_close(data.joint_vel[envs], frames.dof_vel[envs, 0], atol=joint_vel + 1e-5, rtol=0)
+    height = frames.root_pos[envs, 0, 2] + term.cfg.start_height
+    torch.testing.assert_close(data.root_link_pos_w[envs, 2], height, atol=1e-4, rtol=0)
+    quat, other = data.root_link_quat_w[envs], frames.root_rot[envs, 0]
+    apart = torch.minimum((quat - other).norm(dim=1), (quat + other).norm(dim=1))
+    assert bool((apart < 2 * math.sin(tilt) + 1e-4).all())
+
+
 def test_episodes_start_on_the_reference_and_leave_others_alone(floating: ManagerBasedRlEnv) -> None:
-    term = reference(floating)
+    term, others, again = reference(floating), [0, 1, 3], torch.tensor([2])
     data = term.robot.data
     term.hold((0.8, 0.0, 0.0))
     floating.reset()
     floating.step(zero(floating))
-    others, before = [0, 1, 3], current_motion(term)
-    floating.reset(env_ids=torch.tensor([2]))
+    before = current_motion(term)
+    floating.reset(env_ids=again)
     torch.testing.assert_close(current_motion(term)[others], before[others], atol=0, rtol=0)
     assert not torch.equal(current_motion(term)[2], before[2])
-    low, high = data.soft_joint_pos_limits[2].unbind(dim=-1)
-    torch.testing.assert_close(data.joint_pos[2], term.frames.dof_pos[2, 0].clamp(low, high), atol=1e-5, rtol=0)
-    torch.testing.assert_close(data.joint_vel[2], term.frames.dof_vel[2, 0], atol=1e-5, rtol=0)
-    root = term.frames.root_pos[2, 0] + torch.tensor([0.0, 0.0, term.cfg.start_height])
-    torch.testing.assert_close(data.root_link_pos_w[2], root, atol=1e-4, rtol=0)
-    torch.testing.assert_close(data.root_link_quat_w[2].abs(), term.frames.root_rot[2, 0].abs(), atol=1e-4, rtol=0)
+    assert_begun(term, again)
+    torch.testing.assert_close(data.root_link_pos_w[2, :2], term.frames.root_pos[2, 0, :2], atol=1e-4, rtol=0)
     commands, low, high = (values.double().numpy() for values in (term.states.commands, *term.engine.command_range))
     nearest = commands[np.linalg.norm((commands - (0.8, 0.0, 0.0)) / (high - low), axis=1).argmin()]
     speed = float(data.root_link_lin_vel_w[2, :2].norm())
@@ -213,24 +226,14 @@ def test_episodes_that_begin_in_the_midst_start_on_the_reference(
     training: RslRlVecEnvWrapper, generator: torch.Generator
 ) -> None:
     """Robots that fell, step after step: state and current frame are of the same start, but for the noise."""
-    world = training.unwrapped
-    term = reference(world)
-    noise, seen = term.cfg.start_noise, 0
+    term, seen = reference(training.unwrapped), 0
+    noise = term.cfg.start_noise
     assert noise is not None
     training.reset()
     for _ in range(400):
         _, _, done, _ = training.step(4 * torch.randn(16, 29, generator=generator))
-        began = done.bool()
-        seen += int(began.sum())
-        frames, data = term.frames, term.robot.data
-        low, high = data.soft_joint_pos_limits[began].unbind(dim=-1)
-        expected = frames.dof_pos[began, 0].clamp(low, high)
-        torch.testing.assert_close(data.joint_pos[began], expected, atol=noise.joint_pos + 1e-5, rtol=0)
-        torch.testing.assert_close(data.joint_vel[began], frames.dof_vel[began, 0], atol=noise.joint_vel + 1e-5, rtol=0)
-        height = frames.root_pos[began, 0, 2] + term.cfg.start_height
-        torch.testing.assert_close(data.root_link_pos_w[began, 2], height, atol=1e-4, rtol=0)
-        turned = (data.root_link_quat_w[began] * frames.root_rot[began, 0]).sum(dim=1).abs()
-        assert bool((turned > math.cos(2 * noise.tilt)).all())
+        assert_begun(term, done.bool(), noise.joint_pos, noise.joint_vel, noise.tilt)
+        seen += int(done.sum())
         if seen > 10:
             return
     pytest.fail(f"only {seen} robots fell")
@@ -287,7 +290,7 @@ def test_curriculum_enters_the_stage_of_the_counter_also_when_resumed(
         training.reset()
 
 
-def test_what_is_logged_is_the_mean_of_an_episode(floating: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_logged_is_the_mean_of_an_episode(floating: ManagerBasedRlEnv, monkeypatch: Patch) -> None:
     term, errors = reference(floating), []
     floating.reset()
     update = term._update_metrics

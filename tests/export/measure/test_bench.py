@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cmg_export.bench import __main__ as bench
+from cmg_export.bench.dropin_reference import ReferenceMotionLib, ReferencePregenerated, ReferenceRealtime
 from cmg_export.bench.floor import describe, flop_per_env, weight_bytes
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.report import format_table
@@ -28,8 +29,10 @@ from cmg_runtime.backends import backend_class
 from cmg_runtime.backends.torch import TorchBackend
 from cmg_runtime.backends.torchscript import TorchScriptBackend
 from cmg_runtime.folder.manifest import read_manifest
+from dropin_case import g1_case
 from engine_folder import SEED, TOLERANCE, shared_engine_folder
 
+Patch = pytest.MonkeyPatch
 CPU = torch.device("cpu")
 NUM_ENVS, SIZES, STEPS = 16, (3, 16, 20), 12
 ON_CPU = {f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE}
@@ -40,7 +43,7 @@ described = functools.cache(describe)
 
 
 @pytest.fixture(autouse=True)
-def described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def described_once(monkeypatch: Patch) -> None:
     monkeypatch.setattr("cmg_export.bench.run.describe", described)
 
 
@@ -105,52 +108,47 @@ def test_errors_are_those_of_an_independent_reference(out: Path) -> None:
     assert 0 < error["reference_eager"] < TOLERANCE["fp32"] and error["torch_fp16"] > 10 * error["torch_fp32"]
 
 
-def test_a_wrong_frame_and_one_that_is_not_written_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest, spread = TorchBackend.step, torch.tensor(read_manifest(shared_engine_folder()[0]).stats.motion_std)
+def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: Patch) -> None:
+    """By an error that no one foresaw, in the middle of being timed, too; and by writing nothing."""
+    honest, calls, first = TorchScriptBackend.step, itertools.count(), itertools.count()
 
-    def off(self: TorchBackend, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
-        honest(self, motion, command, out)
-        out += 0.1 * spread
-
-    monkeypatch.setattr(TorchBackend, "step", off)
-    monkeypatch.setattr(TorchScriptBackend, "step", lambda self, motion, command, out: None)
-    report = run(tmp_path, "--backends", "torch", "torchscript", "--quick")
-    assert {result["name"] for result in report["results"]} == {"torch_fp32", "torch_fp16"}
-    assert all(0.01 < result["error"] < 1 for result in report["results"])
-    assert sum("not finite, or was not written" in line for line in report["left_out"]) == 2
-    assert "the peers: not asked for" in report["left_out"]
-
-
-def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an error that no one foresaw; in the middle of being timed, too."""
-    honest, calls = TorchScriptBackend.step, itertools.count()
-
-    def at_once(self: TorchBackend, *tensors: torch.Tensor) -> None:
-        raise ValueError("a cable\nwas pulled")
+    def at_once_or_nothing(self: TorchBackend, *tensors: torch.Tensor) -> None:
+        if next(first) == 0:
+            raise ValueError("a cable\nwas pulled")
 
     def later(self: TorchScriptBackend, *tensors: torch.Tensor) -> None:
         if next(calls) > 59:
             raise ValueError("a cable\nwas pulled")
         honest(self, *tensors)
 
-    monkeypatch.setattr(TorchBackend, "step", at_once)
+    monkeypatch.setattr(TorchBackend, "step", at_once_or_nothing)
     monkeypatch.setattr(TorchScriptBackend, "step", later)
     report = run(tmp_path, "--backends", "torch", "torchscript", "onnx", "--quick")
-    lines = [line for line in report["left_out"] if "ValueError: a cable" in line]
-    assert all(any(name in line for line in lines) for name in ON_CPU if not name.startswith("onnx"))
-    complete = {result["name"] for result in report["results"] if set(result["rebuild"]) == {"16"}}
-    assert complete == {"onnx_fp32", "onnx_fp16"}
+    pulled = [line for line in report["left_out"] if "ValueError: a cable" in line]
+    assert all(any(name in line for line in pulled) for name in ("torchscript_fp32", "torchscript_fp16"))
+    empty = [line for line in report["left_out"] if "not finite, or was not written" in line]
+    assert len(empty) == 1 and sum("torch_fp" in line for line in [*pulled, *empty]) == 2
+    assert "the peers: not asked for" in report["left_out"]
+    complete = {result["name"]: set(result["rebuild"]) == {"16"} for result in report["results"]}
+    assert complete == {name: "onnx" in name for name in ON_CPU if not name.startswith("torch_")}
 
 
-@pytest.mark.parametrize("when", ["before anything", "later", "later, and a library turns it into an error"])
-def test_an_interruption_reports_what_there_is(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+LOST = "CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize("when", ["before anything", "later", "later, in a library", "the device is lost"])
+def test_what_cuts_it_short_leaves_what_there_is(
+    when: str, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also the calls that had been timed when it came. It does not become a contender's failure."""
-    blocks = []
+    """An interruption, also one that a library turns into an error; an error after which the device does not answer.
+    Also the calls that had been timed when it came are reported. It does not become a contender's failure."""
+    blocks, lost = [], []
 
-    def interrupted(*arguments: Any) -> None:
-        if when == "before anything" or len(blocks) > 2:
+    def cut_short(*arguments: Any) -> None:
+        if when == "the device is lost" and len(blocks) > 2:
+            lost.append(LOST)
+            wait(CPU)
+        elif when == "before anything" or len(blocks) > 2:
             try:
                 signal.raise_signal(signal.SIGINT)
             except KeyboardInterrupt:
@@ -159,7 +157,12 @@ def test_an_interruption_reports_what_there_is(
                 raise
         blocks.append(time_block(*arguments))
 
-    monkeypatch.setattr("cmg_export.timing.time_block", interrupted)
+    def wait(device: torch.device) -> None:
+        if lost:
+            raise RuntimeError(f"{LOST}\nCompile with")
+
+    monkeypatch.setattr("cmg_export.timing.time_block", cut_short)
+    monkeypatch.setattr("cmg_export.timing.synchronise", wait)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupts.note_interrupts()
     try:
@@ -168,35 +171,18 @@ def test_an_interruption_reports_what_there_is(
                 run(tmp_path, "--backends", "torch", "--quick", status=130)
             assert "interrupted" in capsys.readouterr().err
             return
-        report = run(tmp_path, "--backends", "torch", "--quick", status=130)
+        report = run(tmp_path, "--backends", "torch", "--quick", status=1 if "lost" in when else 130)
         assert interrupts.received() is None  # it has been seen to
     finally:
         interrupts.forget()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    cut_short = "step() at 16 and what comes behind: interrupted"
-    assert report["cut_short"] == "interrupted" and report["left_out"][-1] == cut_short
+    why = f"RuntimeError: {LOST}" if "lost" in when else "interrupted"
+    assert report["cut_short"] == why and report["left_out"][-1] == f"step() at 16 and what comes behind: {why}"
     timed = [[bool(result[kind]) for result in report["results"]] for kind in ("frame", "step", "rebuild")]
-    assert timed == [[True, True], [True, False], [False, False]]
-    assert f"left out: {cut_short}" in capsys.readouterr().out
+    assert timed == [[True, True], [True, False], [False, False]] and report["machine"]["tflops"]
+    assert f"left out: step() at 16 and what comes behind: {why}" in capsys.readouterr().out
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
-
-
-def test_an_error_that_nothing_can_follow_reports_what_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As every call of CUDA fails after a kernel has failed: whatever settles the device before the steps does."""
-    settled = itertools.count()
-
-    def lost(device: torch.device) -> None:
-        if next(settled):
-            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
-
-    monkeypatch.setattr("cmg_export.bench.engines.settle", lost)
-    report = run(tmp_path, "--backends", "torch", "--quick", status=1)
-    assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
-    assert report["left_out"][-1].startswith("step() at 16 and what comes behind: RuntimeError")
-    assert all(result["frame"] for result in report["results"]) and report["machine"]["tflops"]
 
 
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
@@ -204,28 +190,6 @@ def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     assert sum("minutes were over" in line for line in report["left_out"]) == 1 + 1 + len(SIZES) - 1
     assert {tuple(result["frame"]) for result in report["results"]} == {(str(NUM_ENVS),)}
     assert not any(result["step"] for result in report["results"])
-
-
-def test_a_lost_device_ends_all_and_what_was_timed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One contender's failure is not the end; one after which the device does not answer is."""
-    calls, lost = [0], RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    def breaks() -> None:
-        calls[0] += 1
-        if calls[0] > 40:
-            raise lost
-
-    left_out: list[str] = []
-    kept: dict[str, Samples] = {}
-    given = {"count": 60, "seconds": 60, "block": 10, "failed": lambda name, _: left_out.append(name)}
-    runs = {"sound": lambda: None, "breaks": breaks}
-    assert list(interleave(runs, CPU, **given)) == ["sound"] and left_out == ["breaks"]
-    calls[0] = 0
-    monkeypatch.setattr("cmg_export.timing.synchronise", lambda _: breaks() if calls[0] > 40 else None)
-    with pytest.raises(RuntimeError) as caught:
-        interleave(runs, CPU, **given, samples=kept)
-    assert caught.value is lost and left_out == ["breaks"]
-    assert all(len(samples.wall) >= 10 for samples in kept.values()) and list(kept) == ["sound", "breaks"]
 
 
 def test_contenders_take_turns_and_a_slow_one_gets_fewer_calls() -> None:
@@ -306,6 +270,49 @@ def test_the_table_of_a_gpu() -> None:
     assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
     assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)
     assert json.loads(report.to_json())["time_share"]["shares"][0]["share"] == pytest.approx(0.016)
+
+
+def network(motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
+    return g1_case().truth.step(motion, command).float()
+
+
+def test_the_reference_classes_follow_the_network(generator: torch.Generator) -> None:
+    truth, n = g1_case().truth, 5
+    bank, command = truth.states(1, generator), truth.commands(n, generator)
+    frames = [bank.expand(n, -1)]
+    for _ in range(12):
+        frames.append(network(frames[-1], command))
+    pregenerated = ReferencePregenerated(network, bank, n, 12)
+    pregenerated.reset(command)
+    for frame in [*frames, frames[0]]:  # wraps round
+        assert torch.equal(torch.cat(pregenerated.get_motion(), 1), frame)
+    realtime = ReferenceRealtime(network, bank, n, size=6)
+    realtime.reset(command)
+    for frame in frames[1:]:  # its queues leave the initial state out
+        assert torch.equal(torch.cat(realtime.get_motion(), 1), frame)
+    lib = ReferenceMotionLib(network, bank, command, 12, 50.0)
+    root_vel, root_ang_vel, dof_pos, dof_vel = lib.calc_motion_frame(torch.tensor([4, 0]), torch.tensor([0.051, 0.0]))
+    assert torch.equal(root_vel[:, :2], command[[4, 0], :2]) and torch.equal(root_ang_vel[:, 2], command[[4, 0], 2])
+    expected = torch.stack([frames[2][4], frames[0][0]])
+    bounds = torch.tensor([3.14159] * 29 + [20.0] * 29)
+    assert torch.equal(torch.cat([dof_pos, dof_vel], 1), expected.clamp(-bounds, bounds))
+
+
+def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = g1_case()
+    checkpoint = next((case.folder / "checkpoint").glob("*.pt"))
+    given = ["--sections", "dropin", "--engine", str(case.folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    numbers = {"num-envs": 3, "dropin.num-motions": 2, "dropin.frames": 4, "dropin.count": 3, "dropin.seconds": 1}
+    assert bench.main([*given, *(f"--{name}={n}" for name, n in numbers.items()), "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "bench.json").read_text())
+    calls = report["dropin"]
+    assert (
+        all(call["timing"]["wall"]["p50"] > 0 and call["timing"]["count"] >= 3 for call in calls) and len(calls) == 11
+    )
+    assert [call["contender"] for call in calls].count("reference") == 5
+    assert report["results"] == report["targets"] == [] and report["time_share"] is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]  # no pictures of nothing
+    assert "get_motion, realtime: reference" in capsys.readouterr().out
 
 
 @pytest.mark.gpu

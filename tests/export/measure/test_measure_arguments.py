@@ -16,6 +16,7 @@ from cmg_export.soak import __main__ as soak
 from cmg_runtime.backends import BACKENDS
 from engine_folder import shared_engine_folder
 
+Capture = pytest.CaptureFixture[str]
 WRONG = (
     (bench, "--backends torch tensorflow", f"'tensorflow'; expected {' or '.join(BACKENDS)}"),
     (bench, "--minutes nan", "--minutes is nan; expected more than 0"),
@@ -36,9 +37,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize(("module", "wrong", "message"), WRONG)
-def test_wrong_input_is_one_line(
-    module: ModuleType, wrong: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_input_is_one_line(module: ModuleType, wrong: str, message: str, tmp_path: Path, capsys: Capture) -> None:
     folder, out = shared_engine_folder()[0], tmp_path / "out"
     given = ["--engine", str(folder), *([] if module is kernels else ["--device", "cpu", "--out", str(out)])]
     try:
@@ -51,12 +50,12 @@ def test_wrong_input_is_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_kernels_alone_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kernels_alone_need_a_gpu(capsys: Capture) -> None:
     assert kernels.main(["--engine", str(shared_engine_folder()[0])]) == 2
     assert capsys.readouterr().err.strip() == f"{kernels.MODULE}: the kernels cannot run here: torch sees no GPU"
 
 
-def test_what_were_commands_of_their_own_name_the_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_were_commands_of_their_own_name_the_section(capsys: Capture) -> None:
     time_share = Path(dropin.__file__).parents[3] / "legged_gym" / "cmg_gym" / "time_share.py"
     for path, section in ((Path(dropin.__file__), "dropin"), (time_share, "time-share")):
         with pytest.raises(SystemExit) as end:
