@@ -13,20 +13,20 @@ import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
-from cmg_export.bench import time_share
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.read.joints import resolve_joints
-from cmg_gym import command_line, export_checkpoint, train
 from cmg_gym.command_line import reference_cfg
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.mdp.reference_command import ReferenceCommand, reference
+from cmg_gym.mdp.start_states import StartStates
 from cmg_gym.robots import robot_of
-from cmg_runtime import read_manifest
+from cmg_runtime import Engine, read_manifest
 from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
+from engine_folder import PASSED
 
-RAMP_FRAMES = 25
+RAMP_FRAMES, NUM_TRAJECTORIES = 25, 32
 CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
 
 _kept: list[tempfile.TemporaryDirectory[str]] = []
@@ -46,9 +46,7 @@ def make_g1_engine(folder: Path) -> Truth:
 
 
 def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) -> Truth:
-    """Write an engine folder, float32 for torch and for our kernels; returns its truth.
-
-    The artifacts say that they passed parity; none was run.
+    """Write an engine folder, float32 for torch and for our kernels, that says it passed parity; returns its truth.
 
     Args:
         checkpoint_file: with a bank beside it.
@@ -60,7 +58,11 @@ def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) 
     np.savez(folder / "weights.npz", **one_product_weights(checkpoint))  # pyright: ignore[reportArgumentType]
     np.savez(folder / "bank.npz", motion=checkpoint.bank)
     stats = checkpoint.stats
-    weights, passed = file_sha256(folder / "weights.npz"), {"status": "passed", "reason": "made by a test"}
+    sha256 = file_sha256(folder / "weights.npz")
+    artifacts = [
+        Artifact(f"{backend}_fp32", backend, "fp32", "weights.npz", sha256, target, parity=PASSED)
+        for backend, target in (("torch", {"device": "any"}), ("fused", {"device": "cuda"}))
+    ]
     manifest = Manifest(
         name="made_by_a_test",
         source={"file": checkpoint_file.name, "sha256": checkpoint.sha256["checkpoint"]},
@@ -72,10 +74,7 @@ def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) 
         command_range=checkpoint.card.command_range or CommandRange(stats.command_min, stats.command_max, "stats"),
         robot=joints.chain,
         bank=FileEntry("bank.npz", file_sha256(folder / "bank.npz")),
-        artifacts=tuple(
-            Artifact(f"{backend}_fp32", backend, "fp32", "weights.npz", weights, target, parity=passed)
-            for backend, target in (("torch", {"device": "any"}), ("fused", {"device": "cuda"}))
-        ),
+        artifacts=tuple(artifacts),
     )
     (folder / "manifest.json").write_text(manifest.to_json())
     return Truth.from_checkpoint(checkpoint)
@@ -87,27 +86,24 @@ def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*arguments: object) -> None:
         raise AssertionError("an environment is built")
 
-    for module, name in (
-        (command_line, "ManagerBasedRlEnv"),
-        (time_share, "ManagerBasedRlEnv"),
-        (export_checkpoint, "export_policy"),
-        (train, "launch_training"),
-    ):
-        monkeypatch.setattr(module, name, build)
+    for place in ("command_line.ManagerBasedRlEnv", "export_checkpoint.export_policy", "train.launch_training"):
+        monkeypatch.setattr(f"cmg_gym.{place}", build)
+    monkeypatch.setattr("cmg_export.bench.time_share.ManagerBasedRlEnv", build)
+
+
+def few_trajectories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments that command lines build start from as few trajectories as ours: a thousand take ten seconds."""
+
+    def few(engine: Engine, _: int, *others: int) -> StartStates:
+        return StartStates(engine, NUM_TRAJECTORIES, *others)
+
+    monkeypatch.setattr("cmg_gym.mdp.reference_command.StartStates", few)
 
 
 def make_env(
-    engine: Path,
-    num_envs: int,
-    seed: int,
-    *,
-    play: bool,
-    gravity: bool = True,
-    falls: bool = False,
-    delay_steps: int = 0,
-    device: str = "cpu",
-    **reference: Any,
-) -> ManagerBasedRlEnv:
+    engine: Path, num_envs: int, seed: int, *, play: bool, gravity: bool = True, falls: bool = False,
+    delay_steps: int = 0, device: str = "cpu", **reference: Any,
+) -> ManagerBasedRlEnv:  # fmt: skip
     """The task's environment, for the robot of the engine.
 
     Args:
@@ -120,7 +116,7 @@ def make_env(
     cfg = make_env_cfg(play, delay_steps, robot_of(read_manifest(engine)))
     cfg.scene.num_envs, cfg.seed = num_envs, seed % 2**31
     command = reference_cfg(cfg)
-    command.engine, command.num_trajectories = str(engine), 32
+    command.engine, command.num_trajectories = str(engine), NUM_TRAJECTORIES
     for name, value in reference.items():
         assert hasattr(command, name)
         setattr(command, name, value)

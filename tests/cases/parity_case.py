@@ -12,15 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
-from cmg_export.parity import ParityReport, Truth, run_parity
-from cmg_export.parity import run as parity_run
+from cmg_export.parity import ParityReport, Truth
 from cmg_export.parity.states import Inputs, make_inputs
 from cmg_export.parity.truth import draw_course
 from cmg_export.read.checkpoint import load_checkpoint
-from cmg_runtime.folder.manifest import Manifest, file_sha256, read_manifest
+from cmg_runtime.folder.manifest import Manifest, read_manifest
 from engine_folder import SEED, make_engine_folder
 from engine_folder import Truth as IndependentTruth
 
@@ -59,17 +57,6 @@ def shared_case() -> Case:
     return Case(folder, checkpoint, manifest, truth, independent, inputs)
 
 
-def rehash(folder: Path, file: str) -> Manifest:
-    """Make the manifest agree with a file that was changed on purpose."""
-    manifest = read_manifest(folder)
-    artifacts = [
-        dataclasses.replace(a, sha256=file_sha256(folder / file)) if a.file == file else a for a in manifest.artifacts
-    ]
-    manifest = dataclasses.replace(manifest, artifacts=tuple(artifacts))
-    (folder / "manifest.json").write_text(manifest.to_json())
-    return manifest
-
-
 def statuses(report: ParityReport) -> dict[str, str]:
     return {artifact.name: artifact.status for artifact in report.artifacts}
 
@@ -90,21 +77,3 @@ def exact(case: Case) -> Step:
         out.copy_(case.independent.step(motion, command))
 
     return step
-
-
-def use_inputs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run of parity gets the inputs of ``case``, whatever its seed, and computes no reference."""
-    monkeypatch.setattr(parity_run, "draw_course", lambda *_: case.inputs.rollouts.course)
-    monkeypatch.setattr(parity_run, "make_inputs", lambda *_: case.inputs)
-
-
-def run_with(case: Case, monkeypatch: pytest.MonkeyPatch, step: Step) -> ParityReport:
-    """Parity of one artifact whose backend does what ``step`` does."""
-
-    class Loaded:
-        @classmethod
-        def load(cls, *_: object) -> Any:
-            return backend_of(step)
-
-    monkeypatch.setattr(parity_run, "backend_class", lambda _: Loaded)
-    return run_parity(case.folder, case.manifest, case.truth, case.manifest.artifacts[:1], seed=SEED)

@@ -43,6 +43,7 @@ def test_the_table_of_two_runs_is_about_the_same_iterations(
     written(tmp_path / "two" / "b", 16, more, began=2e9, seconds=0.5)  # resumed years later
     both = np.concatenate([two, more])
     runs = {label: tmp_path / label for label in ("one", "two")}
+    picture = str(tmp_path / "curves.png")
 
     def same(text: str, label: str, values: np.ndarray, seconds: float) -> None:
         row = re.search(rf"\| {label} \| (.+) \|", text)
@@ -52,26 +53,23 @@ def test_the_table_of_two_runs_is_about_the_same_iterations(
         assert rate == pytest.approx(10 * np.median(values), abs=0.51)
         assert wall == pytest.approx(seconds, abs=1e-3)
 
+    def said(*options: str, **runs: Path) -> str:
+        assert curves.main([*(f"{label}={run}" for label, run in runs.items()), "--out", picture, *options]) == 0
+        return capsys.readouterr().out
+
     text = curves.table(runs, (10, 19))
     same(text, "one", one[10:20], 0.75)
     same(text, "two", both[6:16], 0.5)
     for wrong in ((3, 20), (10, 26), (20, 10), (10, 10)):
         with pytest.raises(EngineError, match="those of every run, 4 to 25"):
             curves.table(runs, wrong)
-    picture = str(tmp_path / "curves.png")
-    given = [*(f"{label}={folder}" for label, folder in runs.items()), "--out", picture]
-    assert curves.main([*given, "--iterations", "10", "19"]) == 0
-    assert capsys.readouterr().out == f"{picture} is written\n\n{text}\n"
-    assert curves.main(given) == 0  # all that both have
-    text = capsys.readouterr().out
+    assert said("--iterations", "10", "19", **runs) == f"{picture} is written\n\n{text}\n"
+    text = said(**runs)  # all that both have
     assert "\nIterations 4 to 25\n" in text
     same(text, "one", one[4:26], 0.75)
     same(text, "two", both, 0.5)
-    assert curves.main([f"early={runs['one']}", f"late={tmp_path / 'two' / 'b'}", "--out", picture]) == 0
-    assert "Iterations 16 to 25\n" in capsys.readouterr().out
     written(tmp_path / "later", 30, one)
-    assert curves.main([f"one={runs['one']}", f"later={tmp_path / 'later'}", "--out", picture]) == 0
-    assert capsys.readouterr().out.startswith(f"{picture} is written\n\nNo table")  # none in common
+    assert said(one=runs["one"], later=tmp_path / "later").startswith(f"{picture} is written\n\nNo table")
     written(tmp_path / "gap", 0, one[:8])
     written(tmp_path / "gap", 20, one[20:])  # a part of the log was lost: averages are of what both have
     both = np.concatenate([one[:8], one[20:]])
@@ -81,7 +79,9 @@ def test_the_table_of_two_runs_is_about_the_same_iterations(
 def test_curves_refuse_what_they_cannot_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EngineError, match="no TensorBoard file"):
         curves.read_curve(tmp_path, "Train/mean_reward")
-    assert curves.main(["nothing"]) != 0
-    assert re.search("LABEL=FOLDER", capsys.readouterr().err)
-    assert curves.main([f"same={tmp_path / 'one'}", f"same={tmp_path / 'two'}"]) != 0
-    assert "one label" in capsys.readouterr().err
+    for wrong, message in (
+        (["nothing"], "LABEL=FOLDER"),
+        ([f"same={tmp_path}", f"same={tmp_path / 'two'}"], "one label"),
+    ):
+        assert curves.main(wrong) != 0
+        assert message in capsys.readouterr().err

@@ -24,21 +24,15 @@ from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import CHECKPOINT, g1_engine, make_env
+from gym_case import CHECKPOINT, few_trajectories, g1_engine, make_env
 
 pytestmark = pytest.mark.xdist_group("gym")
 
 FORWARD, STAND = (0.8, 0.0, 0.0), (0.0, 0.0, 0.0)
 
 
-@pytest.fixture
-def folder() -> Path:
-    return g1_engine()[0]
-
-
 @pytest.fixture(scope="module")
 def robots(seed: int) -> RslRlVecEnvWrapper:
-    """Six, on the ground."""
     return RslRlVecEnvWrapper(make_env(g1_engine()[0], 6, seed, play=True, falls=True))
 
 
@@ -69,25 +63,23 @@ def test_it_walks_and_stands(robots: RslRlVecEnvWrapper) -> None:
     assert all(result.joint_error < 0.3 for result in results)
 
 
-def test_a_policy_of_another_generator_or_robot_is_refused(
-    robots: RslRlVecEnvWrapper, folder: Path, tmp_path: Path
-) -> None:
-    card = read_card(BUNDLED_POLICY)
+def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no exported policy"):
+        read_card(tmp_path)
     shutil.copy(BUNDLED_POLICY / "policy.onnx", tmp_path)
-
-    def refused(**changes: object) -> str:
+    card = read_card(BUNDLED_POLICY)
+    for changes, message in (
+        ({"action_scale": (1.0,) * 29, "lead_s": (0.0,) * 29}, "another action_scale, lead_s than"),
+        ({"observation": card.observation[:-1]}, "another observation than"),
+        ({"dof_upper": card.dof_upper[:-1]}, "another dof_upper than"),
+        ({"engine_sha256": "0" * 64}, "another engine_sha256 than"),
+    ):
         changed = dataclasses.replace(card, **changes)  # pyright: ignore[reportArgumentType]
         (tmp_path / "policy.json").write_text(json.dumps(dataclasses.asdict(changed)))
-        with pytest.raises(EngineError) as refusal:
+        with pytest.raises(EngineError, match=message):
             load_policy(tmp_path, robots)
-        return str(refusal.value)
-
-    assert "another engine_sha256 than" in refused(engine_sha256="0" * 64)
     with pytest.raises(EngineError, match="another checkpoint"):
-        Controller(tmp_path, folder)
-    assert "another action_scale, lead_s than" in refused(action_scale=(1.0,) * 29, lead_s=(0.0,) * 29)
-    assert "another observation than" in refused(observation=card.observation[:-1])
-    assert "another dof_upper than" in refused(dof_upper=card.dof_upper[:-1])
+        Controller(tmp_path, g1_engine()[0])
 
 
 def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:
@@ -95,22 +87,21 @@ def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp
     ResidualRunner(robots, dataclasses.asdict(make_rl_cfg()), device="cpu").save(str(path))
     load_policy(path, robots)
     saved = torch.load(path, weights_only=True)
-    first = next(name for name, values in saved["actor_state_dict"].items() if values.dim() == 2)
-    saved["actor_state_dict"][first] = saved["actor_state_dict"][first][:, 1:]  # it observes less
-    torch.save(saved, path)
-    with pytest.raises(EngineError, match="no checkpoint of this task"):
-        load_policy(path, robots)
-    del saved["infos"]
-    torch.save(saved, path)
-    with pytest.raises(EngineError, match="no checkpoint of this task"):
-        load_policy(path, robots)
+    weights = saved["actor_state_dict"]
+    first = next(name for name, values in weights.items() if values.dim() == 2)
+    observes_less = {**saved, "actor_state_dict": {**weights, first: weights[first][:, 1:]}}
+    for other in (observes_less, {name: value for name, value in saved.items() if name != "infos"}):
+        torch.save(other, path)
+        with pytest.raises(EngineError, match="no checkpoint of this task"):
+            load_policy(path, robots)
 
 
 @pytest.mark.draws
-def test_play_draws_it(folder: Path, tmp_path: Path) -> None:
+def test_play_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_trajectories(monkeypatch)
     out = tmp_path / "play.gif"
-    commands = [str(number) for command in (STAND, FORWARD) for number in command]
-    assert play.main(["--engine", str(folder), "--out", str(out), "--seconds", "0.08", "--commands", *commands]) == 0
+    given = ["--engine", str(g1_engine()[0]), "--out", str(out), "--seconds", "0.08"]
+    assert play.main([*given, "--commands", *map(str, (*STAND, *FORWARD))]) == 0
     with Image.open(out) as animation:
         assert isinstance(animation, GifImageFile)
         assert (animation.n_frames, animation.info["duration"]) == (4, 40)
@@ -122,6 +113,5 @@ def test_play_draws_it(folder: Path, tmp_path: Path) -> None:
 
 
 def test_captions() -> None:
-    assert play.caption(STAND) == "stand"
-    assert play.caption((0.8, 0.0, -0.5)) == "0.8 m/s, turning -0.5 rad/s"
-    assert play.caption((0.0, 0.4, 0.0)) == "0.0 m/s, +0.4 m/s sideways"
+    said = [play.caption(command) for command in (STAND, (0.8, 0.0, -0.5), (0.0, 0.4, 0.0))]
+    assert said == ["stand", "0.8 m/s, turning -0.5 rad/s", "0.0 m/s, +0.4 m/s sideways"]

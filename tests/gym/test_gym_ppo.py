@@ -30,22 +30,11 @@ def make_ppo(num_envs: int, rank: int | None = None, device: str = "cpu") -> Sha
     world = None if rank is None else {"global_rank": rank, "local_rank": rank, "world_size": NUM_PROCESSES}
     model = {"class_name": "MLPModel", "hidden_dims": (16,), "obs_normalization": True}
     noise = {"class_name": "GaussianDistribution", "init_std": 0.5, "std_type": "scalar"}
-    cfg = {
-        "algorithm": {
-            "class_name": make_rl_cfg().algorithm.class_name,
-            "optimizer": "sgd",
-            "num_learning_epochs": 1,
-            "num_mini_batches": 1,
-            "learning_rate": 0.05,
-            "max_grad_norm": 1e3,  # clipped gradients would all be of one length
-        },
-        "actor": {**model, "distribution_cfg": noise},
-        "critic": dict(model),
-        "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
-        "num_steps_per_env": NUM_STEPS,
-        "multi_gpu": world,
-    }
-
+    ppo = {"class_name": make_rl_cfg().algorithm.class_name, "optimizer": "sgd", "learning_rate": 0.05}
+    ppo |= {"num_learning_epochs": 1, "num_mini_batches": 1}
+    ppo["max_grad_norm"] = 1e3  # clipped gradients would all be of one length
+    cfg = {"algorithm": ppo, "actor": {**model, "distribution_cfg": noise}, "critic": dict(model), "multi_gpu": world}
+    cfg |= {"obs_groups": {"actor": ["actor"], "critic": ["critic"]}, "num_steps_per_env": NUM_STEPS}
     robots = SimpleNamespace(num_envs=num_envs, num_actions=NUM_ACTIONS)
     observations = TensorDict({name: torch.zeros(num_envs, size) for name, size in OBS_DIMS.items()}, [num_envs])
     kind = resolve_callable(cfg["algorithm"]["class_name"])
@@ -61,11 +50,11 @@ def make_ppo(num_envs: int, rank: int | None = None, device: str = "cpu") -> Sha
 def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollout:
     """Fill the storage with robots whose observations and rewards lie about ``offset``; returns a copy on the CPU."""
 
+    def draw(*shape: int) -> torch.Tensor:
+        return offset + (1.0 + offset) * torch.randn(*shape, generator=generator)
+
     def observe() -> TensorDict:
-        drawn = {
-            name: offset + (1.0 + offset) * torch.randn(NUM_ENVS, size, generator=generator)
-            for name, size in OBS_DIMS.items()
-        }
+        drawn = {name: draw(NUM_ENVS, size) for name, size in OBS_DIMS.items()}
         return TensorDict(drawn, [NUM_ENVS]).to(algorithm.device)
 
     seen: list[TensorDict] = []
@@ -75,9 +64,9 @@ def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollo
             algorithm.act(observations)
             observations = observe()
             seen.append(observations)
-            rewards = offset + (1.0 + offset) * torch.randn(NUM_ENVS, generator=generator)
+            rewards = draw(NUM_ENVS).to(algorithm.device)
             dones = (torch.rand(NUM_ENVS, generator=generator) < 0.1).to(algorithm.device)
-            algorithm.process_env_step(observations, rewards.to(algorithm.device), dones, {})
+            algorithm.process_env_step(observations, rewards, dones, {})
         algorithm.compute_returns(observations)
     storage = algorithm.storage
     assert storage.distribution_params is not None
@@ -89,18 +78,12 @@ def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollo
 
 
 def train_process(rank: int, folder: Path, seed: int, on_gpus: bool) -> None:
-    device = "cpu"
+    device = f"cuda:{rank}" if on_gpus else "cpu"
     if on_gpus:
-        device = f"cuda:{rank}"
         torch.cuda.set_device(rank)
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "nccl" if on_gpus else "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        timeout=timedelta(minutes=2),
-        rank=rank,
-        world_size=NUM_PROCESSES,
-    )
+    meeting = {"init_method": f"file://{folder / 'meeting'}", "rank": rank, "world_size": NUM_PROCESSES}
+    torch.distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=timedelta(minutes=2), **meeting)
     torch.manual_seed(seed + rank)
     generator = torch.Generator().manual_seed(seed + rank)
     algorithm = make_ppo(NUM_ENVS, rank, device)
@@ -132,13 +115,8 @@ def update_on(
     algorithm.update()
 
 
-TWO_GPUS = (
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        torch.cuda.device_count() < NUM_PROCESSES,
-        reason="needs two CUDA devices: `pytest -m gpu` where there are",
-    ),
-)
+NO_TWO = "needs two CUDA devices: `pytest -m gpu` where there are"
+TWO_GPUS = (pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < NUM_PROCESSES, reason=NO_TWO))
 
 
 @pytest.mark.parametrize("on_gpus", [False, pytest.param(True, marks=TWO_GPUS)], ids=["cpu", "gpus"])

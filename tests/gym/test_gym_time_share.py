@@ -1,4 +1,4 @@
-"""The benchmark's section time-share: its rounds, its stopwatch, and the section on a small scale."""
+"""The benchmark's section time-share on a small scale: how long things take is not looked at, what is counted is."""
 
 from __future__ import annotations
 
@@ -6,48 +6,36 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from cmg_export.bench import __main__ as bench
 from cmg_export.bench import time_share
 from cmg_gym.mdp.reference_command import COMMANDS_EVERY
-from gym_case import CHECKPOINT, g1_engine
+from gym_case import CHECKPOINT, few_trajectories, g1_engine
 
-ON_CPU = pytest.param("cpu", ("torch",), ("trt",), marks=pytest.mark.xdist_group("gym"), id="cpu")
-ON_GPU = pytest.param(
-    "cuda", ("fused", "torch"), (), marks=(pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu")), id="gpu"
-)
-
-
-def test_both_ways_of_timing_see_as_many_rounds_of_commands() -> None:
-    for wanted in (1, 20, 30, 200):
-        warm_up, steps = time_share.whole_rounds(wanted), time_share.whole_rounds(wanted)
-        assert steps >= wanted and steps % COMMANDS_EVERY == 0
-        ways = [index // COMMANDS_EVERY % 2 for index in range(warm_up, warm_up + 2 * steps)]
-        rounds = [way for index, way in enumerate(ways, warm_up) if index % COMMANDS_EVERY == 0]
-        assert sum(rounds) * 2 == len(rounds) and sum(ways) == steps
+ON_CPU = pytest.param("cpu", 4, ("torch",), ("trt",), marks=pytest.mark.xdist_group("gym"), id="cpu")
+GPU_MARKS = (pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu"))
+ON_GPU = pytest.param("cuda", 70, ("fused", "torch"), (), marks=GPU_MARKS, id="gpu")
 
 
-def test_the_stopwatch_times_what_it_is_attached_to() -> None:
-    class Term:
-        def _update_command(self, env_ids: None) -> str:
-            return "done"
-
-    term, watch = Term(), time_share.Stopwatch(torch.device("cpu"))
-    watch.attach(term)  # pyright: ignore[reportArgumentType]
-    assert watch.read() == 0.0
-    assert term._update_command(None) == "done"
-    assert watch.read() > 0 and watch.read() == 0.0
-
-
-@pytest.mark.parametrize(("device", "backends", "left_out"), [ON_CPU, ON_GPU])
-def test_shares_are_measured(device: str, backends: tuple[str, ...], left_out: tuple[str, ...], tmp_path: Path) -> None:
-    """The whole section on a small scale: how long things take is not looked at, what is counted is."""
-    num_envs = 4 if device == "cpu" else 70
+@pytest.mark.parametrize(("device", "num_envs", "backends", "left_out"), [ON_CPU, ON_GPU])
+def test_shares_are_measured(
+    device: str,
+    num_envs: int,
+    backends: tuple[str, ...],
+    left_out: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few_trajectories(monkeypatch)
+    read, waits = time_share.Stopwatch.read, []
+    monkeypatch.setattr(time_share.Stopwatch, "read", lambda watch: (waits.append(watch.waits), read(watch))[1])
     few = ["--time-share.steps", "1", "--time-share.warm-up", "1", "--time-share.textbook-envs", "2"]
     given = ["--sections", "time-share", "--engine", str(g1_engine()[0]), "--checkpoint", str(CHECKPOINT)]
     given += ["--num-envs", str(num_envs), "--device", device, "--out", str(tmp_path)]
     assert bench.main([*given, *few, "--backends", *backends, *left_out]) == 0
+    # Whole rounds of commands: one to warm up, and one for each way of timing.
+    ways = [False] * COMMANDS_EVERY + [True] * COMMANDS_EVERY + [False] * COMMANDS_EVERY
+    assert waits == ways * len(backends)
     report = json.loads((tmp_path / "bench.json").read_text())
     found = report["time_share"]
     assert [share["backend"] for share in found["shares"]] == list(backends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import signal
 import time
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from cmg_export.bench import __main__ as bench
+from cmg_export.bench.dropin_reference import ReferenceMotionLib, ReferencePregenerated, ReferenceRealtime
 from cmg_export.bench.floor import describe, flop_per_env, weight_bytes
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.report import format_table
@@ -27,33 +29,30 @@ from cmg_runtime.backends import backend_class
 from cmg_runtime.backends.torch import TorchBackend
 from cmg_runtime.backends.torchscript import TorchScriptBackend
 from cmg_runtime.folder.manifest import read_manifest
+from dropin_case import g1_case
 from engine_folder import SEED, TOLERANCE, shared_engine_folder
 
+Patch = pytest.MonkeyPatch
 CPU = torch.device("cpu")
 NUM_ENVS, SIZES, STEPS = 16, (3, 16, 20), 12
-ON_CPU = {
-    f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE
-}  # the backends that the shared folder has and a CPU runs
+ON_CPU = {f"{backend}_{precision}" for backend in ("torch", "torchscript", "onnx") for precision in TOLERANCE}
+"""The backends that the shared folder has and a CPU runs."""
 
 described = functools.cache(describe)
 """Large products take seconds: once for all runs."""
 
 
 @pytest.fixture(autouse=True)
-def described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def described_once(monkeypatch: Patch) -> None:
     monkeypatch.setattr("cmg_export.bench.run.describe", described)
 
 
-def arguments(out: Path, *more: str) -> list[str]:
+def run(out: Path, *more: str, status: int = 0) -> dict[str, Any]:
+    """The report of a small run."""
     folder = shared_engine_folder()[0]
-    checkpoint = folder / "checkpoint" / "cmg_final.pt"
-    fixed = ["--engine", str(folder), "--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu"]
-    small = ["--num-envs", str(NUM_ENVS), "--sizes", *map(str, SIZES), "--steps", str(STEPS), "--horizon", "4"]
-    return [*fixed, *small, "--seed", str(SEED), *more]
-
-
-def run(out: Path, *more: str) -> dict[str, Any]:
-    assert bench.main(arguments(out, *more)) == 0
+    files = ["--engine", folder, "--checkpoint", folder / "checkpoint" / "cmg_final.pt", "--out", out]
+    numbers = ["--num-envs", NUM_ENVS, "--sizes", *SIZES, "--steps", STEPS, "--horizon", 4, "--seed", SEED]
+    assert bench.main([*map(str, [*files, *numbers]), "--device", "cpu", *more]) == status
     return json.loads((out / "bench.json").read_text())
 
 
@@ -65,115 +64,91 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def report(out: Path) -> dict[str, Any]:
-    return json.loads((out / "bench.json").read_text())
-
-
-@pytest.fixture
-def results(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {result["name"]: result for result in report["results"]}
-
-
-def test_every_contender_is_timed_at_every_size(report: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+def test_every_contender_is_timed_at_every_size_and_what_a_cpu_cannot_show_is_said(out: Path) -> None:
+    report = json.loads((out / "bench.json").read_text())
+    results = {result["name"]: result for result in report["results"]}
     assert set(results) >= {*ON_CPU, "reference_eager"}
     assert report["num_envs"] == NUM_ENVS and report["horizon"] == 4 and report["seed"] == SEED
     for name, result in results.items():
-        engine = {str(NUM_ENVS), str(max(SIZES))} if name != "reference_eager" else set()
+        engines = name != "reference_eager"
         assert set(result["frame"]) == {str(size) for size in SIZES}
-        assert set(result["step"]) == engine
-        assert set(result["rebuild"]) == ({"16"} if engine else set())
+        assert set(result["step"]) == ({str(NUM_ENVS), str(max(SIZES))} if engines else set())
+        assert set(result["rebuild"]) == ({"16"} if engines else set())
         for timing in [*result["frame"].values(), *result["step"].values(), *result["rebuild"].values()]:
             wall = timing["wall"]
             assert 0 < wall["p50"] <= wall["p99"] <= wall["p999"] <= wall["max"]
             assert timing["gpu"] is None and timing["call"] is None and timing["count"] >= 2
     assert results["torch_fp32"]["step"][str(NUM_ENVS)]["count"] <= STEPS
 
-
-def test_what_a_cpu_cannot_show_is_said_and_there_are_pictures(report: dict[str, Any], out: Path) -> None:
-    assert any(line.startswith("the GPU:") for line in report["left_out"])
-    assert any("torch.compile" in line for line in report["left_out"])
+    assert all(any(what in line for line in report["left_out"]) for what in ("the GPU:", "torch.compile"))
     assert {target["verdict"] for target in report["targets"]} == {"not measured"}
     assert report["machine"]["device"] == "cpu" and report["machine"]["versions"]["torch"] == torch.__version__
     assert report["auto"] in ON_CPU and report["auto"] in report["selection"]
-    for name in ("latency.png", "distribution.png"):
-        with Image.open(out / name) as picture:
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
+    for file in out.glob("*.png"):
+        with Image.open(file) as picture:
             assert min(picture.size) > 300
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
-    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "distribution.png", "latency.png"]
 
 
-def test_errors_are_those_of_an_independent_reference(results: dict[str, dict[str, Any]]) -> None:
-    folder, truth = shared_engine_folder()
+def test_errors_are_those_of_an_independent_reference(out: Path) -> None:
+    (folder, truth), report = shared_engine_folder(), json.loads((out / "bench.json").read_text())
+    error = {result["name"]: result["error"] for result in report["results"]}
     manifest = read_manifest(folder)
     inputs = Inputs(folder, manifest, load_checkpoint(folder / "checkpoint" / "cmg_final.pt"), SEED)
     motion, command = inputs.draw(NUM_ENVS, CPU)
-    expected = truth.step(motion, command)
     for artifact in manifest.artifacts:
-        if artifact.name not in ON_CPU:
-            continue
-        frame = torch.empty_like(motion)
-        loaded = backend_class(artifact.backend).load(folder, artifact, manifest, NUM_ENVS, CPU)
-        for _ in range(3):  # TorchScript compiles again in its second call, and then rounds otherwise
-            loaded.step(motion, command, frame)
-        measured = results[artifact.name]["error"]
-        assert 0 < measured < TOLERANCE[artifact.precision]
-        assert measured == pytest.approx(truth.error(frame, expected), rel=0.2)
-    assert 0 < results["reference_eager"]["error"] < TOLERANCE["fp32"]
-    assert results["torch_fp16"]["error"] > 10 * results["torch_fp32"]["error"]
+        if artifact.name in ON_CPU:
+            frame = torch.empty_like(motion)
+            loaded = backend_class(artifact.backend).load(folder, artifact, manifest, NUM_ENVS, CPU)
+            for _ in range(3):  # TorchScript compiles again in its second call, and then rounds otherwise
+                loaded.step(motion, command, frame)
+            assert 0 < error[artifact.name] < TOLERANCE[artifact.precision]
+            assert error[artifact.name] == pytest.approx(truth.error(frame, truth.step(motion, command)), rel=0.2)
+    assert 0 < error["reference_eager"] < TOLERANCE["fp32"] and error["torch_fp16"] > 10 * error["torch_fp32"]
 
 
-def test_a_wrong_frame_and_one_that_is_not_written_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TorchBackend.step
-    spread = torch.tensor(read_manifest(shared_engine_folder()[0]).stats.motion_std)
+def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: Patch) -> None:
+    """By an error that no one foresaw, in the middle of being timed, too; and by writing nothing."""
+    honest, calls, first = TorchScriptBackend.step, itertools.count(), itertools.count()
 
-    def off(self: TorchBackend, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
-        honest(self, motion, command, out)
-        out += 0.1 * spread
-
-    monkeypatch.setattr(TorchBackend, "step", off)
-    monkeypatch.setattr(TorchScriptBackend, "step", lambda self, motion, command, out: None)
-    report = run(tmp_path, "--backends", "torch", "torchscript", "--quick")
-    results = {result["name"]: result for result in report["results"]}
-    assert set(results) == {"torch_fp32", "torch_fp16"}
-    assert all(0.01 < result["error"] < 1 for result in results.values())
-    assert sum("not finite, or was not written" in line for line in report["left_out"]) == 2
-    assert "the peers: not asked for" in report["left_out"]
-
-
-def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an error that no one foresaw; in the middle of being timed, too."""
-    honest, calls = TorchScriptBackend.step, 0
-
-    def at_once(self: TorchBackend, *tensors: torch.Tensor) -> None:
-        raise ValueError("a cable\nwas pulled")
+    def at_once_or_nothing(self: TorchBackend, *tensors: torch.Tensor) -> None:
+        if next(first) == 0:
+            raise ValueError("a cable\nwas pulled")
 
     def later(self: TorchScriptBackend, *tensors: torch.Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 60:
+        if next(calls) > 59:
             raise ValueError("a cable\nwas pulled")
         honest(self, *tensors)
 
-    monkeypatch.setattr(TorchBackend, "step", at_once)
+    monkeypatch.setattr(TorchBackend, "step", at_once_or_nothing)
     monkeypatch.setattr(TorchScriptBackend, "step", later)
     report = run(tmp_path, "--backends", "torch", "torchscript", "onnx", "--quick")
-    lines = [line for line in report["left_out"] if "ValueError: a cable" in line]
-    for name in ("torch_fp32", "torch_fp16", "torchscript_fp32", "torchscript_fp16"):
-        assert any(name in line for line in lines), name
-    complete = {result["name"] for result in report["results"] if set(result["rebuild"]) == {"16"}}
-    assert complete == {"onnx_fp32", "onnx_fp16"}
+    pulled = [line for line in report["left_out"] if "ValueError: a cable" in line]
+    assert all(any(name in line for line in pulled) for name in ("torchscript_fp32", "torchscript_fp16"))
+    empty = [line for line in report["left_out"] if "not finite, or was not written" in line]
+    assert len(empty) == 1 and sum("torch_fp" in line for line in [*pulled, *empty]) == 2
+    assert "the peers: not asked for" in report["left_out"]
+    complete = {result["name"]: set(result["rebuild"]) == {"16"} for result in report["results"]}
+    assert complete == {name: "onnx" in name for name in ON_CPU if not name.startswith("torch_")}
 
 
-@pytest.mark.parametrize("when", ["before anything", "later", "later, and a library turns it into an error"])
-def test_an_interruption_reports_what_there_is(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+LOST = "CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize("when", ["before anything", "later", "later, in a library", "the device is lost"])
+def test_what_cuts_it_short_leaves_what_there_is(
+    when: str, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also the calls that had been timed when it came. It does not become a contender's failure."""
-    blocks = []
+    """An interruption, also one that a library turns into an error; an error after which the device does not answer.
+    Also the calls that had been timed when it came are reported. It does not become a contender's failure."""
+    blocks, lost = [], []
 
-    def interrupted(*arguments: Any) -> None:
-        if when == "before anything" or len(blocks) > 2:
+    def cut_short(*arguments: Any) -> None:
+        if when == "the device is lost" and len(blocks) > 2:
+            lost.append(LOST)
+            wait(CPU)
+        elif when == "before anything" or len(blocks) > 2:
             try:
                 signal.raise_signal(signal.SIGINT)
             except KeyboardInterrupt:
@@ -182,79 +157,39 @@ def test_an_interruption_reports_what_there_is(
                 raise
         blocks.append(time_block(*arguments))
 
-    monkeypatch.setattr("cmg_export.timing.time_block", interrupted)
+    def wait(device: torch.device) -> None:
+        if lost:
+            raise RuntimeError(f"{LOST}\nCompile with")
+
+    monkeypatch.setattr("cmg_export.timing.time_block", cut_short)
+    monkeypatch.setattr("cmg_export.timing.synchronise", wait)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     interrupts.note_interrupts()
     try:
-        assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 130
-        assert when == "before anything" or interrupts.received() is None  # it has been seen to
+        if when == "before anything":
+            with pytest.raises(FileNotFoundError, match="bench.json"):
+                run(tmp_path, "--backends", "torch", "--quick", status=130)
+            assert "interrupted" in capsys.readouterr().err
+            return
+        report = run(tmp_path, "--backends", "torch", "--quick", status=1 if "lost" in when else 130)
+        assert interrupts.received() is None  # it has been seen to
     finally:
         interrupts.forget()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    said = capsys.readouterr()
-    if when == "before anything":
-        assert not (tmp_path / "bench.json").exists() and "interrupted" in said.err
-        return
-    report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["cut_short"] == "interrupted"
-    assert report["left_out"][-1] == "step() at 16 and what comes behind: interrupted"
-    assert [bool(result["frame"]) for result in report["results"]] == [True, True]
-    assert [bool(result["step"]) for result in report["results"]] == [True, False]
-    assert not any(result["rebuild"] for result in report["results"])
-    assert "left out: step() at 16 and what comes behind: interrupted" in said.out
+    why = f"RuntimeError: {LOST}" if "lost" in when else "interrupted"
+    assert report["cut_short"] == why and report["left_out"][-1] == f"step() at 16 and what comes behind: {why}"
+    timed = [[bool(result[kind]) for result in report["results"]] for kind in ("frame", "step", "rebuild")]
+    assert timed == [[True, True], [True, False], [False, False]] and report["machine"]["tflops"]
+    assert f"left out: step() at 16 and what comes behind: {why}" in capsys.readouterr().out
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
-
-
-def test_an_error_that_nothing_can_follow_reports_what_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As every call of CUDA fails after a kernel has failed: whatever settles the device before the steps does."""
-    settled: list[None] = []
-
-    def lost(device: torch.device) -> None:
-        settled.append(None)
-        if len(settled) > 1:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
-
-    monkeypatch.setattr("cmg_export.bench.engines.settle", lost)
-    assert bench.main(arguments(tmp_path, "--backends", "torch", "--quick")) == 1
-    report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["cut_short"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
-    assert report["left_out"][-1].startswith("step() at 16 and what comes behind: RuntimeError")
-    assert all(result["frame"] for result in report["results"]) and report["machine"]["tflops"]
 
 
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     report = run(tmp_path, "--backends", "torch", "--quick", "--minutes", "1e-9")
-    late = [line for line in report["left_out"] if "minutes were over" in line]
-    assert len(late) == 1 + 1 + len(SIZES) - 1
+    assert sum("minutes were over" in line for line in report["left_out"]) == 1 + 1 + len(SIZES) - 1
     assert {tuple(result["frame"]) for result in report["results"]} == {(str(NUM_ENVS),)}
     assert not any(result["step"] for result in report["results"])
-
-
-def test_a_lost_device_ends_all_and_what_was_timed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One contender's failure is not the end; one after which the device does not answer is."""
-    calls, lost = 0, RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    def breaks() -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 40:
-            raise lost
-
-    runs = {"sound": lambda: None, "breaks": breaks}
-    left_out: list[str] = []
-    timed = interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name))
-    assert (list(timed), left_out) == (["sound"], ["breaks"])
-
-    calls = 0
-    monkeypatch.setattr("cmg_export.timing.synchronise", lambda _: breaks() if calls > 40 else None)
-    kept: dict[str, Samples] = {}
-    with pytest.raises(RuntimeError) as caught:
-        interleave(runs, CPU, 60, 60, block=10, failed=lambda name, _: left_out.append(name), samples=kept)
-    assert caught.value is lost and left_out == ["breaks"]
-    assert all(len(samples.wall) >= 10 for samples in kept.values()) and list(kept) == ["sound", "breaks"]
 
 
 def test_contenders_take_turns_and_a_slow_one_gets_fewer_calls() -> None:
@@ -288,61 +223,96 @@ def timing(p50: float, p99: float | None = None) -> Timing:
     return Timing(100, quantiles, Quantiles(9e9, 9e9, 9e9, 9e9), quantiles)
 
 
-def fast(step: float = 50.0) -> Result:
-    """A contender on a GPU: a pass, an aim and a miss among its figures."""
-    frame, steps = {"4096": timing(19.0)}, {"4096": timing(step, 1.2 * step), "65536": timing(16 * 0.9 * step)}
-    rebuild = {"64": timing(700.0), "4096": timing(1900.0)}
-    memory = {"frame_memory_mib": 5.0, "memory_mib": 17.0, "device_memory_mib": 80.0}
-    return Result("ours_fp16", "backend", "a test's", 1e-3, frame, steps, rebuild, **memory)
+FAST = Result(
+    "ours_fp16", "backend", "a test's", 1e-3,
+    frame={"4096": timing(19.0)},
+    step={"4096": timing(50.0, 60.0), "65536": timing(720.0)},
+    rebuild={"64": timing(700.0), "4096": timing(1900.0)},
+    frame_memory_mib=5.0, memory_mib=17.0, device_memory_mib=80.0,
+)  # fmt: skip
+"""A contender on a GPU: a pass, an aim and a miss among its figures."""
 
 
 def test_bars() -> None:
     slow = Result("slow", "peer", "", 0.0, {"4096": timing(1e6)})
-    targets = judge((slow, fast()), "ours_fp16", on_gpu=True)
+    targets = judge((slow, FAST), "ours_fp16", on_gpu=True)
     assert [target.value for target in targets] == pytest.approx([19.0, 50.0, 1.2, 1.9, 0.7, 17.0, 0.9])
     assert [target.verdict for target in targets] == ["aim", "pass", "MISS", "aim", "pass", "pass", "pass"]
-    for results, auto, on_gpu in [((fast(),), "ours_fp16", False), ((slow,), "ours_fp16", True), ((fast(),), "", True)]:
+    for results, auto, on_gpu in [((FAST,), "ours_fp16", False), ((slow,), "ours_fp16", True), ((FAST,), "", True)]:
         assert {target.verdict for target in judge(results, auto, on_gpu)} == {"not measured"}
 
 
 def test_the_table_of_a_gpu() -> None:
     frame = {"4096": timing(67.0), "64": timing(9.0)}
     peer = Result("one_product_max_autotune", "peer", "", 8e-4, frame, frame_memory_mib=3.0)
-    results = (fast(), peer)
+    results = (FAST, peer)
     report = BenchReport(
-        engine="g1",
-        source_sha256="0" * 64,
+        engine="g1", source_sha256="0" * 64,
         machine=Machine("NVIDIA H200", "cpu x 16", {"clocks.sm": "1980 MHz"}, {"torch": "2.11"}, {"fp16": 768.0}),
-        num_envs=4096,
-        horizon=96,
-        seed=0,
-        flop_per_env=2_650_000,
-        floor_us={"fp16": {"64": 0.2, "4096": 14.1}},
-        auto="ours_fp16",
-        selection="ours_fp16, first that loads",
-        results=results,
-        targets=judge(results, "ours_fp16", True),
+        num_envs=4096, horizon=96, seed=0, flop_per_env=2_650_000, floor_us={"fp16": {"64": 0.2, "4096": 14.1}},
+        auto="ours_fp16", selection="ours_fp16, first that loads",
+        results=results, targets=judge(results, "ours_fp16", True),
         dropin=(Call("get_motion, realtime", "ours_fp16", Timing(3, None, Quantiles(61.0, 70.0, 80.0, 90.0), None)),),
         time_share=TimeShare(4096, 40, (Share("fused", 25.0, 0.4, 0.3, 11.5),), 1024, 1.19, 40),
-        left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"),
-        seconds=12.0,
-    )
+        left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"), seconds=12.0,
+    )  # fmt: skip
     lines = format_table(report).splitlines()
     assert max(map(len, lines)) <= 120
 
     def row(start: str) -> list[str]:
         return next(line for line in lines if line.startswith(start)).removeprefix(start).split()
 
-    assert row("one_product_max_autotune")[0] == "67.0" and row("one_product_max_autotune")[-1] == "100"
+    assert [row("one_product_max_autotune")[place] for place in (0, -1)] == ["67.0", "100"]
     assert any("p99 / p50" in line and line.endswith("MISS") and " 1.2 " in line for line in lines)
     assert row("floor fp16")[0] == "0.2"
     assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3"]
     assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
-    assert any(
-        line.startswith("For contrast, the textbook form") and "1.19 ms a frame, 48 ms" in line for line in lines
-    )
-    assert {"left out: trt_fp16: no library", "left out: time share of onnx: no CUDA provider"} <= set(lines)
+    assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
+    assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)
     assert json.loads(report.to_json())["time_share"]["shares"][0]["share"] == pytest.approx(0.016)
+
+
+def network(motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
+    return g1_case().truth.step(motion, command).float()
+
+
+def test_the_reference_classes_follow_the_network(generator: torch.Generator) -> None:
+    truth, n = g1_case().truth, 5
+    bank, command = truth.states(1, generator), truth.commands(n, generator)
+    frames = [bank.expand(n, -1)]
+    for _ in range(12):
+        frames.append(network(frames[-1], command))
+    pregenerated = ReferencePregenerated(network, bank, n, 12)
+    pregenerated.reset(command)
+    for frame in [*frames, frames[0]]:  # wraps round
+        assert torch.equal(torch.cat(pregenerated.get_motion(), 1), frame)
+    realtime = ReferenceRealtime(network, bank, n, size=6)
+    realtime.reset(command)
+    for frame in frames[1:]:  # its queues leave the initial state out
+        assert torch.equal(torch.cat(realtime.get_motion(), 1), frame)
+    lib = ReferenceMotionLib(network, bank, command, 12, 50.0)
+    root_vel, root_ang_vel, dof_pos, dof_vel = lib.calc_motion_frame(torch.tensor([4, 0]), torch.tensor([0.051, 0.0]))
+    assert torch.equal(root_vel[:, :2], command[[4, 0], :2]) and torch.equal(root_ang_vel[:, 2], command[[4, 0], 2])
+    expected = torch.stack([frames[2][4], frames[0][0]])
+    bounds = torch.tensor([3.14159] * 29 + [20.0] * 29)
+    assert torch.equal(torch.cat([dof_pos, dof_vel], 1), expected.clamp(-bounds, bounds))
+
+
+def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = g1_case()
+    checkpoint = next((case.folder / "checkpoint").glob("*.pt"))
+    given = ["--sections", "dropin", "--engine", str(case.folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    numbers = {"num-envs": 3, "dropin.num-motions": 2, "dropin.frames": 4, "dropin.count": 3, "dropin.seconds": 1}
+    assert bench.main([*given, *(f"--{name}={n}" for name, n in numbers.items()), "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "bench.json").read_text())
+    calls = report["dropin"]
+    assert (
+        all(call["timing"]["wall"]["p50"] > 0 and call["timing"]["count"] >= 3 for call in calls) and len(calls) == 11
+    )
+    assert [call["contender"] for call in calls].count("reference") == 5
+    assert report["results"] == report["targets"] == [] and report["time_share"] is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]  # no pictures of nothing
+    assert "get_motion, realtime: reference" in capsys.readouterr().out
 
 
 @pytest.mark.gpu

@@ -31,29 +31,22 @@ def g1_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained engine for a G1, whose command range is narrower than the demo's commands."""
     folder = tmp_path_factory.mktemp("engine")
     make_engine_folder(folder, SEED, precisions=("fp32",), num_joints=29, hidden_dim=32)
-    path = g1_model()
+    path, narrow = g1_model(), CommandRange((-0.25, -0.5, -0.5), (0.75, 0.5, 0.5), "card")
     assert path is not None
-    manifest = replace(
-        read_manifest(folder),
-        joint_names=JOINT_NAMES,
-        robot=RobotModel(path).chain(JOINT_NAMES),
-        command_range=CommandRange((-0.25, -0.5, -0.5), (0.75, 0.5, 0.5), "card"),
-    )
+    robot = RobotModel(path).chain(JOINT_NAMES)
+    manifest = replace(read_manifest(folder), joint_names=JOINT_NAMES, robot=robot, command_range=narrow)
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
 
 def test_integrated_command_is_the_limit_of_small_steps(rng: np.random.Generator) -> None:
     for command in [*rng.uniform(-2, 2, (5, 3)), np.array([0.7, -0.3, 0.0])]:
-        poses = integrate_command(command.tolist(), 101, 50.0)
-        substeps = 2000
+        poses, substeps = integrate_command(command.tolist(), 101, 50.0), 2000
         heading = command[2] * (np.arange(2 * substeps) + 0.5) / substeps  # two seconds, midpoint rule
         position = ((command[0] + 1j * command[1]) * np.exp(1j * heading)).cumsum() / substeps
         assert poses[0].tolist() == [0, 0, 0]
-        np.testing.assert_allclose(poses[-1], [position[-1].real, position[-1].imag, 2 * command[2]], atol=1e-5)
-        np.testing.assert_allclose(
-            poses[50], [position[substeps - 1].real, position[substeps - 1].imag, command[2]], atol=1e-5
-        )
+        for pose, at, seconds in ((poses[-1], position[-1], 2), (poses[50], position[substeps - 1], 1)):
+            np.testing.assert_allclose(pose, [at.real, at.imag, seconds * command[2]], atol=1e-5)
 
 
 def test_gait_period_is_one_cycle(rng: np.random.Generator) -> None:
@@ -79,11 +72,10 @@ def test_lowest_point_of_the_feet_is_on_the_ground(g1_engine: Path) -> None:
             data.qpos[:7] = x, y, z, np.cos(heading / 2), 0, 0, np.sin(heading / 2)
             data.qpos[addresses] = dof_pos
             mujoco.mj_kinematics(model, data)
+            lying = [abs(data.geom_xmat[g].reshape(3, 3)[2, 2]) * model.geom_size[g][1] for g in feet]  # of capsules
             lowest = min(
-                data.geom_xpos[g][2] - abs(data.geom_xmat[g].reshape(3, 3)[2, 2]) * model.geom_size[g][1]
-                - model.geom_size[g][0]
-                for g in feet
-            )  # fmt: skip
+                data.geom_xpos[g][2] - half - model.geom_size[g][0] for g, half in zip(feet, lying, strict=True)
+            )
             assert lowest == pytest.approx(0, abs=1e-6)
 
 

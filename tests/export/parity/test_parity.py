@@ -170,31 +170,19 @@ def test_wrong_input_is_one_line_and_changes_nothing(
     other.write_bytes(case.checkpoint.read_bytes() + b" ")
     tampered = Path(shutil.copytree(copy, tmp_path / "tampered"))
     (tampered / "weights.npz").write_bytes(b"not this")
-    folder, checkpoint = str(copy), str(case.checkpoint)
     wrong = {
-        "cannot read": [str(tmp_path / "nowhere"), checkpoint],
-        "torch.save file": [folder, str(tmp_path / "nowhere.pt")],
-        "was not made from": [folder, str(other)],
-        "does not match the hash": [str(tampered), checkpoint],
-        "cannot read ": [folder, checkpoint, "--data", str(tmp_path / "no.yaml")],
-        "seed is -1": [folder, checkpoint, "--seed", "-1"],
+        "was not made from": (copy, other),
+        "does not match the hash": (tampered, case.checkpoint),
+        "cannot read ": (copy, case.checkpoint, "--data", tmp_path / "no.yaml"),
     }
+    if not torch.cuda.is_available():
+        wrong["is not there"] = (copy, case.checkpoint, "--device", "cuda")
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     for message, arguments in wrong.items():
-        assert main(arguments) == 2, message
-        output = capsys.readouterr()
-        assert output.out == "" and len(output.err.splitlines()) == 1 and message in output.err
-        assert output.err.startswith("cmg_export.parity: ")
-    for arguments in ([], [folder], [folder, checkpoint, "--device", "abacus"], [folder, checkpoint, "--fast"]):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        complaint = capsys.readouterr().err
-        assert end.value.code == 2 and len(complaint.splitlines()) == 1
-        assert complaint.startswith("cmg_export.parity: ") and complaint.isascii()
-    if not torch.cuda.is_available():
-        assert main([folder, checkpoint, "--device", "cuda"]) == 2
-        assert "is not there" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+        assert main([*map(str, arguments)]) == 2, message
+        said = capsys.readouterr()
+        assert said.err.startswith("cmg_export.parity: ") and said.err.count("\n") == 1 and message in said.err
+        assert said.out == "" and {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
 @pytest.mark.gpu
