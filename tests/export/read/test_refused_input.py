@@ -51,10 +51,6 @@ def made(tmp_path: Path, seed: int) -> MadeCheckpoint:
     return make_checkpoint(tmp_path / "made", num_joints=2, hidden_dim=8, seed=seed)
 
 
-def lost(start: str, said: str = "") -> tuple[str, Callable[[State], State]]:
-    return said or start, lambda state: {name: v for name, v in state.items() if not name.startswith(start)}
-
-
 def put(name: str, edit: Callable[[Any], Any], said: str = "") -> tuple[str, Callable[[State], State]]:
     return said or name, lambda state: {**state, name: edit(state.get(name))}
 
@@ -65,19 +61,14 @@ def with_one(values: torch.Tensor, value: float) -> torch.Tensor:
 
 FIRST, MIDDLE, GATE = "layers.0.expert_weights.1", "layers.1.expert_weights.2", "gating.gating_network.0.bias"
 PARAMETERS = {
-    "missing": lost(MIDDLE),
-    "missing gate": lost("gating.gating_network.2.weight"),
-    "missing layer": lost("layers.1."),
-    "missing last layer": lost("layers.2.", "layers.1"),
+    "missing": (MIDDLE, lambda state: {name: value for name, value in state.items() if name != MIDDLE}),
+    "missing layer": ("layers.1", lambda state: {name: v for name, v in state.items() if "layers.2." not in name}),
     "extra": put("layers.1.expert_weights.4", lambda _: torch.zeros(3)),
-    "unknown": put("critic.weight", lambda _: torch.zeros(3)),
     "unknown, in two lines": put("two\nlines", lambda _: torch.zeros(1), "two\\nlines"),
     "another layer": put("layers.999999999999.expert_weights.0", lambda _: torch.zeros(2, 2), "layers.999999999999"),
-    "shape": put(MIDDLE, lambda v: v[:, 1:]),
     "transposed": put(FIRST, lambda v: v.T.contiguous()),
     "dimensions": put("layers.0.expert_weights.0", lambda v: v.flatten()),
     "nan": put(MIDDLE, lambda v: with_one(v, float("nan"))),
-    "inf": put("layers.2.expert_biases.0", lambda v: with_one(v, -float("inf"))),
     "too large for float32": put(MIDDLE, lambda v: v.double() * 1e300),
     "integers": put(MIDDLE, lambda v: v.long()),
     "sparse": put(GATE, lambda v: v.to_sparse(), "sparse"),
@@ -94,22 +85,14 @@ def test_spoiled_parameters_are_named(tmp_path: Path, made: MadeCheckpoint, case
 
 
 STATS: list[tuple[str, str, Callable[[Any], Any]]] = [
-    ("motion_std", "motion_std", lambda v: v * 0),
     ("motion_std", "motion_std", lambda v: -v),
-    ("motion_std", "motion_std", lambda v: v * 1e-46),
     ("motion_std", "motion_std[0]", lambda v: v * 0 + np.float32(1e-40)),
     ("motion_std", "motion_std[0]", lambda v: v.astype(float) * 0 + 1e300),
-    ("motion_std", "motion_std", lambda v: v * np.nan),
-    ("motion_std", "motion_std", lambda v: v[:-1]),
-    ("motion_mean", "motion_mean", lambda v: np.append(v, 0)),
-    ("motion_mean", "motion_mean", lambda v: v * np.inf),
+    ("motion_mean", "motion_mean", lambda v: v * np.nan),
     ("motion_mean", "motion_mean", lambda v: v[None]),
     ("motion_mean", "motion_mean", lambda v: ["a"] * len(v)),
-    ("motion_mean", "motion_mean", lambda v: None),
     ("command_min", "command_min", lambda v: v[:2]),
-    ("command_max", "command_max", lambda v: -v - 10),
     ("command_max", "command_min[1]", lambda v: np.array([v[0], -0.75, v[2]])),  # and so is the smallest
-    ("num_joints", "num_joints", lambda v: v + 1),
     ("num_joints", "num_joints", lambda v: np.array([v, v])),
     ("motion_dim", "motion_dim", lambda v: v + 2),
     ("command_dim", "command_dim", lambda v: v - 1),
@@ -117,12 +100,12 @@ STATS: list[tuple[str, str, Callable[[Any], Any]]] = [
 """The entry that is spoiled, what is said, and how it is spoiled."""
 
 
-@pytest.mark.parametrize(("key", "said", "edit"), STATS)
-def test_spoiled_stats_are_named(tmp_path: Path, made: MadeCheckpoint, key: str, said: str, edit: Any) -> None:
+def test_spoiled_stats_are_named(tmp_path: Path, made: MadeCheckpoint) -> None:
     made.stats["command_min"][1] = -0.75
-    stats = {**made.stats, key: edit(made.stats[key])}
-    for form in FORMS:
-        assert said in refusal(*save_checkpoint(tmp_path / form, made.model.state_dict(), stats, form)), form
+    for key, said, edit in STATS:
+        stats = {**made.stats, key: edit(made.stats[key])}
+        for form in FORMS:
+            assert said in refusal(*save_checkpoint(tmp_path / form, made.model.state_dict(), stats, form)), form
 
 
 def test_stats_that_are_not_there(tmp_path: Path, made: MadeCheckpoint) -> None:
@@ -136,19 +119,16 @@ def test_stats_that_are_not_there(tmp_path: Path, made: MadeCheckpoint) -> None:
 
 
 CARDS: list[tuple[str, Any]] = [
-    ("cannot be read", "{"),
-    ("card.json", "[" * 200_000),
-    ("card.json", '{"name": "\\ud800"}'),
-    ("card.json", '{"default_dof_pos": [NaN]}'),
+    ("cannot be read", "[" * 200_000),
+    ("valid Unicode", '{"name": "\\ud800"}'),
+    ("cannot be read", '{"default_dof_pos": [NaN]}'),
     ("holds a list", []),
     ("name", {"name": 3}),
-    ("joint_names", {"joint_names": ["a"]}),
     ("joint_names", {"joint_names": ["a", "a"]}),
     ("joint_names", {"joint_names": "ab"}),
     ("default_dof_pos", {"default_dof_pos": [1.0]}),
     ("default_dof_pos", {"default_dof_pos": [1.0, None]}),
     ("command_range", {"command_range": [0, 1]}),
-    ("max is missing", {"command_range": {"min": [0, 0, 0]}}),
     ("command_range.min[1]", {"command_range": {"min": [-0.1, 0.1, 0], "max": [0.1, 0.1, 0.1]}}),
     ("command_range[2]", {"command_range": {"min": [-0.1, -0.1, -9], "max": [0.1, 0.1, 0.1]}}),
 ]
@@ -163,14 +143,11 @@ def test_spoiled_cards(made: MadeCheckpoint) -> None:
 
 def test_spoiled_banks(made: MadeCheckpoint) -> None:
     """Numbers that are absurd, too: the gate of rollouts would pass with them."""
-    arrays = [np.zeros((3, 5), np.float32), np.zeros((0, 4), np.float32), np.zeros(4, np.float32)]
-    arrays += [np.zeros((3, 4), np.int64), np.full((3, 4), np.nan, np.float32)]
+    arrays = [np.zeros((3, 5), "f4"), np.zeros((0, 4), "f4"), np.zeros((3, 4), int), np.full((3, 4), np.nan)]
     arrays += [np.full((4, 4), 1e30), np.full((4, 4), 1e300), np.array([[CALLS["command"]] * 4], dtype=object)]
-    banks = [b"PK", written(lambda stream: np.savez(stream, states=np.zeros((3, 4), np.float32)))]
-    for motion in arrays:
-        banks.append(written(lambda stream, motion=motion: np.savez(stream, motion=motion)))
-    for content in banks:
-        made.path.with_name("bank.npz").write_bytes(content)
+    contents: list[dict[str, Any]] = [{"states": np.zeros((3, 4), "f4")}, *({"motion": motion} for motion in arrays)]
+    for content in contents:
+        np.savez(made.path.with_name("bank.npz"), **content)
         assert "bank.npz" in refusal(made.path)
     assert not OUTSIDE.exists()
 
@@ -179,10 +156,8 @@ def test_other_contents(tmp_path: Path, made: MadeCheckpoint) -> None:
     path, half = tmp_path / "x.pt", dict(list(made.model.state_dict().items())[:4])
     cases: list[tuple[Any, str]] = [
         *((content, "") for content in ([torch.zeros(2)], torch.zeros(2), {}, {"model_state_dict": {}})),
-        ({"epoch": 3, "loss": 0.5}, ""),
         ({"model_state_dict": {"actor.0.weight": torch.zeros(2, 2)}, "iter": 3}, "actor.0.weight"),
         ({"samples": [], "stats": made.stats}, "samples"),
-        ({"model_state_dict": half}, "missing"),
         ({"model_state_dict": {**half, "two\nlines": torch.zeros(1)}}, "missing"),
         ({"ema": {"shadow_params": [torch.zeros(2)]}, "epoch": 2}, "ema, epoch"),
     ]
@@ -207,9 +182,7 @@ def tar(name: str, content: bytes) -> bytes:
     return stream.getvalue()
 
 
-def safetensors() -> bytes:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
-    return len(header).to_bytes(8, "little") + header + NOISE[:24]
+SAFETENSORS = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
 
 
 def onnx_model() -> bytes:
@@ -223,7 +196,6 @@ def torchscript() -> bytes:
 
 
 FLAX = b"\x81\xa6params\x81\xa6kernel\xc7\x40\x01"
-"""What ``flax.serialization.to_bytes({"params": {"kernel": array}})`` begins with."""
 
 KINDS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "Git LFS pointer": ("6912345 bytes, was not fetched; run git lfs pull", lambda whole: POINTER),
@@ -234,7 +206,10 @@ KINDS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "YAML": ("is YAML", lambda whole: b"# stats\nmotion_mean: [1, 2]\n"),
     "text": ("is text ('epoch 3,", lambda whole: b"epoch 3, loss 0.25\n" * 400),
     "TorchScript": ("TorchScript archive", lambda whole: torchscript()),
-    "safetensors": ("is a safetensors file", lambda whole: safetensors()),
+    "safetensors": (
+        "is a safetensors file",
+        lambda whole: len(SAFETENSORS).to_bytes(8, "little") + SAFETENSORS + NOISE[:24],
+    ),
     "ONNX": ("is an ONNX model", lambda whole: onnx_model()),
     "npy": ("numpy .npy file", lambda whole: written(lambda stream: np.save(stream, np.ones(3)))),
     "npz": ("numpy .npz archive of std", lambda whole: written(lambda stream: np.savez(stream, std=np.ones(3)))),
@@ -267,20 +242,16 @@ def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, made: MadeC
         assert ("damaged" in message) == (kind in ("noise", "text"))
 
 
-@pytest.mark.parametrize("name", ["stats.yaml", "card.json", "bank.npz"])
-def test_a_pointer_beside_a_checkpoint(tmp_path: Path, made: MadeCheckpoint, name: str) -> None:
-    form = "bare+yaml" if name == "stats.yaml" else "full"
-    path, _ = save_checkpoint(tmp_path, made.model.state_dict(), made.stats, form)
-    (tmp_path / name).write_bytes(POINTER)
-    assert f"{name} is a Git LFS pointer" in refusal(path)
+def test_a_pointer_beside_a_checkpoint(tmp_path: Path, made: MadeCheckpoint) -> None:
+    for name, form in (("stats.yaml", "bare+yaml"), ("card.json", "full"), ("bank.npz", "full")):
+        path, _ = save_checkpoint(tmp_path / name, made.model.state_dict(), made.stats, form)
+        path.with_name(name).write_bytes(POINTER)
+        assert f"{name} is a Git LFS pointer" in refusal(path)
 
 
 def test_damaged_files(tmp_path: Path, made: MadeCheckpoint, rng: np.random.Generator) -> None:
     whole, path = made.path.read_bytes(), tmp_path / "damaged.pt"
-    legacy = saved({"a": torch.zeros(3)}, _use_new_zipfile_serialization=False)
-    contents = [b"not a checkpoint", rng.bytes(4096), legacy[:-7]]
-    contents += [whole[: int(cut)] for cut in rng.integers(1, len(whole) - 1, 12)]
-    for content in contents:
+    for content in (rng.bytes(4096), *(whole[: int(cut)] for cut in rng.integers(1, len(whole) - 1, 12))):
         path.write_bytes(content)
         assert str(path) in refusal(path)
     content = {"a": torch.randn(50), "b": {"c": torch.arange(9)}}
@@ -295,17 +266,11 @@ def test_damaged_files(tmp_path: Path, made: MadeCheckpoint, rng: np.random.Gene
 
 
 def test_folders_and_pipes(tmp_path: Path) -> None:
-    for name in ("model.pt", "model.txt"):
-        (tmp_path / name).touch()
     (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").touch()
+    for name in ("model.pt", "model.txt", "saved/saved_model.pb"):
+        (tmp_path / name).touch()
     os.mkfifo(tmp_path / "pipe")
-    for path, said in (
-        (tmp_path, "is a folder; "),
-        (tmp_path, "(model.pt)"),
-        (tmp_path / "saved", "is a folder, a TensorFlow"),
-        (tmp_path / "pipe", "is a pipe"),
-        (tmp_path / "absent.pt", "No such file"),
-    ):
-        message = refusal(path)
-        assert str(path) in message and said in message
+    saying = {"": "(model.pt)", "saved": "is a folder, a TensorFlow", "pipe": "is a pipe", "absent.pt": "No such file"}
+    for name, said in saying.items():
+        message = refusal(tmp_path / name)
+        assert str(tmp_path / name) in message and said in message
