@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from cmg_export.compile.tensorrt import find_flavour
 from cmg_runtime.folder.manifest import Manifest, file_sha256, read_manifest, read_verified
 from cmg_runtime.folder.robot import KinematicChain
 from make_checkpoint import make_checkpoint
-from python_process import environment
+from python_process import environment, run_python
 
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
@@ -158,13 +157,12 @@ def test_a_change_means_a_new_build(built: Built, tmp_path: Path, monkeypatch: P
         main(args)
 
 
-def test_the_same_input_gives_the_same_bytes(built: Built, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_the_same_input_gives_the_same_bytes(built: Built, tmp_path: Path) -> None:
     """In another process, into the folder in which the user stands, which is replaced."""
     path, data, out = copied(built, tmp_path)
     out.mkdir()
-    monkeypatch.chdir(out)
-    assert run(capsys, path, "--data", data, "--out", ".")[::2] == (0, "")
-    os.chdir(tmp_path)
+    done = run_python("-m", "cmg_export", str(path), "--data", str(data), "--out", ".", cwd=out)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert {path.name for path in out.iterdir()} == {path.name for path in built.out.iterdir()}
     # Parity figures depend on how a CPU and its threads add up; this process and the first one need not agree.
     for file in {path.name for path in out.iterdir()} - {"manifest.json", "parity.json"}:
@@ -236,28 +234,19 @@ def test_user_errors_leave_nothing_behind(tmp_path: Path, seed: int, capsys: Cap
         assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a bug")])
-def test_a_failure_half_way_leaves_nothing_behind(
-    built: Built, tmp_path: Path, capsys: Capture, monkeypatch: Patch, error: Exception
-) -> None:
-    old, out = tmp_path / "old", tmp_path / "deep" / "down" / "engine"
-    shutil.copytree(built.out, old)
-    before = tree(tmp_path)
+def test_a_failure_half_way_leaves_nothing_behind(built: Built, tmp_path: Path, monkeypatch: Patch) -> None:
+    """A fault of ours is not hidden. What the machine lacks: test_faults.py."""
+    old, before = tmp_path / "old", tree(shutil.copytree(built.out, tmp_path / "old"))
 
     def fail(weights: Any, precision: str, path: Path) -> None:
         path.write_bytes(b"half")
-        raise error
+        raise RuntimeError("a bug")
 
     monkeypatch.setattr(cmg_export.compile.artifacts, "export_torchscript", fail)
-    for place in (old, out):
-        args = [*built.args[:-1], str(place), "--num-envs", "3"]
-        if isinstance(error, OSError):
-            status, _, err = run(capsys, *args)
-            assert status == 2 and err.count("\n") == 1 and "No space left" in err
-        else:
-            with pytest.raises(RuntimeError, match="a bug"):
-                main(args)
-        assert tree(tmp_path) == before
+    for out in (old, tmp_path / "deep" / "down" / "engine"):
+        with pytest.raises(RuntimeError, match="a bug"):
+            main([*built.args[:-1], str(out), "--num-envs", "3"])
+        assert tree(old) == before and [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
