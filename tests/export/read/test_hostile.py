@@ -128,7 +128,7 @@ def test_npz_archives(tmp_path: Path, case: str) -> None:
 
 def test_names_of_members_are_no_paths(tmp_path: Path) -> None:
     for name in ("../outside", str(OUTSIDE)):
-        np.savez(stream := io.BytesIO(), **{name: np.zeros(1)})
+        np.savez(stream := io.BytesIO(), **{name: np.zeros(1)})  # pyright: ignore[reportArgumentType]
         assert zipfile.ZipFile(stream).namelist() == [f"{name}.npy"] and list(load_arrays(stream)) == [name]
     assert os.listdir(tmp_path) == [] and not Path(f"{OUTSIDE}.npy").exists()
 
