@@ -31,7 +31,12 @@ LATE = 1 << 32
 
 WRONG = {
     "CMG_Ref.train": (f"--seed {LATE}", "--learning-rate inf", "--num-layers 100000000", f"--batch-size {HUGE}"),
-    "CMG_Ref.dataloader.dataset": (f". --seed {LATE}", ". --workers 1000000", ". --speed-range 0.5 1e9"),
+    "CMG_Ref.dataloader.dataset": (
+        f". --seed {LATE}",
+        ". --workers 1000000",
+        ". --speed-range 0.5 1e9",
+        f". --num-candidates {HUGE}",
+    ),
     "CMG_Ref.eval_cmg": ("x.pt --num-frames 0", f"x.pt --num-rollouts {HUGE}", f"x.pt --seed {LATE}"),
     "CMG_Ref.make_bank": (f"x.pt --num-states {HUGE}", "x.pt --seed -1"),
     "cmg_export.bench": (f"--sizes 4 {HUGE}", f"--num-envs {HUGE}", f"--seed {LATE}"),
