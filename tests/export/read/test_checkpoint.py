@@ -161,6 +161,7 @@ def test_weights_are_found_wherever_they_lie(tmp_path: Path, seed: int, form: st
     checkpoint = load_checkpoint(path)
     assert checkpoint.weights.found == found and found in checkpoint.weights.note
     assert checkpoint.stats_from == "checkpoint" and checkpoint.state_dict.keys() == made.model.state_dict().keys()
+    assert {value.dtype for value in checkpoint.state_dict.values()} == {torch.float32}
     model, _ = as_reference(read_checkpoint(path), dtype=torch.float64)
     assert torch.equal(outputs(model, (8, 3), seed), expected)
 
