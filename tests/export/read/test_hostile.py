@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -124,6 +125,17 @@ def test_a_storage_made_here_is_as_torch_has_it() -> None:
 def test_npz_archives(tmp_path: Path, case: str) -> None:
     packing = zipfile.ZIP_DEFLATED if case == "bomb" else zipfile.ZIP_STORED
     refuse(tmp_path / "clip.npz", [archive({"motion.npy": ARCHIVES[case]()}, packing)], read_npz, load_clip)
+
+
+def test_damaged_archives(tmp_path: Path, rng: np.random.Generator) -> None:
+    whole = (GOLDEN / "bank.npz").read_bytes()
+    cut = [whole[: int(size)] for size in rng.integers(1, len(whole) - 1, 20)]
+    refuse(tmp_path / "bank.npz", [b"PK", *cut], read_npz)
+    for place, change in zip(rng.integers(len(whole), size=150), rng.integers(1, 256, 150), strict=True):
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[place] ^= change
+        with contextlib.suppress(ValueError):  # it may be read, but fails in no other way
+            load_arrays(io.BytesIO(changed.tobytes()))
 
 
 def test_names_of_members_are_no_paths(tmp_path: Path) -> None:
