@@ -27,6 +27,8 @@ from typing import Any, Literal, get_args
 
 import tyro
 
+from killing import ended, in_child
+
 Name = Literal[
     "pt", "pt-pickle", "checkpoint", "yaml", "card", "manifest", "npz", "clip-npz", "clip-pickle", "clip-csv", "engine"
 ]
@@ -42,26 +44,10 @@ INSTRUMENTED = ["CMG_Ref", "cmg_export", "cmg_runtime", "yaml"]
 """Packages whose branches guide the fuzzer; of torch and numpy, :func:`fuzz` names the functions that parse."""
 
 FORBIDDEN = (
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "os.kill",
-    "os.putenv",
-    "os.mkdir",
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.symlink",
-    "os.link",
-    "os.chmod",
-    "subprocess.Popen",
-    "shutil.rmtree",
-    "socket.connect",
-    "socket.bind",
-    "socket.getaddrinfo",
-    "webbrowser.open",
-)
+    "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "os.putenv", "os.mkdir", "os.remove", "os.rename",
+    "os.rmdir", "os.symlink", "os.link", "os.chmod", "subprocess.Popen", "shutil.rmtree", "socket.connect",
+    "socket.bind", "socket.getaddrinfo", "webbrowser.open",
+)  # fmt: skip
 """Audit events that no reader has a reason for."""
 
 HARMLESS_CLASSES = {
@@ -162,39 +148,33 @@ def fuzz(options: Options) -> None:
     for number, seed in enumerate(seeds):
         (corpus / f"seed_{number}").write_bytes(seed)
     longest = 2 * max(map(len, seeds))
-    arguments = [
-        sys.argv[0],
-        f"-max_total_time={options.seconds}",
-        f"-max_len={longest}",
-        f"-artifact_prefix={folder}/",
-    ]
+    arguments = [f"-max_total_time={options.seconds}", f"-max_len={longest}", f"-artifact_prefix={folder}/"]
     arguments += ["-timeout=20", "-rss_limit_mb=6000", "-print_final_stats=1", "-verbosity=0", str(corpus)]
-    atheris.Setup(arguments, lambda content: watch.run(lambda: read(content), refusals))
+    atheris.Setup([sys.argv[0], *arguments], lambda content: watch.run(lambda: read(content), refusals))
     atheris.Fuzz()
 
 
 def in_a_fork(work: Callable[[], None], log: Path) -> int:
     """The exit status of ``work`` in a process of its own, all of whose output goes to ``log``."""
-    pid = os.fork()
-    if pid == 0:
+
+    def logged() -> None:
         with log.open("wb") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         try:
             work()
-            os._exit(0)
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            raise
+
+    return ended(in_child(logged))
 
 
 def main(options: Options) -> int:
     """Fuzz all targets in turn; the exit status, 1 if an input failed one."""
     if options.target is None and options.seconds < len(TARGETS):
-        print(
-            f"fuzz: --seconds is {options.seconds}; expected {len(TARGETS)} or more, one for a target", file=sys.stderr
-        )
+        expected = f"{len(TARGETS)} or more, one for a target"
+        print(f"fuzz: --seconds is {options.seconds}; expected {expected}", file=sys.stderr)
         return 2
     instrument()
     if options.target is not None:

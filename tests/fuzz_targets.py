@@ -42,19 +42,12 @@ SIZES: dict[str, Any] = {"num_joints": 1, "hidden_dim": 2, "num_experts": 1, "nu
 
 def make_target(name: str, scratch: Path) -> Target:
     """The target of this name; files are written to ``scratch``."""
-    return {
-        "pt": _pt,
-        "pt-pickle": _pt_pickle,
-        "checkpoint": _checkpoint,
-        "yaml": _yaml,
-        "card": _card,
-        "manifest": _manifest,
-        "npz": _npz,
-        "clip-npz": _clip_npz,
-        "clip-pickle": _clip_pickle,
-        "clip-csv": _clip_csv,
+    targets: dict[str, Callable[[Path], Target]] = {
+        "pt": _pt, "pt-pickle": _pt_pickle, "checkpoint": _checkpoint, "yaml": _yaml, "card": _card,
+        "manifest": _manifest, "npz": _npz, "clip-npz": _clip_npz, "clip-pickle": _clip_pickle, "clip-csv": _clip_csv,
         "engine": _engine,
-    }[name](scratch)
+    }  # fmt: skip
+    return targets[name](scratch)
 
 
 def _values() -> list[Any]:
@@ -139,9 +132,8 @@ def _yaml(scratch: Path) -> Target:
     texts = [yaml.safe_dump(_stats_text()), yaml.safe_dump({"stats": _stats_text()}, default_flow_style=True)]
     texts += ["a: &x [1, 2]\nb: *x\n", "!!python/object/apply:os.system [true]", "<<: {a: 1}\n? b\n: !!set {c}\n"]
     texts += ["a: 1:30\nb: 0x1F\nc: 2001-12-14t21:59:43.10-05:00\nd: !!binary aGk=\ne: .inf\n"]
-    read = _from_file(
-        path, lambda: read_stats(stats_of(load_data_file(path)), sizes.motion_dim, sizes.command_dim, path)
-    )
+    dims = sizes.motion_dim, sizes.command_dim
+    read = _from_file(path, lambda: read_stats(stats_of(load_data_file(path)), *dims, path))
     return read, (ValueError,), [text.encode() for text in texts]
 
 
@@ -150,11 +142,8 @@ def _card(scratch: Path) -> Target:
     stats = read_stats(_stats_text(), sizes.motion_dim, sizes.command_dim, path)
     card = {"name": "x", "joint_names": ["a"], "default_dof_pos": [0.5], "license": "l", "attribution": None}
     card["command_range"] = {"min": [-1, -0.5, 0], "max": [1, 1, 1]}
-    return (
-        _from_file(path, lambda: _read_card(path, sizes, stats)),
-        (CheckpointError, ValueError),
-        [json.dumps(card).encode()],
-    )
+    read = _from_file(path, lambda: _read_card(path, sizes, stats))
+    return read, (CheckpointError, ValueError), [json.dumps(card).encode()]
 
 
 def _manifest(scratch: Path) -> Target:

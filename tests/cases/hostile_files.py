@@ -42,14 +42,6 @@ def saved(content: Any, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def shared_lists(depth: int) -> list[Any]:
-    """A list of 10 ** depth values in a few objects."""
-    values: list[Any] = [0.0] * 10
-    for _ in range(depth - 1):
-        values = [values] * 10
-    return values
-
-
 class Call:
     """Pickled as the call of something."""
 
@@ -137,6 +129,7 @@ def tensor(held: Any, size: Any, stride: Any, offset: Any = 0) -> Call:
 
 REBUILD: Any = torch.zeros(1).__reduce_ex__(2)[0]
 FOUR = storage(4, np.arange(4, dtype="<f4").tobytes())
+TRANSPOSED = tensor(FOUR, (2, 2), (1, 2))
 TENSORS = {
     "more values than stored": tensor(FOUR, (1 << 20, 1 << 20), (0, 0)),
     "beyond the end": tensor(FOUR, (4,), (1 << 30,)),

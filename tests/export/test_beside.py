@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,46 +28,42 @@ def test_it_runs_elsewhere_and_shares_what_is_there(seed: int) -> None:
     assert (pid != os.getpid()) == (sys.platform == "linux")
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a thread, which no signal ends")
+
+
 def fail() -> None:
     raise ParityError("one line")
 
 
-def test_what_it_raises_is_raised_where_it_is_waited_for() -> None:
-    with beside(fail) as result, pytest.raises(ParityError, match="^one line$"):
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("work", "said"), [(fail, "^one line$"), pytest.param(killed, "was killed", marks=linux)])
+def test_what_it_raises_is_raised_where_it_is_waited_for(work: Callable[[], None], said: str) -> None:
+    with beside(work) as result, pytest.raises(ExportError, match=said) as caught:
         result()
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is a thread, which no signal ends")
+    assert isinstance(caught.value, ParityError) == (work is fail)
 
 
 @linux
-def test_a_killed_process_is_one_line() -> None:
-    with beside(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result, pytest.raises(ExportError, match="was killed"):
-        result()
-
-
-@linux
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ParityError])
-def test_leaving_early_ends_it(tmp_path: Path, error: type[BaseException]) -> None:
+def test_leaving_early_ends_it(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
 
     def work() -> None:
         begun.touch()
         time.sleep(600)
 
-    with pytest.raises(error), beside(work):
+    with pytest.raises(KeyboardInterrupt), beside(work):
         while not begun.exists():
             time.sleep(0.01)
-        raise error
+        raise KeyboardInterrupt
     assert not multiprocessing.active_children()
 
 
 @linux
 def test_an_interrupt_is_left_to_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
-    def work() -> str:
-        os.kill(os.getpid(), signal.SIGINT)  # as a terminal sends it to every process of the build
-        return "done"
-
-    with beside(work) as result:
-        assert result() == "done"
+    # As a terminal sends it to every process of the build.
+    with beside(lambda: (os.kill(os.getpid(), signal.SIGINT), "done")) as result:
+        assert result() == (None, "done")
     assert capfd.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,58 +14,50 @@ from cmg_export.publish import publish, staging
 from killing import ended, in_child
 
 
-@pytest.fixture(params=["exchange", "two renames"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of publishing: file systems that cannot exchange folders use the second."""
-    if request.param == "two renames":
-        monkeypatch.setattr(cmg_export.publish, "_exchange", lambda a, b: False)
-    return request.param
-
-
 def put(out: Path, content: str) -> None:
     with staging(out) as folder:
         (folder / "manifest.json").write_text(content)
         publish(folder, out)
 
 
-def test_publishing_over_nothing_an_empty_folder_and_an_old_engine(tmp_path: Path, way: str) -> None:
-    out = tmp_path / "engines" / "walker"
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_publishing_over_nothing_an_empty_folder_and_an_old_engine(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways: file systems that cannot exchange folders are left two renames."""
+    if not exchanges:
+        monkeypatch.setattr(cmg_export.publish, "_exchange", lambda a, b: False)
+    out, empty = tmp_path / "engines" / "walker", tmp_path / "empty"
     put(out, "first")
     assert (out / "manifest.json").read_text() == "first"
     (out / "left.over").write_text("of the first")
     put(out, "second")
+    empty.mkdir()
+    put(empty, "third")
     assert {path.name: path.read_text() for path in out.iterdir()} == {"manifest.json": "second"}
-    (tmp_path / "empty").mkdir()
-    put(tmp_path / "empty", "third")
-    assert (tmp_path / "empty" / "manifest.json").read_text() == "third"
-    assert (
-        sorted(path.name for path in tmp_path.iterdir()) == ["empty", "engines"] and len([*out.parent.iterdir()]) == 1
-    )
+    assert (empty / "manifest.json").read_text() == "third"
+    assert sorted(path.name for path in (*tmp_path.iterdir(), *out.parent.iterdir())) == ["empty", "engines", "walker"]
 
 
 def test_readers_always_find_an_engine(tmp_path: Path) -> None:
-    out = tmp_path / "engine"
+    out, probe = tmp_path / "engine", (tmp_path / "a", tmp_path / "b")
+    for folder in probe:
+        folder.mkdir()
+    if not cmg_export.publish._exchange(*probe):
+        pytest.skip("this file system cannot exchange folders")
     put(out, "0")
     seen, stop = [], threading.Event()
 
     def read() -> None:
         while not stop.is_set():
-            try:
-                seen.append((out / "manifest.json").read_text())
-            except OSError as error:
-                seen.append(str(error))
+            seen.append((out / "manifest.json").read_text())
 
-    probe = tmp_path / "a", tmp_path / "b"
-    for folder in probe:
-        folder.mkdir()
-    if not cmg_export.publish._exchange(*probe):
-        pytest.skip("this file system cannot exchange folders")
-    reader = threading.Thread(target=read)
-    reader.start()
-    for version in range(1, 100):
-        put(out, str(version))
-    stop.set()
-    reader.join()
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for version in range(1, 100):
+            put(out, str(version))
+        stop.set()
+    reader.result()
     assert set(seen) <= {str(version) for version in range(100)}
     assert len(set(seen)) > 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +63,21 @@ def test_a_build_is_left_whatever_a_library_makes_of_the_interrupt(
 THROUGH_EXEC = """
 import runpy, signal
 import cmg_export.compile.artifacts
-cmg_export.compile.artifacts.trace = lambda weights: exec("signal.raise_signal(signal.NUMBER)", globals())
+cmg_export.compile.artifacts.trace = lambda weights: exec("signal.raise_signal(signal.SIGINT)", globals())
 runpy.run_module("cmg_export", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize(("number", "lines"), NUMBERS)
-def test_the_exit_status_is_ours_where_it_came_through_exec(
-    tmp_path: Path, seed: int, number: signal.Signals, lines: int
-) -> None:
+def test_the_exit_status_is_ours_where_it_came_through_exec(tmp_path: Path, seed: int) -> None:
     """Of a string: then Python itself changes the status of a process that ends."""
     made = make_checkpoint(tmp_path / "walker", seed=seed, num_joints=2, hidden_dim=8)
     before = sorted(tmp_path.rglob("*"))
-    script = THROUGH_EXEC.replace("NUMBER", number.name)
-    done = run_python("-c", script, str(made.path), "--out", str(tmp_path / "out"))
-    assert done.returncode == 128 + number, done.stderr
-    assert len(done.stderr.splitlines()) == lines, done.stderr
+    done = run_python("-c", THROUGH_EXEC, str(made.path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 130 and len(done.stderr.splitlines()) == 1, done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_held_interrupts_come_at_the_end() -> None:
+def test_held_interrupts_come_at_the_end(kept: None) -> None:
     with pytest.raises(KeyboardInterrupt), interrupts.held() as waiting:
         assert not waiting()
         os.kill(os.getpid(), signal.SIGINT)
@@ -96,10 +91,7 @@ def test_held_interrupts_come_at_the_end() -> None:
     interrupts.raise_if_received()
     with pytest.raises(ValueError, match="passed on"), interrupts.held():
         raise ValueError("passed on")
-
-
-def test_a_signal_that_the_process_ignores_stays_ignored(kept: None) -> None:
-    """As a shell starts what it runs in the background."""
+    # What a process ignores stays ignored, as a shell starts what it runs in the background.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupts.note_interrupts()
     with interrupts.held() as waiting:
@@ -110,13 +102,9 @@ def test_a_signal_that_the_process_ignores_stays_ignored(kept: None) -> None:
 
 
 def test_another_thread_has_none() -> None:
-    said: list[bool] = []
-
-    def work() -> None:
+    def work() -> bool:
         with interrupts.held() as waiting:
-            said.append(waiting())
+            return waiting()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert said == [False]
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(work).result() is False

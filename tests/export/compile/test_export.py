@@ -87,13 +87,10 @@ def check_borders(model: onnx.ModelProto, about: Manifest) -> None:
     for value in [*model.graph.input, *model.graph.output]:
         assert value.doc_string
         tensor = value.type.tensor_type
-        borders[value.name] = (tensor.elem_type, [dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
-    single, sizes = onnx.TensorProto.FLOAT, about.sizes
-    assert borders == {
-        "motion": (single, ["num_envs", sizes.motion_dim]),
-        "command": (single, ["num_envs", sizes.command_dim]),
-        "next_motion": (single, ["num_envs", sizes.motion_dim]),
-    }
+        assert tensor.elem_type == onnx.TensorProto.FLOAT
+        borders[value.name] = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    state = ["num_envs", about.sizes.motion_dim]
+    assert borders == {"motion": state, "command": ["num_envs", about.sizes.command_dim], "next_motion": state}
 
 
 def check_layers(model: onnx.ModelProto, about: Manifest, precision: str) -> None:
@@ -122,17 +119,15 @@ def check_layers(model: onnx.ModelProto, about: Manifest, precision: str) -> Non
 
 def check_metadata(model: onnx.ModelProto, about: Manifest, precision: str) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert metadata["precision"] == precision
-    assert json.loads(metadata["joint_names"]) == list(about.joint_names)
-    assert json.loads(metadata["fps"]) == 50.0
+    texts = {"precision": precision, "checkpoint_sha256": about.source["sha256"], "license": "CC-BY-4.0"}
+    assert {key: metadata[key] for key in texts} == texts
+    command_max = list(about.command_range.max)
+    values = {"joint_names": list(about.joint_names), "fps": 50.0, "command_max": command_max}
+    assert {key: json.loads(metadata[key]) for key in values} == values
     assert json.loads(metadata["stats"])["motion_std"] == list(about.stats.motion_std)
-    assert json.loads(metadata["command_max"]) == list(about.command_range.max)
-    assert metadata["checkpoint_sha256"] == about.source["sha256"]
-    assert metadata["license"] == "CC-BY-4.0"
     assert "rad/s" in model.doc_string
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
-    names = [node.name for node in model.graph.node]
-    assert len(set(names)) == len(names)
+    assert len({node.name for node in model.graph.node}) == len(model.graph.node)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,57 +24,48 @@ import pytest
 
 from cmg_export.compile import tensorrt
 from cmg_runtime.backends.trt import library as trt_library
+from python_process import run_python
 
 VARIABLE = "CMG_TENSORRT_BINDINGS"
 NO_BINDINGS = f"tensorrt is not installed: pip install tensorrt-cu13-bindings --no-deps, or {VARIABLE}=/its/tensorrt.so"
 RECORD = Path(__file__).with_name("tensorrt_names.json")
 
-USED: dict[str, tuple[str, ...]] = {
-    owner: tuple(names.split())
-    for owner, names in {
-        "": "Builder OnnxParser Runtime",
-        "ILogger": "Severity log",
-        "ILogger.Severity": "ERROR INTERNAL_ERROR WARNING",
-        "Builder": "build_serialized_network create_builder_config create_network create_optimization_profile",
-        "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-        "INetworkDefinition": "get_input num_inputs",
-        "ITensor": "name shape",
-        "OnnxParser": "get_error num_errors parse",
-        "ParserError": "desc",
-        "IBuilderConfig": (
-            "add_optimization_profile clear_flag create_timing_cache get_timing_cache "
-            "hardware_compatibility_level num_compute_capabilities progress_monitor set_compute_capability "
-            "set_flag set_memory_pool_limit set_timing_cache"
-        ),
-        "BuilderFlag": "REQUIRE_USER_ALLOCATION TF32 VERSION_COMPATIBLE",
-        "ComputeCapability": "",
-        "HardwareCompatibilityLevel": "",
-        "MemoryPoolType": "WORKSPACE",
-        "IOptimizationProfile": "set_shape",
-        "ITimingCache": "serialize",
-        "IProgressMonitor": "phase_finish phase_start step_complete",
-        "Runtime": "deserialize_cuda_engine engine_host_code_allowed",
-        "DataType": "FLOAT",
-        "ICudaEngine": (
-            "create_execution_context create_runtime_config get_device_memory_size_for_profile_v2 "
-            "get_tensor_dtype get_tensor_name get_tensor_profile_shape get_tensor_shape num_io_tensors "
-            "num_optimization_profiles"
-        ),
-        "ExecutionContextAllocationStrategy": "USER_MANAGED",
-        "IRuntimeConfig": (
-            "create_runtime_cache cuda_graph_strategy dynamic_shapes_kernel_specialization_strategy "
-            "set_execution_context_allocation_strategy set_runtime_cache"
-        ),
-        "IRuntimeCache": "deserialize serialize",
-        "CudaGraphStrategy": "DISABLED",
-        "DynamicShapesKernelSpecializationStrategy": "EAGER",
-        "IExecutionContext": (
-            "execute_async_v3 infer_shapes is_stream_capturable set_device_memory set_input_shape "
-            "set_optimization_profile_async set_tensor_address update_device_memory_size_for_shapes"
-        ),
-    }.items()
-}
-"""Class -> what is used of it; "" is the module."""
+USED_OF = """
+: Builder OnnxParser Runtime
+ILogger: Severity log
+ILogger.Severity: ERROR INTERNAL_ERROR WARNING
+Builder: build_serialized_network create_builder_config create_network create_optimization_profile
+NetworkDefinitionCreationFlag: STRONGLY_TYPED
+INetworkDefinition: get_input num_inputs
+ITensor: name shape
+OnnxParser: get_error num_errors parse
+ParserError: desc
+IBuilderConfig: add_optimization_profile clear_flag create_timing_cache get_timing_cache progress_monitor set_flag
+IBuilderConfig: hardware_compatibility_level num_compute_capabilities set_compute_capability set_memory_pool_limit
+IBuilderConfig: set_timing_cache
+BuilderFlag: REQUIRE_USER_ALLOCATION TF32 VERSION_COMPATIBLE
+ComputeCapability:
+HardwareCompatibilityLevel:
+MemoryPoolType: WORKSPACE
+IOptimizationProfile: set_shape
+ITimingCache: serialize
+IProgressMonitor: phase_finish phase_start step_complete
+Runtime: deserialize_cuda_engine engine_host_code_allowed
+DataType: FLOAT
+ICudaEngine: create_execution_context create_runtime_config get_device_memory_size_for_profile_v2 get_tensor_dtype
+ICudaEngine: get_tensor_name get_tensor_profile_shape get_tensor_shape num_io_tensors num_optimization_profiles
+ExecutionContextAllocationStrategy: USER_MANAGED
+IRuntimeConfig: create_runtime_cache cuda_graph_strategy dynamic_shapes_kernel_specialization_strategy
+IRuntimeConfig: set_execution_context_allocation_strategy set_runtime_cache
+IRuntimeCache: deserialize serialize
+CudaGraphStrategy: DISABLED
+DynamicShapesKernelSpecializationStrategy: EAGER
+IExecutionContext: execute_async_v3 infer_shapes is_stream_capturable set_device_memory set_input_shape
+IExecutionContext: set_optimization_profile_async set_tensor_address update_device_memory_size_for_shapes
+"""
+"""Class: what is used of it; without a class, of the module."""
+
+USED = [(owner, names.split()) for owner, _, names in (line.partition(":") for line in USED_OF.split("\n")[1:-1])]
 
 ONLY_NEWER = {"create_runtime_config", "IRuntimeConfig", "set_execution_context_allocation_strategy"}
 """Used with tensorrt_rtx only, although newer versions of tensorrt have them too."""
@@ -85,13 +75,14 @@ NOT_TENSORRT = {"append", "dtype", "engine", "file", "float32", "logger", "pop",
 
 
 def names() -> set[str]:
-    classes = {part for name in USED for part in name.split(".") if part}
-    return classes | {member for members in USED.values() for member in members}
+    classes = {part for owner, _ in USED for part in owner.split(".") if part}
+    return classes | {member for _, members in USED for member in members}
 
 
-def search(binary: bytes) -> dict[str, bool]:
-    """Which names end a string of the binary: strings share their ends."""
-    return {name: re.search(rb"%b\x00" % name.encode(), binary) is not None for name in sorted(names())}
+def absent_from(binary: Path) -> list[str]:
+    """Names that end no string of the binary: strings share their ends."""
+    content = binary.read_bytes()
+    return [name for name in sorted(names()) if re.search(rb"%b\x00" % name.encode(), content) is None]
 
 
 def bindings() -> dict[str, Path]:
@@ -115,10 +106,7 @@ def find(module: Any, path: str) -> Any:
 
 def test_tensorrt_rtx_has_every_name() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    missing = [
-        f"{owner}.{name}" for owner, members in USED.items() for name in members if not hasattr(find(trt, owner), name)
-    ]
-    assert missing == []
+    assert [(owner, name) for owner, members in USED for name in members if not hasattr(find(trt, owner), name)] == []
     for target in tensorrt.RTX_TARGETS:
         assert "SM" + target.replace(".", "") in trt.ComputeCapability.__members__
     for level in ("SAME_COMPUTE_CAPABILITY", "AMPERE_PLUS"):
@@ -133,17 +121,6 @@ def test_tensorrt_has_every_name_but_those_that_are_listed() -> None:
     for version, absent in record.items():
         only_newer = ONLY_NEWER if version.split(".")[0] == "10" else set()
         assert set(absent) - only_newer == set(trt_library.MISSING["tensorrt"]), version
-
-
-def test_the_record_is_what_the_binaries_say() -> None:
-    found = bindings()
-    if not found:
-        pytest.skip(NO_BINDINGS)
-    record = json.loads(RECORD.read_text())
-    for version, path in found.items():
-        absent = [name for name, there in search(path.read_bytes()).items() if not there]
-        assert absent == record.get(version, absent), version
-        assert set(absent) - ONLY_NEWER <= set(trt_library.MISSING["tensorrt"]), version
 
 
 ENTRIES = ("createInferBuilder", "createInferRefitter", "createInferRuntime", "createNvOnnxParser")
@@ -175,7 +152,7 @@ for library in [trt] + [tensorrt_rtx] * both:
 assert trt_library.make(trt.Runtime, trt_library.make_logger(trt)) is None
 assert trt_library.make(trt.Builder, trt_library.make_logger(trt)) is None
 absent = set()
-for owner, members in USED.items():
+for owner, members in USED:
     try:
         kind = find(trt, owner)
     except AttributeError:
@@ -186,28 +163,27 @@ print(json.dumps(sorted(absent)))
 """
 
 
+@pytest.mark.skipif(not bindings(), reason=NO_BINDINGS)
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc")
 def test_each_class_of_the_bindings_has_its_names(tmp_path: Path) -> None:
-    """With stand-ins for the libraries that they are linked with, the bindings are imported, beside tensorrt_rtx where
-    that is here, and asked class by class. A Runtime that cannot be made is told as such, not raised."""
-    found = bindings()
-    if not found:
-        pytest.skip(NO_BINDINGS)
+    """The record is what the binaries say. With stand-ins for the libraries that they are linked with, the bindings are
+    imported, beside tensorrt_rtx where that is here, and asked class by class. A Runtime that is not made is None."""
     (tmp_path / "stand_in.c").write_text(STAND_IN)
-    for version, path in found.items():
-        major = version.split(".")[0]
+    for version, path in bindings().items():
+        missing, major = set(trt_library.MISSING["tensorrt"]), version.split(".")[0]
+        found = absent_from(path)
+        assert found == json.loads(RECORD.read_text()).get(version, found), version
+        assert set(found) - ONLY_NEWER <= missing, version
         for library in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
             name = f"lib{library}.so.{major}"
             options = ["-w", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name)]
             subprocess.run(["cc", *options, str(tmp_path / "stand_in.c")], check=True)
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": ":".join(filter(None, sys.path))}
-        command = [sys.executable, "-c", PROBE, str(path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = run_python("-c", PROBE, str(path), LD_LIBRARY_PATH=str(tmp_path))
         assert done.returncode == 0, (version, done.stderr[-2000:])
         # Of a class that is absent, what others have under the same name.
         absent = set(json.loads(done.stdout.splitlines()[-1])) - {"IRuntimeCache.serialize"}
         lacking = {name.rpartition(".")[2] for name in absent} - (ONLY_NEWER if major == "10" else set())
-        assert lacking == set(trt_library.MISSING["tensorrt"]), version
+        assert lacking == missing, version
 
 
 def test_the_list_of_used_names_is_complete() -> None:
@@ -227,6 +203,5 @@ def test_the_list_of_used_names_is_complete() -> None:
 
 
 if __name__ == "__main__":
-    absent = {v: [n for n, there in search(p.read_bytes()).items() if not there] for v, p in bindings().items()}
-    RECORD.write_text(json.dumps(absent, indent=1) + "\n")
+    RECORD.write_text(json.dumps({v: absent_from(path) for v, path in bindings().items()}, indent=1) + "\n")
     print(RECORD.read_text())

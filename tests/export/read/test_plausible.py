@@ -24,7 +24,7 @@ from cmg_export.errors import CheckpointError
 from cmg_export.read.checkpoint import load_checkpoint
 from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES
-from cmg_runtime.folder.manifest import Artifact, Manifest, file_sha256
+from cmg_runtime.folder.manifest import Artifact, Manifest, file_sha256, read_manifest
 from make_checkpoint import make_checkpoint, save_checkpoint
 
 BUNDLED = Path(__file__).resolve().parents[3] / "CMG_Ref" / "runs" / "g1_neutral"
@@ -115,28 +115,31 @@ MISTAKES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
 """The arrays, what a mistake makes of them, and what is said."""
 
 
+def build(capsys: Capture, path: Path, *options: object) -> tuple[int, str]:
+    """Exit status and stderr of the command line, with the engine beside the checkpoint's folder."""
+    out = path.parents[1] / "engine"
+    status = main([str(path), "--out", str(out), "--tensorrt.library", "none", *map(str, options)])
+    assert status == 0 or not out.exists()
+    return status, capsys.readouterr().err
+
+
 @needs_g1
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistaken_numbers_are_refused_where_the_robot_is_known(
     tmp_path: Path, capsys: Capture, built: list[Manifest], mistake: str
 ) -> None:
     keys, edit, said = MISTAKES[mistake]
-    path = alter(tmp_path / "run", keys, edit)
-    assert main([str(path), "--out", str(tmp_path / "engine"), "--tensorrt.library", "none"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"cmg_export: {path.parent}") and err.count("\n") == 1, err
-    assert re.search(said, err), err
-    assert not built and not (tmp_path / "engine").exists()
+    status, err = build(capsys, alter(tmp_path / "run", keys, edit))
+    assert status == 2 and err.startswith(f"cmg_export: {tmp_path / 'run'}") and err.count("\n") == 1, err
+    assert re.search(said, err) and not built, err
 
 
 @needs_g1
 def test_kilometres_an_hour_are_warned_of(tmp_path: Path, capsys: Capture, built: list[Manifest]) -> None:
     """5 m/s is a speed that a robot may run at, but these feet go back at 1.5; so do those of one half trained."""
-    path = alter(tmp_path / "run", "command_min command_max", scaled(slice(0, 2), 3.6))
-    main([str(path), "--out", str(tmp_path / "engine"), "--tensorrt.library", "none"])
-    err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith("cmg_export: warning: its feet go at 0.3") and len(built) == 1
-    assert str(built[0].source["doubt"]) in err[0]
+    _, err = build(capsys, alter(tmp_path / "run", "command_min command_max", scaled(slice(0, 2), 3.6)))
+    assert err.startswith("cmg_export: warning: its feet go at 0.3") and len(built) == 1
+    assert str(built[0].source["doubt"]) in err.splitlines()[0]
 
 
 @pytest.mark.parametrize("known", [pytest.param(True, marks=needs_g1), False])
@@ -145,28 +148,21 @@ def test_the_bundled_checkpoint_is_beyond_doubt(
 ) -> None:
     if not known:
         monkeypatch.setattr(cmg_export.read.joints, "g1_model", lambda: None)
-    args = ["--out", str(tmp_path / "engine"), "--tensorrt.library", "none"]
-    main([str(BUNDLED / "cmg_final.pt"), *args])
-    assert capsys.readouterr().err == "cmg_export: far enough\n"
+    assert build(capsys, alter(tmp_path / "run", "", np.array)) == (2, "cmg_export: far enough\n")
     assert (built[0].robot is not None) == known and built[0].source["doubt"] is None
-    if known:
-        return
-    main([str(alter(tmp_path / "run", MEAN_STD, scaled(ALL, DEGREES))), *args])  # warned of; nothing is proved
-    warning, end = capsys.readouterr().err.splitlines()
-    assert warning.startswith("cmg_export: warning: the mean pose has") and "--robot" in warning
-    assert end == "cmg_export: far enough" and str(built[1].source["doubt"]) in warning
+    if not known:  # a mistake is warned of; nothing is proved
+        warning, end = build(capsys, alter(tmp_path / "wrong", MEAN_STD, scaled(ALL, DEGREES)))[1].splitlines()
+        assert warning.startswith("cmg_export: warning: the mean pose has") and "--robot" in warning
+        assert end == "cmg_export: far enough" and str(built[1].source["doubt"]) in warning
 
 
 def robot_file(path: Path, limits: np.ndarray) -> Path:
     """A row of hinges, each with its limits, rad."""
-    bodies = "".join(
-        f'<body name="body_{i}" pos="0 0 .1"><joint name="joint_{i}" axis="0 1 0" range="{low} {high}"/>'
-        '<geom size=".01"/>'
-        for i, (low, high) in enumerate(limits)
-    )
+    joint = '<joint name="joint_{}" axis="0 1 0" range="{} {}"/><geom size=".01"/>'
+    bodies = "".join('<body pos="0 0 .1">' + joint.format(i, *pair) for i, pair in enumerate(limits))
     path.write_text(
-        '<mujoco><compiler angle="radian" autolimits="true"/><worldbody><body name="root"><freejoint/>'
-        f'<geom size=".01"/>{bodies}{"</body>" * len(limits)}</body></worldbody></mujoco>'
+        '<mujoco><compiler angle="radian" autolimits="true"/><worldbody><body><freejoint/><geom size=".01"/>'
+        f"{bodies}{'</body>' * len(limits)}</body></worldbody></mujoco>"
     )
     return path
 
@@ -176,44 +172,42 @@ def test_a_robots_own_limits_are_the_bar(
     tmp_path: Path, capsys: Capture, built: list[Manifest], rng: np.random.Generator, case: str
 ) -> None:
     """Limits, stats and weights are random; a tenth of a radian beyond is let through, a little more is not."""
-    count = 3
+    count, beyond = 3, 0.13
     made = make_checkpoint(tmp_path / "run", num_joints=count, hidden_dim=8, seed=int(rng.integers(1000)), gain=0.3)
     lower = rng.uniform(-0.9, -0.6, count)
     limits = np.stack([lower, lower + rng.uniform(1.0, 1.6, count)], axis=1)
-    joint, middle = int(rng.integers(count)), limits.mean(axis=1)
+    joint, middle, half = int(rng.integers(count)), limits.mean(axis=1), np.ptp(limits, axis=1) / 2
     stats, state = dict(made.stats), made.model.state_dict()
-    stats["motion_mean"] = np.concatenate([middle, np.zeros(count)]).astype(np.float32)
+    mean = stats["motion_mean"] = np.concatenate([middle, np.zeros(count)]).astype(np.float32)
     stats["motion_std"] = np.concatenate([np.full(count, 0.1), np.ones(count)]).astype(np.float32)
-    beyond, said = 0.13, "beyond"
     if case == "within":
-        stats["motion_mean"][joint] = limits[joint, 1] + 0.05
+        mean[joint] = limits[joint, 1] + 0.05
         state["layers.2.expert_biases.0"][:] = 0
     elif case == "mean":
-        stats["motion_mean"][joint], said = limits[joint, 1] + beyond, "the mean pose has joint_"
+        mean[joint] = limits[joint, 1] + beyond
     elif case == "deviation":
-        stats["motion_std"][joint], said = np.ptp(limits[joint]) / 2 + beyond, "motion_std of joint_"
+        stats["motion_std"][joint] = half[joint] + beyond
     elif case == "what it plays":  # the stats are as they should be
         for expert in range(4):
-            state[f"layers.2.expert_biases.{expert}"][joint] += 10 * (np.ptp(limits[joint]) / 2 + beyond + 0.4)
-        said = "it plays 100% of its frames beyond joint limits, joint_"
+            state[f"layers.2.expert_biases.{expert}"][joint] += 10 * (half[joint] + beyond + 0.4)
     elif case == "bank":
-        bank = np.tile(stats["motion_mean"], (9, 1))
+        bank = np.tile(mean, (9, 1))
         bank[rng.integers(9), joint] = limits[joint, 0] - 0.5 - beyond
         np.savez(tmp_path / "run" / "bank.npz", motion=bank)
-        said = "bank.npz has joint_"
     else:
-        pose = middle.copy()
-        pose[joint] = limits[joint, 0] - beyond
-        (tmp_path / "run" / "card.json").write_text(f'{{"default_dof_pos": {pose.tolist()}}}')
-        said = "default_dof_pos has joint_"
+        middle[joint] = limits[joint, 0] - beyond
+        (tmp_path / "run" / "card.json").write_text(f'{{"default_dof_pos": {middle.tolist()}}}')
     torch.save({"model_state_dict": state, "stats": stats}, made.path)
-    robot = robot_file(tmp_path / "robot.xml", limits)
-    main([str(made.path), "--robot", str(robot), "--out", str(tmp_path / "out"), "--tensorrt.library", "none"])
-    err = capsys.readouterr().err
+    _, err = build(capsys, made.path, "--robot", robot_file(tmp_path / "robot.xml", limits))
+    saying = {"mean": "the mean pose has ", "deviation": "motion_std of ", "bank": "bank.npz has "}
+    saying |= {
+        "default pose": "default_dof_pos has ",
+        "what it plays": "it plays 100% of its frames beyond joint limits, ",
+    }
     if case == "within":
         assert err.endswith("cmg_export: far enough\n") and len(built) == 1  # if these are feet, they stand still
     else:
-        assert err.startswith(f"cmg_export: {made.path}: {said}{joint if said.endswith('_') else ''}"), err
+        assert err.startswith(f"cmg_export: {made.path}: {saying[case]}joint_{joint}"), err
         assert err.count("\n") == 1 and not built
 
 
@@ -236,13 +230,12 @@ def test_a_network_without_biases_is_one_and_a_constant_is_none(
         return [Artifact("torch_fp32", "torch", "fp32", "weights.npz", file_sha256(folder / "weights.npz"))]
 
     monkeypatch.setattr(cmg_export.build, "compile_artifacts", weights_alone)
-    status = main([str(made.path), "--out", str(tmp_path / "out"), "--tensorrt.library", "none"])
-    out, err = capsys.readouterr()
+    status, err = build(capsys, made.path)
     if learned:
-        assert (status, err) == (0, "") and "1 passed parity" in out
+        assert (status, err) == (0, "")
+        assert read_manifest(tmp_path / "engine").artifacts[0].parity["status"] == "passed"
     else:
         assert status == 2 and err.count("\n") == 1 and "answers 256 random states and commands alike" in err
-        assert not (tmp_path / "out").exists()
 
 
 SAMPLES: dict[str, tuple[str, Any]] = {
@@ -271,11 +264,9 @@ def test_stats_that_contradict_the_samples_beside_them(
         altered = edit(sample["motion"].astype(np.float64), sample["command"].astype(np.float64))
         sample["motion"], sample["command"] = (values.astype(np.float32) for values in altered)
     torch.save(content, data)
-    if not said:
+    if said:
+        with pytest.raises(CheckpointError, match=rf"^{re.escape(str(data))}.*\Z") as caught:
+            load_checkpoint(made.path, data)
+        assert said in str(caught.value) and "in the samples beside them" in str(caught.value)
+    else:
         load_checkpoint(made.path, data)
-        return
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(made.path, data)
-    message = str(caught.value)
-    assert said in message and "in the samples beside them" in message and str(data) in message
-    assert "\n" not in message

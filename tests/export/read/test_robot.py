@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -23,30 +24,22 @@ pytest.importorskip("mujoco")
 
 needs_g1 = pytest.mark.skipif(g1_model() is None, reason="mjlab is not installed")
 
-BIPED = """
+LEG = """
+<body name="{side}_shin" pos="0 {y} -0.4">
+  <joint name="{side}_knee" axis="0 1 0" range="-90 10"/>
+  <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
+  <body name="{side}_foot" pos="0 0 -0.35"><joint name="{side}_ankle" axis="0 1 0"/>{{{side}}}</body>
+</body>
+"""
+BIPED = f"""
 <mujoco model="biped">
-  {assets}
+  {{assets}}
   <worldbody>
-    <geom type="{plane}" size="1 1 1"/>
+    <geom type="{{plane}}" size="1 1 1"/>
     <body name="trunk" pos="0 0 1">
       <freejoint/>
       <geom type="box" size="0.1 0.1 0.2"/>
-      <body name="left_shin" pos="0 0.1 -0.4">
-        <joint name="left_knee" axis="0 1 0" range="-90 10"/>
-        <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
-        <body name="left_foot" pos="0 0 -0.35">
-          <joint name="left_ankle" axis="0 1 0"/>
-          {left}
-        </body>
-      </body>
-      <body name="right_shin" pos="0 -0.1 -0.4">
-        <joint name="right_knee" axis="0 1 0" range="-90 10"/>
-        <geom type="capsule" size="0.03" fromto="0 0 0 0 0 -0.3"/>
-        <body name="right_foot" pos="0 0 -0.35">
-          <joint name="right_ankle" axis="0 1 0"/>
-          {right}
-        </body>
-      </body>
+      {LEG.format(side="left", y=0.1)}{LEG.format(side="right", y=-0.1)}
     </body>
     <body name="crate" pos="5 0 -9"><geom size="0.1"/></body>
   </worldbody>
@@ -89,7 +82,8 @@ def corners(x: float, y: float, z: float, of: tuple[float, float, float] = (0, 0
 
 
 def test_soles_of_primitives(tmp_path: Path) -> None:
-    """Neither of the shin above nor of the crate below; and a foot higher than the band is none."""
+    """Neither of the shin above nor of the crate below; a foot higher than the band is none; and drawn geometry serves
+    where nothing collides."""
     box = '<geom type="box" size="0.1 0.04 0.01" pos="0.02 0 -0.04"/>'
     capsule = '<geom type="capsule" size="0.01" fromto="-0.05 0 -0.035 0.1 0 -0.035"/>'
     assert soles(biped(tmp_path / "a.xml", box, capsule + '<geom size="0.02" pos="0 0 -0.02"/>')) == {
@@ -97,38 +91,27 @@ def test_soles_of_primitives(tmp_path: Path) -> None:
         "right_foot": {(-0.05, 0.0, -0.035, 0.01), (0.1, 0.0, -0.035, 0.01), (0.0, 0.0, -0.02, 0.02)},
     }
     assert set(soles(biped(tmp_path / "a.xml", FOOT, '<geom size="0.02" pos="0 0 0.021"/>'))) == {"left_foot"}
-
-
-def test_soles_of_round_and_turned_geometry(tmp_path: Path) -> None:
+    drawn = '<default><geom contype="0" conaffinity="0"/></default>'
+    assert set(soles(biped(tmp_path / "a.xml", assets=drawn, plane="box"))) == {"left_foot", "right_foot"}
     turned = '<geom type="ellipsoid" size="0.1 0.05 0.02" euler="90 0 0"/>'  # its y axis points up
     found = soles(biped(tmp_path / "a.xml", '<geom type="cylinder" size="0.05 0.05"/>', turned))
-    assert min(p[2] for p in found["left_foot"]) == pytest.approx(-0.05)
     assert max(np.hypot(p[0], p[1]) for p in found["left_foot"]) == pytest.approx(0.05)
-    assert min(p[2] for p in found["right_foot"]) == pytest.approx(-0.05)
+    assert [min(p[2] for p in found[f"{side}_foot"]) for side in ("left", "right")] == pytest.approx([-0.05] * 2)
 
 
 def test_meshes_count_where_there_is_nothing_simpler(tmp_path: Path) -> None:
-    vertices = "-1 -1 -1  1 -1 -1  -1 1 -1  1 1 -1  -1 -1 1  1 -1 1  -1 1 1  1 1 1  0 0 0.3"
+    vertices = "-1 -1 -1  1 -1 -1  -1 1 -1  1 1 -1  -1 -1 1  1 -1 1  -1 1 1  1 1 1  0 0 0.3"  # the last is inside
     assets = f'<asset><mesh name="m" scale="0.05 0.04 0.03" vertex="{vertices}"/></asset>'
     mesh = '<geom type="mesh" mesh="m"/>'
     model = biped(tmp_path / "a.xml", mesh, mesh + '<geom size="0.03" pos="0.1 0 0"/>', assets=assets)
-    assert soles(model) == {  # the inner vertex is none
-        "left_foot": corners(0.05, 0.04, 0.03),
-        "right_foot": {(0.1, 0.0, 0.0, 0.03)},
-    }
-
-
-def test_drawn_geometry_serves_where_nothing_collides(tmp_path: Path) -> None:
-    drawn = '<default><geom contype="0" conaffinity="0"/></default>'
-    assert set(soles(biped(tmp_path / "a.xml", assets=drawn, plane="box"))) == {"left_foot", "right_foot"}
+    assert soles(model) == {"left_foot": corners(0.05, 0.04, 0.03), "right_foot": {(0.1, 0.0, 0.0, 0.03)}}
 
 
 def test_limits_and_order(tmp_path: Path) -> None:
     chain = biped(tmp_path / "a.xml").chain(("right_ankle", "left_knee"))
     np.testing.assert_allclose(chain.joint_lower, (-UNLIMITED, -np.pi / 2))
     np.testing.assert_allclose(chain.joint_upper, (UNLIMITED, np.deg2rad(10)))
-    assert chain.name == "biped"
-    assert "crate" not in chain.body_names
+    assert chain.name == "biped" and "crate" not in chain.body_names
     assert dict(zip(chain.body_names, chain.body_joints, strict=True)) == {
         "trunk": -1, "left_shin": 1, "left_foot": -1, "right_shin": -1, "right_foot": 0,
     }  # fmt: skip
@@ -156,35 +139,30 @@ def test_models_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [found.name for found in tmp_path.iterdir()] == ["a.xml"]  # no log file
 
 
-def load(folder: Path, seed: int, num_joints: int, card: str | None = None) -> Checkpoint:
+def load(folder: Path, seed: int, num_joints: int, joint_names: list[str] | None = None) -> Checkpoint:
     made = make_checkpoint(folder, num_joints=num_joints, hidden_dim=8, seed=seed)
-    if card is not None:
-        (folder / "card.json").write_text(card)
+    if joint_names:
+        (folder / "card.json").write_text(json.dumps({"joint_names": joint_names}))
     return load_checkpoint(made.path)
 
 
 @needs_g1
 def test_the_g1_is_found(tmp_path: Path, seed: int) -> None:
+    """By all its joints, or a part of them."""
     imported = "mjlab" in sys.modules
-    joints = resolve_joints(load(tmp_path, seed, 29), None)
+    joints = resolve_joints(load(tmp_path / "all", seed, 29), None)
     assert ("mjlab" in sys.modules) == imported
-    assert joints.names == JOINT_NAMES
-    assert (chain := joints.chain) is not None
+    assert joints.names == JOINT_NAMES and (chain := joints.chain) is not None
     assert chain.body_joints[chain.body_index("right_knee_link")] == JOINT_NAMES.index("right_knee_joint")
     for name in ("head_link", "left_rubber_hand", "right_rubber_hand"):
         assert chain.body_joints[chain.body_index(name)] == -1
     assert {chain.body_names[body] for body in chain.sole_bodies} == {"left_ankle_roll_link", "right_ankle_roll_link"}
     assert len(chain.sole_points) == 28  # two ends of seven capsules, twice
     assert set(chain.sole_radii) == {0.01}
-
-
-@needs_g1
-def test_a_part_of_the_g1s_joints_is_the_g1(tmp_path: Path, seed: int) -> None:
     names = [name for name in JOINT_NAMES if "wrist" not in name][::-1]
-    listed = ", ".join(f'"{name}"' for name in names)
-    joints = resolve_joints(load(tmp_path, seed, 23, f'{{"joint_names": [{listed}]}}'), None)
-    assert joints.names == tuple(names) and joints.chain is not None
-    assert joints.chain.body_joints[joints.chain.body_index("left_wrist_yaw_link")] == -1
+    joints = resolve_joints(load(tmp_path / "part", seed, 23, names), None)
+    assert joints.names == tuple(names) and (chain := joints.chain) is not None
+    assert chain.body_joints[chain.body_index("left_wrist_yaw_link")] == -1
 
 
 def test_without_a_robot(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,10 +176,9 @@ def test_without_a_robot(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPa
 def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int, rng: np.random.Generator) -> None:
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=4)
     assert resolve_joints(load(tmp_path / "a", seed, 3), robot.path).names == robot.joint_names
-    first, second = robot.joint_names[0], robot.joint_names[2]
-    carded = load(tmp_path / "b", seed, 2, f'{{"joint_names": ["{second}", "{first}"]}}')
-    joints = resolve_joints(carded, robot.path)
-    assert joints.names == (second, first) and joints.chain is not None
+    names = robot.joint_names[2::-2]
+    joints = resolve_joints(load(tmp_path / "b", seed, 2, [*names]), robot.path)
+    assert joints.names == names and joints.chain is not None
     with pytest.raises(RobotError, match="3 hinge joints, the motion state 2"):
         resolve_joints(load(tmp_path / "c", seed, 2), robot.path)
 
