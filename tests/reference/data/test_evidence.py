@@ -163,9 +163,22 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Change]] = {  # the reason, what m
     "gap in time": ("frames are missing", {}, lambda a: {**a, "time": count(a) / 50 + (count(a) > 60)}),
     "time runs back": ("time does not go on", {}, lambda a: {**a, "time": count(a)[::-1]}),
     "float16": ("float16", {}, bare_change(pos=lambda p: (p + [30, 0, 0]).astype(np.float16))),
+    "infinite root": ("NaN or infinity", {}, change(pos=lambda p: np.where(p == p[0, 0], np.inf, p))),
+    "no rotation": ("rotation", {}, change(quat=lambda q: q * (np.arange(len(q)) != 5)[:, None, None])),
+    "root too short": ("root_pos is", {}, bare_change(pos=lambda p: p[:-1])),
+    "flat root": ("readable", {}, change(pos=lambda p: p[:, 0, 0])),
+    "Euler angles": ("root_quat is", {}, bare_change(quat=lambda q: q[..., :3])),
+    "joints missing": (
+        "joints waist_yaw_joint are missing", {},
+        lambda a: {**a, "dof_names": np.char.replace(a["dof_names"], "waist_yaw", "belly")},
+    ),
+    "names of fewer joints": ("joint names", {}, lambda a: {**a, "dof_names": a["dof_names"][:2]}),
+    "negative fps": ("fps is -50", {}, change(fps=lambda f: -f)),
+    "text": ("readable", {}, change(dof=lambda d: d.astype(str))),
+    "objects": ("readable", {}, change(dof=lambda d: np.array([None] * len(d)))),
     "two people": ("expected", {}, change(dof=lambda d: np.stack([d, d], axis=1))),
     "several rates": ("2 different values", {}, lambda a: {**a, "fps": np.array([50, 60])}),
-    "NaN velocities": ("NaN", {}, change(vel=lambda v: np.where(v > 0, np.nan, v))),
+    "NaN velocities": ("velocity holds NaN", {}, change(vel=lambda v: np.where(v > 0, np.nan, v))),
     "short": ("too short", {}, frames(lambda v: v[:8])),
 }  # fmt: skip
 
