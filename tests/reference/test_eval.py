@@ -228,12 +228,9 @@ def test_grid_holds_what_the_bars_speak_of_and_its_mirror_image() -> None:
 
 def test_impossible_requests_are_refused(stats: Stats) -> None:
     small = Stats(torch.zeros(46), torch.ones(46), stats.command_min, stats.command_max)
-    requests: tuple[tuple[str, Stats, dict[str, Any]], ...] = (
-        ("frames", stats, {"num_frames": MIN_FRAMES - 1}),
-        ("bank", stats, {"bank": torch.zeros(3, 46)}),
-        ("29 joint", small, {}),
-    )
-    for said, of, options in requests:
+    narrow = {"bank": torch.zeros(3, 46)}
+    cases: Any = ("frames", stats, {"num_frames": MIN_FRAMES - 1}), ("bank", stats, narrow), ("29 joint", small, {})
+    for said, of, options in cases:
         with pytest.raises(ValueError, match=said):
             evaluate(Replay({FORWARD.command: stand()}, stats), of, **options)
 

@@ -21,7 +21,7 @@ NAMES = ("left_knee_joint", "waist_yaw_joint", "right_knee_joint")
 
 def quaternions(roll: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
     """(w, x, y, z) of intrinsic yaw, pitch, roll."""
-    return Rotation.from_euler("ZYX", np.stack([yaw, pitch, roll], axis=1)).as_quat()[:, [3, 0, 1, 2]]
+    return Rotation.from_euler("ZYX", np.stack([yaw, pitch, roll], axis=1)).as_quat(scalar_first=True)
 
 
 class Motion:
