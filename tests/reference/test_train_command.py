@@ -118,36 +118,35 @@ def test_loss_falls(config: TrainConfig) -> None:
 def test_complaints_are_one_line(config: TrainConfig, tmp_path: Path, capsys: Captured) -> None:
     data = read_pt(config.data)
     stats, samples = data["stats"], data["samples"]
-    contents: dict[str, tuple[str, Any]] = {
-        "nameless": ("no joint names", {"samples": samples, "stats": stats}),
-        "lopsided": ("symmetric", {**data, "stats": {**stats, "motion_mean": stats["motion_mean"] + 1}}),
-        "misnamed": ("1 joint names", {**data, "joint_names": ["waist_yaw_joint"]}),
-        "a_list": ("no samples", [1, 2]),
-        "wide": ("motion_std has shape [7]", {**data, "stats": {**stats, "motion_std": np.ones(7, np.float32)}}),
-        "flat": ("samples are not motion", {**data, "samples": [{"motion": np.zeros(4), "command": np.zeros(3)}]}),
-        "nan": ("loss is nan", {**data, "samples": [{**s, "motion": np.nan * s["motion"]} for s in samples]}),
-    }
+    nameless = {"samples": samples, "stats": stats}
     (tmp_path / "file").touch()
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("No such file", {"data": tmp_path / "absent.pt"}),
-        ("even number", {"hidden_dim": 13}),
-        ("file", {"out": tmp_path / "file" / "out"}),
-        ("hidden_dim was 12, is 8", {"hidden_dim": 8, "init": train(config)}),
-    ]
+    cases: dict[str, dict[str, Any]] = {
+        "no joint names": {"data": nameless},
+        "symmetric": {"data": {**data, "stats": {**stats, "motion_mean": stats["motion_mean"] + 1}}},
+        "1 joint names": {"data": {**data, "joint_names": ["waist_yaw_joint"]}},
+        "no samples": {"data": [1, 2]},
+        "motion_std has shape [7]": {"data": {**data, "stats": {**stats, "motion_std": np.ones(7, np.float32)}}},
+        "samples are not motion": {"data": {**data, "samples": [{"motion": np.zeros(4), "command": np.zeros(3)}]}},
+        "loss is nan": {"data": {**data, "samples": [{**s, "motion": np.nan * s["motion"]} for s in samples]}},
+        "No such file": {"data": tmp_path / "absent.pt"},
+        "even number": {"hidden_dim": 13},
+        "file": {"out": tmp_path / "file" / "out"},
+        "hidden_dim was 12, is 8": {"hidden_dim": 8, "init": train(config)},
+    }
     for case in ("batch_size 0", "learning_rate 2.0", "gradient_clip 0.0", "noise nan", "ema 1.0", "balance -0.1"):
         name, value = case.split()
-        changes.append((f"{name} is {value}; expected", {name: type(getattr(config, name))(value)}))
-    for name, (expected, content) in contents.items():
-        write_pt(tmp_path / f"{name}.pt", content)
-        changes.append((expected, {"data": tmp_path / f"{name}.pt"}))
-    for expected, change in changes:
-        wrong = dataclasses.replace(config, **{"out": tmp_path / "new", **change})
+        cases[f"{name} is {value}; expected"] = {name: type(getattr(config, name))(value)}
+    for expected, change in cases.items():
+        if isinstance(change.get("data"), (dict, list)):
+            write_pt(tmp_path / "wrong.pt", change["data"])
+            change = {"data": tmp_path / "wrong.pt"}
         capsys.readouterr()
-        assert run(wrong) == 2, expected
+        assert run(dataclasses.replace(config, **{"out": tmp_path / "new", **change})) == 2, expected
         err = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("training:")]
         assert len(err) == 1 and err[0].startswith("CMG_Ref.train: ") and expected in err[0], err
-    nameless = dataclasses.replace(config, data=tmp_path / "nameless.pt", out=tmp_path / "plain", symmetric_part=0.0)
-    assert run(nameless) == 0
+    write_pt(tmp_path / "nameless.pt", nameless)
+    changes: dict[str, Any] = {"data": tmp_path / "nameless.pt", "out": tmp_path / "plain", "symmetric_part": 0.0}
+    assert run(dataclasses.replace(config, **changes)) == 0
 
 
 def start_again(config: TrainConfig, **changes: Any) -> list[str]:

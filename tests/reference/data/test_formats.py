@@ -162,25 +162,19 @@ class JoblibPickler(Pickler):
         self._stream.write(bytes([padding]) + b"\xff" * padding + obj.tobytes("F" if fortran else "C"))
 
 
-@pytest.fixture
-def joblib_dump(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], bytes]:
-    module = types.ModuleType("joblib.numpy_pickle")
-    wrapper = type("NumpyArrayWrapper", (), {"__module__": module.__name__})
-    module.NumpyArrayWrapper = wrapper  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "joblib", types.ModuleType("joblib"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    def dump(content: Any) -> bytes:
-        stream = io.BytesIO()
-        JoblibPickler(stream, wrapper).dump(content)
-        return stream.getvalue()
-
-    return dump
+def joblib_dump(content: Any, patch: pytest.MonkeyPatch) -> bytes:
+    module: Any = types.ModuleType("joblib.numpy_pickle")
+    module.NumpyArrayWrapper = type("NumpyArrayWrapper", (), {"__module__": module.__name__})
+    patch.setitem(sys.modules, "joblib", types.ModuleType("joblib"))
+    patch.setitem(sys.modules, module.__name__, module)
+    stream = io.BytesIO()
+    JoblibPickler(stream, module.NumpyArrayWrapper).dump(content)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("pack", [bytes, zlib.compress, gzip.compress])
 def test_phc_joblib_of_several_clips(
-    tmp_path: Path, walking: Arrays, joblib_dump: Callable[[Any], bytes], pack: Callable[[bytes], bytes]
+    tmp_path: Path, walking: Arrays, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
 ) -> None:
     def motion(part: slice, columns: Any = slice(None)) -> Arrays:
         of = {k: v[part] for k, v in gmr(walking, columns).items() if isinstance(v, np.ndarray)}
@@ -189,7 +183,7 @@ def test_phc_joblib_of_several_clips(
         return {"root_trans_offset": of["root_pos"], "dof": dof, "root_rot": of["root_rot"], **human}
 
     content = {"0-walk_poses": motion(slice(None)), "0-short": motion(slice(40), NO_WRISTS), "0-bad": motion(slice(9))}
-    (tmp_path / "amass_all.pkl").write_bytes(pack(joblib_dump(content)))
+    (tmp_path / "amass_all.pkl").write_bytes(pack(joblib_dump(content, monkeypatch)))
     found = read_folder(tmp_path)
     assert [clip.name for clip in found.clips] == ["amass_all:0-walk_poses", "amass_all:0-short"]
     holds(found.clips[0], walking)
