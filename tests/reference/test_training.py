@@ -57,12 +57,15 @@ def test_symmetric_training_keeps_left_and_right_alike(
     config, data = dataclasses.replace(TINY, num_experts=experts, num_layers=layers), make_data(rng)
     names, sampler = tuple(data["joint_names"]), WindowSampler(data, CPU, TINY.balance)
     trainer = TrainStep(initial_model(config, data["stats"], names), sampler, config, data["stats"], names)
-    fresh = trainer.averaged_model()
+    fresh, average = trainer.averaged_model(), [p.detach().clone() for p in trainer.model.parameters()]
 
     def train(symmetric: bool) -> None:
         trainer.configure(4, symmetric=symmetric)
         for _ in range(8):
             trainer.step(3e-3)
+            for mean, parameter in zip(average, trainer.model.parameters(), strict=True):
+                mean.lerp_(parameter.detach(), 1 - config.ema)
+        torch.testing.assert_close(trainer.state()["average"], average)
 
     train(symmetric=True)
     assert asymmetry(trainer.model) < 1e-5 and asymmetry(trainer.averaged_model()) < 1e-5
