@@ -145,6 +145,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Change]] = {  # the reason, what m
     "not unit": ("of length", {}, change(quat=lambda q: q * np.linspace(0.8, 1.2, len(q))[:, None, None])),
     "from its start": ("below the ground", {}, change(pos=lambda p: p - p[:1, :1])),
     "on a treadmill, bare": ("does not move as the legs walk|slides", {}, bare_change(pos=lambda p: p * [0, 0, 1])),
+    "one pose, dragged": ("is stored", {}, change(dof=lambda d: d * 0 + d[:1], vel=lambda v: v * 0)),
     "path twice as long": ("times the change", {}, change(pos=lambda p: p + p[:, :1] * [1, 1, 0])),
     "one sign": ("left_knee_joint do not", {}, change(vel=signs("left_knee_joint"))),
     "one joint": ("m from where joints and root put it", {}, change(dof=signs(SHOULDER), vel=signs(SHOULDER))),
