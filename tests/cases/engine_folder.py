@@ -17,7 +17,16 @@ import torch
 
 from CMG_Ref.module import CMG
 from cmg_runtime import Engine, backends
-from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256, read_manifest
+from cmg_runtime.folder.manifest import (
+    Artifact,
+    CommandRange,
+    FileEntry,
+    Manifest,
+    Sizes,
+    Stats,
+    file_sha256,
+    read_manifest,
+)
 from cmg_runtime.folder.robot import KinematicChain
 
 CAN_EXPORT = "CMG_TEST_FOLDERS" not in os.environ
@@ -146,6 +155,22 @@ def with_fused(folder: Path) -> Path:
     return folder
 
 
+def bare_manifest(sizes: Sizes, stats: Stats, **more: Any) -> Manifest:
+    """Without a robot, artifacts and hashes of files, but for what is given."""
+    fields: dict[str, Any] = {
+        "name": "test_engine",
+        "source": {"sha256": "0" * 64},
+        "fps": 50.0,
+        "joint_names": tuple(f"joint_{i}" for i in range(sizes.num_joints)),
+        "default_dof_pos": None,
+        "command_range": CommandRange(stats.command_min, stats.command_max, "stats"),
+        "robot": None,
+        "bank": FileEntry("bank.npz", "0" * 64),
+        "artifacts": (),
+    }
+    return Manifest(sizes=sizes, stats=stats, **{**fields, **more})
+
+
 def made_before(name: str) -> tuple[Path, Truth]:
     """A folder that ``made_before.py`` wrote, and its truth."""
     folder = Path(os.environ["CMG_TEST_FOLDERS"]) / name
@@ -183,18 +208,13 @@ def make_engine_folder(
     checkpoint = load_checkpoint(made.path)
     weights = one_product_weights(checkpoint)
     np.savez(folder / "weights.npz", **weights)  # pyright: ignore[reportArgumentType]
-    bare = Manifest(
-        name="test_engine",
+    bare = bare_manifest(
+        checkpoint.sizes,
+        checkpoint.stats,
         source={"file": made.path.name, "sha256": file_sha256(made.path)},
-        sizes=checkpoint.sizes,
-        fps=50.0,
-        joint_names=joint_names or tuple(f"joint_{i}" for i in range(checkpoint.sizes.num_joints)),
-        default_dof_pos=None,
-        stats=checkpoint.stats,
-        command_range=CommandRange(checkpoint.stats.command_min, checkpoint.stats.command_max, "stats"),
         robot=robot,
         bank=FileEntry("bank.npz", file_sha256(folder / "bank.npz")),
-        artifacts=(),
+        **({"joint_names": joint_names} if joint_names else {}),
     )
     artifacts = []
     for precision in precisions:
@@ -202,9 +222,7 @@ def make_engine_folder(
             export_onnx(weights, precision, bare, folder / f"cmg_{precision}.onnx")
         if "torchscript" not in without:
             export_torchscript(weights, precision, folder / f"cmg_{precision}.ts")
-        for backend in BACKENDS:
-            if backend in without:
-                continue
+        for backend in (name for name in BACKENDS if name not in without):
             file = backends.BACKENDS[backend].file.format(precision=precision)
             sha256 = file_sha256(folder / file)
             artifacts.append(Artifact(f"{backend}_{precision}", backend, precision, file, sha256, parity=dict(PASSED)))

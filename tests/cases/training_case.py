@@ -15,10 +15,10 @@ TINY = TrainConfig(
 )
 
 
-def make_data(rng: np.random.Generator, samples: int = 5) -> dict[str, Any]:
+def make_data(rng: np.random.Generator) -> dict[str, Any]:
     """Sines whose pace follows the command."""
     made = []
-    for _ in range(samples):
+    for _ in range(5):
         frames, command = int(rng.integers(20, 40)), rng.uniform(-1, 1, 3)
         t = np.arange(frames + 1)[:, None] / 50
         dof_pos = np.sin(2 * np.pi * (1 + 0.5 * command) * t + rng.uniform(0, 6, 3))

@@ -16,18 +16,16 @@ from engine_folder import Truth, shared_robot_folder, state
 from mujoco_kinematics import MujocoKinematics
 from plain_rollout import PlainEnvironment, Robot
 
+Fields = dict[str, torch.Tensor]
+
 
 @functools.cache
 def random_robot_case() -> tuple[Path, Truth, Robot]:
     folder, truth, mjcf = shared_robot_folder()
     chain = load_engine(folder, 1).manifest.robot
     assert chain is not None
-    joint_names = tuple(name for name in chain.body_names if name != "root")
-    return (
-        folder,
-        truth,
-        Robot(MujocoKinematics(mjcf, tuple(n.replace("body", "joint") for n in joint_names), "root"), chain),
-    )
+    joint_names = tuple(name.replace("body", "joint") for name in chain.body_names if name != "root")
+    return folder, truth, Robot(MujocoKinematics(mjcf, joint_names, "root"), chain)
 
 
 def load(
@@ -37,18 +35,14 @@ def load(
     return devices.load(random_robot_case()[0], num_envs, device, backend, precision, **more)
 
 
-def everything(engine: Engine) -> dict[str, torch.Tensor]:
+def everything(engine: Engine) -> Fields:
     """The current motion states, and all frames of the window, if there is one: copies on the host."""
     frames = {} if engine.horizon == 1 else engine.future(range(engine.horizon))._asdict()
     return {name: value.cpu() for name, value in {"current": state(engine), **frames}.items()}
 
 
 def assert_same(
-    seen: dict[str, torch.Tensor],
-    expected: dict[str, torch.Tensor],
-    rows: Any = slice(None),
-    atol: float = 0.0,
-    root_vel: float = 0.0,
+    seen: Fields, expected: Fields, rows: Any = slice(None), atol: float = 0.0, root_vel: float = 0.0
 ) -> None:
     """These rows of every field, to the bit unless ``atol`` is given; ``root_vel``: its own, for its z is a difference
     times 50."""

@@ -17,9 +17,11 @@ from CMG_Ref.dataloader.conventions import Conventions
 from CMG_Ref.dataloader.reading import ClipFolder, read_folder
 from CMG_Ref.robot_g1 import JOINT_NAMES, mirror_map
 from CMG_Ref.robot_g1.chain import breadth_first_body_names, breadth_first_joint_names, g1_chain
+from engine_folder import SEED
 from synthetic_gait import whole_clip
 
 Arrays = dict[str, Any]
+Function = Callable[[np.ndarray], Any]
 Change = Callable[[Arrays], Any]
 
 
@@ -35,9 +37,8 @@ def read(folder: Path, arrays: Arrays, conventions: Conventions | None = None, *
 
 def refusal(folder: Path, arrays: Arrays) -> str:
     found = read(folder, arrays)
-    assert not found.clips
     (skipped,) = found.skipped
-    assert skipped.name == "a.npz" and len(skipped.reason.splitlines()) == 1
+    assert not found.clips and skipped.name == "a.npz" and len(skipped.reason.splitlines()) == 1
     return skipped.reason
 
 
@@ -47,22 +48,18 @@ def bare(arrays: Arrays) -> Arrays:
     return {**kept, **{key: arrays[key][:, :1] for key in ("body_positions", "body_rotations")}}
 
 
-def changed(arrays: Arrays, **functions: Callable[[np.ndarray], Any]) -> Arrays:
-    """With functions applied to ``dof`` (positions), ``vel``, ``pos``, ``quat``, ``lin`` and ``ang`` (of bodies)."""
+def change(**functions: Function) -> Change:
+    """Of ``dof`` (positions), ``vel``, ``fps``; of bodies ``pos``, ``quat``, ``lin`` and ``ang``."""
     keys = {"dof": "dof_positions", "vel": "dof_velocities", "pos": "body_positions", "quat": "body_rotations"}
     keys |= {"lin": "body_linear_velocities", "ang": "body_angular_velocities", "fps": "fps"}
-    return {**arrays, **{keys[key]: change(arrays[keys[key]].copy()) for key, change in functions.items()}}
+    return lambda a: {**a, **{keys[key]: function(a[keys[key]].copy()) for key, function in functions.items()}}
 
 
-def change(**functions: Callable[[np.ndarray], Any]) -> Change:
-    return lambda arrays: changed(arrays, **functions)
+def bare_change(**functions: Function) -> Change:
+    return lambda arrays: bare(change(**functions)(arrays))
 
 
-def bare_change(**functions: Callable[[np.ndarray], Any]) -> Change:
-    return lambda arrays: bare(changed(arrays, **functions))
-
-
-def frames(pick: Callable[[np.ndarray], np.ndarray]) -> Change:
+def frames(pick: Function) -> Change:
     """The same frames of everything."""
     return lambda a: {key: pick(value) if len(value) == len(a["dof_positions"]) else value for key, value in a.items()}
 
@@ -71,122 +68,119 @@ def count(arrays: Arrays) -> np.ndarray:
     return np.arange(len(arrays["dof_positions"]))
 
 
-def turned(rotation: Rotation) -> Callable[[np.ndarray], np.ndarray]:
-    """Quaternions (w, x, y, z) turned in the world."""
+def about(axis: str, degrees: float) -> dict[str, Function]:
+    """The whole world turned; quaternions are (w, x, y, z)."""
+    rotation = Rotation.from_euler(axis, degrees, degrees=True)
 
     def turn(quat: np.ndarray) -> np.ndarray:
-        product = rotation * Rotation.from_quat(quat.reshape(-1, 4)[:, [1, 2, 3, 0]])
-        return product.as_quat()[:, [3, 0, 1, 2]].reshape(quat.shape)
+        turned = rotation * Rotation.from_quat(quat.reshape(-1, 4), scalar_first=True)
+        return turned.as_quat(scalar_first=True).reshape(quat.shape)
 
-    return turn
-
-
-def about(axis: str, degrees: float) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """The whole world turned."""
-    rotation = Rotation.from_euler(axis, degrees, degrees=True)
-    vectors = {key: lambda v: v @ rotation.as_matrix().T for key in ("pos", "lin", "ang")}
-    return {**vectors, "quat": turned(rotation)}
-
-
-def without_velocities(arrays: Arrays) -> Arrays:
-    return {key: value for key, value in arrays.items() if "velocities" not in key}
+    return {**{key: lambda v: v @ rotation.as_matrix().T for key in ("pos", "lin", "ang")}, "quat": turn}
 
 
 def in_root_axes(arrays: Arrays) -> Arrays:
-    inverse = Rotation.from_quat(arrays["body_rotations"][:, 0][:, [1, 2, 3, 0]]).inv()
-    return changed(arrays, lin=lambda v: inverse.apply(v[:, 0])[:, None])
+    inverse = Rotation.from_quat(arrays["body_rotations"][:, 0], scalar_first=True).inv()
+    return change(lin=lambda v: inverse.apply(v[:, 0])[:, None])(arrays)
 
 
-def signs(*joints: str) -> Callable[[np.ndarray], np.ndarray]:
+def signs(*joints: str) -> Function:
     return lambda values: values * np.where(np.isin(JOINT_NAMES, joints), -1, 1)
-
-
-def joints_and_velocities(function: Callable[[np.ndarray], np.ndarray]) -> Change:
-    return change(dof=function, vel=function)
 
 
 def swapped(values: np.ndarray) -> np.ndarray:
     return values[:, mirror_map(JOINT_NAMES)[0]]
 
 
-def torso_first(values: np.ndarray) -> np.ndarray:
-    return values[:, [15, *range(1, 30)]]
-
-
 def inverse(quat: np.ndarray) -> np.ndarray:
     return quat * [1, -1, -1, -1]
 
 
-CM, MM = (lambda values: values * 100), (lambda values: values * 1000)
+def world_first(values: np.ndarray) -> np.ndarray:
+    first = np.zeros_like(values[:, :1])
+    first[..., 0] = values.shape[-1] == 4
+    return np.concatenate([first, values], axis=1)
 
-MENDED: dict[str, tuple[str, dict[str, Any], Change]] = {
+
+def noisy(values: np.ndarray) -> np.ndarray:
+    return values + np.random.default_rng(SEED).normal(0, 0.005, values.shape)
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Over a seventh of a second, as some tools filter what they difference."""
+    return np.stack([np.convolve(np.pad(column, 3, "edge"), np.ones(7) / 7, "valid") for column in values.T], axis=1)
+
+
+def arms(pitch: float) -> Function:
+    pose = [0.0] * 15 + [pitch, 0.0, 0.0, 1.4, 0.0, 0.0, 0.0] * 2
+    return lambda dof: np.where(np.arange(29) < 15, dof, pose)
+
+
+def with_names(names: Callable[[np.ndarray], Any], arrays: Arrays) -> Arrays:
+    return {**arrays, "body_names": np.array(names(arrays["body_names"]))}
+
+
+HIP, SHOULDER, WRIST = "left_hip_yaw_joint", "left_shoulder_pitch_joint", "left_wrist_roll_joint"
+REFUSED: dict[str, tuple[str, dict[str, Any], Change]] = {  # the reason, what mends it if anything does, the change
     "degrees": ("rad where its limits", {"angles": "degrees"}, change(dof=np.degrees)),
-    "degrees throughout": ("rad where its limits", {"angles": "degrees"}, joints_and_velocities(np.degrees)),
     "x, y, z, w": ("leans|contradict the poses", {"quaternion": "xyzw"}, change(quat=lambda q: q[..., [1, 2, 3, 0]])),
     "y up": ("leans", {"up": "y"}, change(**about("x", -90))),
-    "cm": ("m/s, expected below", {"length_unit": "cm"}, change(pos=CM)),
-    "mm": ("m/s, expected below", {"length_unit": "mm"}, change(pos=MM)),
-    "fps halved": ("50 fps where fps says 25", {"fps": 50.0}, change(fps=lambda f: f / 2)),
+    "mm": ("m/s, expected below", {"length_unit": "mm"}, change(pos=lambda p: p * 1000)),
     "fps 60": ("50 fps where fps says 60", {"fps": 50.0}, change(fps=lambda f: f * 1.2)),
     "frame time": ("0.02 frames a second", {"fps": 50.0}, change(fps=lambda f: 1 / f)),
-    "times": (
-        "say 50 fps where fps says 30",
-        {"fps": 50.0},
-        lambda a: {**bare(a), "fps": 30, "timestamps": 20 * count(a)},  # ms
+    "times in ms": (
+        "say 50 fps where fps says 30", {"fps": 50.0}, lambda a: {**bare(a), "fps": 30, "timestamps": 20 * count(a)}
     ),
-    "two at once": ("limits", {"angles": "degrees", "length_unit": "cm"}, change(dof=np.degrees, pos=CM)),
-}  # fmt: skip
-
-STORED, SLIDES = "is stored .* from where joints and root put it", "does not move as the legs walk|slides"
-REFUSED: dict[str, tuple[str, Change]] = {
+    "two": ("limits", {"angles": "degrees", "length_unit": "cm"}, change(dof=np.degrees, pos=lambda p: p * 100)),
     "body names": (  # as a simulator lists them, world first, for bodies without it
-        STORED, lambda a: {**without_velocities(a), "body_names": np.array(["world", *a["body_names"][:-1]])}
+        "is stored .* from where joints and root put it", {},
+        lambda a: with_names(lambda names: ["world", *names[:-1]], {k: v for k, v in a.items() if "velo" not in k}),
     ),
-    "no pelvis": ("no pelvis", lambda a: {**a, "body_names": np.array([f"{n}_x" for n in a["body_names"]])}),
-    "joint names": ("limits|is stored", lambda a: {**a, "dof_names": np.roll(a["dof_names"], 6)}),
-    "joint twice": ("come twice", lambda a: {**a, "dof_names": a["dof_names"][[0, *range(28)]]}),
-    "inverse": ("contradict the poses", change(quat=inverse)),
-    "inverse, bare": ("quaternions inverted", bare_change(quat=inverse)),
-    "facing backward": ("is stored", change(quat=about("z", 180)["quat"])),
-    "facing backward, bare": ("to face backward", bare_change(quat=about("z", 180)["quat"])),
-    "facing left, bare": ("to face right", bare_change(quat=about("z", 90)["quat"])),
-    "mirrored path, bare": ("y axis|mirrored", bare_change(pos=lambda p: p * [1, -1, 1])),
-    "not unit": ("of length", change(quat=lambda q: q * np.linspace(0.8, 1.2, len(q))[:, None, None])),
-    "root is the torso": ("is stored", lambda a: without_velocities(changed(a, pos=torso_first, quat=torso_first))),
-    "from its start": ("below the ground", change(pos=lambda p: p - p[:1, :1])),
-    "raised": ("above the ground", change(pos=lambda p: p + [0, 0, 0.4])),
-    "on a treadmill, bare": (SLIDES, bare_change(pos=lambda p: p * [0, 0, 1])),
-    "one pose, dragged": ("is stored", change(dof=lambda d: d * 0 + d[:1], vel=lambda v: v * 0)),
-    "path twice as long": ("times the change", change(pos=lambda p: p + p[:, :1] * [1, 1, 0])),
-    "velocities of others": ("do not follow", change(vel=lambda v: v[:, ::-1])),
-    "one sign": ("left_knee_joint do not", change(vel=signs("left_knee_joint"))),
-    "one joint": ("m from where joints and root put it", joints_and_velocities(signs("left_shoulder_pitch_joint"))),
-    "one wrist": ("left_wrist.* rad from how joints", joints_and_velocities(signs("left_wrist_roll_joint"))),
-    "one hip, bare": (
-        "with left_hip_yaw_joint turned the other way", bare_change(dof=signs("left_hip_yaw_joint"))
-    ),
+    "no pelvis": ("no pelvis", {}, lambda a: with_names(lambda names: [f"{n}_x" for n in names], a)),
+    "joint twice": ("come twice", {}, lambda a: {**a, "dof_names": a["dof_names"][[0, *range(28)]]}),
+    "inverse, bare": ("quaternions inverted", {}, bare_change(quat=inverse)),
+    "facing backward, bare": ("to face backward", {}, bare_change(quat=about("z", 180)["quat"])),
+    "facing left, bare": ("to face right", {}, bare_change(quat=about("z", 90)["quat"])),
+    "mirrored path, bare": ("y axis|mirrored", {}, bare_change(pos=lambda p: p * [1, -1, 1])),
+    "not unit": ("of length", {}, change(quat=lambda q: q * np.linspace(0.8, 1.2, len(q))[:, None, None])),
+    "from its start": ("below the ground", {}, change(pos=lambda p: p - p[:1, :1])),
+    "on a treadmill, bare": ("does not move as the legs walk|slides", {}, bare_change(pos=lambda p: p * [0, 0, 1])),
+    "one pose, dragged": ("is stored", {}, change(dof=lambda d: d * 0 + d[:1], vel=lambda v: v * 0)),
+    "path twice as long": ("times the change", {}, change(pos=lambda p: p + p[:, :1] * [1, 1, 0])),
+    "one sign": ("left_knee_joint do not", {}, change(vel=signs("left_knee_joint"))),
+    "one joint": ("m from where joints and root put it", {}, change(dof=signs(SHOULDER), vel=signs(SHOULDER))),
+    "one wrist": ("left_wrist.* rad from how joints", {}, change(dof=signs(WRIST), vel=signs(WRIST))),
+    "one hip, bare": ("with left_hip_yaw_joint turned the other way", {}, bare_change(dof=signs(HIP))),
     "hips, bare": (
-        "hip_yaw_joint and right_hip_yaw_joint turned the other way",
-        bare_change(dof=signs("left_hip_yaw_joint", "right_hip_yaw_joint")),
+        "hip_yaw_joint and right_hip_yaw_joint turned the other way", {},
+        bare_change(dof=signs(HIP, "right_hip_yaw_joint")),
     ),
-    "sides exchanged": ("is stored", joints_and_velocities(swapped)),
-    "sides exchanged, bare": ("trunk|slides", bare_change(dof=swapped)),
-    "wrapped": ("jumps by 2 pi", bare_change(dof=lambda d: np.where(d < np.median(d, axis=0), d + 2 * np.pi, d))),
-    "repeated": ("the one before again, amid", frames(lambda v: np.repeat(v[::2], 2, axis=0))),
-    "frozen": ("frozen", frames(lambda v: v[np.minimum(np.arange(len(v)), len(v) // 3)])),
-    "frames cut out": ("frames are missing", lambda a: frames(lambda v: np.delete(v, range(70, 74), 0))(bare(a))),
-    "gap in time": ("frames are missing", lambda a: {**a, "time": count(a) / 50 + (count(a) > 60)}),
-    "time runs back": ("time does not go on", lambda a: {**a, "time": count(a)[::-1]}),
-    "float16": ("float16", bare_change(pos=lambda p: (p + [30, 0, 0]).astype(np.float16))),
-    "two people": ("expected", change(dof=lambda d: np.stack([d, d], axis=1))),
-    "several rates": ("2 different values", lambda a: {**a, "fps": np.array([50, 60])}),
-    "NaN velocities": ("NaN", change(vel=lambda v: np.where(v > 0, np.nan, v))),
-    "short": ("too short", frames(lambda v: v[:8])),
+    "sides exchanged, bare": ("trunk|slides", {}, bare_change(dof=swapped)),
+    "wrapped": ("jumps by 2 pi", {}, bare_change(dof=lambda d: np.where(d < np.median(d, axis=0), d + 2 * np.pi, d))),
+    "repeated": ("the one before again, amid", {}, frames(lambda v: np.repeat(v[::2], 2, axis=0))),
+    "frozen": ("frozen", {}, frames(lambda v: v[np.minimum(np.arange(len(v)), len(v) // 3)])),
+    "frames cut out": ("frames are missing", {}, lambda a: frames(lambda v: np.delete(v, range(70, 74), 0))(bare(a))),
+    "gap in time": ("frames are missing", {}, lambda a: {**a, "time": count(a) / 50 + (count(a) > 60)}),
+    "time runs back": ("time does not go on", {}, lambda a: {**a, "time": count(a)[::-1]}),
+    "float16": ("float16", {}, bare_change(pos=lambda p: (p + [30, 0, 0]).astype(np.float16))),
+    "no rotation": ("rotation", {}, change(quat=lambda q: q * (np.arange(len(q)) != 5)[:, None, None])),
+    "flat root": ("readable", {}, change(pos=lambda p: p[:, 0, 0])),
+    "Euler angles": ("root_quat is", {}, bare_change(quat=lambda q: q[..., :3])),
+    "joints missing": (
+        "joints waist_yaw_joint are missing", {},
+        lambda a: {**a, "dof_names": np.char.replace(a["dof_names"], "waist_yaw", "belly")},
+    ),
+    "names of fewer joints": ("joint names", {}, lambda a: {**a, "dof_names": a["dof_names"][:2]}),
+    "negative fps": ("fps is -50", {}, change(fps=lambda f: -f)),
+    "text": ("readable", {}, change(dof=lambda d: d.astype(str))),
+    "two people": ("expected", {}, change(dof=lambda d: np.stack([d, d], axis=1))),
+    "several rates": ("2 different values", {}, lambda a: {**a, "fps": np.array([50, 60])}),
+    "NaN velocities": ("velocity holds NaN", {}, change(vel=lambda v: np.where(v > 0, np.nan, v))),
+    "short": ("too short", {}, frames(lambda v: v[:8])),
 }  # fmt: skip
 
-HARMLESS: dict[str, Change] = {
+TAKEN: dict[str, Change] = {
     "as it is": lambda a: a,
-    "nothing twice": bare,
     "fps as text": lambda a: {**a, "fps": "50"},
     "single precision": change(dof=np.float32, pos=np.float32, quat=np.float32),
     "half precision": change(quat=np.float16, pos=np.float16),
@@ -196,24 +190,42 @@ HARMLESS: dict[str, Change] = {
     "velocities in degrees": change(vel=np.degrees, ang=np.degrees),
     "times in ms": lambda a: {**a, "timestamps": 1e4 + 20 * count(a)},
     "rows shuffled with their names": lambda a: {
-        **changed(a, dof=lambda d: d[:, ::-1], vel=lambda v: v[:, ::-1]), "dof_names": a["dof_names"][::-1]
+        **change(dof=lambda d: d[:, ::-1], vel=lambda v: v[:, ::-1])(a), "dof_names": a["dof_names"][::-1]
     },
+    "world first": lambda a: with_names(
+        lambda names: ["world", *names], change(pos=world_first, quat=world_first, lin=world_first, ang=world_first)(a)
+    ),
+    "reaching": bare_change(dof=arms(-1.5)),
+    "overhead": bare_change(dof=arms(-3.0)),
+    "noise of the capture": bare_change(dof=noisy),
+    "smoothed velocities": lambda a: change(vel=smoothed)({**bare(a), "dof_velocities": a["dof_velocities"]}),
+    "a second cut out": lambda a: frames(lambda values: values[SEED % 100 :][:50])(bare(a)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", HARMLESS)
-def test_what_changes_nothing_is_taken(tmp_path: Path, walking: Arrays, case: str) -> None:
-    found = read(tmp_path, HARMLESS[case](walking))
+@pytest.mark.parametrize("case", TAKEN)
+def test_what_changes_nothing_or_what_a_robot_may_do_is_taken(tmp_path: Path, walking: Arrays, case: str) -> None:
+    arrays = TAKEN[case](walking)
+    found = read(tmp_path, arrays)
     assert [s.reason for s in found.skipped] == []
-    np.testing.assert_allclose(found.clips[0].dof_pos, walking["dof_positions"], atol=1e-3)
+    joints, bodies = (list(arrays.get(key, ["pelvis"])) for key in ("dof_names", "body_names"))
+    expected = arrays["dof_positions"][:, [joints.index(name) for name in JOINT_NAMES]]
+    np.testing.assert_allclose(found.clips[0].dof_pos, expected, atol=1e-3)
+    np.testing.assert_allclose(found.clips[0].root_pos, arrays["body_positions"][:, bodies.index("pelvis")])
 
 
-@pytest.mark.parametrize("case", MENDED)
-def test_other_conventions_are_refused_and_the_option_named(tmp_path: Path, walking: Arrays, case: str) -> None:
-    words, options, alter = MENDED[case]
+@pytest.mark.parametrize("case", REFUSED)
+def test_contradictions_are_refused_with_what_was_measured_and_what_mends_it(
+    tmp_path: Path, walking: Arrays, case: str
+) -> None:
+    words, options, alter = REFUSED[case]
     arrays, conventions = alter(walking), Conventions(**options)
     reason = refusal(tmp_path, arrays)
-    assert re.search(words, reason) and reason.endswith(f"with {conventions.options()} it fits")
+    assert re.search(words, reason), reason
+    if not options:
+        assert "it fits" not in reason, reason
+        return
+    assert reason.endswith(f"with {conventions.options()} it fits")
     (clip,) = read(tmp_path, arrays, conventions).clips
     assert clip.fps == pytest.approx(50)
     np.testing.assert_allclose(clip.dof_pos, walking["dof_positions"], atol=1e-9)
@@ -221,29 +233,10 @@ def test_other_conventions_are_refused_and_the_option_named(tmp_path: Path, walk
     np.testing.assert_allclose(np.abs((clip.root_quat * walking["body_rotations"][:, 0]).sum(1)), 1, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_contradictions_are_refused_with_what_was_measured(tmp_path: Path, walking: Arrays, case: str) -> None:
-    words, alter = REFUSED[case]
-    reason = refusal(tmp_path, alter(walking))
-    assert re.search(words, reason), reason
-    assert "it fits" not in reason, reason
-
-
-def test_world_first_is_looked_up(tmp_path: Path, walking: Arrays) -> None:
-    def behind_world(values: np.ndarray) -> np.ndarray:
-        first = np.zeros_like(values[:, :1])
-        first[..., 0] = values.shape[-1] == 4
-        return np.concatenate([first, values], axis=1)
-
-    arrays = changed(walking, pos=behind_world, quat=behind_world, lin=behind_world, ang=behind_world)
-    arrays["body_names"] = np.array(["world", *walking["body_names"]])
-    (clip,) = read(tmp_path, arrays).clips
-    np.testing.assert_array_equal(clip.root_pos, walking["body_positions"][:, 0])
-
-
 def test_doubts_can_be_accepted_by_name(tmp_path: Path, walking: Arrays) -> None:
-    arrays = changed(bare(walking), pos=lambda p: p + [0, 0, 0.4])
-    assert "--accept ground" in refusal(tmp_path, arrays)
+    arrays = bare_change(pos=lambda p: p + [0, 0, 0.4])(walking)
+    reason = refusal(tmp_path, arrays)
+    assert "above the ground" in reason and "--accept ground" in reason
     assert len(read(tmp_path, arrays, accept=("ground",)).clips) == 1
     assert not read(tmp_path, arrays, accept=("tilt",)).clips
 
@@ -266,28 +259,3 @@ def test_the_bundled_chain_is_that_of_the_model() -> None:
     assert breadth_first_body_names() == tuple(model.body(body).name for body in levels)
     joints = [model.joint(int(model.body_jntadr[body])).name for body in levels[1:]]
     assert breadth_first_joint_names() == tuple(joints)
-
-
-def smoothed(values: np.ndarray) -> np.ndarray:
-    """Over a seventh of a second, as some tools filter what they difference."""
-    window = np.ones(7) / 7
-    return np.stack([np.convolve(np.pad(column, 3, "edge"), window, "valid") for column in values.T], axis=1)
-
-
-def test_what_a_robot_may_do_is_taken(tmp_path: Path, walking: Arrays, rng: np.random.Generator) -> None:
-    """Arms before or above the head, noise of the capture, velocities that were smoothed, a second cut out."""
-
-    def arms(pitch: float) -> Callable[[np.ndarray], np.ndarray]:
-        pose = [0.0] * 15 + [pitch, 0.0, 0.0, 1.4, 0.0, 0.0, 0.0] * 2
-        return lambda dof: np.where(np.arange(29) < 15, dof, pose)
-
-    start = int(rng.integers(0, 100))
-    cases = {
-        "reaching": bare(changed(walking, dof=arms(-1.5))),
-        "overhead": bare(changed(walking, dof=arms(-3.0))),
-        "noise": bare(changed(walking, dof=lambda d: d + rng.normal(0, 0.005, d.shape))),
-        "smoothed": changed(bare(walking) | {"dof_velocities": walking["dof_velocities"]}, vel=smoothed),
-        "piece": frames(lambda values: values[start : start + 50])(bare(walking)),
-    }
-    for name, arrays in cases.items():
-        assert [s.reason for s in read(tmp_path, arrays).skipped] == [], name
