@@ -131,9 +131,9 @@ def test_a_gpu_that_has_no_room_for_its_clusters_is_refused(seed: int, monkeypat
         cluster.ClusterNetwork(packed, CPU)
 
 
-def test_what_it_is_made_for(seed: int) -> None:
-    packed, _ = packed_network(seed, hidden_dim=320, num_experts=3)
-    assert not fits(packed.shapes, "fp16", CPU)
+def test_too_many_experts_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="17 experts"):
+        packed_network(seed, num_experts=17)
 
 
 @pytest.fixture
