@@ -13,6 +13,7 @@ import torch
 from cmg_runtime import load_engine, read_manifest
 from cmg_runtime.backends import BACKENDS, WEIGHTS_FILE, BackendRow
 from cmg_runtime.backends.torch import TorchBackend
+from cmg_runtime.loading import PREFERRED_BACKENDS
 from window_case import random_robot_case
 
 
@@ -61,3 +62,8 @@ def test_a_new_row_is_a_backend_whose_rollout_is_used(
         assert (CountingBackend.rollouts, CountingBackend.steps) == ([num_frames], num_frames)
         assert seen is expected is None or torch.equal(seen, expected)
     assert torch.equal(engine.future(range(9)).root_pos, other.future(range(9)).root_pos)
+
+
+def test_auto_prefers_what_is_faster() -> None:
+    assert PREFERRED_BACKENDS["cpu"] == ("onnx", "torch", "torchscript")
+    assert PREFERRED_BACKENDS["cuda"] == ("fused", "trt", "torch", "onnx", "torchscript")
