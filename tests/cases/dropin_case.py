@@ -18,6 +18,7 @@ import torch
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.folder.manifest import Manifest, read_manifest
 from cmg_runtime.folder.robot import KinematicChain
+from cmg_runtime.motion_lib import MotionLibCMG
 from engine_folder import CAN_EXPORT, SEED, Truth, made_before, make_engine_folder
 
 if CAN_EXPORT:
@@ -89,16 +90,24 @@ def plain_trajectory(case: Case, bodies: tuple[str, ...], motion: torch.Tensor, 
     x, y, yaw = np.moveaxis(np.stack(poses), -1, 0)
     vx, vy, rate = np.moveaxis(np.asarray(commands), -1, 0)
     zero, c, s = np.zeros_like(yaw), np.cos(yaw), np.sin(yaw)
-    return Trajectory(
-        np.stack([x, y, height], -1),
-        np.stack([zero, zero, np.sin(yaw / 2), np.cos(yaw / 2)], -1),
-        np.stack([vx * c - vy * s, vx * s + vy * c, climb], -1),
-        np.stack([zero, zero, rate], -1),
-        dof_pos,
-        dof_vel,
-        positions.reshape(dof_pos.shape[:2] + positions.shape[1:]),
-        yaw,
-    )
+    velocity, turning = np.stack([vx * c - vy * s, vx * s + vy * c, climb], -1), np.stack([zero, zero, rate], -1)
+    bodies_pos = positions.reshape(dof_pos.shape[:2] + positions.shape[1:])
+    root_pos = np.stack([x, y, height], -1)
+    return Trajectory(root_pos, yaw_quat(yaw), velocity, turning, dof_pos, dof_vel, bodies_pos, yaw)
+
+
+def yaw_quat(yaw: np.ndarray) -> np.ndarray:
+    """[..., 4], (x, y, z, w)."""
+    return np.stack([0 * yaw, 0 * yaw, np.sin(yaw / 2), np.cos(yaw / 2)], -1)
+
+
+def library_truth(case: Case, lib: MotionLibCMG, frames: int) -> Trajectory:
+    """Of all the motions of a library, from their first frames under their own commands, which stay as they are."""
+    ids = torch.arange(lib.num_motions(), device=lib.device)
+    start = lib.calc_motion_frame(ids, torch.zeros(len(ids), device=lib.device))
+    commands = lib.get_motion_command(ids).double().cpu().numpy()
+    motion = torch.cat([start[4], start[5]], dim=1).cpu()
+    return plain_trajectory(case, lib.body_names, motion, np.broadcast_to(commands, (frames, *commands.shape)))
 
 
 def walked(pose: np.ndarray, command: np.ndarray, dt: float) -> np.ndarray:
@@ -121,9 +130,9 @@ def plain_bodies(chain: KinematicChain, dof_pos: np.ndarray, names: tuple[str, .
         parent, joint = chain.body_parents[body], chain.body_joints[body]
         assert not any(chain.joint_anchors[body])  # a G1's hinges go through its bodies' origins
         positions.append(positions[parent] + rotations[parent] @ np.array(chain.body_pos[body]))
-        angle = dof_pos[:, joint] if joint >= 0 else np.zeros(n)
-        rest = quat_matrix(np.array(chain.body_quat[body]))
-        rotations.append(rotations[parent] @ rest @ axis_angle_matrix(np.array(chain.joint_axes[body]), angle))
+        half = dof_pos[:, joint, None] / 2 if joint >= 0 else np.zeros((n, 1))
+        hinge = np.concatenate([np.cos(half), np.sin(half) * np.array(chain.joint_axes[body])], 1)
+        rotations.append(rotations[parent] @ quat_matrix(np.array(chain.body_quat[body])) @ quat_matrix(hinge))
     soles = [
         (positions[body] + rotations[body] @ np.array(point))[:, 2] - radius
         for body, point, radius in zip(chain.sole_bodies, chain.sole_points, chain.sole_radii)
@@ -132,18 +141,11 @@ def plain_bodies(chain: KinematicChain, dof_pos: np.ndarray, names: tuple[str, .
 
 
 def quat_matrix(quat: np.ndarray) -> np.ndarray:
-    """Rotations [..., 3, 3] of quaternions [..., 4], (w, x, y, z)."""
+    """Rotations [..., 3, 3] of unit quaternions [..., 4], (w, x, y, z)."""
     w, (x, y, z) = quat[..., 0, None, None], (quat[..., k] for k in (1, 2, 3))
     zero = np.zeros_like(x)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(quat.shape[:-1] + (3, 3))
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
-
-
-def axis_angle_matrix(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotations [N, 3, 3] about one unit axis by ``angle`` [N], through their quaternions; a zero axis turns none."""
-    if not axis.any():
-        return np.broadcast_to(np.eye(3), (len(angle), 3, 3))
-    return quat_matrix(np.concatenate([np.cos(angle / 2)[:, None], np.sin(angle / 2)[:, None] * axis], 1))
 
 
 def at_times(trajectory: Trajectory, motion_ids: np.ndarray, times: np.ndarray, fps: float) -> list[np.ndarray]:
@@ -164,19 +166,12 @@ def at_times(trajectory: Trajectory, motion_ids: np.ndarray, times: np.ndarray, 
     root_pos, _, root_vel, *others, yaw = (blend(field) for field in trajectory)
     for index, motion in enumerate(motion_ids):
         end, turn = trajectory.root_pos[last, motion], trajectory.yaw[last, motion]
+        c, s = math.cos(turn), math.sin(turn)
         for _ in range(loops[index]):
-            root_pos[index, :2] = end[:2] + turned(root_pos[index, :2], turn)
-            root_vel[index, :2] = turned(root_vel[index, :2], turn)
+            root_pos[index, :2] = end[:2] + [[c, -s], [s, c]] @ root_pos[index, :2]
+            root_vel[index, :2] = [[c, -s], [s, c]] @ root_vel[index, :2]
             yaw[index] += turn
-    zero = np.zeros_like(yaw)
-    root_rot = np.stack([zero, zero, np.sin(yaw / 2), np.cos(yaw / 2)], 1)
-    return [root_pos, root_rot, root_vel, *others]
-
-
-def turned(vector: np.ndarray, angle: float) -> np.ndarray:
-    """[2] turned by ``angle``."""
-    c, s = math.cos(angle), math.sin(angle)
-    return np.array([c * vector[0] - s * vector[1], s * vector[0] + c * vector[1]])
+    return [root_pos, yaw_quat(yaw), root_vel, *others]
 
 
 NAMES = ("root_pos", "root_rot", "root_vel", "root_ang_vel", "dof_pos", "dof_vel", "local_body_pos")

@@ -7,11 +7,13 @@ Its classes have the names that TensorRT has, so a call that does not exist fail
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import shutil
 import types
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -87,80 +89,57 @@ class FakeCuda:
                 assert not cuda.capturing, "the host may not wait within a capture"
                 cuda.log.append(f"host waits for {self.cuda_stream}")
 
-        class Within:
-            def __init__(self, stream: Any) -> None:
-                self.stream = stream
-
-            def __enter__(self) -> None:
-                self.before = cuda.current, cuda.device
-                if isinstance(self.stream, Stream):
-                    cuda.current = self.stream
-                else:
-                    cuda.device = self.stream
-
-            def __exit__(self, *_: object) -> None:
-                cuda.current, cuda.device = self.before
+        @contextlib.contextmanager
+        def within(what: Any) -> Iterator[None]:
+            before = self.current, self.device
+            if isinstance(what, Stream):
+                self.current = what
+            else:
+                self.device = what
+            try:
+                yield
+            finally:
+                self.current, self.device = before
 
         self.Stream = Stream
         self.current: Any = Stream(handle=0)
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
-        monkeypatch.setattr(torch.cuda, "stream", Within)
-        monkeypatch.setattr(torch.cuda, "device", Within)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: cuda.current)
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: cuda.capturing)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: cuda.capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: cuda.name)
+        monkeypatch.setattr(torch.cuda, "stream", within)
+        monkeypatch.setattr(torch.cuda, "device", within)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: self.current)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: self.capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: self.name)
 
 
-class Severity(Enum):
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+Severity = Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
+Strategy = Enum("Strategy", "STATIC USER_MANAGED")
+DataType = Enum("DataType", "FLOAT HALF")
+CudaGraphStrategy = Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
+Specialization = Enum("Specialization", "LAZY EAGER")
 
 
 class ILogger:
     Severity = Severity
 
-    def __init__(self) -> None:
-        pass
-
-
-class Strategy(Enum):
-    STATIC, USER_MANAGED = range(2)
-
-
-class DataType(Enum):
-    FLOAT, HALF = range(2)
-
-
-class CudaGraphStrategy(Enum):
-    DISABLED, WHOLE_GRAPH_CAPTURE = range(2)
-
-
-class Specialization(Enum):
-    LAZY, EAGER = range(2)
-
 
 class FakeTensorRT(types.ModuleType):
     """``tensorrt`` or, with what only that one has, ``tensorrt_rtx``."""
 
+    ILogger, DataType, ExecutionContextAllocationStrategy = ILogger, DataType, Strategy
+
     def __init__(self, name: str, cuda: Any, version: str = "1.7.1.116") -> None:
         super().__init__(name)
-        self.__version__ = version
-        self.ILogger = ILogger
-        self.DataType = DataType
-        self.ExecutionContextAllocationStrategy = Strategy
-        self.cuda = cuda
+        self.__version__, self.cuda = version, cuda
         self.log: list[str] = []
         self.contexts: list[Any] = []
-        self.loads = 0
-        self.capturable = True
+        self.loads, self.capturable = 0, True
         self.refuse: set[str] = set()
-        self.Runtime = self._make_runtime
         if name == "tensorrt_rtx":
-            self.IRuntimeCache = RuntimeCache
-            self.CudaGraphStrategy = CudaGraphStrategy
+            self.IRuntimeCache, self.CudaGraphStrategy = RuntimeCache, CudaGraphStrategy
             self.DynamicShapesKernelSpecializationStrategy = Specialization
 
-    def _make_runtime(self, logger: Any) -> Runtime:
+    def Runtime(self, logger: Any) -> Runtime:
         if "runtime" in self.refuse:
             logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
@@ -174,15 +153,12 @@ class FakeTensorRT(types.ModuleType):
 
 class RuntimeCache:
     def __init__(self, cuda: FakeCuda) -> None:
-        self._cuda = cuda
-        self._content = b""
+        self._cuda, self._content = cuda, b""
 
     def deserialize(self, blob: bytes) -> bool:
         assert self._cuda.device is not None, "it would be compared with whichever GPU is the current one"
-        if not blob.startswith(b"compiled"):
-            return False
-        self._content = blob
-        return True
+        self._content = blob if blob.startswith(b"compiled") else b""
+        return bool(self._content)
 
     def serialize(self) -> bytes:
         return self._content
@@ -190,18 +166,17 @@ class RuntimeCache:
 
 class RuntimeConfig:
     def __init__(self, cuda: FakeCuda) -> None:
-        self._cuda = cuda
+        self._cuda, self.strategy, self.cache = cuda, Strategy.STATIC, None
         self.cuda_graph_strategy = CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
-        self.strategy, self.cache = Strategy.STATIC, None
 
     def create_runtime_cache(self) -> RuntimeCache:
         return RuntimeCache(self._cuda)
 
-    def set_runtime_cache(self, cache: RuntimeCache) -> None:
+    def set_runtime_cache(self, cache: Any) -> None:
         self.cache = cache
 
-    def set_execution_context_allocation_strategy(self, strategy: Strategy) -> None:
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
 
 
@@ -228,20 +203,15 @@ class Engine:
         self._trt, self._plan, self._logger = trt, plan, logger
         weights = dict(np.load(plan["weights"]))
         self._network = OneProductNetwork(weights, plan["precision"]).eval()
-        self._scales: dict[str, float] = plan.get("scales", {})  # by profile: what is wrong with its kernels
-        self._scale = plan.get("scale", 1.0)
-        self._widths = {
-            "motion": len(weights["motion_mean"]),
-            "command": len(weights["command_min"]),
-            plan.get("output", "next_motion"): len(weights["motion_mean"]),
-        }
-        self.num_io_tensors = len(self._widths)
-        self.num_optimization_profiles = len(plan["profiles"])
+        motion = len(weights["motion_mean"])
+        self._widths = {"motion": motion, "command": len(weights["command_min"])}
+        self._widths[plan.get("output", "next_motion")] = motion
+        self.num_io_tensors, self.num_optimization_profiles = len(self._widths), len(plan["profiles"])
 
     def get_tensor_name(self, index: int) -> str:
         return list(self._widths)[index]
 
-    def get_tensor_dtype(self, name: str) -> DataType:
+    def get_tensor_dtype(self, name: str) -> Any:
         return DataType[self._plan.get("dtype", "FLOAT")]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -254,15 +224,14 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, index: int) -> int:
         return 1000 * self._plan["profiles"][index][1]
 
-    def create_execution_context(self, strategy: Strategy) -> Any:
-        return self._context(strategy, Context)
+    def create_execution_context(self, strategy: Any) -> Any:
+        return self._context(strategy, Context(self._trt, self, self._logger))
 
-    def _context(self, strategy: Strategy, kind: Any) -> Any:
+    def _context(self, strategy: Any, context: Context) -> Any:
         assert strategy is Strategy.USER_MANAGED, "the library would allocate scratch memory by itself"
         if "context" in self._trt.refuse:
             self._logger.log(Severity.ERROR, "out of memory")
             return None
-        context = kind(self._trt, self, self._logger)
         self._trt.contexts.append(context)
         return context
 
@@ -275,10 +244,9 @@ class RtxEngine(Engine):
         config = runtime_config
         assert config.cuda_graph_strategy is CudaGraphStrategy.DISABLED, "it would capture within a capture"
         assert config.dynamic_shapes_kernel_specialization_strategy is Specialization.EAGER
-        context = self._context(config.strategy, RtxContext)
-        if context is not None:
-            context._cache_reference = weakref.ref(config.cache)
-        return context
+        context = RtxContext(self._trt, self, self._logger)
+        context._cache_reference = weakref.ref(config.cache)
+        return self._context(config.strategy, context)
 
 
 class Context:
@@ -289,7 +257,7 @@ class Context:
         self._profile: int | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self._memory: tuple[int, int] = (0, 0)
+        self._memory = (0, 0)
         self._cache_reference: Any = None
 
     @property
@@ -307,7 +275,7 @@ class Context:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self._trt.log.append("profile")
         self._profile, self._shapes, self._memory = profile_index, {}, (0, 0)
-        return 0 <= profile_index < self._engine.num_optimization_profiles
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._trt.log.append("shape")
@@ -368,7 +336,8 @@ class Context:
         motion, command, out = (self._at(name, rows) for name in self._engine._widths)
         with torch.no_grad():
             result = self._engine._network(torch.from_numpy(motion), torch.from_numpy(command)).numpy()
-        out[:] = self._engine._scales.get(str(self._profile), self._engine._scale) * result
+        plan = self._engine._plan  # "scale", or by profile "scales": what is wrong with its kernels
+        out[:] = plan.get("scales", {}).get(str(self._profile), plan.get("scale", 1.0)) * result
         return True
 
     def _at(self, name: str, rows: int) -> np.ndarray:

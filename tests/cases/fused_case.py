@@ -55,60 +55,37 @@ def poisoned(like: torch.Tensor) -> torch.Tensor:
 
 
 def random_buffers(
-    num_envs: int, horizon: int, motion_dim: int, width: int, ramp_frames: float, generator: torch.Generator
+    num_envs: int,
+    horizon: int,
+    layout: FrameLayout,
+    ramp_frames: float,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> WindowBuffers:
-    """A window's buffers on the CPU, full of random numbers: the same ones for the same generator state."""
+    """A window's buffers, full of random numbers: the same ones for the same generator state."""
 
     def random(*shape: int) -> torch.Tensor:
-        return 0.7 * torch.randn(*shape, generator=generator)
+        return (0.7 * torch.randn(*shape, generator=generator)).to(device)
 
-    columns = num_envs + 1
-    ramp = CommandRamp(columns, 3, ramp_frames, torch.device("cpu"))
+    columns, motion = num_envs + 1, layout.motion_dim
+    ramp = CommandRamp(columns, 3, ramp_frames, device)
     ramp.initial, ramp.target = random(columns, 3), random(columns, 3)
-    ramp.elapsed = torch.randint(0, 30, (columns,), generator=generator).float()
-    buffers = WindowBuffers(
-        num_envs,
-        horizon,
-        random(horizon, columns, width),
-        random(columns, motion_dim),
-        random(columns, motion_dim),
-        random(columns, 3),
-        ramp,
-    )
+    ramp.elapsed = torch.randint(0, 30, (columns,), generator=generator).float().to(device)
+    ring, current, following = random(horizon, columns, layout.width), random(columns, motion), random(columns, motion)
+    buffers = WindowBuffers(num_envs, horizon, ring, current, following, random(columns, 3), ramp)
     buffers.head.fill_(int(torch.randint(0, horizon, (), generator=generator)))
     buffers.newest_root, buffers.ground = 3 * random(columns, 4), random(columns)
-    buffers.newest_motion, buffers.placement = random(columns, motion_dim), random(columns, 4)
-    buffers.fresh = torch.rand(columns, generator=generator) < 0.5
+    buffers.newest_motion, buffers.placement = random(columns, motion), random(columns, 4)
+    buffers.fresh = (torch.rand(columns, generator=generator) < 0.5).to(device)
     return buffers
 
 
 def contents(buffers: WindowBuffers) -> dict[str, torch.Tensor]:
     """What a frame writer writes, of all environments, on the CPU; not the scratch column."""
-    n = buffers.num_envs
-    return {
-        "frames": buffers.ring[:, :n].cpu(),
-        "current": buffers.current[:n].cpu(),
-        "newest_motion": buffers.newest_motion[:n].cpu(),
-        "newest_root": buffers.newest_root[:n].cpu(),
-        "next_command": buffers.next_command[:n].cpu(),
-        "elapsed": buffers.ramp.elapsed[:n].cpu(),
-        "head": buffers.head.cpu(),
-        "fresh": buffers.fresh[:n].cpu(),
-    }
-
-
-def on_cuda(buffers: WindowBuffers) -> WindowBuffers:
-    """A copy on the GPU."""
-    ramp = buffers.ramp
-    moved = CommandRamp(len(ramp.elapsed), 3, ramp.num_frames, torch.device("cuda"))
-    moved.initial, moved.target, moved.elapsed = ramp.initial.cuda(), ramp.target.cuda(), ramp.elapsed.cuda()
-    ring, current = buffers.ring.cuda(), buffers.current.cuda()
-    next_motion, next_command = buffers.next_motion.cuda(), buffers.next_command.cuda()
-    copy = WindowBuffers(buffers.num_envs, buffers.horizon, ring, current, next_motion, next_command, moved)
-    copy.head, copy.newest_motion = buffers.head.cuda(), buffers.newest_motion.cuda()
-    copy.newest_root, copy.ground = buffers.newest_root.cuda(), buffers.ground.cuda()
-    copy.placement, copy.fresh = buffers.placement.cuda(), buffers.fresh.cuda()
-    return copy
+    names = ("current", "newest_motion", "newest_root", "next_command", "fresh")
+    written = {name: getattr(buffers, name) for name in names}
+    written |= {"frames": buffers.ring.transpose(0, 1), "elapsed": buffers.ramp.elapsed}
+    return {name: value[: buffers.num_envs].cpu() for name, value in written.items()} | {"head": buffers.head.cpu()}
 
 
 def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -> None:
@@ -129,23 +106,29 @@ def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -
 def use_both(
     plain: Any,
     writer: Any,
-    expected: WindowBuffers,
-    seen: WindowBuffers,
-    appended: int,
-    count: int,
+    device: torch.device,
+    num_envs: int,
+    horizon: int,
+    ramp_frames: float,
     ids: torch.Tensor,
     different: int,
+    count: int,
     generator: torch.Generator,
 ) -> None:
     """Everything that a frame writer does, by two of them on buffers with the same contents; compared after each part.
 
     Args:
-        appended: frames that each environment gets.
-        count: further frames of the columns ``ids`` [N], of which the first ``different`` are not there twice.
+        plain, writer: on the CPU; and on ``device``.
+        ids: columns [N] that get ``count`` frames more, of which the first ``different`` are not there twice.
     """
-    layout, device = writer.layout, seen.current.device
+    layout = writer.layout
     atol, rtol = (2e-5, 1e-5) if device.type == "cuda" else (1e-6, 1e-6)
-    for _ in range(appended):
+    begin, pair = generator.get_state(), []
+    for on in (torch.device("cpu"), device):
+        generator.set_state(begin)
+        pair.append(random_buffers(num_envs, horizon, layout, ramp_frames, generator, on))
+    expected, seen = pair
+    for _ in range(min(horizon + 1, 6)):
         expected.next_motion.normal_(generator=generator)
         seen.next_motion.copy_(expected.next_motion)
         plain.append(expected)

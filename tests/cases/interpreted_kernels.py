@@ -14,12 +14,11 @@ import triton.language as tl
 
 from cmg_export.read.robot import RobotModel
 from cmg_runtime.backends.fused import launch
-from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.triton.body_walk import heading, sin_cos
 from cmg_runtime.window.triton.rows import FusedFrameWriter
 from engine_folder import TOLERANCE
-from fused_case import bare_manifest, fused_network, poisoned, random_buffers, use_both
+from fused_case import bare_manifest, fused_network, poisoned, use_both
 from random_robot import random_robot
 
 CPU = torch.device("cpu")
@@ -35,24 +34,14 @@ NETWORKS = [
     (3, 29, 3, 64, None, 7, 3),  # too wide to put the last layer behind the middle one
     (3, 70, 3, 48, None, 2, 3),
 ]
+SIZES = ("num_joints", "command_dim", "hidden_dim", "gating_hidden_dim", "num_experts", "num_layers")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
 def test_one_frame(case: tuple[int, ...], precision: str, seed: int, generator: torch.Generator) -> None:
-    rows, joints, command_dim, hidden, gate, experts, layers = case
-    network, truth = fused_network(
-        precision,
-        rows,
-        CPU,
-        seed,
-        num_joints=joints,
-        command_dim=command_dim,
-        hidden_dim=hidden,
-        gating_hidden_dim=gate,
-        num_experts=experts,
-        num_layers=layers,
-    )
+    rows, *sizes = case
+    network, truth = fused_network(precision, rows, CPU, seed, **dict(zip(SIZES, sizes, strict=True)))
     motion, command = truth.states(rows, generator), truth.commands(rows, generator)
     out = poisoned(motion)
     network(motion, command, out)
@@ -84,29 +73,18 @@ def test_a_row_that_is_not_finite_stays_alone_and_visible(seed: int, generator: 
     assert truth.error(out[others], truth.step(motion[others], command[others])) < TOLERANCE["fp16"]
 
 
-def robot_manifest(folder: Any, rng: np.random.Generator) -> Manifest:
-    robot = random_robot(rng, folder / "robot.xml", num_bodies=8)
-    return bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
-
-
 @pytest.mark.parametrize("keys, ramp_frames", [("all", 25.0), ("some", 0.4), ("none", 0.0)])
 def test_rows_of_the_window(
     keys: str, ramp_frames: float, tmp_path: Any, rng: np.random.Generator, generator: torch.Generator
 ) -> None:
     """Against the torch writer, which is tested against MuJoCo and a plain integration in float64."""
-    manifest = robot_manifest(tmp_path, rng)
-    chosen = {"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys]
-    expected_writer = FrameWriter(manifest, tuple(chosen), CPU)
-    writer = FusedFrameWriter(manifest, tuple(chosen), CPU)
-    horizon, num_envs, layout = int(rng.integers(2, 6)), 19, writer.layout
-    start = generator.get_state()
-    pair = []
-    for _ in range(2):
-        generator.set_state(start)
-        pair.append(random_buffers(num_envs, horizon, layout.motion_dim, layout.width, ramp_frames, generator))
+    robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=8)
+    manifest = bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
+    chosen = tuple({"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys])
+    writers = FrameWriter(manifest, chosen, CPU), FusedFrameWriter(manifest, chosen, CPU)
+    num_envs, horizon = 19, int(rng.integers(2, 6))
     ids = torch.tensor([5, 0, num_envs, num_envs - 1, num_envs])
-    expected, seen = pair
-    use_both(expected_writer, writer, expected, seen, horizon + 1, horizon - 1, ids, 4, generator)
+    use_both(*writers, CPU, num_envs, horizon, ramp_frames, ids, 4, horizon - 1, generator)
 
 
 def test_sines_and_headings(rng: np.random.Generator) -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from cmg_runtime import BackendUnavailable, load_engine
-from cmg_runtime.backends.fused.packing import MAX_EXPERTS, pack
 from engine_folder import TOLERANCE, Truth, make_engine_folder, state, with_fused
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,50 +33,6 @@ def test_on_a_cpu_it_is_unavailable_and_auto_goes_on() -> None:
     with pytest.raises(BackendUnavailable, match="fused backend cannot run here: a CUDA device is needed; use"):
         load_engine(folder, 3, backend="fused")
     assert load_engine(folder, 3).backend_name != "fused"
-
-
-def test_packing_puts_experts_side_by_side_and_keeps_the_function() -> None:
-    rng = np.random.default_rng(3)
-    experts, inputs, hidden, motion = 3, 13, 37, 10
-    weights = random_weights(rng, experts, inputs, hidden, motion)
-    packed = pack(weights, torch.float32, torch.device("cpu"))
-    assert packed.shapes.experts == 4 and packed.shapes.hidden == 64 and packed.shapes.inputs_padded == 16
-    weight, bias = packed.layers[1]
-    for expert, output in [(0, 0), (2, 15), (1, 16), (2, 36)]:
-        row = (output // 16 * 4 + expert) * 16 + output % 16
-        column = weights["layers.1.weight"].reshape(experts, hidden, hidden)[expert, :, output]
-        torch.testing.assert_close(weight[row, :hidden], torch.from_numpy(column))
-        assert float(bias[row]) == pytest.approx(1.442695 * weights["layers.1.bias"][expert, output], rel=1e-6)
-    assert float(weight.abs().sum()) == pytest.approx(float(np.abs(weights["layers.1.weight"]).sum()), rel=1e-5)
-
-
-def test_too_many_experts_are_refused() -> None:
-    weights = random_weights(np.random.default_rng(3), MAX_EXPERTS + 1, 13, 16, 10)
-    with pytest.raises(ValueError, match="17 experts"):
-        pack(weights, torch.float32, torch.device("cpu"))
-
-
-def random_weights(
-    rng: np.random.Generator, experts: int, inputs: int, hidden: int, motion: int
-) -> dict[str, np.ndarray]:
-    shapes = {
-        "gate.0.weight": (inputs, hidden),
-        "gate.0.bias": (hidden,),
-        "gate.1.weight": (hidden, experts),
-        "gate.1.bias": (experts,),
-        "layers.0.weight": (experts * inputs, hidden),
-        "layers.0.bias": (experts, hidden),
-        "layers.1.weight": (experts * hidden, hidden),
-        "layers.1.bias": (experts, hidden),
-        "layers.2.weight": (experts * hidden, motion),
-        "layers.2.bias": (experts, motion),
-        "motion_mean": (motion,),
-        "command_min": (inputs - motion,),
-    }
-    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    weights["motion_std"] = rng.uniform(0.1, 1, motion).astype(np.float32)
-    weights["command_max"] = weights["command_min"] + 1
-    return weights
 
 
 NETWORKS: list[dict[str, Any]] = [
@@ -201,14 +156,13 @@ def test_rows_of_the_window_on_the_gpu(
     from cmg_runtime.window.plain.rows import FrameWriter
     from cmg_runtime.window.triton.rows import FusedFrameWriter
     from cmg_runtime.window.twins import make_frame_writer
-    from fused_case import bare_manifest, on_cuda, random_buffers, use_both
+    from fused_case import bare_manifest, use_both
     from random_robot import random_robot
 
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=12)
     manifest = bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
     writer = make_frame_writer(manifest, range(12), torch.device("cuda"))
     assert isinstance(writer, FusedFrameWriter)
-    plain, layout = FrameWriter(manifest, range(12), torch.device("cpu")), writer.layout
-    expected = random_buffers(num_envs, 96, layout.motion_dim, layout.width, 25.0, generator)
+    plain = FrameWriter(manifest, range(12), torch.device("cpu"))
     ids, count = torch.randperm(num_envs, generator=generator), 95 if num_envs < 1000 else 8
-    use_both(plain, writer, expected, on_cuda(expected), 3, count, ids, num_envs, generator)
+    use_both(plain, writer, torch.device("cuda"), num_envs, 96, 25.0, ids, num_envs, count, generator)

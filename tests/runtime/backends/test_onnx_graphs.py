@@ -39,19 +39,18 @@ class Case:
 
     def __init__(self, truth: Truth, n: int) -> None:
         self.truth = truth
-        self.motion = torch.empty(n, 10, device=CUDA)
-        self.command = torch.empty(n, 3, device=CUDA)
-        self.out = torch.empty(n, 10, device=CUDA)
+        self.motion, self.command, self.out = (torch.empty(n, width, device=CUDA) for width in (10, 3, 10))
 
-    def refill(self, generator: torch.Generator) -> None:
+    def check(
+        self, backend: Any, generator: torch.Generator, tolerance: float = TOLERANCE["fp32"], rows: Any = slice(None)
+    ) -> None:
+        """With new contents; of these rows alone, beside which nothing may be written."""
         self.motion.copy_(self.truth.states(len(self.motion), generator))
         self.command.copy_(self.truth.commands(len(self.motion), generator))
-        self.out.fill_(float("nan"))
-
-    def check(self, backend: Any, generator: torch.Generator, tolerance: float = TOLERANCE["fp32"]) -> None:
-        self.refill(generator)
-        backend.step(self.motion, self.command, self.out)
-        assert self.truth.error(self.out, self.truth.step(self.motion, self.command)) < tolerance
+        motion, command, out = self.motion[rows], self.command[rows], self.out.fill_(float("nan"))[rows]
+        backend.step(motion, command, out)
+        assert self.truth.error(out, self.truth.step(motion, command)) < tolerance
+        assert int(self.out.isnan().any(1).sum()) == len(self.out) - len(out)
 
 
 def needs_graphs(backend: Any) -> None:
@@ -71,18 +70,8 @@ def test_replays_follow_the_tensors(made: tuple[Path, Truth], generator: torch.G
         for case in cases:
             case.check(backend, generator, TOLERANCE[precision])
     assert backend.num_graphs == before + 3
-
-
-@gpu
-def test_views_at_shifted_addresses_are_other_tensors(backend: Any, truth: Truth, generator: torch.Generator) -> None:
-    whole = Case(truth, 128)
-    for first in [0, 64, 0, 64, 0, 32, 0]:
-        whole.refill(generator)
-        part = slice(first, first + 64)
-        backend.step(whole.motion[part], whole.command[part], whole.out[part])
-        expected = truth.step(whole.motion[part], whole.command[part])
-        assert truth.error(whole.out[part], expected) < TOLERANCE["fp32"]
-        assert int(whole.out.isnan().any(1).sum()) == 64
+    for first in [0, 64, 0, 64, 0, 32, 0]:  # views at shifted addresses are other tensors
+        cases[-1].check(backend, generator, TOLERANCE[precision], slice(first, first + 64))
 
 
 @gpu
@@ -111,7 +100,9 @@ def test_beside_torchs_own_graphs(backend: Any, truth: Truth, generator: torch.G
 
 
 @gpu
-def test_the_host_does_not_wait(backend: Any, truth: Truth, generator: torch.Generator) -> None:
+def test_the_host_does_not_wait_and_no_other_graph_takes_it_in(
+    backend: Any, truth: Truth, generator: torch.Generator
+) -> None:
     case = Case(truth, 64)
     for _ in range(3):
         case.check(backend, generator)
@@ -122,11 +113,6 @@ def test_the_host_does_not_wait(backend: Any, truth: Truth, generator: torch.Gen
         backend.step(case.motion, case.command, case.out)
     assert not torch.cuda.current_stream().query(), f"the host was back after {time.perf_counter() - start:.2f} s"
     torch.cuda.synchronize()
-
-
-@gpu
-def test_it_is_no_part_of_another_graph(backend: Any, truth: Truth, generator: torch.Generator) -> None:
-    case = Case(truth, 64)
     with pytest.raises(EngineError, match="cannot be part of a CUDA graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         backend.step(case.motion, case.command, case.out)
     torch.cuda.synchronize()
@@ -135,24 +121,18 @@ def test_it_is_no_part_of_another_graph(backend: Any, truth: Truth, generator: t
 
 @gpu
 def test_any_number_of_addresses_runs_by_graphs(backend: Any, truth: Truth, generator: torch.Generator) -> None:
-    """A hundred sets of tensors, as rollouts bring them: few graphs, and none of them runs kernel by kernel."""
+    """A hundred sets of tensors, as rollouts bring them: few graphs, and none of them runs kernel by kernel; made in
+    inference mode, and serving outside."""
     needs_graphs(backend)
     cases = [Case(truth, n) for n in torch.randint(1, 3000, (100,), generator=generator).tolist()]
-    for case in [*cases, *cases]:
-        case.check(backend, generator)
+    with torch.inference_mode():
+        for case in [*cases, *cases]:
+            case.check(backend, generator)
     graphs = backend.num_graphs
     backend._run_plainly = None
     for case in cases:
         case.check(backend, generator)
     assert backend.num_graphs == graphs < 40
-
-
-@gpu
-def test_graphs_made_in_inference_mode_serve_outside(backend: Any, truth: Truth, generator: torch.Generator) -> None:
-    with torch.inference_mode():
-        for _ in range(3):
-            Case(truth, 300).check(backend, generator)
-    Case(truth, 300).check(backend, generator)
 
 
 @gpu
@@ -162,12 +142,11 @@ def test_without_capture_it_runs_plainly(
     def refuse(*_: Any) -> None:
         raise BackendUnavailable("a test's")
 
-    folder, truth = made
     for name, value in (("_try_capture", refuse), ("GRAPHS_SINCE", (10**6, 0))):
         with monkeypatch.context() as patch:
             patch.setattr(onnx_backend, name, value)
-            backend = load(folder)
-        case = Case(truth, 64)
+            backend = load(made[0])
+        case = Case(made[1], 64)
         for _ in range(4):
             case.check(backend, generator)
         assert backend.num_graphs == 0

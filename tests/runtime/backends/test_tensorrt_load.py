@@ -50,17 +50,19 @@ def target(**changes: Any) -> PlanTarget:
     return PlanTarget.of(Artifact("trt_fp32", "trt", "fp32", "x.plan", "0" * 64, {**TARGET, **changes}))
 
 
+def unavailable(message: str, use: Callable[..., Any], *given: Any) -> None:
+    with pytest.raises(BackendUnavailable, match=message) as caught:
+        use(*given)
+    assert "\n" not in str(caught.value)
+
+
+OTHER = r"tensorrt_rtx for compute .* 8.6, 8.9, 12.0 and this GPU, NVIDIA H200, has 9.0; rebuild it"
 AMPERE: dict[str, Any] = {"compute_capability": ["8.0"], "gpu": "A", "hardware_compatibility": "ampere_plus"}
 SAME: dict[str, Any] = {**AMPERE, "hardware_compatibility": "same_compute_capability"}
 H200: dict[str, Any] = {"library": "tensorrt", "compute_capability": ["9.0"], "gpu": "NVIDIA H200"}
 GPUS = [
     ({}, (8, 9), "NVIDIA L4", None),
-    (
-        {},
-        (9, 0),
-        "NVIDIA H200",
-        r"tensorrt_rtx for compute .* 8.6, 8.9, 12.0 and this GPU, NVIDIA H200, has 9.0; rebuild it",
-    ),
+    ({}, (9, 0), "NVIDIA H200", OTHER),
     (H200, (9, 0), "NVIDIA H200", None),
     (H200, (9, 0), "NVIDIA H100", "measured on a NVIDIA H200 and this GPU is a NVIDIA H100; rebuild it"),
     (AMPERE, (12, 0), "B", None),
@@ -68,38 +70,32 @@ GPUS = [
     (SAME, (8, 0), "B", None),
     (SAME, (8, 6), "NVIDIA A10", "capability 8.0 and this GPU"),
 ]
+VERSIONS = [  # that built it, that is here, whether it is version-compatible, and whether it loads
+    ("11.4.0.106", "11.4.0.106", False, True),
+    ("11.4.0.106", "11.4.0.107", False, False),
+    ("11.4.0.106", "11.5.0.1", True, True),
+    ("11.4.0.106", "11.3.9.1", True, False),
+    ("10.7.0.post1", "10.16.1.11", True, True),
+    ("10.16.1.11", "11.4.0.106", True, False),
+]
 
 
-@pytest.mark.parametrize("changes, capability, gpu, message", GPUS)
-def test_which_gpu_a_plan_is_for(cuda: FakeCuda, changes: Any, capability: Any, gpu: str, message: str | None) -> None:
-    cuda.capability, cuda.name = capability, gpu
-    if message is None:
-        return target(**changes).check_device(torch.device("cuda", 0))
-    with pytest.raises(BackendUnavailable, match=message) as caught:
-        target(**changes).check_device(torch.device("cuda", 0))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(BackendUnavailable, match="use device='cuda'"):
-        target(**changes).check_device(torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    "built, here, compatible, loads",
-    [
-        ("11.4.0.106", "11.4.0.106", False, True),
-        ("11.4.0.106", "11.4.0.107", False, False),
-        ("11.4.0.106", "11.5.0.1", True, True),
-        ("11.4.0.106", "11.3.9.1", True, False),
-        ("10.7.0.post1", "10.16.1.11", True, True),
-        ("10.16.1.11", "11.4.0.106", True, False),
-    ],
-)
-def test_which_version_loads_a_plan(cuda: FakeCuda, built: str, here: str, compatible: bool, loads: bool) -> None:
-    plan, library = target(version=built, version_compatible=compatible), FakeTensorRT("tensorrt_rtx", cuda, here)
-    if loads:
-        return plan.check_version(library)
-    with pytest.raises(BackendUnavailable, match=f"{built} and {here} is installed; install that version, or") as e:
-        plan.check_version(library)
-    assert "\n" not in str(e.value)
+def test_which_gpu_and_which_version_a_plan_is_for(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    for changes, cuda.capability, cuda.name, message in GPUS:
+        check = target(**changes).check_device
+        unavailable(message, check, torch.device("cuda", 0)) if message else check(torch.device("cuda", 0))
+        unavailable("use device='cuda'", check, torch.device("cpu"))
+    for built, here, compatible, loads in VERSIONS:
+        check, library = (
+            target(version=built, version_compatible=compatible).check_version,
+            FakeTensorRT("x", cuda, here),
+        )
+        message = f"{built} and {here} is installed; install that version, or"
+        check(library) if loads else unavailable(message, check, library)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+        missing = rf"pip install {name.replace('_', '-')}==1\.2`"
+        unavailable(missing, trt_library.import_library, name, "1.2")
 
 
 def test_targets_that_describe_no_plan() -> None:
@@ -115,21 +111,6 @@ def test_targets_that_describe_no_plan() -> None:
             target(**change)
 
 
-@pytest.mark.parametrize("library, package", [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
-def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch, library: str, package: str) -> None:
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(BackendUnavailable, match=rf"pip install {package}==1\.2`") as caught:
-        trt_library.import_library(library, "1.2")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_changed_plan_is_not_loaded(folder: Path, trt: FakeTensorRT) -> None:
-    (folder / PLAN_FILE).write_bytes(make_plan(folder, scale=2.0))
-    with pytest.raises(EngineError, match="does not match the hash"):
-        load_engine(folder, 8)
-    assert trt.loads == 0
-
-
 # What is refused: by name in one line, and "auto" goes on to the next backend
 
 
@@ -138,41 +119,40 @@ def refused(folder: Path, num_envs: int, message: str) -> None:
         engine = load_engine(folder, num_envs)
         assert engine.backend_name == "torch"
         assert re.search(f"trt_fp32 cannot run here: {message}", engine.selection)
-    with pytest.raises(BackendUnavailable, match=message) as caught:
-        load_engine(folder, num_envs, backend="trt")
-    assert "\n" not in str(caught.value)
+    unavailable(message, load_engine, folder, num_envs, "cpu", "trt")
 
 
-def test_a_library_that_does_not_load_the_plan(folder: Path, trt: FakeTensorRT) -> None:
+def test_a_plan_that_does_not_load_here(folder: Path, trt: FakeTensorRT) -> None:
     trt.refuse = {"runtime"}
     refused(folder, 8, "tensorrt_rtx 1.7.1.116 does not start .CUDA initialization failure")
     trt.refuse.clear()
-    trt.__version__ = "1.8.0.1"
-    refused(folder, 8, f"{PLAN_FILE} was built by tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed")
-
-
-def test_only_a_version_compatible_plan_may_carry_code(folder: Path, trt: FakeTensorRT) -> None:
     content = make_plan(folder, host_code=True)
     add_plan(folder, content)
-    refused(folder, 8, f"tensorrt_rtx 1.7.1.116 does not load {PLAN_FILE} ")
-    add_plan(folder, content, version_compatible=True)
+    refused(folder, 8, f"tensorrt_rtx 1.7.1.116 does not load {PLAN_FILE} .engine host code is not allowed")
+    add_plan(folder, content, version_compatible=True)  # only such a one may carry code
     assert load_engine(folder, 8).backend_name == "trt"
+    (folder / PLAN_FILE).write_bytes(make_plan(folder, scale=2.0))
+    with pytest.raises(EngineError, match="does not match the hash"):
+        load_engine(folder, 8)
+    trt.__version__ = "1.8.0.1"
+    refused(add_plan(folder), 8, f"{PLAN_FILE} was built by tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed")
 
 
-@pytest.mark.parametrize("scale", [1.001, float("nan"), float("inf")])
-def test_a_plan_that_computes_something_else(folder: Path, trt: FakeTensorRT, scale: float) -> None:
-    add_plan(folder, make_plan(folder, scale=scale))
-    refused(folder, 8, "trt_fp32 failed parity on this GPU ")
-    assert json.loads((folder / FILE_NAME).read_text())["trt_fp32"]["status"] == "failed"
-
-
-@pytest.mark.parametrize("profile, num_envs, other", [("0", 8, 3), ("1", 3, 8), ("2", 64, 8), ("2", 65, 8)])
-def test_a_profile_that_computes_something_else(
-    folder: Path, trt: FakeTensorRT, profile: str, num_envs: int, other: int
+@pytest.mark.parametrize(
+    "plan, num_envs",
+    [
+        *(({"scale": scale}, 8) for scale in (1.001, float("nan"), float("inf"))),
+        *(({"scales": {profile: 1.001}}, n) for profile, n in (("0", 8), ("1", 3), ("2", 64), ("2", 65))),
+    ],
+)
+def test_a_plan_or_a_profile_that_computes_something_else(
+    folder: Path, trt: FakeTensorRT, plan: Any, num_envs: int
 ) -> None:
-    add_plan(folder, make_plan(folder, scales={profile: 1.001}))
-    assert load_engine(folder, other).backend_name == "trt"
+    add_plan(folder, make_plan(folder, **plan))
+    if "scales" in plan:  # the other profiles are right
+        assert load_engine(folder, 3 if num_envs != 3 else 8).backend_name == "trt"
     refused(folder, num_envs, "trt_fp32 failed parity on this GPU ")
+    assert json.loads((folder / FILE_NAME).read_text())["trt_fp32"]["status"] == "failed"
 
 
 FAULTS: dict[str, Callable[[torch.Tensor], object]] = {
@@ -187,10 +167,7 @@ FAULTS: dict[str, Callable[[torch.Tensor], object]] = {
 def test_many_frames_in_one_call_are_proved_too(
     folder: Path, trt: FakeTensorRT, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-
     def rollout(self: TrtBackend, motion: torch.Tensor, commands: torch.Tensor, out: torch.Tensor, *_: Any) -> None:
-        made.append(len(commands))
         for t in range(len(commands)):
             self.step(motion if t == 0 else out[t - 1], commands[t], out[t])
         FAULTS[fault](out)
@@ -200,15 +177,13 @@ def test_many_frames_in_one_call_are_proved_too(
         assert load_engine(folder, 8).backend_name == "trt"
     else:
         refused(folder, 8, "trt_fp32 failed parity on this GPU ")
-    assert made
 
 
 def test_without_weights_nothing_is_proved(folder: Path, trt: FakeTensorRT) -> None:
     manifest = read_manifest(folder)
     kept = tuple(a for a in manifest.artifacts if a.backend != "torch")
     (folder / "manifest.json").write_text(replace(manifest, artifacts=kept).to_json())
-    with pytest.raises(BackendUnavailable, match=r"no weights.npz to prove"):
-        load_engine(folder, 8, backend="trt")
+    unavailable("no weights.npz to prove", load_engine, folder, 8, "cpu", "trt")
 
 
 # The gate
@@ -253,9 +228,7 @@ def test_the_gate_is_run_once_for_a_kind_of_gpu(folder: Path, trt: FakeTensorRT)
 def test_one_engine_serves_all_loads(folder: Path, trt: FakeTensorRT) -> None:
     first = load_engine(folder, 8)
     second = load_engine(folder, 30, backend="trt")
-    assert trt.loads == 1
-    assert len(trt.contexts) == 2
-    assert (first.backend_name, second.backend_name) == ("trt", "trt")
+    assert (trt.loads, len(trt.contexts), first.backend_name, second.backend_name) == (1, 2, "trt", "trt")
     gc.disable()
     try:
         del first, second

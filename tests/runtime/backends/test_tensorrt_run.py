@@ -33,44 +33,42 @@ def trt(request: pytest.FixtureRequest, cuda: FakeCuda) -> FakeTensorRT:
     return FakeTensorRT(request.param, cuda)
 
 
-def make_plan_of(trt: FakeTensorRT, **plan: Any) -> SharedPlan:
+def shared_plan(trt: FakeTensorRT, **plan: Any) -> SharedPlan:
     return SharedPlan(trt, make_plan(shared_engine_folder()[0], **plan), "cmg_fp32.plan", WIDTHS)
 
 
 def make_backend(trt: FakeTensorRT, cache: Path | None = None, **plan: Any) -> TrtBackend:
     """For 8 environments."""
-    return TrtBackend(make_plan_of(trt, **plan), 8, CPU, cache)
+    return TrtBackend(shared_plan(trt, **plan), 8, CPU, cache)
 
 
 def place(rows: torch.Tensor, offset: int = 0) -> torch.Tensor:
     """A copy at an address that is aligned to 256 bytes, or ``offset`` bytes past one."""
     memory = torch.empty(4 * rows.numel() + 1024, dtype=torch.uint8)
     first = -memory.data_ptr() % 256 + offset
-    placed = memory[first : first + 4 * rows.numel()].view(torch.float32).view(rows.shape)
-    return placed.copy_(rows)
+    return memory[first : first + 4 * rows.numel()].view(torch.float32).view(rows.shape).copy_(rows)
 
 
 class Call:
     """One step of ``n`` rows, and whether it was right."""
 
     def __init__(self, n: int, seed: int, offset: int = 0) -> None:
-        _, self.truth = shared_engine_folder()
-        generator = torch.Generator().manual_seed(seed)
+        self.truth, generator = shared_engine_folder()[1], torch.Generator().manual_seed(seed)
         self.motion = place(self.truth.states(n, generator), offset)
         self.command = place(self.truth.commands(n, generator), offset)
         self.out = place(torch.full((n, 10), 7.0), offset)
+        self.expected = self.truth.step(self.motion, self.command)
 
     def __call__(self, backend: TrtBackend) -> None:
         backend.step(self.motion, self.command, self.out)
 
     def is_right(self, allowed: float = 1e-5) -> bool:
-        return self.truth.error(self.out, self.truth.step(self.motion, self.command)) < allowed
+        return self.truth.error(self.out, self.expected) < allowed
 
 
 def test_the_stand_in_refuses_what_tensorrt_refuses(trt: FakeTensorRT, cuda: FakeCuda) -> None:
-    plan, call, stream = make_plan_of(trt), Call(8, 0), cuda.Stream()
-    cuda.current, own = stream, stream.cuda_stream
-    context = Context(trt, plan.engine, plan.logger)
+    plan, call, cuda.current = shared_plan(trt), Call(8, 0), cuda.Stream()
+    context, own, memory = Context(trt, plan.engine, plan.logger), cuda.current.cuda_stream, place(torch.zeros(2000))
     assert not context.set_input_shape("motion", (8, 10))  # before the profile
     assert context.set_optimization_profile_async(0, own)
     assert not context.set_input_shape("motion", (7, 10)) and not context.set_input_shape("motion", (8, 9))
@@ -82,7 +80,6 @@ def test_the_stand_in_refuses_what_tensorrt_refuses(trt: FakeTensorRT, cuda: Fak
         assert not context.execute_async_v3(own)  # before the addresses
         assert context.set_tensor_address(name, tensor.data_ptr())
     assert not context.execute_async_v3(own)  # before the memory
-    memory = place(torch.zeros(2000))
     with pytest.raises(ValueError):
         context.set_device_memory(memory.data_ptr() + 64, 8000)
     context.set_device_memory(memory.data_ptr(), 7999)
@@ -96,33 +93,17 @@ def test_the_stand_in_refuses_what_tensorrt_refuses(trt: FakeTensorRT, cuda: Fak
 
 
 @pytest.mark.parametrize("precision, allowed", [("fp32", 1e-5), ("fp16", 2e-3)])
-def test_every_batch_is_right(trt: FakeTensorRT, seed: int, precision: str, allowed: float) -> None:
+@pytest.mark.parametrize("offset", [0, 4, 128])  # rows of a larger tensor are copied
+def test_every_batch_is_right(trt: FakeTensorRT, seed: int, precision: str, allowed: float, offset: int) -> None:
     backend = make_backend(trt, precision=precision)
-    for index, n in enumerate((8, 1, 5, 4, 64, 8, 65, 200)):  # beyond 64: in parts
-        call = Call(n, seed + index)
-        call(backend)
-        assert call.is_right(allowed)
-    Call(0, seed)(backend)
-
-
-@pytest.mark.parametrize("offset", [4, 12, 128])
-def test_rows_of_a_larger_tensor_are_copied(trt: FakeTensorRT, seed: int, offset: int) -> None:
-    backend = make_backend(trt)
-    for n in (8, 2):
-        call = Call(n, seed + n, offset)
+    for index, n in enumerate((8, 1, 5, 4, 64, 8, 65, 200, *range(1, 40))):  # beyond 64: in parts
+        call = Call(n, seed + index, offset)
         copies = call.motion.clone(), call.command.clone()
         call(backend)
-        assert call.is_right()
+        assert call.is_right(allowed)
         assert torch.equal(call.motion, copies[0]) and torch.equal(call.command, copies[1])
-
-
-def test_many_sizes_share_contexts(trt: FakeTensorRT, seed: int) -> None:
-    backend = make_backend(trt)
-    for n in range(1, 40):
-        call = Call(n, seed + n)
-        call(backend)
-        assert call.is_right()
-    assert len(trt.contexts) <= MAX_OWN + 3
+    Call(0, seed)(backend)
+    assert len(trt.contexts) <= MAX_OWN + 3  # which further sizes share
     addresses = [context._memory[0] for context in trt.contexts]
     for n in (8, 39, 2, 17):
         Call(n, seed)(backend)
@@ -163,9 +144,8 @@ def test_the_default_stream_is_left_and_joined_again(trt: FakeTensorRT, cuda: Fa
 
 
 def test_capture(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
-    backend = make_backend(trt)
+    backend, call, small, caller = make_backend(trt), Call(8, seed), Call(3, seed), cuda.current
     assert backend.capturable
-    call, small = Call(8, seed), Call(3, seed)
     call(backend)
     trt.calls()
     cuda.current, cuda.capturing = cuda.Stream(), True
@@ -173,27 +153,23 @@ def test_capture(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
     assert trt.calls() == [f"execute on {cuda.current.cuda_stream}"]  # on the stream that is captured
     with pytest.raises(EngineError, match="batch of 3 cannot be captured: call step with it once before"):
         small(backend)
-    cuda.capturing = False
-    small(backend)
-    cuda.capturing = True
-    small(backend)
+    for cuda.capturing in (False, True):
+        small(backend)
     assert small.is_right()
-
-
-def test_a_capture_that_is_refused(trt: FakeTensorRT, cuda: FakeCuda, seed: int) -> None:
-    trt.capturable, told_in_capture = False, trt.__name__ == "tensorrt"  # RTX is asked before anything is enqueued
-    backend, call = make_backend(trt), Call(8, seed)
+    # Where it is refused: RTX is asked before anything is enqueued, and plain launches go on.
+    trt.capturable, told_in_capture = False, trt.__name__ == "tensorrt"
+    cuda.current, cuda.capturing = caller, False
+    backend = make_backend(trt)
     assert backend.capturable == told_in_capture
     call(backend)
     trt.calls()
     cuda.current, cuda.capturing = cuda.Stream(), True
     with pytest.raises(EngineError) as caught:
         call(backend)
-    assert "\n" not in str(caught.value)
-    assert len(trt.calls()) == int(told_in_capture)
+    assert "\n" not in str(caught.value) and len(trt.calls()) == int(told_in_capture)
     cuda.capturing = False
     call.out.fill_(0)
-    call(backend)  # plain launches go on
+    call(backend)
     assert call.is_right()
 
 
@@ -223,21 +199,18 @@ def test_after_a_capture_that_cuda_breaks_off(cuda: FakeCuda, monkeypatch: pytes
         if cuda.capturing:
             raise EngineError("TensorRT did not run the plan")
 
-    monkeypatch.setattr(torch.cuda, "graph", Graph)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    changes = {"graph": Graph, "CUDAGraph": object, "graph_pool_handle": lambda: (0, 7), "synchronize": lambda _: None}
+    for name, change in changes.items():
+        monkeypatch.setattr(torch.cuda, name, change)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end)
     caller = cuda.current = cuda.Stream()
     assert not can_be_captured(step, torch.device("cuda", 1))
-    assert cuda.current is caller
-    assert ended == [(1, (0, 7))]
+    assert cuda.current is caller and ended == [(1, (0, 7))]
 
 
 def test_memory_that_would_be_misread_is_refused(trt: FakeTensorRT) -> None:
-    backend = make_backend(trt)
+    backend, good, command = make_backend(trt), torch.zeros(8, 10), torch.zeros(8, 3)
     trt.calls()
-    good, command = torch.zeros(8, 10), torch.zeros(8, 3)
     for bad in (torch.zeros(10, 8).T, good.double(), good.half(), torch.zeros(8, 20)[:, ::2], good.to("meta")):
         with pytest.raises(EngineError, match="motion is .*expected contiguous float32 on cpu"):
             backend.step(bad, command, good.clone())
@@ -255,40 +228,27 @@ REFUSALS = {
 
 
 def test_what_the_library_refuses_is_one_line(trt: FakeTensorRT, seed: int) -> None:
-    for refused, message in REFUSALS.items():
-        trt.refuse = {refused}
-        with pytest.raises(BackendUnavailable, match=message) as caught:
-            make_backend(trt)
+    def refused(kind: type[Exception], message: str, use: Any, *given: Any) -> None:
+        with pytest.raises(kind, match=message) as caught:
+            use(*given)
         assert "\n" not in str(caught.value)
-    trt.refuse = set()
-    backend = make_backend(trt)
-    trt.refuse = {"execute"}
-    with pytest.raises(EngineError, match=REFUSALS["execute"]) as caught:
-        Call(8, seed)(backend)
-    assert "\n" not in str(caught.value)
 
-
-def test_plans_that_are_refused(trt: FakeTensorRT) -> None:
-    with pytest.raises(BackendUnavailable, match=r"does not load x.plan \(IRuntime.*magicTag mismatch\)") as caught:
-        SharedPlan(trt, b"torn", "x.plan", WIDTHS)
-    assert "\n" not in str(caught.value)
-    for wrong in ({"dtype": "HALF"}, {"output": "logits"}):
-        with pytest.raises(EngineError, match="expected float32 motion .* rebuild"):
-            make_plan_of(trt, **wrong)
-    with pytest.raises(BackendUnavailable, match="host code is not allowed"):
-        make_plan_of(trt, host_code=True)
-    SharedPlan(trt, make_plan(shared_engine_folder()[0], host_code=True), "x.plan", WIDTHS, host_code=True)
-
-
-def test_the_reason_that_is_given_is_the_first_new_error(trt: FakeTensorRT) -> None:
-    plan = make_plan_of(trt)
+    plan, backend = shared_plan(trt), make_backend(trt)
     plan.logger.log(Severity.WARNING, "something is slow")
     assert plan.logger.said() == "without saying why"
     plan.logger.log(Severity.ERROR, "long ago")
     assert plan.logger.said() == "long ago"
+    for reason, message in REFUSALS.items():
+        trt.refuse = {reason}
+        refused(BackendUnavailable, message, make_backend, trt)
+    refused(EngineError, REFUSALS["execute"], Call(8, seed), backend)
     trt.refuse = {"context"}
-    with pytest.raises(BackendUnavailable, match=r"\(out of memory\)"):
-        TrtBackend(plan, 8, CPU)
+    refused(BackendUnavailable, r"\(out of memory\)", TrtBackend, plan, 8, CPU)  # not what was said long ago
+    torn = r"does not load x.plan \(IRuntime.*magicTag mismatch\)"
+    refused(BackendUnavailable, torn, SharedPlan, trt, b"torn", "x.plan", WIDTHS)
+    for wrong in ({"dtype": "HALF"}, {"output": "logits"}):
+        with pytest.raises(EngineError, match="expected float32 motion .* rebuild"):
+            shared_plan(trt, **wrong)
 
 
 def test_the_runtime_cache_is_kept_and_used_again(cuda: FakeCuda, tmp_path: Path) -> None:

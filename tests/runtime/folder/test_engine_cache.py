@@ -42,14 +42,10 @@ def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package / "__main__.py"
 
 
-def test_an_engine_folder_is_itself(tmp_path: Path) -> None:
-    assert engine_folder(tmp_path) == tmp_path
-    assert engine_folder(str(tmp_path), "no such data file") == tmp_path
-
-
 def test_a_checkpoint_is_compiled_once(tmp_path: Path, cache: Path, seed: int) -> None:
     made = make_checkpoint(tmp_path / "run", "bare+data", num_joints=4, hidden_dim=16, num_layers=2, seed=seed)
     folder = engine_folder(made.path, made.data)
+    assert engine_folder(str(folder), "no such data file") == folder  # an engine folder is itself
     manifest = folder / "manifest.json"
     assert json.loads(manifest.read_text())["source"]["sha256"] == file_sha256(made.path)
     engine = load_engine(folder, 3)
@@ -69,11 +65,8 @@ def test_what_is_compiled_anew_and_what_is_taken_where_the_exporter_cannot_run(
         """Whether it is compiled once, into another folder than before."""
         folder = engine_folder(model)
         folders.append(folder)
-        return (
-            folder == engine_folder(model)
-            and set(cache.iterdir()) == set(folders)
-            and len(set(folders)) == len(folders)
-        )
+        kept = set(folders)
+        return folder == engine_folder(model) and set(cache.iterdir()) == kept and len(kept) == len(folders)
 
     model.write_bytes(b"weights")
     for exporters in ("one", "another"):
@@ -117,9 +110,9 @@ def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
     assert provenance.fingerprint() == seen[0]
 
     kernels = copies[cmg_runtime] / "backends" / "fused"
+    modules = sorted(copies[cmg_export].rglob("*.py"))
     read = [kernels / "cluster.cu", kernels / "hopper.cuh", copies[cmg_runtime] / "guard.py"]
     read += [robot, robot.parent / "more" / "parts.xml", robot.parent / "meshes" / "sole.STL"]
-    modules = sorted(copies[cmg_export].rglob("*.py"))
     for path in [*read, modules[rng.integers(len(modules))]]:
         path.write_bytes(path.read_bytes() + b"\n")
         seen.append(provenance.fingerprint())

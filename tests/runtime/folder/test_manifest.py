@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from cmg_runtime.folder.manifest import (
     Manifest,
     Sizes,
     Stats,
-    file_sha256,
     read_manifest,
     read_verified,
 )
@@ -78,14 +78,6 @@ def test_what_is_written_is_read() -> None:
         dataclasses.replace(manifest, joint_names=("left",))
 
 
-def test_parity_decides_what_is_usable() -> None:
-    def usable(file: str | None, **parity: str) -> bool:
-        return Artifact("a", "torch", "fp32", file, HASH if file else None, parity=parity).usable
-
-    assert usable("a", status="passed") and usable("a", status="not_run") and usable("a")
-    assert not usable("a", status="failed") and not usable(None, status="failed") and not usable(None)
-
-
 Place = tuple[Any, ...]
 
 
@@ -112,43 +104,42 @@ MUST_FAIL = [True, "a\nb", {"a": 1}, [None], [["x"]]]
 """Right for no field outside the free-form ones, strings apart."""
 
 
-def parse(data: Any) -> Manifest | None:
-    """The manifest, or None if it was refused, in one line."""
+def refused(text: str, message: str = "") -> bool:
+    """In one line."""
     try:
-        return Manifest.from_json(json.dumps(data))
+        Manifest.from_json(text)
     except EngineError as error:
-        assert "\n" not in str(error) and len(str(error)) < 400, str(error)
-        return None
+        assert re.search(message, str(error)) and "\n" not in str(error) and len(str(error)) < 400, str(error)
+        return True
+    return False
 
 
 def test_every_wrong_missing_or_unknown_value_anywhere_ends_in_one_line() -> None:
-    good = json.loads(make_manifest().to_json())
-    refused = 0
+    good, count = json.loads(make_manifest().to_json()), 0
     for path in list(places(good)):
-        free = any(key in FREE_FORM for key in path)
         parent, key = parent_of(good, path), path[-1]
-        value = parent[key]
+        value, free = parent[key], any(key in FREE_FORM for key in path)
         for wrong in HOSTILE:
             parent[key] = wrong
-            manifest = parse(good)
-            refused += manifest is None
+            is_refused = refused(json.dumps(good))
+            count += is_refused
             if wrong in MUST_FAIL and not free and not (isinstance(value, str) and isinstance(wrong, str)):
-                assert manifest is None, (path, wrong)
+                assert is_refused, (path, wrong)
         parent[key] = value
-    assert refused > 1000
-    for path in places(good):
+    assert count > 1000
+    for path in [(), *places(good)]:
         if any(key in FREE_FORM for key in path[:-1]):
             continue
         data = copy.deepcopy(good)
-        del parent_of(data, path)[path[-1]]
-        optional = path[-1] in ("target", "tools", "parity") or path in (("artifacts", 0), ("artifacts", 1))
-        assert (parse(data) is not None) == optional, path
-        data = copy.deepcopy(good)
-        inside = parent_of(data, path)[path[-1]]
-        if isinstance(inside, dict) and path[-1] not in FREE_FORM:
+        inside = parent_of(data, (*path, None))
+        if isinstance(inside, dict) and path[-1:] not in [(name,) for name in FREE_FORM]:
             inside["surprise"] = 1
-            assert parse(data) is None, path
-    assert parse({**good, "surprise": 1}) is None
+            assert refused(json.dumps(data)), path
+        if path:
+            data = copy.deepcopy(good)
+            del parent_of(data, path)[path[-1]]
+            optional = path[-1] in ("target", "tools", "parity") or path in (("artifacts", 0), ("artifacts", 1))
+            assert refused(json.dumps(data)) != optional, path
 
 
 WRONG = {
@@ -157,26 +148,21 @@ WRONG = {
     "empty command range of stats": (("stats", "command_max", 1), -1.0, "not below"),
     "command range upside down": (("command_range", "min", 0), 0.6, "above"),
     "a joint twice": (("joint_names", 1), "left", "joint_names has the same name twice"),
-    "too few joints": (("joint_names",), ["left"], "joint_names has 1 entries; expected 2"),
     "motion of another width": (("sizes", "motion_dim"), 5, "motion_dim is 5 for 2 joints"),
     "no experts": (("sizes", "num_experts"), 0, "num_experts is 0"),
     "a path": (("bank", "file"), "../bank.npz", "plain name"),
-    "an absolute path": (("artifacts", 0, "file"), "/etc/passwd", "plain name"),
     "a hidden file": (("bank", "file"), ".bank", "plain name"),
     "no hash": (("artifacts", 0, "sha256"), None, "64 hex digits"),
-    "half a hash": (("bank", "sha256"), "0123", "64 hex digits"),
     "an artifact twice": (("artifacts", 1, "name"), "torch_fp32", "artifacts has the same name twice"),
     "precision": (("artifacts", 0, "precision"), "fp8", "expected fp32 or fp16"),
     "parity": (("artifacts", 0, "parity", "status"), "ok", "expected passed, failed, not_run"),
     "a cycle of bodies": (("robot", "body_parents", 1), 2, "not a tree"),
-    "two roots": (("robot", "body_parents", 1), -1, "not a tree"),
     "a joint that is not there": (("robot", "body_joints", 2), 2, "a joint that is not there"),
     "a sole on no body": (("robot", "sole_bodies", 0), 3, "a body that is not there"),
     "a flat vector": (("robot", "body_pos", 1), [0.0, 0.0], "body_pos has 2 entries; expected 3"),
     "no rotation": (("robot", "body_quat", 1), [0.0] * 4, "zero quaternion"),
     "limits upside down": (("robot", "joint_lower", 1), 2.0, "joint_lower is above"),
     "frozen": (("fps",), 0.0, "fps is 0.0"),
-    "the next schema": (("schema_version",), 2, "schema version 2, this runtime reads 1"),
 }
 
 
@@ -185,47 +171,20 @@ def test_rules(name: str) -> None:
     path, value, message = WRONG[name]
     data = json.loads(make_manifest().to_json())
     parent_of(data, path)[path[-1]] = value
-    with pytest.raises(EngineError, match=message) as caught:
-        Manifest.from_json(json.dumps(data))
-    assert "\n" not in str(caught.value)
+    assert refused(json.dumps(data), message)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "null", "7", '"manifest"', "{}", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, "NaN"],
-    ids=lambda text: text[:12],
-)
-def test_texts_that_are_no_manifest(text: str) -> None:
-    with pytest.raises(EngineError) as caught:
-        Manifest.from_json(text)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+def test_texts_that_are_no_manifest() -> None:
+    for text in ("", "{", "[]", "7", '"manifest"', "{}", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, "NaN"):
+        assert refused(text), text[:12]
+    for number in ("NaN", "Infinity", "-Infinity", "1e999"):
+        assert refused(make_manifest().to_json().replace('"fps": 50.0', f'"fps": {number}'), "finite")
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_not_finite(number: str) -> None:
-    with pytest.raises(EngineError, match="finite"):
-        Manifest.from_json(make_manifest().to_json().replace('"fps": 50.0', f'"fps": {number}'))
-
-
-def test_reading_a_folder(tmp_path: Path) -> None:
-    manifest = make_manifest()
-    (tmp_path / "manifest.json").write_text(manifest.to_json())
-    assert read_manifest(tmp_path) == manifest
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """What a folder lacks and files that were changed: test_runtime_loading.py."""
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
-    for folder in (tmp_path, tmp_path / "missing", tmp_path / "manifest.json"):
-        with pytest.raises(EngineError, match="expected an engine folder"):
-            read_manifest(folder)
-
-
-def test_a_file_is_read_only_if_its_hash_is_right(tmp_path: Path) -> None:
-    (tmp_path / "bank.npz").write_bytes(b"states")
-    entry = FileEntry("bank.npz", file_sha256(tmp_path / "bank.npz"))
-    assert read_verified(tmp_path, entry) == b"states"
-    for wrong in (FileEntry("bank.npz", HASH), FileEntry("weights.npz", entry.sha256)):
-        with pytest.raises(EngineError, match="rebuild"):
-            read_verified(tmp_path, wrong)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(EngineError, match="cannot read"):
-        read_verified(tmp_path, FileEntry("folder", HASH))
+    with pytest.raises(EngineError, match="not UTF-8 text.*expected an engine folder"):
+        read_manifest(tmp_path)
     with pytest.raises(EngineError, match="no file"):
         read_verified(tmp_path, Artifact("a", "torch", "fp32", None, None, parity={"status": "failed"}))

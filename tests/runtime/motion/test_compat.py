@@ -5,7 +5,6 @@ The number of threads is the exception: it may change the last bits.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +30,13 @@ BACKENDS = ("torch", "torchscript", "onnx")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
-def run_script(script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *arguments: str, **variables: str) -> str:
+    """What it prints; with a traceback where it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 LIVES = """
@@ -56,23 +58,19 @@ def started():
 
 def life(engines):
     single, engine = engines
-    ids = torch.arange(20, device=device)
+    ids, mask = torch.arange(20, device=device), torch.arange(NUM_ENVS, device=device) % 7 == 0
     for one in engines:
         one.reset(command=[0.3, 0.1, -0.2])
         for _ in range(5):
             one.step()
         one.set_command(torch.full((20, 3), 0.1, device=device), ids)
-        mask = torch.arange(NUM_ENVS, device=device) % 7 == 0
         one.reset(mask, motion=one.bank[:1].expand(NUM_ENVS, -1))
         one.step()
     rolled = single.rollout(single.bank[:5], [0.3, 0.1, -0.2], 3)
     pool = engine.make_pool(5, 9, [0.1, 0.0, 0.2], engine.bank[:5])
     engine.start(pool, ids % 5, ids * 0 + 1, env_ids=ids)
-    frames = engine.future(range(7))
-    parts = [frames.dof_pos, frames.dof_vel, frames.root_pos, frames.root_rot, frames.key_body_pos]
-    parts += [single.dof_pos, single.dof_vel, rolled]
-    content = torch.cat([part.flatten() for part in parts]).cpu().numpy()
-    return hashlib.sha256(content.tobytes()).hexdigest()
+    parts = [*engine.future(range(7)), single.dof_pos, single.dof_vel, rolled]
+    return hashlib.sha256(torch.cat([part.flatten() for part in parts]).cpu().numpy().tobytes()).hexdigest()
 
 SETTINGS = {
     "plain": contextlib.nullcontext,
@@ -111,9 +109,8 @@ ON_CUDA = [
 def test_settings_of_the_process_change_nothing(device: str, backend: str, precision: str) -> None:
     """In a process of its own: torch's deterministic mode needs cuBLAS to be told before its first use."""
     folder = shared_robot_folder()[0] if CAN_EXPORT else g1_case().folder
-    done = run_script(LIVES, str(folder), backend, precision, device, CUBLAS_WORKSPACE_CONFIG=":4096:8")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    said = run_script(LIVES, str(folder), backend, precision, device, CUBLAS_WORKSPACE_CONFIG=":4096:8")
+    found = json.loads(said.splitlines()[-1])
     if not isinstance(found, dict):
         assert device == "cuda", found
         pytest.skip(found)
@@ -132,15 +129,14 @@ def stepped(engine: Engine) -> np.ndarray:
     return torch.cat([engine.dof_pos, engine.dof_vel], dim=1).numpy().copy()
 
 
-@contextlib.contextmanager
-def worker(method: str, target: Any) -> Iterator[Any]:
-    """A process that calls ``target(queue)``; gives the queue."""
+def from_worker(method: str, target: Any) -> Any:
+    """What a process puts that calls ``target(queue)``."""
     context: Any = multiprocessing.get_context(method)
     queue = context.Queue()
     process = context.Process(target=target, args=(queue,), daemon=True)
     process.start()
     try:
-        yield queue
+        return queue.get(timeout=120)
     finally:
         process.join(30)
         process.kill()
@@ -158,20 +154,16 @@ def test_a_spawned_worker_that_sees_no_gpu_gets_the_same_frames(monkeypatch: pyt
     """A product that is split among threads is summed in another order, so there bits may differ."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     expected = [stepped(started(backend)) for backend in BACKENDS]
-    with worker("spawn", load_and_step) as queue:
-        frames, with_threads, cuda = queue.get(timeout=120)
-    for found, frame in zip(frames, expected):
-        assert np.array_equal(found, frame)
+    frames, with_threads, cuda = from_worker("spawn", load_and_step)
+    assert all(np.array_equal(found, frame) for found, frame in zip(frames, expected)) and not cuda
     np.testing.assert_allclose(with_threads, expected[0], rtol=1e-5, atol=1e-6)
-    assert not cuda
 
 
 @pytest.mark.gpu
 def test_no_gpu_is_seen_where_none_is_visible() -> None:
     script = "import sys, cmg_runtime; cmg_runtime.load_engine(sys.argv[1], 2, 'cuda')"
-    done = run_script(script, str(FOLDER), CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 1
-    assert "device 'cuda' is not there, torch sees 0 CUDA devices; use device='cpu'" in done.stderr
+    with pytest.raises(AssertionError, match="'cuda' is not there, torch sees 0 CUDA devices; use device='cpu'"):
+        run_script(script, str(FOLDER), CUDA_VISIBLE_DEVICES="")
 
 
 FORKED = """
@@ -256,8 +248,7 @@ os._exit(0)
 def test_forked_workers_of_a_process_with_threads_get_the_same_frames() -> None:
     """With engines alive, closed and dropped at the fork, all of them used before. In a process of its own, with
     several threads, which is what hangs where a fork is not provided for."""
-    done = run_script(FORKED, str(FOLDER), *BACKENDS)
-    assert done.returncode == 0, done.stderr
+    run_script(FORKED, str(FOLDER), *BACKENDS)
 
 
 @needs_fork
@@ -278,10 +269,9 @@ def test_forked_workers_where_openmp_cannot_give_its_threads_back(
         torch.set_num_threads(3)
         engine, expected = started(backend), stepped(started(backend))
         torch.randn(4000, 200).exp()
-        with worker("fork", inherit_and_load) as queue:
-            for found in queue.get(timeout=60):
-                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-            assert torch.get_num_threads() == 3  # the parent's
+        for found in from_worker("fork", inherit_and_load):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert torch.get_num_threads() == 3  # the parent's
     finally:
         torch.set_num_threads(before)
 
@@ -299,8 +289,7 @@ def test_an_engine_on_a_gpu_says_in_a_forked_worker_that_it_cannot_work() -> Non
 
     home = engine.device
     engine.device = torch.device("cuda:0")  # as far as a fork is concerned: CUDA is not touched
-    with worker("fork", ask) as queue:
-        assert "start workers by spawn and load the engine in the worker" in queue.get(timeout=60)
+    assert "start workers by spawn and load the engine in the worker" in from_worker("fork", ask)
     engine.device = home
     engine.step()  # the parent's goes on
 
@@ -322,13 +311,11 @@ def test_a_fork_while_another_thread_steps_leaves_the_worker_its_own_settings() 
             inside.set()
             leave.wait(60)
 
-    other = threading.Thread(target=step_for_long)
-    expected = precision_of_products()
+    other, expected = threading.Thread(target=step_for_long), precision_of_products()
     try:
         other.start()
         assert inside.wait(60) and precision_of_products() != expected
-        with worker("fork", lambda queue: queue.put(precision_of_products())) as queue:
-            assert queue.get(timeout=60) == expected
+        assert from_worker("fork", lambda queue: queue.put(precision_of_products())) == expected
     finally:
         leave.set()
         other.join(60)

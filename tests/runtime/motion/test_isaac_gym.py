@@ -28,20 +28,13 @@ class Gym:
         return BODIES
 
 
-def call(dofs: list[str]) -> tuple[str, ...]:
-    gym: Any = Gym(dofs)
+def test_the_same_joints_give_the_bodies_and_others_are_named() -> None:
+    gym: Any = Gym(list(JOINT_NAMES))
     env: Any = "env 0"
-    return require_same_joints(JOINT_NAMES, gym, env, 3)
-
-
-def test_the_same_joints_give_the_bodies() -> None:
-    assert call(list(JOINT_NAMES)) == tuple(BODIES)
-
-
-def test_other_joints_are_named() -> None:
-    swapped = list(JOINT_NAMES)
-    swapped[5], swapped[11] = swapped[11], swapped[5]
+    assert require_same_joints(JOINT_NAMES, gym, env, 3) == tuple(BODIES)
+    gym.dofs[5], gym.dofs[11] = gym.dofs[11], gym.dofs[5]
     with pytest.raises(EngineError, match="joint 5 is 'right_ankle_roll_joint' in the simulation and 'left_ankle_roll"):
-        call(swapped)
+        require_same_joints(JOINT_NAMES, gym, env, 3)
+    gym.dofs = [name for name in JOINT_NAMES if "wrist" not in name]
     with pytest.raises(EngineError, match="the simulated robot has 23 joints, the reference 29"):
-        call([name for name in JOINT_NAMES if "wrist" not in name])
+        require_same_joints(JOINT_NAMES, gym, env, 3)

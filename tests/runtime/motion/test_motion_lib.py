@@ -12,7 +12,7 @@ import torch
 
 from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
-from dropin_case import Case, assert_frames, at_times, g1_case, plain_trajectory, walked
+from dropin_case import Case, assert_frames, at_times, g1_case, library_truth, plain_trajectory, walked
 from engine_folder import no_waiting
 
 NUM_ENVS = 32
@@ -27,17 +27,10 @@ def case() -> Case:
 
 
 def config(case: Case, **changes: Any) -> SimpleNamespace:
-    settings = {
-        "use_cmg": True,
-        "cmg_model_path": str(case.folder),
-        "cmg_data_path": None,
-        "cmg_mode": "pregenerated",
-        "cmg_num_motions": 48,
-        "cmg_motion_length": 60,
-        "cmg_backend": "torch",
-        "dof_dim": 29,
-        "fps": 50.0,
-        "key_bodies": list(KEY_BODIES),
+    settings: dict[str, Any] = {
+        **{"use_cmg": True, "cmg_model_path": str(case.folder), "cmg_data_path": None, "cmg_mode": "pregenerated"},
+        **{"cmg_num_motions": 48, "cmg_motion_length": 60, "cmg_backend": "torch"},
+        **{"dof_dim": 29, "fps": 50.0, "key_bodies": list(KEY_BODIES)},
         **changes,
     }
     return SimpleNamespace(motion=SimpleNamespace(**settings))
@@ -48,16 +41,12 @@ class MimicEnv:
 
     def __init__(self, case: Case, check: Any, seed: int, falls: float = 0.02, **changes: Any) -> None:
         self.lib = create_motion_lib_cmg(config(case, **changes), NUM_ENVS, "cpu")
-        self.check = check
-        self.falls = falls
-        self.random = torch.Generator().manual_seed(seed)
+        self.check, self.falls, self.random = check, falls, torch.Generator().manual_seed(seed)
         lengths = [self.lib.get_motion_length(i) for i in range(self.lib.num_motions())]
         self.max_episode_length_s = max(lengths).item()
         self.key_body_ids = self.lib.get_key_body_idx(key_body_names=list(KEY_BODIES))
-        self.motion_difficulty = 9 * torch.ones(self.lib.num_motions())
         self.motion_ids = torch.zeros(NUM_ENVS, dtype=torch.int64)
-        self.time_offsets = torch.zeros(NUM_ENVS)
-        self.episode_length = torch.zeros(NUM_ENVS)
+        self.time_offsets, self.episode_length = torch.zeros(NUM_ENVS), torch.zeros(NUM_ENVS)
         self.offsets = torch.tensor(OFFSETS, dtype=torch.int)
         self.reset_idx(torch.arange(NUM_ENVS))
 
@@ -75,24 +64,11 @@ class MimicEnv:
     def reset_idx(self, env_ids: torch.Tensor) -> None:
         if len(env_ids) == 0:
             return
-        self.update_difficulty(env_ids)
+        self.motion_difficulty = 1 + 8 * torch.rand(self.lib.num_motions(), generator=self.random)
         motion_ids = self.lib.reset(env_ids, motion_difficulty=self.motion_difficulty)
         times = self.lib.sample_time(motion_ids)
-        self.motion_ids[env_ids] = motion_ids
-        self.time_offsets[env_ids] = times
-        self.episode_length[env_ids] = 0
+        self.motion_ids[env_ids], self.time_offsets[env_ids], self.episode_length[env_ids] = motion_ids, times, 0
         self.ask(motion_ids, times)
-
-    def update_difficulty(self, env_ids: torch.Tensor) -> None:
-        ids = self.motion_ids[env_ids]
-        rate = self.episode_length[env_ids] * DT / self.lib.get_motion_length(ids)
-        total = torch.zeros(self.lib.num_motions()).scatter_add(0, ids, rate)
-        count = torch.zeros(self.lib.num_motions()).scatter_add(0, ids, torch.ones_like(rate))
-        mean = total / count.clamp(min=1)
-        mean[count == 0] = 0.7
-        self.motion_difficulty[mean <= 0.5] *= 1.01
-        self.motion_difficulty[mean >= 0.95] *= 0.99
-        self.motion_difficulty.clamp_(1.0, 9.0)
 
     def step(self, reset: bool = True) -> tuple[torch.Tensor, ...]:
         self.episode_length += 1
@@ -102,33 +78,20 @@ class MimicEnv:
             over = self.episode_length * DT >= self.lib.get_motion_length(self.motion_ids)
             fallen = torch.rand(NUM_ENVS, generator=self.random) < self.falls
             self.reset_idx((over | fallen).nonzero().flatten())
-        self.look_ahead()
-        return now
-
-    def look_ahead(self) -> None:
         times = self.offsets * DT + self.times().unsqueeze(-1)
         ids = torch.broadcast_to(self.motion_ids.unsqueeze(-1), times.shape)
-        out = self.ask(ids.flatten(), times.flatten())
-        assert out[6][:, self.key_body_ids].shape == (NUM_ENVS * len(OFFSETS), len(KEY_BODIES), 3)
-
-
-def pool_truth(case: Case, lib: MotionLibCMG, frames: int) -> Any:
-    ids = torch.arange(lib.num_motions())
-    start = lib.calc_motion_frame(ids, torch.zeros(len(ids)))
-    commands = lib.get_motion_command(ids).double().numpy()
-    motion = torch.cat([start[4], start[5]], dim=1)
-    return plain_trajectory(case, lib.body_names, motion, np.broadcast_to(commands, (frames,) + commands.shape))
+        ahead = self.ask(ids.flatten(), times.flatten())
+        assert ahead[6][:, self.key_body_ids].shape == (NUM_ENVS * len(OFFSETS), len(KEY_BODIES), 3)
+        return now
 
 
 def test_a_twist_environment_on_pregenerated_motions(case: Case, seed: int) -> None:
-    frames = 2 * 60 + 96
     truth: list[Any] = []
-    asked = itertools.count()
-    checked = []
+    asked, checked = itertools.count(), []
 
     def check(env: MimicEnv, ids: torch.Tensor, times: torch.Tensor, out: tuple[torch.Tensor, ...]) -> None:
         if not truth:
-            truth.append(pool_truth(case, env.lib, frames))
+            truth.append(library_truth(case, env.lib, 2 * 60 + 96))
         if next(asked) % 7 == 0 or len(times) < NUM_ENVS:
             assert_frames(out, at_times(truth[0], ids.numpy(), times.numpy(), 50.0))
             checked.append(len(times))
@@ -151,7 +114,7 @@ def test_a_viewer_plays_on_past_the_end(case: Case, seed: int) -> None:
         answers.append((ids.numpy(), times.numpy().copy(), [field.clone() for field in out]))
 
     env = MimicEnv(case, check, seed, cmg_num_motions=5, cmg_motion_length=10)
-    truth = pool_truth(case, env.lib, 2 * 10 + 96)
+    truth = library_truth(case, env.lib, 2 * 10 + 96)
     previous = None
     for _ in range(300):
         out = env.step(reset=False)
@@ -170,23 +133,21 @@ class RealtimeTruth:
     """Every environment's motion state, root and command ramp, in float64, one frame at a time."""
 
     def __init__(self, case: Case, bodies: tuple[str, ...]) -> None:
-        self.case, self.bodies = case, bodies
-        self.motion = torch.zeros(NUM_ENVS, 58, dtype=torch.float64)
-        self.pose = np.zeros((NUM_ENVS, 3))
-        self.start, self.target = np.zeros((NUM_ENVS, 3)), np.zeros((NUM_ENVS, 3))
+        self.case, self.bodies, self.motion = case, bodies, torch.zeros(NUM_ENVS, 58, dtype=torch.float64)
+        self.pose, self.start, self.target = (np.zeros((NUM_ENVS, 3)) for _ in range(3))
         self.since = np.zeros(NUM_ENVS)
 
     def command(self, offset: float) -> np.ndarray:
         share = np.minimum((self.since + offset) / 25, 1)[:, None]
         return (1 - share) * self.start + share * self.target
 
-    def begin(self, env_ids: np.ndarray, commands: np.ndarray) -> None:
-        self.start[env_ids] = self.target[env_ids] = commands  # an episode knows nothing of the one before
+    def begin(self, env_ids: torch.Tensor, motion: torch.Tensor, commands: torch.Tensor) -> None:
+        """An episode, which knows nothing of the one before."""
+        self.motion[env_ids], self.pose[env_ids.numpy()] = motion.double(), 0
+        self.start[env_ids.numpy()] = self.target[env_ids.numpy()] = commands.numpy()
 
     def retarget(self, env_ids: np.ndarray, commands: np.ndarray) -> None:
-        self.start[env_ids] = self.command(0)[env_ids]
-        self.since[env_ids] = 0
-        self.target[env_ids] = commands
+        self.start[env_ids], self.since[env_ids], self.target[env_ids] = self.command(0)[env_ids], 0, commands
 
     def ahead(self, frames: int) -> Any:
         """A trajectory from the current frame, moved to where each root is."""
@@ -210,17 +171,11 @@ class RealtimeTruth:
 
 
 def test_a_twist_environment_in_realtime(case: Case, seed: int) -> None:
-    truth = RealtimeTruth(case, KEY_BODIES)
-    asked = itertools.count()
-    checked = []
+    truth, asked, checked = RealtimeTruth(case, KEY_BODIES), itertools.count(), []
 
     def check(env: MimicEnv, ids: torch.Tensor, times: torch.Tensor, out: tuple[torch.Tensor, ...]) -> None:
-        begun = (env.episode_length[ids] == 0).numpy()
-        if len(times) <= NUM_ENVS and begun.all():  # answers to a reset: the truth starts from them
-            begun_ids = ids.numpy()
-            truth.motion[ids] = torch.cat([out[4], out[5]], 1).double()
-            truth.pose[begun_ids] = 0
-            truth.begin(begun_ids, env.lib.get_motion_command(ids).double().numpy())
+        if len(times) <= NUM_ENVS and (env.episode_length[ids] == 0).all():  # a reset's answers: the truth starts there
+            truth.begin(ids, torch.cat([out[4], out[5]], 1), env.lib.get_motion_command(ids))
             np.testing.assert_allclose(out[0][:, :2], 0, atol=1e-6)
             return
         if next(asked) % 43 and len(checked) > 3:
@@ -253,9 +208,8 @@ def test_a_twist_environment_in_realtime(case: Case, seed: int) -> None:
 @pytest.mark.parametrize("mode", ["pregenerated", "realtime"])
 def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case, mode: str) -> None:
     num_envs = 300
-    lib = MotionLibCMG(
-        case.folder, None, 64, 50, num_envs, "cuda", mode=mode, backend="torch", precision="fp32", command_ramp_s=0.0
-    )
+    settings: dict[str, Any] = {"mode": mode, "backend": "torch", "precision": "fp32", "command_ramp_s": 0.0}
+    lib = MotionLibCMG(case.folder, None, 64, 50, num_envs, "cuda", **settings)
     everyone = torch.arange(num_envs, device="cuda")
     some, difficulty = everyone[::17].clone(), torch.rand(lib.num_motions(), device="cuda") + 1
     offsets = torch.tensor(OFFSETS, device="cuda")
@@ -276,8 +230,5 @@ def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case
     lib.reset(everyone)
     times = torch.linspace(0, 1.9, num_envs, device="cuda")
     ids = torch.arange(num_envs, device="cuda") % lib.num_motions()
-    start = lib.calc_motion_frame(ids, torch.zeros_like(times))
-    commands = np.broadcast_to(lib.get_motion_command(ids).double().cpu().numpy(), (97, num_envs, 3))
-    truth = plain_trajectory(case, lib.body_names, torch.cat([start[4], start[5]], 1).cpu(), commands)
-    expected = at_times(truth, np.arange(num_envs), times.cpu().numpy(), 50.0)
+    expected = at_times(library_truth(case, lib, 97), ids.cpu().numpy(), times.cpu().numpy(), 50.0)
     assert_frames(tuple(field.cpu() for field in lib.calc_motion_frame(ids, times)), expected, 1e-3)

@@ -18,7 +18,7 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import FILE_NAME
 from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
-from dropin_case import MODES, NO_WRISTS, Case, assert_frames, at_times, g1_case, plain_bodies, plain_trajectory
+from dropin_case import MODES, NO_WRISTS, Case, assert_frames, at_times, g1_case, library_truth, plain_bodies
 
 MOTIONS = 40
 
@@ -35,12 +35,13 @@ def make(case: Case, **changes: Any) -> MotionLibCMG:
 
 def test_a_configuration_needs_only_the_path(case: Case) -> None:
     motion = SimpleNamespace(cmg_model_path=case.folder, cmg_num_motions=3, cmg_motion_length=5)
-    lib = create_motion_lib_cmg(SimpleNamespace(motion=motion), 2, "cpu")
+    cfg = SimpleNamespace(motion=motion)
+    lib = create_motion_lib_cmg(cfg, 2, "cpu")
     assert (lib.mode, lib.fps, lib.joint_names, lib.body_names) == ("pregenerated", 50.0, JOINT_NAMES, KEY_BODIES)
     assert lib.num_motions() == 3 and lib.get_motion_length(1).item() == pytest.approx(0.1)
     motion.cmg_model_path = None
     with pytest.raises(EngineError, match="cmg_model_path is missing"):
-        create_motion_lib_cmg(SimpleNamespace(motion=motion), 2, "cpu")
+        create_motion_lib_cmg(cfg, 2, "cpu")
 
 
 def test_23_joints_are_29_without_the_wrists(case: Case) -> None:
@@ -58,15 +59,11 @@ def test_23_joints_are_29_without_the_wrists(case: Case) -> None:
 def test_a_checkpoint_with_23_joints_gives_23() -> None:
     case = g1_case(23)
     lib = make(case, dof_dim=23)
-    ids = torch.arange(MOTIONS)
-    start = lib.calc_motion_frame(ids, torch.zeros(MOTIONS))
-    commands = np.broadcast_to(lib.get_motion_command(ids).double().numpy(), (5, MOTIONS, 3))
-    truth = plain_trajectory(case, KEY_BODIES, torch.cat([start[4], start[5]], 1), commands)
-    out = lib.calc_motion_frame(ids, torch.full((MOTIONS,), 0.07))
-    assert_frames(out, at_times(truth, ids.numpy(), np.full(MOTIONS, 0.07), 50.0))
-    for wrong in (29, 17):
-        with pytest.raises(EngineError, match=rf"dof_dim is {wrong}, but .* has 23 joints; expected 23$"):
-            make(case, dof_dim=wrong)
+    out = lib.calc_motion_frame(torch.arange(MOTIONS), torch.full((MOTIONS,), 0.07))
+    expected = at_times(library_truth(case, lib, 5), np.arange(MOTIONS), np.full(MOTIONS, 0.07), 50.0)
+    assert_frames(out, expected)
+    with pytest.raises(EngineError, match=r"dof_dim is 29, but .* has 23 joints; expected 23$"):
+        make(case, dof_dim=29)
 
 
 def test_a_turn_goes_the_short_way_through_half_a_circle(case: Case) -> None:
@@ -90,9 +87,8 @@ def test_links_that_the_engine_does_not_know_read_nan(case: Case) -> None:
     np.testing.assert_allclose(out[6][:, [1, 2, 4]].numpy(), expected, atol=1e-5)
     assert torch.isnan(out[6][:, [0, 3]]).all()
     assert lib.get_key_body_idx(["head_link", "torso_link"]) == [4, 1]
-    for name in ("imu_link", "left_rubber_hand"):
-        with pytest.raises(EngineError, match=f"body '{name}' is unknown here; expected some of torso_link"):
-            lib.get_key_body_idx([name])
+    with pytest.raises(EngineError, match="body 'imu_link' is unknown here; expected some of torso_link"):
+        lib.get_key_body_idx(["imu_link"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -136,7 +132,7 @@ def test_difficulty_weights_the_draw_and_a_seed_repeats_it(case: Case, seed: int
 
 
 def test_the_curriculum_begins_with_small_commands(case: Case) -> None:
-    lib = make(case)
+    lib, realtime = make(case), make(case, mode="realtime")
     commands = lib.get_motion_command(torch.arange(MOTIONS)).abs()
     effort = (commands / commands.amax(dim=0)).amax(dim=1)
     easiest = set(effort.argsort()[: MOTIONS // 4].tolist())
@@ -145,17 +141,12 @@ def test_the_curriculum_begins_with_small_commands(case: Case) -> None:
     hard = torch.ones(MOTIONS)
     hard[list(easiest)[:-1]] = 0
     assert set(lib.sample_motions(50, hard, 0.0).tolist()) == {list(easiest)[-1]}  # both at once
-    realtime = make(case, mode="realtime")
     realtime.reset(None, curriculum_level=0.0)
     assert (realtime.get_motion_command([0, 1, 2, 3, 4])[:, 1] == 0).all()
-
-
-def test_start_times_are_spread_over_the_motion(case: Case) -> None:
-    lib = make(case, motion_length=50)
-    times = lib.sample_time(torch.zeros(4000, dtype=torch.long))
+    times = make(case, motion_length=50).sample_time(torch.zeros(4000, dtype=torch.long))  # spread over the motion
     assert times.shape == (4000,) and times.dtype == torch.float32
     assert 0 <= times.min() < 0.01 and 0.99 < times.max() < 1.0 and abs(float(times.mean()) - 0.5) < 0.03
-    assert (make(case, mode="realtime").sample_time(torch.arange(5)) == 0).all()
+    assert (realtime.sample_time(torch.arange(5)) == 0).all()
 
 
 def test_times_outside_are_clamped_and_counted(case: Case) -> None:
@@ -195,40 +186,41 @@ def test_a_reset_touches_only_its_environments(case: Case) -> None:
 
 
 def test_bad_queries_are_refused(case: Case) -> None:
-    lib, realtime = make(case), make(case, mode="realtime")
-    ids, times = torch.zeros(3, dtype=torch.long), torch.zeros(3)
-    bad: list[tuple[Any, Any, str]] = [
-        (ids + MOTIONS, times, f"motion_ids has {MOTIONS}; expected 0..{MOTIONS - 1}"),
-        (ids - 1, times, "motion_ids has -1"),
-        (ids.float(), times, "motion_ids has type torch.float32; expected integers"),
-        (ids, times[:2], r"motion_times has shape \[2\]; expected \[3\]"),
-        (ids, times * math.nan, "motion_times has entries that are NaN"),
-        (ids.unsqueeze(1), times, r"motion_ids has shape \[3, 1\]"),
-        (ids, times.to("meta"), "motion_times is on meta; expected cpu"),
+    lib, realtime, ids, times = (
+        make(case),
+        make(case, mode="realtime"),
+        torch.zeros(3, dtype=torch.long),
+        torch.zeros(3),
+    )
+    kept = "pregenerated motions keep their commands"
+    refused: list[tuple[Any, tuple[Any, ...], str]] = [
+        (lib.calc_motion_frame, (ids + MOTIONS, times), f"motion_ids has {MOTIONS}; expected 0..{MOTIONS - 1}"),
+        (lib.calc_motion_frame, (ids.float(), times), "motion_ids has type torch.float32; expected integers"),
+        (lib.calc_motion_frame, (ids, times[:2]), r"motion_times has shape \[2\]; expected \[3\]"),
+        (lib.calc_motion_frame, (ids, times * math.nan), "motion_times has entries that are NaN"),
+        (lib.calc_motion_frame, (ids.unsqueeze(1), times), r"motion_ids has shape \[3, 1\]"),
+        (lib.calc_motion_frame, (ids, times.to("meta")), "motion_times is on meta; expected cpu"),
+        (lib.get_motion_length, (40,), "motion_ids has 40"),
+        (lib.sample_motions, (3, -torch.ones(MOTIONS)), "motion_difficulty.*negative"),
+        (lib.sample_motions, (3, torch.zeros(MOTIONS)), "motion_difficulty.*zeros"),
+        (lib.sample_motions, (3, [1.0]), "motion_difficulty.*shape"),
+        (lib.sample_motions, (3, None, 1.5), "curriculum_level is 1.5"),
+        (lib.sample_motions, (-3,), "n is -3"),
+        (lib.update_commands, ([0, 0, 0],), kept),
+        (lambda: lib.reset([0], commands=[0, 0, 0]), (), kept),
+        (realtime.sample_motions, (3,), r"3 of them cannot be drawn; call reset\(env_ids\)"),
+        (realtime.reset, ([5],), "env_ids has 5"),
+        (realtime.update_commands, ([math.nan, 0, 0],), "command has entries that are NaN or infinite"),
     ]
-    for motion_ids, motion_times, message in bad:
+    for call, given, message in refused:
         with pytest.raises(EngineError, match=message):
-            lib.calc_motion_frame(motion_ids, motion_times)
-    weights = {"negative": -torch.ones(MOTIONS), "zeros": torch.zeros(MOTIONS), "shape": [1.0]}
-    refused: list[tuple[Any, str]] = [
-        (lambda: lib.get_motion_length(40), "motion_ids has 40"),
-        *((lambda w=w: lib.sample_motions(3, w), f"motion_difficulty.*{message}") for message, w in weights.items()),
-        (lambda: lib.sample_motions(3, curriculum_level=1.5), "curriculum_level is 1.5"),
-        (lambda: lib.sample_motions(-3), "n is -3"),
-        (lambda: realtime.sample_motions(3), r"3 of them cannot be drawn; call reset\(env_ids\)"),
-        (lambda: realtime.reset([5]), "env_ids has 5"),
-        (lambda: realtime.update_commands([math.nan, 0, 0]), "command has entries that are NaN or infinite"),
-        (lambda: realtime.update_commands([math.inf, 0, 0]), "command has entries that are NaN or infinite"),
-        (lambda: lib.update_commands([0, 0, 0]), "pregenerated motions keep their commands"),
-        (lambda: lib.reset([0], commands=[0, 0, 0]), "pregenerated motions keep their commands"),
-    ]
-    for call, message in refused:
-        with pytest.raises(EngineError, match=message):
-            call()
+            call(*given)
     assert realtime.sample_motions(5).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
+    no_robot = Path(shutil.copytree(case.folder, tmp_path / "no_robot"))
+    (no_robot / FILE_NAME).write_text(dataclasses.replace(case.manifest, robot=None).to_json())
     for changes, message in (
         ({"mode": "live"}, "unknown mode 'live'; expected pregenerated or realtime"),
         ({"fps": 30}, "fps is 30, the engine's frames are 50 a second"),
@@ -238,16 +230,12 @@ def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
         ({"body_names": ["tail"]}, "has none of the bodies tail; it has pelvis"),
         ({"body_names": ["pelvis", "pelvis"]}, "same name twice"),
         ({"commands": torch.zeros(3, 3)}, r"commands has shape \[3, 3\]"),
+        ({"folder": no_robot}, "has no robot, so no root motion and no bodies"),
+        ({"folder": tmp_path / "nothing"}, "neither an engine folder nor a checkpoint"),
     ):
+        settings: dict[str, Any] = dict(changes)
         with pytest.raises(EngineError, match=message):
-            make(case, **changes)
-    shutil.copytree(case.folder, tmp_path / "no_robot")
-    manifest = dataclasses.replace(case.manifest, robot=None)
-    (tmp_path / "no_robot" / FILE_NAME).write_text(manifest.to_json())
-    with pytest.raises(EngineError, match="has no robot, so no root motion and no bodies"):
-        make(case._replace(folder=tmp_path / "no_robot"))
-    with pytest.raises(EngineError, match="neither an engine folder nor a checkpoint"):
-        make(case._replace(folder=tmp_path / "nothing"))
+            make(case._replace(folder=settings.pop("folder", case.folder)), **settings)
 
 
 def test_an_episode_begins_under_its_own_command(case: Case) -> None:
