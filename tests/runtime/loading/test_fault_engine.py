@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from cmg_runtime import Engine, EngineError
 from cmg_runtime.backends import backend_class
 from cmg_runtime.device import graphs
 from engine_folder import BACKENDS, renamed_copy, state
+from python_process import run_python
 from window_case import assert_same, everything, random_robot_case
 
 NUM_ENVS, HORIZON = 6, 5
@@ -41,19 +39,10 @@ def robot_folder() -> Path:
     return random_robot_case()[0]
 
 
-@pytest.fixture
-def live_tensors() -> Iterator[Callable[[], int]]:
-    """How many tensors there are of those made since the test began."""
-
-    def count() -> int:
-        gc.collect()
-        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-
-    random_robot_case()
+def live_tensors() -> int:
+    """How many tensors there are of those made since ``gc.freeze``."""
     gc.collect()
-    gc.freeze()  # what was there before is not looked through every time
-    yield count
-    gc.unfreeze()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 class Failing(TorchDispatchMode):
@@ -70,25 +59,31 @@ class Failing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator, live_tensors: Callable[[], int]) -> None:
-    folder, truth, _ = random_robot_case()
-    expected = load(folder)
+def operations(work: Callable[[], Any]) -> int:
     with Failing(-1, MemoryError()) as counting:
-        load(folder)
-    operations = counting.count
-    assert operations > 100
-    tried = sorted({0, 1, 2, operations - 1, *rng.choice(operations, 60, replace=False).tolist()})
-    before = live_tensors()
-    for number in tried:
-        error = NO_MEMORY[number % 3]
-        with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as e, Failing(number, error):
-            load(folder)
-        message = str(e.value)
-        assert "\n" not in message and "take fewer environments" in message
-        assert ("Tried to allocate" in message) == (number % 3 == 0)
-        assert e.value.__context__ is None
-        error.__traceback__ = None
-        assert live_tensors() == before, number  # while the error is still at hand
+        work()
+    return counting.count
+
+
+def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator) -> None:
+    folder, truth, _ = random_robot_case()
+    expected, count = load(folder), operations(lambda: load(folder))
+    assert count > 100
+    gc.freeze()  # what was there before is not looked through every time
+    try:
+        before = live_tensors()
+        for number in sorted({0, 1, 2, count - 1, *rng.choice(count, 60, replace=False).tolist()}):
+            error = NO_MEMORY[number % 3]
+            with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as e, Failing(number, error):
+                load(folder)
+            message = str(e.value)
+            assert "\n" not in message and "take fewer environments" in message
+            assert ("Tried to allocate" in message) == (number % 3 == 0)
+            assert e.value.__context__ is None
+            error.__traceback__ = None
+            assert live_tensors() == before, number  # while the error is still at hand
+    finally:
+        gc.unfreeze()
     again = load(folder)
     for engine in (expected, again):
         engine.reset(motion=truth.mean.float(), command=[0.1, 0.0, 0.2])
@@ -101,17 +96,14 @@ def test_no_memory_in_the_trial_of_a_capture_does_not_make_an_engine_slower(monk
         def __init__(self, device: torch.device) -> None:
             self.record = lambda pieces: pieces[0].run()
 
-    def captured(error: Exception | None) -> bool:
-        def step() -> None:
-            if error is not None:
-                raise error
-
-        return graphs.can_be_captured(step, torch.device("cuda", 0))
-
     monkeypatch.setattr(graphs, "GraphRecorder", Recorder)
-    assert captured(None) and not captured(RuntimeError("operation not permitted when stream is capturing"))
+    step, device = Mock(), torch.device("cuda", 0)
+    assert graphs.can_be_captured(step, device)
+    step.side_effect = RuntimeError("operation not permitted when stream is capturing")
+    assert not graphs.can_be_captured(step, device)
+    step.side_effect = OUT_OF_MEMORY
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        captured(OUT_OF_MEMORY)
+        graphs.can_be_captured(step, device)
 
 
 USES: dict[str, Callable[[Engine], Any]] = {
@@ -126,13 +118,10 @@ USES: dict[str, Callable[[Engine], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "backend, call, error",
-    [
-        *itertools.product(BACKENDS, ["step", "reset", "set_command"], [RuntimeError(DEVICE_ERROR)]),
-        ("torch", "step", KeyboardInterrupt()),  # which passes as it is
-    ],
-)
+DEVICE_ERRORS = [(b, c, RuntimeError(DEVICE_ERROR)) for b in BACKENDS for c in ("step", "reset", "set_command")]
+
+
+@pytest.mark.parametrize("backend, call, error", [*DEVICE_ERRORS, ("torch", "step", KeyboardInterrupt())])
 def test_an_engine_that_failed_half_way_says_so_at_every_use(
     monkeypatch: pytest.MonkeyPatch, robot_folder: Path, backend: str, call: str, error: BaseException
 ) -> None:
@@ -146,7 +135,7 @@ def test_an_engine_that_failed_half_way_says_so_at_every_use(
         raise error
 
     monkeypatch.setattr(backend_class(backend), "step", fail)
-    with pytest.raises((EngineError, KeyboardInterrupt)) as first:
+    with pytest.raises((EngineError, KeyboardInterrupt)) as first:  # which passes as it is
         USES[call](engine)
     assert error in (first.value, first.value.__cause__)
     monkeypatch.undo()  # what failed once may work again: the state is half changed all the same
@@ -177,10 +166,9 @@ def test_an_error_of_the_device_that_comes_up_anywhere_fails_the_engine(
     engine = load(robot_folder)
     engine.reset(command=[0.2, 0.0, 0.1])
     USES[call](engine)  # whose first call may do more
-    with Failing(-1, MemoryError()) as counting:
-        USES[call](engine)
-    said, errors = "", (DEVICE_ERROR, "cuLaunchKernelEx: an illegal memory access was encountered (700)")
-    for operation in range(round(share * (counting.count - 1)), counting.count):
+    count, said = operations(lambda: USES[call](engine)), ""
+    errors = DEVICE_ERROR, "cuLaunchKernelEx: an illegal memory access was encountered (700)"
+    for operation in range(round(share * (count - 1)), count):
         with pytest.raises(EngineError) as caught, Failing(operation, RuntimeError(errors[share > 0])):
             USES[call](engine)
         said = str(caught.value)
@@ -201,24 +189,15 @@ def test_an_error_of_the_device_that_the_watch_meets_fails_the_engine(robot_fold
         one.reset()
         for _ in range(255):
             one.step()
-    with Failing(-1, MemoryError()) as counting:
-        same.step()
-    with Failing(-1, MemoryError()) as without:
-        same.step()
-    assert counting.count > without.count
-    for operation in (counting.count - 1, -1):
-        with (
-            pytest.raises(EngineError, match="this engine failed .*assert triggered; load it again"),
-            Failing(operation, RuntimeError(DEVICE_ERROR)),
-        ):
+    looking, without = operations(same.step), operations(same.step)
+    assert looking > without
+    failed = "this engine failed .*assert triggered; load it again"
+    for operation in (looking - 1, -1):
+        with pytest.raises(EngineError, match=failed), Failing(operation, RuntimeError(DEVICE_ERROR)):
             engine.step()
 
 
 def test_another_error_at_load_or_before_anything_has_changed_passes_as_it_is(robot_folder: Path) -> None:
-    error = RuntimeError("something else")
-    with pytest.raises(RuntimeError) as caught, Failing(40, error):
-        load(robot_folder)
-    assert caught.value is error
     engine = load(robot_folder)
     engine.reset()
     graphs = RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors")
@@ -227,6 +206,10 @@ def test_another_error_at_load_or_before_anything_has_changed_passes_as_it_is(ro
             engine.reset(torch.tensor([0]))
         assert caught.value is error
     engine.step()
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError) as caught, Failing(40, error):
+        load(robot_folder)
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("call", sorted(set(USES) - {"step", "reset", "set_command"}))
@@ -266,14 +249,12 @@ def life(engine: Engine) -> torch.Tensor:
     rolled = engine.rollout(engine.bank[:3], [0.1, 0.0, 0.1], 4)
     pool = engine.make_pool(2, 9, [0.1, 0.0, 0.1], engine.bank[:2])
     engine.start(pool, [1], [2], env_ids=[0])
-    frames, pooled = engine.future(range(HORIZON)), pool.frames([0] * 9 + [1] * 9, [*range(9)] * 2)
-    return torch.cat(
-        [t.flatten() for f in (frames, pooled) for t in (f.dof_pos, f.dof_vel, f.root_rot)] + [rolled.flatten()]
-    )
+    made = *engine.future(range(HORIZON)), *pool.frames([0] * 9 + [1] * 9, [*range(9)] * 2), rolled
+    return torch.cat([values.flatten() for values in made])
 
 
 CUDA_ERROR = """
-import os, sys, time
+import contextlib, os, sys, time
 import torch
 from cmg_runtime import EngineError, load_engine
 engine = load_engine(sys.argv[1], 300, "cuda", sys.argv[2], horizon=6)
@@ -284,25 +265,18 @@ torch.cuda.synchronize()
 env_id = int(sys.argv[4])  # of none: fails an assert on the device
 engine.frames(torch.tensor([env_id], device="cuda"), torch.tensor([0], device="cuda"))
 if sys.argv[3] == "noticed":
-    try:
+    with contextlib.suppress(RuntimeError):
         torch.cuda.synchronize()
-    except RuntimeError as error:
-        print("noticed:", str(error).splitlines()[0], file=sys.stderr)
-said = []
-for _ in range(2000):
+said, calls = [], [engine.step] * 2000 + [lambda: engine.reset([0]), lambda: engine.future([0])]
+while calls:
     try:
         time.sleep(1e-3)  # an environment's own work
-        engine.step()
+        calls.pop(0)()
     except EngineError as error:
         said.append(str(error))
         print(said[-1], file=sys.stderr, flush=True)
         if len(said) == 3:
-            break
-for call in (lambda: engine.reset([0]), lambda: engine.future([0])):
-    try:
-        call()
-    except EngineError as error:
-        said.append(str(error))
+            del calls[:-2]
 print(repr(said), flush=True)
 os._exit(0)  # with a broken context, what would be freed at the end only complains
 """
@@ -313,9 +287,7 @@ os._exit(0)  # with a broken context, what would be freed at the end only compla
 @pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
 def test_a_cuda_error_is_loud_and_lasting(robot_folder: Path, backend: str, when: str, env_id: str) -> None:
     """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or found by a step."""
-    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(robot_folder), backend, when, env_id]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-X", "faulthandler", "-c", CUDA_ERROR, str(robot_folder), backend, when, env_id)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     said = eval(done.stdout.splitlines()[-1])
     assert len(said) == 5 and len(set(said)) == 1
@@ -326,9 +298,9 @@ def test_a_cuda_error_is_loud_and_lasting(robot_folder: Path, backend: str, when
 @pytest.fixture
 def limited() -> Iterator[Callable[[int], None]]:
     """A function that limits torch to so many bytes of the GPU."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    yield lambda limit: torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-    torch.cuda.set_per_process_memory_fraction(1.0)
+    total, limit = torch.cuda.get_device_properties(0).total_memory, torch.cuda.set_per_process_memory_fraction
+    yield lambda most: limit(min(1.0, most / total))
+    limit(1.0)
 
 
 def allocated() -> int:
