@@ -97,6 +97,7 @@ def test_two_builds_at_once(tmp_path: Path, checkpoint: Path) -> None:
     pid = in_child(lambda: os._exit(command(checkpoint, out)))
     while (status := os.waitpid(pid, os.WNOHANG)) == (0, 0):
         put(sources["a"])
+        time.sleep(0.03)
     assert status[1] == 0 and os.listdir(out.parent) == ["engine"]
     manifest = read_manifest(out)
     if manifest.name == "a":
