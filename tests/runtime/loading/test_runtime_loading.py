@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,18 +219,6 @@ def test_the_process_wide_precision_is_put_aside_and_put_back(
     assert (CUDA.fp32_precision, CPU.fp32_precision) == before  # pyright: ignore
     if not how.startswith("new"):
         assert torch.get_float32_matmul_precision() == how
-
-
-def test_on_an_older_torch_the_only_flag_there_is_put_aside(
-    settings_of_torch: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = sys.modules[full_precision.__module__]
-    monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace())
-    monkeypatch.setattr(module, "_PRODUCTS", module._make_products())
-    torch.set_float32_matmul_precision("medium")
-    with full_precision(torch.device("cuda")):
-        assert torch.get_float32_matmul_precision() == "highest"
-    assert torch.get_float32_matmul_precision() == "medium"
 
 
 @needs_flags
