@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import devices
 from cmg_runtime import Engine, EngineError
 from cmg_runtime.backends import backend_class
-from cmg_runtime.device import graphs
 from engine_folder import BACKENDS, renamed_copy, state
 from python_process import run_python
 from window_case import assert_same, everything, random_robot_case
@@ -89,21 +87,6 @@ def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator) -> None:
         engine.reset(motion=truth.mean.float(), command=[0.1, 0.0, 0.2])
         engine.step()
     assert torch.equal(state(again), state(expected))
-
-
-def test_no_memory_in_the_trial_of_a_capture_does_not_make_an_engine_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Recorder:
-        def __init__(self, device: torch.device) -> None:
-            self.record = lambda pieces: pieces[0].run()
-
-    monkeypatch.setattr(graphs, "GraphRecorder", Recorder)
-    step, device = Mock(), torch.device("cuda", 0)
-    assert graphs.can_be_captured(step, device)
-    step.side_effect = RuntimeError("operation not permitted when stream is capturing")
-    assert not graphs.can_be_captured(step, device)
-    step.side_effect = OUT_OF_MEMORY
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        graphs.can_be_captured(step, device)
 
 
 USES: dict[str, Callable[[Engine], Any]] = {

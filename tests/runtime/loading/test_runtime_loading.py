@@ -241,26 +241,6 @@ def test_the_flag_is_put_back_when_the_last_thread_has_left(settings_of_torch: N
     assert CPU.fp32_precision == "bf16"  # pyright: ignore
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("new", [False, True])
-def test_float32_products_are_not_tf32(settings_of_torch: None, new: bool, generator: torch.Generator) -> None:
-    """On a product large enough that TF32 would show."""
-    a, b = (torch.randn(512, 512, generator=generator).cuda() for _ in range(2))
-    truth = a.double() @ b.double()
-    if not new:
-        torch.set_float32_matmul_precision("high")
-    elif hasattr(CUDA, "fp32_precision"):
-        CUDA.fp32_precision = "tf32"  # pyright: ignore
-    else:
-        CUDA.allow_tf32 = True
-    with full_precision(torch.device("cuda", 0)):
-        inside = a @ b
-    outside = a @ b
-    assert float((inside - truth).norm() / truth.norm()) < 1e-6
-    if torch.cuda.get_device_capability()[0] >= 8:
-        assert float((outside - truth).norm() / truth.norm()) > 1e-5
-
-
 # Backends by themselves
 
 

@@ -85,7 +85,8 @@ def test_planned_starts_are_starts(device: str, backend: str, generator: torch.G
             others = (~mask).view(-1, *[1] * (values.dim() - 1))
             field.copy_(values.masked_fill(others, NAN if values.is_floating_point() else 1 << 40))
         planned.start((mask if start % 3 == 1 else ids).to(device))
-        plain.start(pool, *(values[ids] for values in plan[:2]), ids, *(values[ids] for values in plan[2:]))
+        trajectories, frames, root_pos, root_rot = (values[ids] for values in plan)
+        plain.start(pool, trajectories, frames, ids, root_pos, root_rot)
         assert_same(everything(engine), everything(plain))
         assert torch.equal(engine.command_in_force, plain.command_in_force)
         for one in (engine, plain) if start % 4 else ():  # more than one start between two steps

@@ -109,8 +109,8 @@ class Both:
         np.testing.assert_allclose(self.engine.command_in_force.cpu(), in_force, atol=1e-5)
 
     def check_window(self, action: str, before: dict[str, torch.Tensor], viewed: Any, some: list[int]) -> None:
-        """To the bit: a step moves the frames on by one, a command leaves the current one, a view is what was ahead at its
-        last refresh. Against the rollouts: the current frame of some environments."""
+        """To the bit: a step moves the frames on by one, a command leaves the current one, a view is what was ahead at
+        its last refresh. Against the rollouts: the current frame of some environments."""
         if self.view is None:
             return
         after = everything(self.engine)
@@ -202,10 +202,11 @@ class Both:
 
     def check_all(self) -> None:
         offsets = [0, self.engine.horizon // 2, self.engine.horizon - 1]
-        frames = self.engine.future(offsets) if self.view else None
-        for i, env in enumerate(self.plain if frames else []):
-            for k, offset in enumerate(offsets):
-                check_frame(self.robot, env, offset, one_frame(frames, (i, k)))
+        if self.view:
+            frames = self.engine.future(offsets)
+            for i, env in enumerate(self.plain):
+                for k, offset in enumerate(offsets):
+                    check_frame(self.robot, env, offset, one_frame(frames, (i, k)))
         assert dataclasses.astuple(quiet_report(self.engine)) == tuple(self.counted)
         assert self.pool.lookups_clamped() == self.clamped
 

@@ -1,4 +1,4 @@
-"""The window's contract beyond its numbers in any order of calls: one step's exactness, what it needs, long rebuilds."""
+"""The window beyond calls in any order: how exact one step is, what it needs, long rebuilds."""
 
 from __future__ import annotations
 
