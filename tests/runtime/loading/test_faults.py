@@ -36,7 +36,7 @@ def checkpoint(tmp_path: Path, seed: int) -> Path:
 def test_a_build_killed_at_every_file_operation(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
-    """Every state of the disk that the command passes through, where folders are exchanged in one step and elsewhere."""
+    """Every state of the disk that the command passes through, where folders can be exchanged and elsewhere."""
     place, pair = tmp_path / "place", (tmp_path / "one", tmp_path / "other")
     for path in pair:
         path.mkdir()
@@ -81,7 +81,7 @@ def test_the_command_killed(tmp_path: Path, checkpoint: Path) -> None:
 
 
 def test_two_builds_at_once(tmp_path: Path, checkpoint: Path) -> None:
-    """Two that publish again and again, and one beside the command: it is one of them, whole, with nothing beside it."""
+    """Two that publish again and again, and one beside the command: it is one of them, whole."""
     sources, out = {name: renamed_copy(tmp_path / name, name) for name in ("a", "b")}, tmp_path / "place" / "engine"
 
     def put(source: Path, times: int = 1) -> None:

@@ -45,7 +45,6 @@ def test_graphs_read_nothing_that_was_freed(backend: str, generator: torch.Gener
         del pool, engine
     del made[2]  # the end of one engine is nothing to the others
     engine, calm = made[0][0], made[1][0]
-    engine, calm = engines
     for t, others in enumerate(offsets[1:]):  # more lists than are kept
         engine.future(others)
         if t % 50 == 0:

@@ -63,38 +63,6 @@ def test_pools_begin_in_the_bank_clamp_lookups_and_leave_the_environments_alone(
 
 
 @pytest.mark.parametrize("device, backend", KINDS)
-def test_planned_starts_are_starts(device: str, backend: str, generator: torch.Generator) -> None:
-    """To the bit, in the environments that begin and in the others; the plans of those that do not begin may be any."""
-    num_envs, num_frames = 300, 40
-    engine, plain = (load(device, backend, num_envs, horizon=HORIZON, command_ramp_s=0.1) for _ in range(2))
-    pool = engine.make_pool(20, num_frames, random_robot_case()[1].commands(20, generator))
-    with torch.inference_mode():
-        planned = engine.planned_starts(pool)
-    fields = planned.trajectory_ids, planned.frame_ids, planned.root_pos, planned.root_rot
-    for start in range(40):
-        plan = (
-            torch.randint(20, (num_envs,), generator=generator),
-            torch.randint(num_frames - HORIZON + 1, (num_envs,), generator=generator),
-            torch.randn(num_envs, 3, generator=generator),
-            torch.randn(num_envs, 4, generator=generator),
-        )
-        count = int(torch.randint(0, 9, (1,), generator=generator)) if start else num_envs
-        ids = torch.randperm(num_envs, generator=generator)[:count]
-        mask = torch.zeros(num_envs, dtype=torch.bool).index_fill_(0, ids, True)
-        for field, values in zip(fields, plan, strict=True):
-            others = (~mask).view(-1, *[1] * (values.dim() - 1))
-            field.copy_(values.masked_fill(others, NAN if values.is_floating_point() else 1 << 40))
-        planned.start((mask if start % 3 == 1 else ids).to(device))
-        trajectories, frames, root_pos, root_rot = (values[ids] for values in plan)
-        plain.start(pool, trajectories, frames, ids, root_pos, root_rot)
-        assert_same(everything(engine), everything(plain))
-        assert torch.equal(engine.command_in_force, plain.command_in_force)
-        for one in (engine, plain) if start % 4 else ():  # more than one start between two steps
-            one.step()
-    assert engine.report() == plain.report() and pool.lookups_clamped() == 0
-
-
-@pytest.mark.parametrize("device, backend", KINDS)
 def test_starts_count_as_resets(device: str, backend: str) -> None:
     engine = load(device, backend, 5, horizon=HORIZON)
     view, pool = engine.future_view([0]), engine.make_pool(3, 20, [0.1, 0.0, 0.1])

@@ -74,10 +74,10 @@ class Both:
             env.set_command(command.numpy())
             env.reset(start.double().numpy(), np.zeros(3), 0.0)
         engine.reset()
-        self.view = None
+        self.view = self.planned = None
         if engine.horizon > 1:
             with torch.inference_mode():
-                self.view = engine.future_view([0, engine.horizon // 2])
+                self.view, self.planned = engine.future_view([0, engine.horizon // 2]), engine.planned_starts(self.pool)
         for env, start in zip(self.plain, state(engine).double().cpu().numpy(), strict=True):
             env.reset(start, np.zeros(3), 0.0)
 
@@ -176,6 +176,9 @@ class Both:
             self.engine.start(self.pool, chosen.rows(ids), chosen.rows(frames), chosen.env_ids, *rows)
         else:
             planned = self.engine.planned_starts(self.pool)  # its places begin as what was given last
+            if self.planned and rng.random() < 0.5:
+                half, none = self.yaw / 2, 0 * self.yaw
+                planned, places = self.planned, (self.root_pos, np.stack([np.cos(half), none, none, np.sin(half)], 1))
             fields = planned.trajectory_ids, planned.frame_ids, planned.root_pos, planned.root_rot
             for field, values in zip(fields, (ids, frames, *places), strict=True):
                 if values is not None:

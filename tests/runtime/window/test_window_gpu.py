@@ -61,13 +61,24 @@ def held() -> tuple[int, int, int | None]:
 @every_horizon
 @every_backend
 def test_calls_wait_for_nothing_and_reserve_nothing(backend: str, horizon: int, generator: torch.Generator) -> None:
-    engine, (motion, command) = loaded(backend, horizon), (values.cuda() for values in drawn(generator))
-    engine.reset()
+    motion, command = (values.cuda() for values in drawn(generator))
     ids, many = torch.tensor([0, 5, 300], device="cuda"), torch.arange(100, device="cuda")
     mask = torch.zeros(NUM_ENVS, dtype=torch.bool, device="cuda").index_fill_(0, ids, True)
     root_pos, root_rot = torch.zeros(3, 3, device="cuda"), torch.tensor([[1.0, 0.0, 0.0, 0.5]] * 3, device="cuda")
     place: dict[str, Any] = {} if horizon == 1 else {"root_pos": root_pos, "root_rot": root_rot}
-    offsets = torch.tensor([0, 7, 99], device="cuda")
+    offsets, engine = torch.tensor([0, 7, 99], device="cuda"), loaded(backend, horizon)
+    engine.reset()
+    torch.cuda.synchronize()
+    before = held()[1:]
+    with no_waiting():  # stepping alone, from the first step after loading
+        engine.step()
+        asked = torch.cuda.memory_stats()["allocation.all.allocated"]
+        for _ in range(200):
+            engine.step()
+        if backend == "torch":  # which does not even ask the allocator
+            assert torch.cuda.memory_stats()["allocation.all.allocated"] == asked
+    torch.cuda.synchronize()
+    assert held()[1:] == before
 
     def frame(t: int) -> None:
         engine.step()
@@ -91,24 +102,6 @@ def test_calls_wait_for_nothing_and_reserve_nothing(backend: str, horizon: int, 
             frame(t)
         assert held() == before
     assert all(torch.isfinite(value).all() for value in everything(engine).values())
-
-
-@every_horizon
-@every_backend
-def test_stepping_alone_reserves_nothing_after_loading(backend: str, horizon: int) -> None:
-    engine = loaded(backend, horizon)
-    engine.reset()
-    torch.cuda.synchronize()
-    before = held()[1:]
-    with no_waiting():
-        engine.step()
-        asked = torch.cuda.memory_stats()["allocation.all.allocated"]
-        for _ in range(200):
-            engine.step()
-        if backend == "torch":  # which does not even ask the allocator
-            assert torch.cuda.memory_stats()["allocation.all.allocated"] == asked
-    torch.cuda.synchronize()
-    assert held()[1:] == before
 
 
 @every_horizon
