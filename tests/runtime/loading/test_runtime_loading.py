@@ -190,8 +190,7 @@ def settings_of_torch() -> Iterator[None]:
     yield
     torch.set_float32_matmul_precision("highest")
     for flag in (torch.backends, CUDA, CPU):
-        if hasattr(flag, "fp32_precision"):
-            flag.fp32_precision = "none"  # pyright: ignore
+        flag.fp32_precision = "none"  # pyright: ignore
 
 
 @needs_flags
