@@ -34,7 +34,7 @@ TRAJECTORIES, FRAMES_BEFORE = 5, 30
 
 
 class Chosen:
-    """Some environments, and the data that goes with them in a call; where it may be anything, it is spoiled."""
+    """Some environments, and the data that goes with them in a call; where it may be anything, it is at times spoiled."""
 
     def __init__(self, engine: Engine, form: str, rng: np.random.Generator) -> None:
         n = engine.num_envs
@@ -44,12 +44,14 @@ class Chosen:
         self.env_ids = torch.tensor(forms[form], device=engine.device) if form in forms else None
         self._by_ids = form == "ids"
         self._device = str(rng.choice(["cpu", engine.device.type]))
+        self._spoils = bool(rng.random() < 0.5)
         self._no_id = int(rng.choice([-1, -(1 << 40), 1 << 40]))
 
     def spoiled(self, values: np.ndarray) -> torch.Tensor:
         """[num_envs, ..], of which the chosen are used."""
         values = values.copy()
-        values[self.others] = np.nan if values.dtype.kind == "f" else self._no_id
+        if self._spoils:
+            values[self.others] = np.nan if values.dtype.kind == "f" else self._no_id
         return torch.tensor(values, device=self._device)
 
     def rows(self, values: np.ndarray | None) -> torch.Tensor | None:
