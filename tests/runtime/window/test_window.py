@@ -34,7 +34,7 @@ TRAJECTORIES, FRAMES_BEFORE = 5, 30
 
 
 class Chosen:
-    """Some environments, and the data that goes with them in a call; where it may be anything, it is at times spoiled."""
+    """Some environments, and the data that goes with them in a call; what may be anything is at times spoiled."""
 
     def __init__(self, engine: Engine, form: str, rng: np.random.Generator) -> None:
         n = engine.num_envs
