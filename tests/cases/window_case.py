@@ -41,6 +41,13 @@ def everything(engine: Engine) -> Fields:
     return {name: value.cpu() for name, value in {"current": state(engine), **frames}.items()}
 
 
+def motions_of(frames: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[num_envs, horizon, motion_dim] motion states of :func:`everything`."""
+    if "dof_pos" not in frames:
+        return frames["current"].unsqueeze(1)
+    return torch.cat([frames["dof_pos"], frames["dof_vel"]], dim=2)
+
+
 def assert_same(
     seen: Fields, expected: Fields, rows: Any = slice(None), atol: float = 0.0, root_vel: float = 0.0
 ) -> None:

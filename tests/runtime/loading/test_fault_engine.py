@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-import itertools
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import devices
 from cmg_runtime import Engine, EngineError
 from cmg_runtime.backends import backend_class
-from cmg_runtime.device import graphs
 from engine_folder import BACKENDS, renamed_copy, state
+from python_process import run_python
 from window_case import assert_same, everything, random_robot_case
 
 NUM_ENVS, HORIZON = 6, 5
@@ -32,28 +29,14 @@ DEVICE_ERROR = "CUDA error: device-side assert triggered\nCUDA kernel errors mig
 DOES_NOT_FIT = r"environments and a horizon of \d+ does not fit into the memory of "
 
 
-def load(folder: Path, backend: str = "torch", device: str = "cpu", num_envs: int = NUM_ENVS, **more: Any) -> Engine:
-    return devices.load(folder, num_envs, device, backend, horizon=HORIZON, **more)
+def load(backend: str = "torch", device: str = "cpu", num_envs: int = NUM_ENVS, **more: Any) -> Engine:
+    return devices.load(more.pop("folder", random_robot_case()[0]), num_envs, device, backend, horizon=HORIZON, **more)
 
 
-@pytest.fixture
-def robot_folder() -> Path:
-    return random_robot_case()[0]
-
-
-@pytest.fixture
-def live_tensors() -> Iterator[Callable[[], int]]:
-    """How many tensors there are of those made since the test began."""
-
-    def count() -> int:
-        gc.collect()
-        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-
-    random_robot_case()
+def live_tensors() -> int:
+    """How many tensors there are of those made since ``gc.freeze``."""
     gc.collect()
-    gc.freeze()  # what was there before is not looked through every time
-    yield count
-    gc.unfreeze()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 class Failing(TorchDispatchMode):
@@ -70,48 +53,36 @@ class Failing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator, live_tensors: Callable[[], int]) -> None:
-    folder, truth, _ = random_robot_case()
-    expected = load(folder)
+def operations(work: Callable[[], Any]) -> int:
     with Failing(-1, MemoryError()) as counting:
-        load(folder)
-    operations = counting.count
-    assert operations > 100
-    tried = sorted({0, 1, 2, operations - 1, *rng.choice(operations, 60, replace=False).tolist()})
-    before = live_tensors()
-    for number in tried:
-        error = NO_MEMORY[number % 3]
-        with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as e, Failing(number, error):
-            load(folder)
-        message = str(e.value)
-        assert "\n" not in message and "take fewer environments" in message
-        assert ("Tried to allocate" in message) == (number % 3 == 0)
-        assert e.value.__context__ is None
-        error.__traceback__ = None
-        assert live_tensors() == before, number  # while the error is still at hand
-    again = load(folder)
+        work()
+    return counting.count
+
+
+def test_no_memory_at_any_operation_of_a_load(rng: np.random.Generator) -> None:
+    truth = random_robot_case()[1]
+    expected, count = load(), operations(lambda: load())
+    assert count > 100
+    gc.freeze()  # what was there before is not looked through every time
+    try:
+        before = live_tensors()
+        for number in sorted({0, 1, 2, count - 1, *rng.choice(count, 60, replace=False).tolist()}):
+            error = NO_MEMORY[number % 3]
+            with pytest.raises(EngineError, match=DOES_NOT_FIT + "cpu") as e, Failing(number, error):
+                load()
+            message = str(e.value)
+            assert "\n" not in message and "take fewer environments" in message
+            assert ("Tried to allocate" in message) == (number % 3 == 0)
+            assert e.value.__context__ is None
+            error.__traceback__ = None
+            assert live_tensors() == before, number  # while the error is still at hand
+    finally:
+        gc.unfreeze()
+    again = load()
     for engine in (expected, again):
         engine.reset(motion=truth.mean.float(), command=[0.1, 0.0, 0.2])
         engine.step()
     assert torch.equal(state(again), state(expected))
-
-
-def test_no_memory_in_the_trial_of_a_capture_does_not_make_an_engine_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Recorder:
-        def __init__(self, device: torch.device) -> None:
-            self.record = lambda pieces: pieces[0].run()
-
-    def captured(error: Exception | None) -> bool:
-        def step() -> None:
-            if error is not None:
-                raise error
-
-        return graphs.can_be_captured(step, torch.device("cuda", 0))
-
-    monkeypatch.setattr(graphs, "GraphRecorder", Recorder)
-    assert captured(None) and not captured(RuntimeError("operation not permitted when stream is capturing"))
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        captured(OUT_OF_MEMORY)
 
 
 USES: dict[str, Callable[[Engine], Any]] = {
@@ -126,100 +97,75 @@ USES: dict[str, Callable[[Engine], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "backend, call, error",
-    [
-        *itertools.product(BACKENDS, ["step", "reset", "set_command"], [RuntimeError(DEVICE_ERROR)]),
-        ("torch", "step", KeyboardInterrupt()),  # which passes as it is
-    ],
-)
+DEVICE_ERRORS = [(b, c, RuntimeError(DEVICE_ERROR)) for b in BACKENDS for c in ("step", "reset", "set_command")]
+
+
+@pytest.mark.parametrize("backend, call, error", [*DEVICE_ERRORS, ("torch", "step", KeyboardInterrupt())])
 def test_an_engine_that_failed_half_way_says_so_at_every_use(
-    monkeypatch: pytest.MonkeyPatch, robot_folder: Path, backend: str, call: str, error: BaseException
+    monkeypatch: pytest.MonkeyPatch, backend: str, call: str, error: BaseException
 ) -> None:
-    engine = load(robot_folder, backend)
+    engine = load(backend)
     engine.reset(command=[0.2, 0.0, 0.1])
     view, pool = engine.future_view([0, 2]), engine.make_pool(2, 9, [0.1, 0.0, 0.1])
     view.refresh()
     planned = engine.planned_starts(pool)
 
-    def fail(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(backend_class(backend), "step", fail)
-    with pytest.raises((EngineError, KeyboardInterrupt)) as first:
+    monkeypatch.setattr(backend_class(backend), "step", Mock(side_effect=error))
+    with pytest.raises((EngineError, KeyboardInterrupt)) as first:  # which passes as it is
         USES[call](engine)
     assert error in (first.value, first.value.__cause__)
     monkeypatch.undo()  # what failed once may work again: the state is half changed all the same
     reason = "KeyboardInterrupt" if first.value is error else "CUDA error: device-side assert triggered"
     message = f"this engine failed and its frames are not to be used: {reason}; load it again"
     assert first.value is error or str(first.value) == message
-    others = {
-        **USES,
-        "refresh": lambda e: view.refresh(),
-        "start": lambda e: e.start(pool, [0], [0], env_ids=[1]),
-        "planned": lambda e: planned.start([1]),
-        "future_view": lambda e: e.future_view([0]),
-        "report": lambda e: e.report(),
-        "planned_starts": lambda e: e.planned_starts(pool),
-    }
-    for name, use in others.items():  # nothing is done any more, on a device that may have failed with it
+    others: list[Callable[[Engine], Any]] = [lambda e: view.refresh(), lambda e: planned.start([1])]
+    others += [lambda e: e.start(pool, [0], [0], env_ids=[1]), lambda e: e.planned_starts(pool)]
+    others += [lambda e: e.future_view([0]), lambda e: e.report(), *USES.values()]
+    for use in others:  # nothing is done any more, on a device that may have failed with it
         with pytest.raises(EngineError) as later, Failing(0, AssertionError("an operation")):
             use(engine)
-        assert str(later.value) == message, name
+        assert str(later.value) == message
 
 
 @pytest.mark.parametrize("call", sorted(USES))
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_an_error_of_the_device_that_comes_up_anywhere_fails_the_engine(
-    robot_folder: Path, call: str, share: float
-) -> None:
+def test_an_error_of_the_device_that_comes_up_anywhere_fails_the_engine(call: str, share: float) -> None:
     """It is of work that was enqueued before, so it may come up in any call, before that has changed anything."""
-    engine = load(robot_folder)
+    engine = load()
     engine.reset(command=[0.2, 0.0, 0.1])
     USES[call](engine)  # whose first call may do more
-    with Failing(-1, MemoryError()) as counting:
-        USES[call](engine)
-    said, errors = "", (DEVICE_ERROR, "cuLaunchKernelEx: an illegal memory access was encountered (700)")
-    for operation in range(round(share * (counting.count - 1)), counting.count):
+    count, said = operations(lambda: USES[call](engine)), ""
+    errors = DEVICE_ERROR, "cuLaunchKernelEx: an illegal memory access was encountered (700)"
+    for operation in range(round(share * (count - 1)), count):
         with pytest.raises(EngineError) as caught, Failing(operation, RuntimeError(errors[share > 0])):
             USES[call](engine)
         said = str(caught.value)
         if "not an array of numbers" not in said:  # that was made on the host of what the caller gave
             break
-    assert re.fullmatch(
-        "this engine failed and its frames are not to be used: [^\n]*(assert|illegal)[^\n]*; load it again", said
-    )
+    failed = "this engine failed and its frames are not to be used: [^\n]*(assert|illegal)[^\n]*; load it again"
+    assert re.fullmatch(failed, said)
     for use in USES.values():
         with pytest.raises(EngineError, match="^" + re.escape(said) + "$"):
             use(engine)
 
 
-def test_an_error_of_the_device_that_the_watch_meets_fails_the_engine(robot_folder: Path) -> None:
+def test_an_error_of_the_device_that_the_watch_meets_fails_the_engine() -> None:
     """Every 256 steps, the step ends with a look at the number of bad frames."""
-    engine, same = (load(robot_folder) for _ in range(2))
+    engine, same = (load() for _ in range(2))
     for one in (engine, same):
         one.reset()
         for _ in range(255):
             one.step()
-    with Failing(-1, MemoryError()) as counting:
-        same.step()
-    with Failing(-1, MemoryError()) as without:
-        same.step()
-    assert counting.count > without.count
-    for operation in (counting.count - 1, -1):
-        with (
-            pytest.raises(EngineError, match="this engine failed .*assert triggered; load it again"),
-            Failing(operation, RuntimeError(DEVICE_ERROR)),
-        ):
+    looking, without = operations(same.step), operations(same.step)
+    assert looking > without
+    failed = "this engine failed .*assert triggered; load it again"
+    for operation in (looking - 1, -1):
+        with pytest.raises(EngineError, match=failed), Failing(operation, RuntimeError(DEVICE_ERROR)):
             engine.step()
 
 
-def test_another_error_at_load_or_before_anything_has_changed_passes_as_it_is(robot_folder: Path) -> None:
-    error = RuntimeError("something else")
-    with pytest.raises(RuntimeError) as caught, Failing(40, error):
-        load(robot_folder)
-    assert caught.value is error
-    engine = load(robot_folder)
+def test_another_error_at_load_or_before_anything_has_changed_passes_as_it_is() -> None:
+    engine = load()
     engine.reset()
     graphs = RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors")
     for error in (RuntimeError("something else"), NO_MEMORY[1], OUT_OF_MEMORY, graphs):
@@ -227,11 +173,15 @@ def test_another_error_at_load_or_before_anything_has_changed_passes_as_it_is(ro
             engine.reset(torch.tensor([0]))
         assert caught.value is error
     engine.step()
+    error = RuntimeError("something else")
+    with pytest.raises(RuntimeError) as caught, Failing(40, error):
+        load()
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("call", sorted(set(USES) - {"step", "reset", "set_command"}))
-def test_a_query_that_fails_changes_nothing(robot_folder: Path, call: str) -> None:
-    engine, same = (load(robot_folder) for _ in range(2))
+def test_a_query_that_fails_changes_nothing(call: str) -> None:
+    engine, same = (load() for _ in range(2))
     for one in (engine, same):
         one.reset(motion=one.bank[:NUM_ENVS], command=[0.2, 0.0, 0.1])
     with pytest.raises(torch.cuda.OutOfMemoryError), Failing(1, OUT_OF_MEMORY):
@@ -244,7 +194,7 @@ def test_a_query_that_fails_changes_nothing(robot_folder: Path, call: str) -> No
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_folder_deleted_while_its_engine_runs(tmp_path: Path, backend: str) -> None:
     folder = renamed_copy(tmp_path / "engine", "engine")
-    engine, same = (load(folder, backend) for _ in range(2))
+    engine, same = (load(backend, folder=folder) for _ in range(2))
     for one in (engine, same):
         one.reset(motion=one.bank[:NUM_ENVS], command=[0.2, 0.0, 0.1])
         one.step()
@@ -254,7 +204,7 @@ def test_a_folder_deleted_while_its_engine_runs(tmp_path: Path, backend: str) ->
         shutil.rmtree(folder, ignore_errors=True)  # for the second
     assert torch.equal(*seen)
     with pytest.raises(EngineError, match="make engine"):
-        load(folder, backend)
+        load(backend, folder=folder)
 
 
 def life(engine: Engine) -> torch.Tensor:
@@ -266,14 +216,12 @@ def life(engine: Engine) -> torch.Tensor:
     rolled = engine.rollout(engine.bank[:3], [0.1, 0.0, 0.1], 4)
     pool = engine.make_pool(2, 9, [0.1, 0.0, 0.1], engine.bank[:2])
     engine.start(pool, [1], [2], env_ids=[0])
-    frames, pooled = engine.future(range(HORIZON)), pool.frames([0] * 9 + [1] * 9, [*range(9)] * 2)
-    return torch.cat(
-        [t.flatten() for f in (frames, pooled) for t in (f.dof_pos, f.dof_vel, f.root_rot)] + [rolled.flatten()]
-    )
+    made = *engine.future(range(HORIZON)), *pool.frames([0] * 9 + [1] * 9, [*range(9)] * 2), rolled
+    return torch.cat([values.flatten() for values in made])
 
 
 CUDA_ERROR = """
-import os, sys, time
+import contextlib, os, sys, time
 import torch
 from cmg_runtime import EngineError, load_engine
 engine = load_engine(sys.argv[1], 300, "cuda", sys.argv[2], horizon=6)
@@ -284,25 +232,18 @@ torch.cuda.synchronize()
 env_id = int(sys.argv[4])  # of none: fails an assert on the device
 engine.frames(torch.tensor([env_id], device="cuda"), torch.tensor([0], device="cuda"))
 if sys.argv[3] == "noticed":
-    try:
+    with contextlib.suppress(RuntimeError):
         torch.cuda.synchronize()
-    except RuntimeError as error:
-        print("noticed:", str(error).splitlines()[0], file=sys.stderr)
-said = []
-for _ in range(2000):
+said, calls = [], [engine.step] * 2000 + [lambda: engine.reset([0]), lambda: engine.future([0])]
+while calls:
     try:
         time.sleep(1e-3)  # an environment's own work
-        engine.step()
+        calls.pop(0)()
     except EngineError as error:
         said.append(str(error))
         print(said[-1], file=sys.stderr, flush=True)
         if len(said) == 3:
-            break
-for call in (lambda: engine.reset([0]), lambda: engine.future([0])):
-    try:
-        call()
-    except EngineError as error:
-        said.append(str(error))
+            del calls[:-2]
 print(repr(said), flush=True)
 os._exit(0)  # with a broken context, what would be freed at the end only complains
 """
@@ -311,11 +252,9 @@ os._exit(0)  # with a broken context, what would be freed at the end only compla
 @pytest.mark.gpu
 @pytest.mark.parametrize("when, env_id", [("noticed", "300"), ("unnoticed", "-1")])
 @pytest.mark.parametrize("backend", ["torch", "fused", "torchscript"])
-def test_a_cuda_error_is_loud_and_lasting(robot_folder: Path, backend: str, when: str, env_id: str) -> None:
+def test_a_cuda_error_is_loud_and_lasting(backend: str, when: str, env_id: str) -> None:
     """In a process of its own: no CUDA call works in one afterwards. Known to the host already, or found by a step."""
-    command = [sys.executable, "-X", "faulthandler", "-c", CUDA_ERROR, str(robot_folder), backend, when, env_id]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-X", "faulthandler", "-c", CUDA_ERROR, str(random_robot_case()[0]), backend, when, env_id)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     said = eval(done.stdout.splitlines()[-1])
     assert len(said) == 5 and len(set(said)) == 1
@@ -326,9 +265,9 @@ def test_a_cuda_error_is_loud_and_lasting(robot_folder: Path, backend: str, when
 @pytest.fixture
 def limited() -> Iterator[Callable[[int], None]]:
     """A function that limits torch to so many bytes of the GPU."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    yield lambda limit: torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
-    torch.cuda.set_per_process_memory_fraction(1.0)
+    total, limit = torch.cuda.get_device_properties(0).total_memory, torch.cuda.set_per_process_memory_fraction
+    yield lambda most: limit(min(1.0, most / total))
+    limit(1.0)
 
 
 def allocated() -> int:
@@ -344,14 +283,14 @@ def allocated() -> int:
 @pytest.mark.parametrize("backend", ["torch", "fused"])
 def test_a_full_gpu_at_load_and_at_capture(backend: str, limited: Callable[[int], None]) -> None:
     """With more and more memory, so that it is short in every part of a load in turn."""
-    folder, truth, _ = random_robot_case()
-    load(folder, backend, "cuda", 3000, command_ramp_s=0.0).reset()  # what libraries take by themselves
+    truth = random_robot_case()[1]
+    load(backend, "cuda", 3000, command_ramp_s=0.0).reset()  # what libraries take by themselves
     before, stream = allocated(), torch.cuda.current_stream()
     refused, engine = 0, None
     while engine is None:
         limited(torch.cuda.memory_reserved() + (6 * refused << 20))
         try:
-            engine = load(folder, backend, "cuda", 3000, command_ramp_s=0.0)
+            engine = load(backend, "cuda", 3000, command_ramp_s=0.0)
         except EngineError as error:
             assert "\n" not in str(error) and "does not fit into the memory of cuda:0" in str(error)
             refused += 1
@@ -371,7 +310,7 @@ def test_a_full_gpu_at_load_and_at_capture(backend: str, limited: Callable[[int]
 @pytest.mark.parametrize("at", range(0, 40, 3))
 def test_a_gpu_without_memory_during_captures(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network's n-th step finds none, in warm-ups, in the trial of a capture and in captures, wherever that is."""
-    folder, count = random_robot_case()[0], 0
+    count = 0
     kind = backend_class("torch")
     step = kind.step
 
@@ -382,15 +321,15 @@ def test_a_gpu_without_memory_during_captures(at: int, monkeypatch: pytest.Monke
             raise OUT_OF_MEMORY
         step(self, motion, command, out)
 
-    load(folder, "torch", "cuda", 300)
+    load("torch", "cuda", 300)
     stream = torch.cuda.current_stream()
     monkeypatch.setattr(kind, "step", fail)
     with pytest.raises(EngineError, match=DOES_NOT_FIT + "cuda:0 .CUDA out of memory") as caught:
-        load(folder, "torch", "cuda", 300)
+        load("torch", "cuda", 300)
     assert "\n" not in str(caught.value)
     assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
     monkeypatch.undo()
-    engine = load(folder, "torch", "cuda", 300)
+    engine = load("torch", "cuda", 300)
     engine.reset()
     engine.step()
     assert torch.isfinite(state(engine)).all()

@@ -49,21 +49,20 @@ def used(device: str, backend: str, horizon: int) -> tuple[Engine, Engine, list[
     engine = load(device, backend, NUM_ENVS, horizon=horizon)
     engine.reset(command=[0.3, 0.1, -0.2])
     engine.step()
-    engine.rollout(engine.bank[:3], [0.1, 0.0, 0.0], 2)
-    pool = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1])
-    engine.set_command([0.1, 0.0, 0.0], [1])
-    engine.report()
+    pool, made = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1]), []
     with pytest.raises(EngineError):
         engine.set_command([1.0, 2.0])
-    if horizon == 1:
-        return engine, engine, []
-    view, planned = engine.future_view([0, 2]), engine.planned_starts(pool)
-    view.refresh()
-    planned.start([0, 2])
-    engine.start(pool, [1], [2], [3])
-    engine.future([0, 1])
-    engine.frames([0, 0], [1, 2])
-    return engine, engine, [view, planned]
+    if horizon > 1:
+        made = [engine.future_view([0, 2]), engine.planned_starts(pool)]
+        made[0].refresh()
+        made[1].start([0, 2])
+        engine.start(pool, [1], [2], [3])
+        engine.future([0, 1])
+        engine.frames([0, 0], [1, 2])
+    engine.set_command([0.1, 0.0, 0.0], [1])
+    engine.rollout(engine.bank[:3], [0.1, 0.0, 0.0], 2)
+    engine.report()
+    return engine, engine, made
 
 
 def motion_lib(mode: str) -> tuple[MotionLibCMG, Engine, list[Any]]:
@@ -83,12 +82,12 @@ def motion_generator(mode: str) -> tuple[CMGMotionGenerator, Engine, list[Any]]:
     return generator, generator.engine, []
 
 
-ENGINES = [(used, (*on, horizon)) for on in EVERYWHERE[: len(BACKENDS)] for horizon in (1, HORIZON)]
-ENGINES += [on_gpu(used, ("cuda", backend, h)) for backend in ("fused", "torch", "onnx") for h in (1, HORIZON)]
-DROP_INS = [(make, (mode,)) for make in (motion_lib, motion_generator) for mode in ("pregenerated", "realtime")]
+KEPT = [(used, (*on, horizon)) for on in EVERYWHERE[: len(BACKENDS)] for horizon in (1, HORIZON)]
+KEPT += [on_gpu(used, ("cuda", backend, h)) for backend in ("fused", "torch", "onnx") for h in (1, HORIZON)]
+KEPT += [(make, (mode,)) for make in (motion_lib, motion_generator) for mode in ("pregenerated", "realtime")]
 
 
-@pytest.mark.parametrize("make, arguments", [*ENGINES, *DROP_INS])
+@pytest.mark.parametrize("make, arguments", KEPT)
 def test_engines_and_drop_ins_are_freed_with_their_last_reference(
     no_collector: None, make: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
@@ -99,16 +98,13 @@ def test_engines_and_drop_ins_are_freed_with_their_last_reference(
     assert [part() for part in alive] == [None] * len(alive)
 
 
-def uses(thing: Any) -> list[str]:
-    return [name for name in dir(thing) if not name.startswith("_") and name not in ("close", "after_fork")]
-
-
-@pytest.mark.parametrize("make, arguments", [*ENGINES, *DROP_INS])
+@pytest.mark.parametrize("make, arguments", KEPT)
 def test_closed_engines_and_drop_ins_are_empty_and_say_so_at_every_use(
     no_collector: None, make: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     thing, engine, made = make(*arguments)
-    names, bank, dof_pos = uses(thing), weakref.ref(engine.bank), engine.dof_pos
+    names = [name for name in dir(thing) if not name.startswith("_") and name not in ("close", "after_fork")]
+    bank, dof_pos = weakref.ref(engine.bank), engine.dof_pos
     pool = engine.make_pool(2, 3, [0.0, 0.0, 0.0])
     expected, before = dof_pos.clone(), pool.frames([0, 1], [2, 1]).dof_pos
     with pytest.raises(KeyError), thing as same:
@@ -161,35 +157,32 @@ def test_what_lives_in_its_devices_memory_is_not_copied() -> None:
             assert "for a worker process, in the worker" in message
 
 
-@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
+copied_by = pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
+
+
+@copied_by
 def test_a_copied_sampler_draws_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
     made, twin = (CommandSampler(3, "cpu", (0.1, 1.9), seed=17) for _ in range(2))
-    for _ in range(int(rng.integers(1, 9))):
-        strategy = STRATEGIES[rng.integers(len(STRATEGIES))]
+    for strategy in rng.choice(STRATEGIES, 5):
         for sampler in (made, twin):
-            sampler.sample_batch(5, strategy)
+            sampler.sample_batch(5, str(strategy))
     copied = COPIES[how](made)
-    drawn = copied.sample_sequence(40, 7, "curriculum")
-    assert torch.equal(drawn, twin.sample_sequence(40, 7, "curriculum"))
-    assert torch.equal(made.sample_sequence(40, 7, "curriculum"), drawn)
+    drawn = [sampler.sample_sequence(40, 7, "curriculum") for sampler in (twin, copied, made)]
+    assert torch.equal(drawn[1], drawn[0]) and torch.equal(drawn[2], drawn[0])
 
 
-@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
+@copied_by
 def test_a_copied_smoother_goes_on_and_leaves_the_other_alone(rng: np.random.Generator, how: str) -> None:
-    made = CommandSmoother(3, 20, "cpu")
-    targets = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+    made, targets = CommandSmoother(3, 20, "cpu"), torch.tensor(rng.uniform(-1, 1, (3, 3)), dtype=torch.float32)
     made.set_target(targets)
     made.get_current([0, 2])
-    copied = COPIES[how](made)
-    steps = torch.tensor([1.0, 0.0, 1.0])
-    for _ in range(25):
-        truth = torch.from_numpy(targets) * (steps / 20).clamp(max=1).unsqueeze(1)
-        torch.testing.assert_close(copied.get_current(), truth)
-        steps += 1
-    torch.testing.assert_close(made.get_current(), torch.from_numpy(targets) * torch.tensor([[0.05], [0.0], [0.05]]))
+    copied, steps = COPIES[how](made), torch.tensor([[1.0], [0.0], [1.0]])
+    for step in range(25):
+        torch.testing.assert_close(copied.get_current(), targets * ((steps + step) / 20).clamp(max=1))
+    torch.testing.assert_close(made.get_current(), targets * steps / 20)
 
 
-@pytest.mark.parametrize("how", sorted(set(COPIES) - {"save"}))
+@copied_by
 def test_copied_data_is_whole(how: str) -> None:
     engine, _, _ = used("cpu", "torch", HORIZON)
     pool = engine.make_pool(3, 2 * HORIZON, [0.2, 0.0, 0.1])
@@ -203,7 +196,5 @@ def test_copied_data_is_whole(how: str) -> None:
     for source in (engine, without_robot):
         frames = source.future([0, 2])
         again = COPIES[how](frames)
-        assert type(again) is type(frames) and all(
-            torch.equal(a, b) for a, b in zip(tuple(again), tuple(frames), strict=True)
-        )
+        assert type(again) is type(frames) and all(map(torch.equal, again, frames))
         assert COPIES[how](source.manifest) == source.manifest and COPIES[how](source.report()) == source.report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -10,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from cmg_runtime import BackendUnavailable, EngineError, load_engine
 from cmg_runtime.backends import backend_class
 from cmg_runtime.device.precision import full_precision
 from cmg_runtime.folder.manifest import file_sha256, read_manifest
-from engine_folder import BACKENDS, shared_engine_folder
+from engine_folder import BACKENDS, Truth, shared_engine_folder
 
 
 @pytest.fixture
@@ -39,29 +37,18 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     path.write_text(json.dumps(data))
 
 
-def npy_bytes() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((4, 10), np.float32))
-    return stream.getvalue()
-
-
-def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_auto_takes_the_preferred_backend_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="cmg_runtime"):
-        engine = load_engine(str(folder), 2)
-    assert (engine.backend_name, engine.precision) == ("onnx", "fp32")
-    assert engine.selection.startswith("onnx_fp32 on cpu, parity passed; first that loads of: onnx_fp32, torch_fp32")
-    assert engine.selection in caplog.text
+def refused(folder: Path, message: str, kind: type[EngineError] = EngineError, **asked: Any) -> None:
+    """In one line."""
+    with pytest.raises(kind, match=message) as caught:
+        load_engine(folder, **{"num_envs": 2, **asked})
+    assert "\n" not in str(caught.value)
 
 
 LAST = {"onnx_fp32": "failed", "torch_fp32": "not_run", "torchscript_fp32": "failed"}
 UNTESTED = {"torch_fp32": "not_run", "torch_fp16": "not_run"}
 WITHHELD = {"onnx_fp32": None, "onnx_fp16": None}
 SELECTIONS: list[Any] = [
+    ({}, {}, "onnx_fp32"),
     ({"onnx_fp32": "failed"}, {}, "torch_fp32"),
     ({"onnx_fp32": "failed", "torch_fp32": "not_run"}, {}, "torchscript_fp32"),
     (LAST, {}, "onnx_fp16"),  # half precision is a CPU's last choice
@@ -90,12 +77,14 @@ def test_what_failed_or_was_not_run_is_passed_over(
 
     edit_manifest(folder, change)
     if expected.startswith("nothing"):
-        with pytest.raises(BackendUnavailable, match=expected) as caught:
-            load_engine(folder, 2, **asked)
-        one_line(caught)
+        refused(folder, expected, BackendUnavailable, **asked)
     else:
-        engine = load_engine(folder, 2, **asked)
-        assert f"{engine.backend_name}_{engine.precision}" == expected
+        with caplog.at_level(logging.INFO, logger="cmg_runtime"):
+            engine = load_engine(str(folder), 2, **asked)
+        assert f"{engine.backend_name}_{engine.precision}" == expected and engine.selection in caplog.text
+        if not (parity or asked):
+            said = "onnx_fp32 on cpu, parity passed; first that loads of: onnx_fp32, torch_fp32"
+            assert engine.selection.startswith(said)
         assert (f"parity of {expected} is not_run" in caplog.text) == (parity is UNTESTED)
 
 
@@ -106,57 +95,41 @@ def test_half_precision_is_the_gpus_first_choice(folder: Path) -> None:
     assert engine.device == torch.device("cuda", 0)
 
 
-@pytest.fixture
-def no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_library_a_backend_is_unavailable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # makes `import onnxruntime` fail
     monkeypatch.delitem(sys.modules, "cmg_runtime.backends.onnx", raising=False)
-
-
-def test_without_its_library_a_backend_is_unavailable(folder: Path, no_onnxruntime: None) -> None:
-    with pytest.raises(BackendUnavailable, match="pip install onnxruntime") as caught:
-        load_engine(folder, 2, backend="onnx")
-    one_line(caught)
+    refused(folder, "pip install onnxruntime", BackendUnavailable, backend="onnx")
     engine = load_engine(folder, 2)
     assert engine.backend_name == "torch"
     assert "onnx_fp32 cannot run here: onnxruntime cannot be imported" in engine.selection
 
 
 def test_importing_the_runtime_imports_no_backend_library(folder: Path) -> None:
-    script = f"""
-import sys
-import cmg_runtime
-cmg_runtime.load_engine({str(folder)!r}, 2, backend="torch")
-assert "onnxruntime" not in sys.modules
-"""
+    script = f"import sys, cmg_runtime; cmg_runtime.load_engine({str(folder)!r}, 2, backend='torch')"
+    script += "; assert 'onnxruntime' not in sys.modules"
     runtime = str(Path(__file__).resolve().parents[3] / "runtime")
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": runtime})
 
 
-WRONG_REQUESTS = {
-    "backend": ({"backend": "cuda"}, "'cuda'; expected one of auto, torch, torchscript, onnx"),
-    "no backend": ({"backend": None}, "None; expected one of auto"),
-    "precision": ({"precision": "int8"}, "'int8'; expected fp32 or fp16"),
-    "device": ({"device": "gpu"}, "'gpu'; expected cpu, cuda"),
-    "another device": ({"device": "meta"}, "'meta' is not supported"),
-    "no environments": ({"num_envs": 0}, "num_envs is 0"),
-    "half an environment": ({"num_envs": 1.5}, "num_envs is 1.5"),
-    "a device too far": ({"device": "cuda:99"}, r"cuda:99.* is not there"),
-    "no window": ({"horizon": 0}, "horizon is 0; expected an integer of at least 1"),
-    "half a frame": ({"horizon": 2.5}, "horizon is 2.5"),
-    "a ramp before": ({"command_ramp_s": -0.1}, "command_ramp_s is -0.1; expected seconds"),
-    "no ramp": ({"command_ramp_s": float("nan")}, "command_ramp_s is nan"),
-}
+WRONG_REQUESTS: list[Any] = [
+    ({"backend": "cuda"}, "'cuda'; expected one of auto, torch, torchscript, onnx"),
+    ({"backend": None}, "None; expected one of auto"),
+    ({"precision": "int8"}, "'int8'; expected fp32 or fp16"),
+    ({"device": "gpu"}, "'gpu'; expected cpu, cuda"),
+    ({"device": "meta"}, "'meta' is not supported"),
+    ({"device": "cuda:99"}, r"cuda:99.* is not there"),
+    ({"num_envs": 0}, "num_envs is 0; expected an integer of at least 1"),
+    ({"horizon": 0}, "horizon is 0; expected an integer of at least 1"),
+    ({"command_ramp_s": -0.1}, "command_ramp_s is -0.1; expected seconds"),
+    ({"command_ramp_s": float("nan")}, "command_ramp_s is nan"),
+]
 
 
-@pytest.mark.parametrize("name", WRONG_REQUESTS)
-def test_wrong_requests(folder: Path, name: str) -> None:
-    arguments, message = WRONG_REQUESTS[name]
-    with pytest.raises(EngineError, match=message) as caught:
-        load_engine(folder, **{"num_envs": 2, **arguments})
-    one_line(caught)
-
-
-# Files that are not what the manifest says
+def test_wrong_requests(made: tuple[Path, Any]) -> None:
+    for asked, message in WRONG_REQUESTS:
+        refused(made[0], message, **asked)
+    for path in ("nowhere", "a\0b", "weights.npz"):
+        refused(made[0] / path, "expected an engine folder")
 
 
 FILES = {"torch": "weights.npz", "torchscript": "cmg_fp32.ts", "onnx": "cmg_fp32.onnx"}
@@ -169,12 +142,9 @@ def test_a_changed_or_missing_artifact_is_refused(folder: Path, backend: str) ->
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     for asked in (backend, "auto") if backend == "onnx" else (backend,):  # which does not step over it
-        with pytest.raises(EngineError, match=f"{path.name} does not match the hash") as caught:
-            load_engine(folder, 2, backend=asked)
-        one_line(caught)
+        refused(folder, f"{path.name} does not match the hash", backend=asked)
     path.unlink()
-    with pytest.raises(EngineError, match=f"cannot read .*{path.name} \\(No such file"):
-        load_engine(folder, 2, backend=backend)
+    refused(folder, f"cannot read .*{path.name} \\(No such file", backend=backend)
     path.write_bytes(b"PK\x03\x04 torn")  # with the right hash
 
     def change(data: dict[str, Any]) -> None:
@@ -183,39 +153,27 @@ def test_a_changed_or_missing_artifact_is_refused(folder: Path, backend: str) ->
                 artifact["sha256"] = file_sha256(path)
 
     edit_manifest(folder, change)
-    with pytest.raises(EngineError) as caught:
-        load_engine(folder, 2, backend=backend, precision="fp32")
-    one_line(caught)
+    refused(folder, ".", backend=backend, precision="fp32")
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ({"motion": np.zeros((4, 9), np.float32)}, r"shape \[4, 9\] .*expected finite float32 \[K, 10\]"),
-        ({"motion": np.zeros((0, 10), np.float32)}, r"shape \[0, 10\]"),
-        ({"motion": np.full((4, 10), np.nan, np.float32)}, "expected finite"),
-        ({"states": np.zeros((4, 10), np.float32)}, r"shape \[0\]"),
-        ({"motion": np.array([{}], dtype=object)}, "no .npz file"),
-        (b"PK\x03\x04 torn", "no .npz file"),
-        (npy_bytes(), "no .npz file"),
-        (b"", "no .npz file"),
-    ],
-)
-def test_a_bank_that_is_none_is_refused(folder: Path, content: Any, message: str) -> None:
+BANKS: list[Any] = [
+    ({"motion": np.zeros((4, 9), np.float32)}, r"shape \[4, 9\] .*expected finite float32 \[K, 10\]"),
+    ({"motion": np.zeros((0, 10), np.float32)}, r"shape \[0, 10\]"),
+    ({"motion": np.full((4, 10), np.nan, np.float32)}, "expected finite"),
+    ({"states": np.zeros((4, 10), np.float32)}, r"shape \[0\]"),
+    ({"motion": np.array([{}], dtype=object)}, "no .npz file"),
+    (b"PK\x03\x04 torn", "no .npz file"),
+    (b"", "no .npz file"),
+]
+
+
+def test_a_bank_that_is_none_is_refused(folder: Path) -> None:
     path = folder / "bank.npz"
-    path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
-    with pytest.raises(EngineError, match="does not match the hash"):
-        load_engine(folder, 2)
-    edit_manifest(folder, lambda data: data["bank"].update(sha256=file_sha256(path)))
-    with pytest.raises(EngineError, match=message) as caught:
-        load_engine(folder, 2)
-    one_line(caught)
-
-
-@pytest.mark.parametrize("path", ["nowhere", "a\0b", "weights.npz"])
-def test_not_an_engine_folder(folder: Path, path: str) -> None:
-    with pytest.raises(EngineError, match="expected an engine folder"):
-        load_engine(folder / path, 2)
+    for content, message in BANKS:
+        path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
+        refused(folder, "does not match the hash")
+        edit_manifest(folder, lambda data: data["bank"].update(sha256=file_sha256(path)))
+        refused(folder, message)
 
 
 # full_precision
@@ -224,111 +182,74 @@ def test_not_an_engine_folder(folder: Path, path: str) -> None:
 needs_flags = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9), reason="torch older than 2.9 has no such flags"
 )
+CUDA, CPU = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 
 
-def flags() -> list[Any]:
-    return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]  # pyright: ignore
+@pytest.fixture
+def settings_of_torch() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for flag in (torch.backends, CUDA, CPU):
+        flag.fp32_precision = "none"  # pyright: ignore
 
 
 @needs_flags
 @pytest.mark.parametrize("how", ["high", "medium", "new", "new for all"])
-@pytest.mark.parametrize("device, place", [("cuda", 0), ("cpu", 1)])
-def test_the_process_wide_precision_is_put_aside_and_put_back(how: str, device: str, place: int) -> None:
-    try:
-        if how == "new":
-            torch.backends.cuda.matmul.fp32_precision = "tf32"  # pyright: ignore
-            torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore
-        elif how == "new for all":
-            torch.backends.fp32_precision = "tf32"  # pyright: ignore
-        else:
-            torch.set_float32_matmul_precision(how)
-        before = flags()
-        assert before[place] in ("tf32", "bf16")
-        with pytest.raises(KeyError), full_precision(torch.device(device)):
-            assert flags()[place] == "ieee"
-            with full_precision(torch.device(device)):
-                assert flags()[place] == "ieee"
-            assert flags()[place] == "ieee"
-            raise KeyError
-        assert flags() == before
-        if not how.startswith("new"):
-            assert torch.get_float32_matmul_precision() == how
-    finally:
-        torch.set_float32_matmul_precision("highest")
-        for flag in (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # pyright: ignore
-            flag.fp32_precision = "none"  # pyright: ignore
-
-
-def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace())
-    module = sys.modules[full_precision.__module__]
-    monkeypatch.setattr(module, "_PRODUCTS", module._make_products())
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with full_precision(torch.device("cuda")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+@pytest.mark.parametrize("device, flag", [("cuda", CUDA), ("cpu", CPU)])
+def test_the_process_wide_precision_is_put_aside_and_put_back(
+    settings_of_torch: None, how: str, device: str, flag: Any
+) -> None:
+    if how == "new":
+        CUDA.fp32_precision, CPU.fp32_precision = "tf32", "bf16"  # pyright: ignore
+    elif how == "new for all":
+        torch.backends.fp32_precision = "tf32"  # pyright: ignore
+    else:
+        torch.set_float32_matmul_precision(how)
+    before = CUDA.fp32_precision, CPU.fp32_precision  # pyright: ignore
+    assert flag.fp32_precision in ("tf32", "bf16")
+    with pytest.raises(KeyError), full_precision(torch.device(device)):
+        with full_precision(torch.device(device)):
+            assert flag.fp32_precision == "ieee"
+        assert flag.fp32_precision == "ieee"
+        raise KeyError
+    assert (CUDA.fp32_precision, CPU.fp32_precision) == before  # pyright: ignore
+    if not how.startswith("new"):
+        assert torch.get_float32_matmul_precision() == how
 
 
 @needs_flags
-def test_the_flag_is_put_back_when_the_last_thread_has_left() -> None:
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # pyright: ignore
-    entered, leave = threading.Event(), threading.Event()
+def test_the_flag_is_put_back_when_the_last_thread_has_left(settings_of_torch: None) -> None:
+    CPU.fp32_precision = "bf16"  # pyright: ignore
+    both_inside, leave = threading.Barrier(2), threading.Event()
 
     def stay() -> None:
         with full_precision(torch.device("cpu")):
-            entered.set()
+            both_inside.wait(10)
             leave.wait(10)
 
     other = threading.Thread(target=stay)
-    try:
-        with full_precision(torch.device("cpu")):
-            other.start()
-            assert entered.wait(10)  # two threads may be inside at once
-        assert flags()[1] == "ieee"
-        leave.set()
-        other.join()
-        assert flags()[1] == "bf16"
-    finally:
-        leave.set()
-        torch.backends.mkldnn.matmul.fp32_precision = "none"  # pyright: ignore
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("new", [False, True])
-def test_float32_products_are_not_tf32(new: bool, generator: torch.Generator) -> None:
-    """On a product large enough that TF32 would show."""
-    a, b = (torch.randn(512, 512, generator=generator).cuda() for _ in range(2))
-    truth = a.double() @ b.double()
-    if not new:
-        torch.set_float32_matmul_precision("high")
-    elif hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-        torch.backends.cuda.matmul.fp32_precision = "tf32"  # pyright: ignore
-    else:
-        torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        with full_precision(torch.device("cuda", 0)):
-            inside = a @ b
-        outside = a @ b
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert float((inside - truth).norm() / truth.norm()) < 1e-6
-    if torch.cuda.get_device_capability()[0] >= 8:
-        assert float((outside - truth).norm() / truth.norm()) > 1e-5
+    other.start()
+    with full_precision(torch.device("cpu")):
+        both_inside.wait(10)
+    assert CPU.fp32_precision == "ieee"  # pyright: ignore
+    leave.set()
+    other.join()
+    assert CPU.fp32_precision == "bf16"  # pyright: ignore
 
 
 # Backends by themselves
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_a_backend_writes_into_out_and_nowhere_else(name: str) -> None:
-    folder, truth = shared_engine_folder()
+def loaded(name: str, num_envs: int) -> Any:
+    folder = shared_engine_folder()[0]
     manifest = read_manifest(folder)
-    artifact = next(a for a in manifest.artifacts if a.backend == name and a.precision == "fp32")
-    backend = backend_class(name).load(folder, artifact, manifest, 8, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
+    artifact = next(a for a in manifest.artifacts if a.name == f"{name}_fp32")
+    return backend_class(name).load(folder, artifact, manifest, num_envs, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_writes_into_out_and_nowhere_else(truth: Truth, generator: torch.Generator, name: str) -> None:
+    backend = loaded(name, 8)
     for n in (8, 3, 8, 700):  # other batches than the one it was loaded for
         motion, command = truth.states(n, generator), truth.commands(n, generator)
         copies, out = (motion.clone(), command.clone()), torch.full((n + 1, 10), 7.0)
@@ -338,11 +259,7 @@ def test_a_backend_writes_into_out_and_nowhere_else(name: str) -> None:
 
 
 def test_onnx_refuses_memory_that_it_would_misread() -> None:
-    folder = shared_engine_folder()[0]
-    manifest = read_manifest(folder)
-    artifact = next(a for a in manifest.artifacts if a.name == "onnx_fp32")
-    backend = backend_class("onnx").load(folder, artifact, manifest, 4, torch.device("cpu"))
-    good, command = torch.zeros(4, 10), torch.zeros(4, 3)
+    backend, good, command = loaded("onnx", 4), torch.zeros(4, 10), torch.zeros(4, 3)
     for bad in (torch.zeros(10, 4).T, good.double(), torch.zeros(4, 20)[:, ::2]):
         with pytest.raises(EngineError, match="motion is .*expected contiguous float32 on cpu"):
             backend.step(bad, command, good.clone())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,11 +21,10 @@ def overwrite_what_is_free() -> list[torch.Tensor]:
     """Fill every block that torch's allocator would give out, small and large, with what no frame and no index is."""
     gc.collect()
     torch.cuda.synchronize()
-    garbage = torch.iinfo(torch.int64).max // 3
-    small = [torch.full((64,), garbage, dtype=torch.int64, device="cuda") for _ in range(4000)]
-    large = [torch.full((size,), garbage, dtype=torch.int64, device="cuda") for size in (10**4, 10**5, 10**6) * 20]
+    sizes, garbage = [64] * 4000 + [10**4, 10**5, 10**6] * 20, torch.iinfo(torch.int64).max // 3
+    filled = [torch.full((size,), garbage, dtype=torch.int64, device="cuda") for size in sizes]
     torch.cuda.synchronize()
-    return small + large
+    return filled
 
 
 @pytest.mark.gpu
@@ -33,20 +34,17 @@ def test_graphs_read_nothing_that_was_freed(backend: str, generator: torch.Gener
     truth = random_robot_case()[1]
     motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
     offsets = [torch.randperm(HORIZON, generator=generator)[:5].sort().values.tolist() for _ in range(200)]
-    engines, views, plans = [], [], []
+    made: list[list[Any]] = []
     for _ in range(3):
         engine = load("cuda", backend, NUM_ENVS, horizon=HORIZON)
         pool = engine.make_pool(3, HORIZON + 9, command[:3], motion=motion[:3])
         engine.reset(motion=motion, command=command)
-        engines.append(engine)
-        views.append(engine.future_view(offsets[0]))
-        plans.append(engine.planned_starts(pool))
-        plans[-1].trajectory_ids.copy_(torch.arange(NUM_ENVS) % 3)
-        plans[-1].frame_ids.copy_(torch.arange(NUM_ENVS) % 9)
-        del pool
-    for kept in (engines, views, plans):
-        del kept[2]  # the end of one engine is nothing to the others
-    engine, calm = engines
+        made.append([engine, engine.future_view(offsets[0]), engine.planned_starts(pool)])
+        made[-1][2].trajectory_ids.copy_(torch.arange(NUM_ENVS) % 3)
+        made[-1][2].frame_ids.copy_(torch.arange(NUM_ENVS) % 9)
+        del pool, engine
+    del made[2]  # the end of one engine is nothing to the others
+    engine, calm = made[0][0], made[1][0]
     for t, others in enumerate(offsets[1:]):  # more lists than are kept
         engine.future(others)
         if t % 50 == 0:
@@ -54,13 +52,13 @@ def test_graphs_read_nothing_that_was_freed(backend: str, generator: torch.Gener
             engine.rollout(motion.repeat(t + 1, 1), command.repeat(t + 1, 1), num_frames=2)
     garbage = overwrite_what_is_free()
     for t in range(30):
-        for one, view, plan in zip(engines, views, plans, strict=True):
+        for one, view, plan in made:
             one.step()
             if t % 7 == 0:
                 one.set_command(command.flip(0)[: t + 1], range(t + 1))
                 plan.start(torch.arange(t, t + 3))
             view.refresh()
-        for value, *alike in zip(views[0].frames, views[1].frames, calm.future(offsets[0]), strict=True):
+        for value, *alike in zip(made[0][1].frames, made[1][1].frames, calm.future(offsets[0]), strict=True):
             assert all(torch.equal(value, other) for other in alike), t
     assert_same(everything(engine), everything(calm))
     assert len(garbage)
@@ -78,8 +76,7 @@ def test_what_graphs_read_cannot_be_exchanged(generator: torch.Generator) -> Non
 
 
 def test_scratch_memory_grows_and_gives_back() -> None:
-    scratch = Scratch(torch.empty, lambda memory: (memory,), most=1000)
-    made = []
+    scratch, made = Scratch(torch.empty, lambda memory: (memory,), most=1000), []
     for rows in (7, 3, 8, 20, 100, 99, 900, 1000, 1):
         memory = scratch.of(rows)
         assert rows <= len(memory) <= 1000
@@ -94,21 +91,15 @@ def test_scratch_memory_grows_and_gives_back() -> None:
 def test_scratch_memory_that_is_not_there_is_not_given_out(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it cannot be made larger, whoever tries again gets an error again, and never less than was asked for."""
     monkeypatch.setattr("cmg_runtime.device.scratch._is_captured", lambda tensor: captured)
-
-    def make(rows: int) -> torch.Tensor:
-        if rows > most:
-            raise MemoryError
-        return torch.empty(rows)
-
-    scratch, most = Scratch(make, lambda memory: (memory,)), 100
+    make = Mock(side_effect=[torch.empty(70), *[MemoryError] * 4, torch.empty(300)])
+    scratch = Scratch(make, lambda memory: (memory,))
     first = scratch.of(70)
-    for _ in range(3):
+    for _ in range(4):
         with pytest.raises(MemoryError):
             scratch.of(200)
-        kept = scratch.of(90) if not captured else scratch.of(70)
-    assert (kept is first) == captured
-    most = 10**6
-    assert len(scratch.of(300)) >= 300
+    if captured:
+        assert scratch.of(70) is first
+    assert len(scratch.of(300)) >= 300 and make.call_count == 6
 
 
 @pytest.mark.gpu
@@ -116,8 +107,7 @@ def test_scratch_memory_stays_below_twice_the_largest(seed: int, generator: torc
     """Whatever grows on the way, with a graph captured at each size; and every graph still gives its bits."""
     from fused_case import fused_network
 
-    device = torch.device("cuda")
-    network, truth = fused_network("fp16", 64, device, seed, hidden_dim=256)
+    network, truth = fused_network("fp16", 64, torch.device("cuda"), seed, hidden_dim=256)
     motion, command = truth.states(16384, generator).cuda(), truth.commands(16384, generator).cuda()
     out, graphs = torch.zeros_like(motion), []
 
@@ -136,7 +126,7 @@ def test_scratch_memory_stays_below_twice_the_largest(seed: int, generator: torc
                 network(motion[part], command[part], out[part])
     grown = held() - before
     before = held()
-    at_once, _ = fused_network("fp16", 16384, device, seed, hidden_dim=256)
+    at_once, _ = fused_network("fp16", 16384, torch.device("cuda"), seed, hidden_dim=256)
     assert 0 < grown < 2 * (held() - before)
     for rows, graph in graphs:
         out.fill_(float("nan"))

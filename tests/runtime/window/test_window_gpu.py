@@ -1,7 +1,4 @@
-"""What is only about a GPU: graphs, batches of every size, other streams and graphs, no waiting and no allocation.
-
-That the numbers are right is tested on both devices, in the files beside this one.
-"""
+"""What is only about a GPU: graphs, batches of every size, other streams and graphs, no waiting and no allocation."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 
 from cmg_runtime import Engine, EngineError
-from engine_folder import BACKENDS, Truth, no_waiting, state
+from engine_folder import BACKENDS, no_waiting, state
 from plain_rollout import PlainEnvironment
 from window_case import assert_same, check_frame, everything, load, one_frame, random_robot_case
 
@@ -22,20 +19,24 @@ pytestmark = pytest.mark.gpu
 NUM_ENVS, HORIZON = 301, 24
 ALL = [*BACKENDS, "fused"]
 NAN = float("nan")
+every_backend = pytest.mark.parametrize("backend", ALL)
+every_horizon = pytest.mark.parametrize("horizon", [1, HORIZON])
 
 
-def pair(
-    backend: str = "torch", horizon: int = HORIZON, device: str = "cuda", ramp_s: float = 0.5
-) -> tuple[Engine, Truth]:
-    engine = load(device, backend, NUM_ENVS, "fp32", horizon=horizon, command_ramp_s=ramp_s)
-    return engine, random_robot_case()[1]
+def loaded(backend: str = "torch", horizon: int = HORIZON, device: str = "cuda", ramp_s: float = 0.5) -> Engine:
+    return load(device, backend, NUM_ENVS, "fp32", horizon=horizon, command_ramp_s=ramp_s)
 
 
-@pytest.mark.parametrize("backend", ALL)
+def drawn(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Motions and commands of all environments, on the host."""
+    truth = random_robot_case()[1]
+    return truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+
+
+@every_backend
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 64, 256, 257, NUM_ENVS])
 def test_batches_of_every_size(backend: str, count: int, generator: torch.Generator) -> None:
-    (engine, truth), robot = pair(backend), random_robot_case()[2]
-    motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+    engine, (_, truth, robot), (motion, command) = loaded(backend), random_robot_case(), drawn(generator)
     engine.reset(motion=motion)
     engine.step()
     before, ids = everything(engine), torch.randperm(NUM_ENVS, generator=generator)[:count]
@@ -51,22 +52,33 @@ def test_batches_of_every_size(backend: str, count: int, generator: torch.Genera
             check_frame(robot, env, offset, one_frame(frames, (i, offset)))
 
 
-def device_allocations() -> int | None:
-    return torch.cuda.memory_stats().get("num_device_alloc")  # older torch does not count them
+def held() -> tuple[int, int, int | None]:
+    """Bytes in use, bytes reserved, and how often the device was asked, which older torch does not count."""
+    asked = torch.cuda.memory_stats().get("num_device_alloc")
+    return torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), asked
 
 
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize("backend", ALL)
+@every_horizon
+@every_backend
 def test_calls_wait_for_nothing_and_reserve_nothing(backend: str, horizon: int, generator: torch.Generator) -> None:
-    engine, truth = pair(backend, horizon)
-    engine.reset()
-    ids = torch.tensor([0, 5, 300], device="cuda")
-    many = torch.arange(100, device="cuda")
+    motion, command = (values.cuda() for values in drawn(generator))
+    ids, many = torch.tensor([0, 5, 300], device="cuda"), torch.arange(100, device="cuda")
     mask = torch.zeros(NUM_ENVS, dtype=torch.bool, device="cuda").index_fill_(0, ids, True)
-    motion, command = truth.states(NUM_ENVS, generator).cuda(), truth.commands(NUM_ENVS, generator).cuda()
     root_pos, root_rot = torch.zeros(3, 3, device="cuda"), torch.tensor([[1.0, 0.0, 0.0, 0.5]] * 3, device="cuda")
     place: dict[str, Any] = {} if horizon == 1 else {"root_pos": root_pos, "root_rot": root_rot}
-    offsets = torch.tensor([0, 7, 99], device="cuda")
+    offsets, engine = torch.tensor([0, 7, 99], device="cuda"), loaded(backend, horizon)
+    engine.reset()
+    torch.cuda.synchronize()
+    before = held()[1:]
+    with no_waiting():  # stepping alone, from the first step after loading
+        engine.step()
+        asked = torch.cuda.memory_stats()["allocation.all.allocated"]
+        for _ in range(200):
+            engine.step()
+        if backend == "torch":  # which does not even ask the allocator
+            assert torch.cuda.memory_stats()["allocation.all.allocated"] == asked
+    torch.cuda.synchronize()
+    assert held()[1:] == before
 
     def frame(t: int) -> None:
         engine.step()
@@ -85,36 +97,18 @@ def test_calls_wait_for_nothing_and_reserve_nothing(backend: str, horizon: int, 
         frame(t)
     gc.collect()  # of the tests before, whose memory would come back in between
     with no_waiting():
-        before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), device_allocations()
+        before = held()
         for t in range(1000):
             frame(t)
-        assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), device_allocations()) == before
+        assert held() == before
     assert all(torch.isfinite(value).all() for value in everything(engine).values())
 
 
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize("backend", ALL)
-def test_stepping_alone_reserves_nothing_after_loading(backend: str, horizon: int) -> None:
-    engine, _ = pair(backend, horizon)
-    engine.reset()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_reserved(), device_allocations()
-    with no_waiting():
-        engine.step()
-        asked = torch.cuda.memory_stats()["allocation.all.allocated"]
-        for _ in range(200):
-            engine.step()
-        if backend == "torch":  # which does not even ask the allocator
-            assert torch.cuda.memory_stats()["allocation.all.allocated"] == asked
-    torch.cuda.synchronize()
-    assert (torch.cuda.memory_reserved(), device_allocations()) == before
-
-
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize("backend", ALL)
+@every_horizon
+@every_backend
 def test_work_is_ordered_with_the_callers_stream(backend: str, horizon: int, generator: torch.Generator) -> None:
     """Slow work before and a read after, on a stream of the caller's own: nothing may be read early or late."""
-    (engine, truth), (same, _) = (pair(backend, horizon, ramp_s=0.0) for _ in range(2))
+    (engine, same), truth = (loaded(backend, horizon, ramp_s=0.0) for _ in range(2)), random_robot_case()[1]
     command = truth.commands(NUM_ENVS, generator)
     for one in (engine, same):
         one.reset(command=command)
@@ -134,10 +128,9 @@ def test_work_is_ordered_with_the_callers_stream(backend: str, horizon: int, gen
         assert truth.error(seen["current"][:40], truth.step(motion, command[:40])) < 1e-5
 
 
-@pytest.mark.parametrize("horizon", [1, HORIZON])
+@every_horizon
 def test_a_step_can_be_part_of_the_callers_own_graph(horizon: int, generator: torch.Generator) -> None:
-    (engine, truth), (same, _) = (pair("torch", horizon) for _ in range(2))
-    motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+    (engine, same), (motion, command) = (loaded(horizon=horizon) for _ in range(2)), drawn(generator)
     for one in (engine, same):
         one.reset(motion=motion, command=command)
     graph, seen = torch.cuda.CUDAGraph(), torch.zeros_like(engine.dof_pos)
@@ -153,67 +146,16 @@ def test_a_step_can_be_part_of_the_callers_own_graph(horizon: int, generator: to
         assert torch.equal(engine.dof_pos, same.dof_pos)
 
 
-PENDULUM = """
-<mujoco><option timestep="0.005"/><worldbody>
-  <body><joint name="a" axis="0 1 0"/><geom size="0.1" pos="0 0 -0.5" contype="0" conaffinity="0"/>
-    <body pos="0 0 -1"><joint name="b" axis="0 1 0"/><geom size="0.1" pos="0 0 -0.5" contype="0" conaffinity="0"/>
-    </body>
-  </body>
-</worldbody></mujoco>
-"""
-
-
-@pytest.mark.parametrize("backend", ["torch", "fused"])
-def test_beside_the_graphs_of_mujoco_warp(backend: str, generator: torch.Generator) -> None:
-    """A simulator's steps as its own graph between ours: both go on exactly as they would alone."""
-    mujoco = pytest.importorskip("mujoco")
-    wp = pytest.importorskip("warp")
-    mjw = pytest.importorskip("mujoco_warp")
-    model = mujoco.MjModel.from_xml_string(PENDULUM)
-    start = mujoco.MjData(model)
-    start.qpos[:] = [1.0, -0.5]
-    mujoco.mj_forward(model, start)
-    with wp.ScopedDevice("cuda:0"):
-        on_device = mjw.put_model(model)
-        worlds, alone = (mjw.put_data(model, start, nworld=16) for _ in range(2))
-        for _ in range(2):  # compiled before it is captured
-            mjw.step(on_device, worlds)
-            mjw.step(on_device, alone)
-        (engine, truth), (same, _) = pair(backend), pair(backend)
-        with wp.ScopedCapture() as capture:
-            mjw.step(on_device, worlds)
-        other = load("cuda", backend, 5, horizon=3)  # captures after the simulator did
-        other.reset()
-        motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
-        for one in (engine, same):
-            one.reset(motion=motion, command=command)
-        for _ in range(20):
-            wp.capture_launch(capture.graph)
-            engine.step()
-            engine.reset([3], motion=motion[3], command=command[3])
-            other.step()
-        for _ in range(20):
-            mjw.step(on_device, alone)
-            same.step()
-            same.reset([3], motion=motion[3], command=command[3])
-        torch.cuda.synchronize()
-        np.testing.assert_allclose(worlds.qpos.numpy(), alone.qpos.numpy(), atol=1e-5)
-        assert abs(worlds.qpos.numpy() - [1.0, -0.5]).max() > 0.05
-    assert_same(everything(engine), everything(same))
-
-
 @pytest.mark.parametrize("horizon", [1, 6])
 @pytest.mark.parametrize("backend", ["torch", "fused"])
 def test_rows_that_are_not_finite_are_ignored_and_counted(
     backend: str, horizon: int, generator: torch.Generator
 ) -> None:
-    engine, truth = pair(backend, horizon, ramp_s=0.0)
-    motion, command = truth.states(NUM_ENVS, generator).cuda(), truth.commands(NUM_ENVS, generator).cuda()
-    windowed = horizon > 1
+    engine, windowed = loaded(backend, horizon, ramp_s=0.0), horizon > 1
+    (motion, command), (bad_motion, _) = ([values.cuda() for values in drawn(generator)] for _ in range(2))
     place: dict[str, Any] = {"root_pos": [1.0, 2.0, 0.0], "root_rot": [1.0, 0.0, 0.0, 1.0]} if windowed else {}
     engine.reset(motion=motion, command=command, **place)
-    before = everything(engine)
-    bad_command, bad_motion = command + 10, truth.states(NUM_ENVS, generator).cuda()
+    before, bad_command = everything(engine), command + 10
     bad_command[3, 1] = bad_command[4, 0] = NAN
     bad_motion[6, 2], bad_motion[8, 0] = float("inf"), 1e6
     ignored = [6, 8]
@@ -236,8 +178,7 @@ def test_rows_that_are_not_finite_are_ignored_and_counted(
         for name in set(after) - {"current"}:
             assert torch.equal(after[name][ignored, 0], before[name][ignored, 0]), name
         engine.reset()  # a place that was ignored is not kept
-        frames = engine.future([0])
-        there = torch.full((NUM_ENVS, 2), 7.0)
+        frames, there = engine.future([0]), torch.full((NUM_ENVS, 2), 7.0)
         there[ignored] = torch.tensor([1.0, 2.0])
         assert torch.equal(frames.root_pos[:, 0, :2].cpu(), there)
         half = frames.root_rot.new_tensor([0.5**0.5, 0.0, 0.0, 0.5**0.5])
@@ -256,11 +197,10 @@ def test_rows_that_are_not_finite_are_ignored_and_counted(
 
 
 def test_a_first_reset_that_is_ignored_leaves_a_window_at_rest(generator: torch.Generator) -> None:
-    (engine, truth), (rest, _) = (pair(horizon=6, ramp_s=0.0) for _ in range(2))
-    motion, command = truth.states(NUM_ENVS, generator).cuda(), truth.commands(NUM_ENVS, generator)
+    (engine, rest), (motion, command) = (loaded(horizon=6, ramp_s=0.0) for _ in range(2)), drawn(generator)
+    rest.reset(motion=random_robot_case()[1].mean.float(), command=command)
     motion[7, 3] = NAN
-    rest.reset(motion=truth.mean.float(), command=command)
-    engine.reset(motion=motion, command=command, root_pos=[3.0, 1.0, 0.5])
+    engine.reset(motion=motion.cuda(), command=command, root_pos=[3.0, 1.0, 0.5])
     for _ in range(3):
         seen, expected = everything(engine), everything(rest)
         for name in set(seen) - {"current"}:
@@ -280,11 +220,11 @@ def test_tensors_of_a_gpu_are_none_of_an_engine_on_a_cpu() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: `pytest -m gpu` where there are")
-@pytest.mark.parametrize("horizon", [1, HORIZON])
-@pytest.mark.parametrize("backend", ALL)
+@every_horizon
+@every_backend
 def test_on_the_second_gpu(backend: str, horizon: int, generator: torch.Generator) -> None:
-    (engine, truth), (first, _) = (pair(backend, horizon, f"cuda:{index}", 0.0) for index in (1, 0))
-    motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
+    engine, first = (loaded(backend, horizon, f"cuda:{index}", 0.0) for index in (1, 0))
+    (motion, command), truth, pooled = drawn(generator), random_robot_case()[1], []
     for one in (engine, first):
         one.reset(motion=motion, command=command)
         one.step()
@@ -292,13 +232,11 @@ def test_on_the_second_gpu(backend: str, horizon: int, generator: torch.Generato
         for _ in range(4):
             one.step()
         one.reset([1, 2], motion=motion[:2])
+        pool = one.make_pool(20, 30, command[:20], motion[:20])
+        pooled.append({name: value.cpu() for name, value in pool.frames(range(20), [29] * 20)._asdict().items()})
     assert torch.cuda.current_device() == 0 and engine.dof_pos.device == torch.device("cuda", 1)
     assert_same(everything(engine), everything(first), atol=1e-4, root_vel=0.1)
-    pools = [one.make_pool(20, 30, command[:20], motion[:20]) for one in (engine, first)]
-    frames = [
-        {name: value.cpu() for name, value in pool.frames(range(20), [29] * 20)._asdict().items()} for pool in pools
-    ]
-    assert_same(*frames, atol=1e-4, root_vel=0.1)
+    assert_same(*pooled, atol=1e-4, root_vel=0.1)
 
 
 def test_memory_beyond_the_window_is_small() -> None:
