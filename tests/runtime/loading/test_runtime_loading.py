@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,19 @@ def test_the_process_wide_precision_is_put_aside_and_put_back(
 
 
 @needs_flags
+def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace())
+    module = sys.modules[full_precision.__module__]
+    monkeypatch.setattr(module, "_PRODUCTS", module._make_products())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with full_precision(torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_the_flag_is_put_back_when_the_last_thread_has_left(settings_of_torch: None) -> None:
     CPU.fp32_precision = "bf16"  # pyright: ignore
     both_inside, leave = threading.Barrier(2), threading.Event()

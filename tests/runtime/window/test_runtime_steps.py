@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from cmg_runtime import load_engine
 from devices import EVERYWHERE, load, rough_products
-from engine_folder import BACKENDS, TOLERANCE, Truth, state
+from engine_folder import BACKENDS, SEED, TOLERANCE, Truth, state
 
 
 @pytest.mark.parametrize("num_envs", [1, 63, 257, 513])
@@ -105,3 +106,41 @@ def test_settings_of_the_caller_neither_leak_in_nor_out(
         torch.set_default_dtype(torch.float32)
     assert double.dof_pos.dtype == double.command.dtype == torch.float32
     assert torch.equal(double.dof_pos, plain.dof_pos) and torch.equal(again, rolled)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_interleavings_agree_with_a_plain_model_of_each_environment(
+    made: tuple[Path, Truth], generator: torch.Generator, backend: str
+) -> None:
+    folder, truth = made
+    rng = random.Random(SEED)
+    num_envs = rng.choice([3, 8, 17])
+    engine = load_engine(folder, num_envs, backend=backend, command_ramp_s=0.0)
+    start = truth.states(num_envs, generator)
+    engine.reset(motion=start)
+    motion = [row.double() for row in start]
+    command = [torch.zeros(3, dtype=torch.float64) for _ in range(num_envs)]
+    for _ in range(150):
+        action = rng.choice(["step", "step", "step", "reset", "set_command", "both"])
+        ids = rng.sample(range(num_envs), rng.randrange(num_envs + 1))
+        rows, wanted = truth.states(len(ids), generator), 1.5 * truth.commands(len(ids), generator)
+        before, others = state(engine), [i for i in range(num_envs) if i not in ids]
+        if action == "step":
+            engine.step()
+            for i in range(num_envs):
+                motion[i] = truth.step(motion[i][None], command[i][None])[0]
+        elif action == "reset":
+            engine.reset(ids, motion=rows)
+        elif action == "set_command":
+            engine.set_command(wanted, torch.tensor(ids, dtype=torch.long))
+        else:
+            engine.reset(ids, motion=rows, command=wanted)
+        for row, i in enumerate(ids):
+            if action in ("reset", "both"):
+                motion[i] = rows[row].double()
+            if action in ("set_command", "both"):
+                command[i] = torch.minimum(torch.maximum(wanted[row].double(), truth.low), truth.high)
+        if action != "step":
+            assert torch.equal(state(engine)[others], before[others])
+        assert truth.error(state(engine), torch.stack(motion)) < 1e-4, action
+        assert torch.allclose(engine.command.double(), torch.stack(command), atol=1e-6), action

@@ -257,3 +257,52 @@ def test_memory_beyond_the_window_is_small() -> None:
     extra = (torch.cuda.max_memory_allocated() - before) / 2**20 - window
     print(f"{extra:.0f} MiB beyond the window's {window:.0f}")
     assert 0 < extra < 64
+
+
+PENDULUM = """
+<mujoco><option timestep="0.005"/><worldbody>
+  <body><joint name="a" axis="0 1 0"/><geom size="0.1" pos="0 0 -0.5" contype="0" conaffinity="0"/>
+    <body pos="0 0 -1"><joint name="b" axis="0 1 0"/><geom size="0.1" pos="0 0 -0.5" contype="0" conaffinity="0"/>
+    </body>
+  </body>
+</worldbody></mujoco>
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_beside_the_graphs_of_mujoco_warp(backend: str, generator: torch.Generator) -> None:
+    """A simulator's steps as its own graph between ours: both go on exactly as they would alone."""
+    mujoco = pytest.importorskip("mujoco")
+    wp = pytest.importorskip("warp")
+    mjw = pytest.importorskip("mujoco_warp")
+    model = mujoco.MjModel.from_xml_string(PENDULUM)
+    start = mujoco.MjData(model)
+    start.qpos[:] = [1.0, -0.5]
+    mujoco.mj_forward(model, start)
+    with wp.ScopedDevice("cuda:0"):
+        on_device = mjw.put_model(model)
+        worlds, alone = (mjw.put_data(model, start, nworld=16) for _ in range(2))
+        for _ in range(2):  # compiled before it is captured
+            mjw.step(on_device, worlds)
+            mjw.step(on_device, alone)
+        engine, same = loaded(backend), loaded(backend)
+        with wp.ScopedCapture() as capture:
+            mjw.step(on_device, worlds)
+        other = load("cuda", backend, 5, horizon=3)  # captures after the simulator did
+        other.reset()
+        motion, command = drawn(generator)
+        for one in (engine, same):
+            one.reset(motion=motion, command=command)
+        for _ in range(20):
+            wp.capture_launch(capture.graph)
+            engine.step()
+            engine.reset([3], motion=motion[3], command=command[3])
+            other.step()
+        for _ in range(20):
+            mjw.step(on_device, alone)
+            same.step()
+            same.reset([3], motion=motion[3], command=command[3])
+        torch.cuda.synchronize()
+        np.testing.assert_allclose(worlds.qpos.numpy(), alone.qpos.numpy(), atol=1e-5)
+        assert abs(worlds.qpos.numpy() - [1.0, -0.5]).max() > 0.05
+    assert_same(everything(engine), everything(same))
