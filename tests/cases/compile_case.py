@@ -13,8 +13,8 @@ import onnx
 from cmg_export.compile.onnx import export_onnx, trace
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.read.checkpoint import load_checkpoint
-from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest
-from engine_folder import SEED
+from cmg_runtime.folder.manifest import Manifest
+from engine_folder import SEED, bare_manifest
 from make_checkpoint import MadeCheckpoint, make_checkpoint
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -45,20 +45,8 @@ def _folder() -> Path:
 def network(size: str) -> Network:
     made = make_checkpoint(_folder(), seed=SEED, **SIZES[size])
     checkpoint = load_checkpoint(made.path)
-    stats = checkpoint.stats
-    about = Manifest(
-        name="test engine",
-        source={"sha256": "ab" * 32, "license": "CC-BY-4.0"},
-        sizes=checkpoint.sizes,
-        fps=50.0,
-        joint_names=tuple(f"joint_{index}" for index in range(checkpoint.sizes.num_joints)),
-        default_dof_pos=None,
-        stats=stats,
-        command_range=CommandRange(stats.command_min, stats.command_max, "stats"),
-        robot=None,
-        bank=FileEntry("bank.npz", "0" * 64),
-        artifacts=(),
-    )
+    source = {"sha256": "ab" * 32, "license": "CC-BY-4.0"}
+    about = bare_manifest(checkpoint.sizes, checkpoint.stats, name="test engine", source=source)
     return Network(made, one_product_weights(checkpoint), about)
 
 

@@ -12,11 +12,11 @@ from cmg_export.compile.weights import one_product_weights
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
 from cmg_runtime.backends.fused.packing import pack
-from cmg_runtime.folder.manifest import CommandRange, FileEntry, Manifest, Sizes, Stats
+from cmg_runtime.folder.manifest import Manifest, Sizes, Stats
 from cmg_runtime.folder.robot import KinematicChain
 from cmg_runtime.window.frames import FrameLayout
 from cmg_runtime.window.state import CommandRamp, WindowBuffers
-from engine_folder import Truth
+from engine_folder import Truth, bare_manifest
 from make_checkpoint import make_checkpoint
 
 
@@ -31,22 +31,11 @@ def fused_network(
     return FrameNetwork(packed, precision, num_rows, device), Truth(made.model, made.stats)
 
 
-def bare_manifest(robot: KinematicChain) -> Manifest:
+def manifest_of_robot(robot: KinematicChain) -> Manifest:
     """A manifest of a robot all of whose joints the motion state has, without artifacts."""
     joints = len(robot.joint_lower)
-    return Manifest(
-        name="test_robot",
-        source={},
-        sizes=Sizes(2 * joints, 3, joints, 16, 16, 2, 3),
-        fps=50.0,
-        joint_names=tuple(f"joint_{i}" for i in range(joints)),
-        default_dof_pos=None,
-        stats=Stats((0.0,) * 2 * joints, (1.0,) * 2 * joints, (-1.0,) * 3, (1.0,) * 3),
-        command_range=CommandRange((-1.0,) * 3, (1.0,) * 3, "stats"),
-        robot=robot,
-        bank=FileEntry("bank.npz", "0" * 64),
-        artifacts=(),
-    )
+    stats = Stats((0.0,) * 2 * joints, (1.0,) * 2 * joints, (-1.0,) * 3, (1.0,) * 3)
+    return bare_manifest(Sizes(2 * joints, 3, joints, 16, 16, 2, 3), stats, robot=robot)
 
 
 def poisoned(like: torch.Tensor) -> torch.Tensor:

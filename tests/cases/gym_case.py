@@ -23,8 +23,8 @@ from cmg_gym.mdp.reference_command import ReferenceCommand, reference
 from cmg_gym.mdp.start_states import StartStates
 from cmg_gym.robots import robot_of
 from cmg_runtime import Engine, read_manifest
-from cmg_runtime.folder.manifest import Artifact, CommandRange, FileEntry, Manifest, file_sha256
-from engine_folder import PASSED
+from cmg_runtime.folder.manifest import Artifact, FileEntry, file_sha256
+from engine_folder import PASSED, bare_manifest
 
 RAMP_FRAMES, NUM_TRAJECTORIES = 25, 32
 CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
@@ -57,24 +57,22 @@ def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) 
     assert joints.chain is not None and checkpoint.bank is not None
     np.savez(folder / "weights.npz", **one_product_weights(checkpoint))  # pyright: ignore[reportArgumentType]
     np.savez(folder / "bank.npz", motion=checkpoint.bank)
-    stats = checkpoint.stats
     sha256 = file_sha256(folder / "weights.npz")
     artifacts = [
         Artifact(f"{backend}_fp32", backend, "fp32", "weights.npz", sha256, target, parity=PASSED)
         for backend, target in (("torch", {"device": "any"}), ("fused", {"device": "cuda"}))
     ]
-    manifest = Manifest(
-        name="made_by_a_test",
+    more: dict[str, Any] = {"command_range": checkpoint.card.command_range} if checkpoint.card.command_range else {}
+    manifest = bare_manifest(
+        checkpoint.sizes,
+        checkpoint.stats,
         source={"file": checkpoint_file.name, "sha256": checkpoint.sha256["checkpoint"]},
-        sizes=checkpoint.sizes,
-        fps=50.0,
         joint_names=joints.names,
         default_dof_pos=checkpoint.card.default_dof_pos,
-        stats=stats,
-        command_range=checkpoint.card.command_range or CommandRange(stats.command_min, stats.command_max, "stats"),
         robot=joints.chain,
         bank=FileEntry("bank.npz", file_sha256(folder / "bank.npz")),
         artifacts=tuple(artifacts),
+        **more,
     )
     (folder / "manifest.json").write_text(manifest.to_json())
     return Truth.from_checkpoint(checkpoint)

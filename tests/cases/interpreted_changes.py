@@ -14,8 +14,8 @@ from cmg_runtime import Engine, inputs
 from cmg_runtime.guard import Guard
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.starts import PoolStarts
-from cmg_runtime.window.triton.changes import FusedChanges
-from cmg_runtime.window.triton.starts import FusedPoolStarts
+from cmg_runtime.window.triton.changes import TritonChanges
+from cmg_runtime.window.triton.starts import TritonPoolStarts
 from window_case import assert_same, everything, load, quiet_report
 
 NUM_ENVS = 19
@@ -27,7 +27,7 @@ def engines(
     """A plain one and one of the kernels, in the midst of ramps, with the same random contents. From here on values are
     not looked at by the host, as those on a GPU are not."""
     begin, pair = generator.get_state(), []
-    for changes, starts in ((Changes, PoolStarts), (FusedChanges, FusedPoolStarts)):
+    for changes, starts in ((Changes, PoolStarts), (TritonChanges, TritonPoolStarts)):
         generator.set_state(begin)
         monkeypatch.setattr("cmg_runtime.engine.make_changes", changes)
         monkeypatch.setattr("cmg_runtime.engine.make_pool_starts", starts)

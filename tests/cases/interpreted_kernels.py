@@ -16,9 +16,9 @@ from cmg_export.read.robot import RobotModel
 from cmg_runtime.backends.fused import launch
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.triton.body_walk import heading, sin_cos
-from cmg_runtime.window.triton.rows import FusedFrameWriter
+from cmg_runtime.window.triton.rows import TritonFrameWriter
 from engine_folder import TOLERANCE
-from fused_case import bare_manifest, fused_network, poisoned, use_both
+from fused_case import fused_network, manifest_of_robot, poisoned, use_both
 from random_robot import random_robot
 
 CPU = torch.device("cpu")
@@ -79,9 +79,9 @@ def test_rows_of_the_window(
 ) -> None:
     """Against the torch writer, which is tested against MuJoCo and a plain integration in float64."""
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=8)
-    manifest = bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
+    manifest = manifest_of_robot(RobotModel(robot.path).chain(robot.joint_names))
     chosen = tuple({"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys])
-    writers = FrameWriter(manifest, chosen, CPU), FusedFrameWriter(manifest, chosen, CPU)
+    writers = FrameWriter(manifest, chosen, CPU), TritonFrameWriter(manifest, chosen, CPU)
     num_envs, horizon = 19, int(rng.integers(2, 6))
     ids = torch.tensor([5, 0, num_envs, num_envs - 1, num_envs])
     use_both(*writers, CPU, num_envs, horizon, ramp_frames, ids, 4, horizon - 1, generator)

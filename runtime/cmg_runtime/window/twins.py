@@ -31,27 +31,27 @@ def make_frame_writer(manifest: Manifest, key_bodies: Sequence[int], device: tor
         return None
     if manifest.robot is None or not _runs_kernels(device):
         return FrameWriter(manifest, key_bodies, device)
-    from cmg_runtime.window.triton.rows import FusedFrameWriter
+    from cmg_runtime.window.triton.rows import TritonFrameWriter
 
-    return FusedFrameWriter(manifest, key_bodies, device)
+    return TritonFrameWriter(manifest, key_bodies, device)
 
 
 def make_changes(state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> Changes:
     """What writes callers' changes; ``buffers`` is None without a window."""
     if not _runs_kernels(state.device):
         return Changes(state, counters, buffers)
-    from cmg_runtime.window.triton.changes import FusedChanges
+    from cmg_runtime.window.triton.changes import TritonChanges
 
-    return FusedChanges(state, counters, buffers)
+    return TritonChanges(state, counters, buffers)
 
 
 def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
     """What starts windows from pools."""
     if not _runs_kernels(buffers.ring.device):
         return PoolStarts(buffers, counters, writer)
-    from cmg_runtime.window.triton.starts import FusedPoolStarts
+    from cmg_runtime.window.triton.starts import TritonPoolStarts
 
-    return FusedPoolStarts(buffers, counters, writer)
+    return TritonPoolStarts(buffers, counters, writer)
 
 
 def _runs_kernels(device: torch.device) -> bool:

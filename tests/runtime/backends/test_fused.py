@@ -154,15 +154,15 @@ def test_rows_of_the_window_on_the_gpu(
 ) -> None:
     from cmg_export.read.robot import RobotModel
     from cmg_runtime.window.plain.rows import FrameWriter
-    from cmg_runtime.window.triton.rows import FusedFrameWriter
+    from cmg_runtime.window.triton.rows import TritonFrameWriter
     from cmg_runtime.window.twins import make_frame_writer
-    from fused_case import bare_manifest, use_both
+    from fused_case import manifest_of_robot, use_both
     from random_robot import random_robot
 
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=12)
-    manifest = bare_manifest(RobotModel(robot.path).chain(robot.joint_names))
+    manifest = manifest_of_robot(RobotModel(robot.path).chain(robot.joint_names))
     writer = make_frame_writer(manifest, range(12), torch.device("cuda"))
-    assert isinstance(writer, FusedFrameWriter)
+    assert isinstance(writer, TritonFrameWriter)
     plain = FrameWriter(manifest, range(12), torch.device("cpu"))
     ids, count = torch.randperm(num_envs, generator=generator), 95 if num_envs < 1000 else 8
     use_both(plain, writer, torch.device("cuda"), num_envs, 96, 25.0, ids, num_envs, count, generator)

@@ -26,7 +26,7 @@ COMMANDS_IGNORED = tl.constexpr(ORDER.index("commands_ignored"))
 MOTIONS_IGNORED = tl.constexpr(ORDER.index("motions_ignored"))
 
 
-class FusedChanges(Changes):
+class TritonChanges(Changes):
     """See :class:`cmg_runtime.window.plain.changes.Changes`."""
 
     def reset(

@@ -23,7 +23,7 @@ from cmg_runtime.window.triton.body_tables import chain_tables
 LANES = 32
 
 
-class FusedFrameWriter(FrameWriter):
+class TritonFrameWriter(FrameWriter):
     """See :class:`cmg_runtime.window.plain.rows.FrameWriter`; the manifest must have a robot.
 
     Its scratch memory has 4 bytes a frame, of the largest call so far.

@@ -30,7 +30,7 @@ FRAMES = 8
 TWO_PI = tl.constexpr(6.283185307179586)
 
 
-class FusedPoolStarts(PoolStarts):
+class TritonPoolStarts(PoolStarts):
     """See :class:`cmg_runtime.window.plain.starts.PoolStarts`."""
 
     def start(
