@@ -31,6 +31,8 @@ Capture = pytest.CaptureFixture[str]
 
 built = pytest.fixture(built_engine)
 
+pytestmark = pytest.mark.slow  # nearly every one needs an engine that is built
+
 
 def run(capsys: Capture, *args: object) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command line in this process."""

@@ -52,6 +52,7 @@ print(found, load_runner_cls(task).__name__, algorithm, config.env.scene.num_env
 """
 
 
+@pytest.mark.slow
 def test_mjlab_and_its_workers_find_the_tasks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher sends each worker, a new process that imported nothing of ours, the configuration as bytes."""
     entry = r'\[project\.entry-points\."mjlab\.tasks"\]\n(\w+) = "([\w.]+)"'
@@ -122,6 +123,7 @@ def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> No
     assert states.pool.lookups_clamped() == 0
 
 
+@pytest.mark.slow
 def test_gpus_start_episodes_from_the_same_trajectories_and_standing_ones_from_many(folder: Path, seed: int) -> None:
     def states_of(worker: int, trajectory_seed: int) -> StartStates:
         engine = load_engine(folder, 1, backend="torch", horizon=2, seed=worker)

@@ -81,10 +81,12 @@ def residual(env: ManagerBasedRlEnv) -> ResidualJointAction:
     return action
 
 
+@pytest.mark.slow
 def test_reference_is_a_plain_rollout(floating: ManagerBasedRlEnv, generator: torch.Generator) -> None:
     follow_rollout(floating, g1_engine()[1], generator)
 
 
+@pytest.mark.slow
 def test_a_pregenerated_reference_is_a_plain_rollout_too_and_lasts_for_an_episode(
     late: ManagerBasedRlEnv, floating: ManagerBasedRlEnv
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_pregenerated_reference_is_a_plain_rollout_too_and_lasts_for_an_episod
     assert torch.equal(one, other) and torch.equal(term.states.commands, reference(floating).states.commands)
 
 
+@pytest.mark.slow
 def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, monkeypatch: Patch) -> None:
     """Each control step is four of physics; at its last one a delay of up to three has let the new target through."""
     controls: list[torch.Tensor] = []
@@ -132,6 +135,7 @@ def test_targets_come_late_by_no_more_than_the_delay(late: ManagerBasedRlEnv, mo
     assert torch.stack(old_shares).mean(dim=0).tolist() == pytest.approx([0.75, 0.5, 0.25], abs=0.2)
 
 
+@pytest.mark.slow
 def test_zero_action_follows_in_the_air(floating: ManagerBasedRlEnv, monkeypatch: Patch) -> None:
     term, action = reference(floating), residual(floating)
     same_starts = term.states._generator.get_state()
@@ -222,6 +226,7 @@ def test_episodes_start_on_the_reference_and_leave_others_alone(floating: Manage
     assert speed == pytest.approx(np.linalg.norm(nearest[:2]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_episodes_that_begin_in_the_midst_start_on_the_reference(
     training: RslRlVecEnvWrapper, generator: torch.Generator
 ) -> None:
@@ -239,6 +244,7 @@ def test_episodes_that_begin_in_the_midst_start_on_the_reference(
     pytest.fail(f"only {seen} robots fell")
 
 
+@pytest.mark.slow
 def test_critic_sees_twenty_frames_and_how_robots_differ_and_the_actor_no_root(training: RslRlVecEnvWrapper) -> None:
     world = training.unwrapped
     manager, model, mj_model = world.observation_manager, world.sim.model, world.sim.mj_model
@@ -318,6 +324,7 @@ class InterruptedRunner(ResidualRunner):
             raise InterruptedError
 
 
+@pytest.mark.slow
 def test_training_runs_is_interrupted_and_resumes(training: RslRlVecEnvWrapper, tmp_path: Path) -> None:
     logs, world = tmp_path / "run", training.unwrapped
     runner = InterruptedRunner(training, short_cfg(), str(logs), "cpu")
@@ -355,6 +362,7 @@ def test_training_runs_is_interrupted_and_resumes(training: RslRlVecEnvWrapper, 
     torch.testing.assert_close(actions[0], actions[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_deployment_reproduces_the_environment(
     floating: ManagerBasedRlEnv, generator: torch.Generator, tmp_path: Path
 ) -> None:
@@ -388,6 +396,7 @@ def test_deployment_reproduces_the_environment(
         np.testing.assert_allclose(targets, residual(floating)._processed_actions[0].numpy(), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_another_robot_is_an_entry_and_an_engine(seed: int, generator: torch.Generator, tmp_path: Path) -> None:
     """A Go1 of mjlab's, on a generator of random weights whose states lie about its standing pose."""
     made = make_checkpoint(tmp_path, num_joints=12, seed=seed)

@@ -42,6 +42,7 @@ def test_it_belongs_to_the_bundled_checkpoint_and_is_small() -> None:
     assert (BUNDLED_POLICY / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_it_walks_and_stands(robots: RslRlVecEnvWrapper) -> None:
     """Three seconds, two robots each: upright all the time, and at the speed asked for in the last two."""
     policy = load_policy(BUNDLED_POLICY, robots)
@@ -96,6 +97,7 @@ def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp
             load_policy(path, robots)
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_play_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_trajectories(monkeypatch)

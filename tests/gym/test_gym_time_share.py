@@ -17,6 +17,7 @@ GPU_MARKS = (pytest.mark.gpu, pytest.mark.xdist_group("gym-gpu"))
 ON_GPU = pytest.param("cuda", 70, ("fused", "torch"), (), marks=GPU_MARKS, id="gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "num_envs", "backends", "left_out"), [ON_CPU, ON_GPU])
 def test_shares_are_measured(
     device: str,

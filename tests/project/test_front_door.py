@@ -29,6 +29,7 @@ def test_syntax_is_python_38() -> None:
             ast.parse(path.read_text(), filename=str(path), feature_version=(3, 8))
 
 
+@pytest.mark.slow
 def test_runtime_installs_and_imports_alone(tmp_path: Path) -> None:
     source, site = tmp_path / "source" / "runtime", tmp_path / "site"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
@@ -78,6 +79,7 @@ def without_network() -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not list a process's open files")
 def test_an_engines_life_opens_no_socket() -> None:
     """At run time nothing is fetched and nobody is told."""

@@ -35,6 +35,7 @@ def kept() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "lines"), NUMBERS)
 @pytest.mark.parametrize("made_of_it", [None, AttributeError("partly imported"), ExportError("cannot read it")])
 def test_a_build_is_left_whatever_a_library_makes_of_the_interrupt(
@@ -68,6 +69,7 @@ runpy.run_module("cmg_export", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.slow
 def test_the_exit_status_is_ours_where_it_came_through_exec(tmp_path: Path, seed: int) -> None:
     """Of a string: then Python itself changes the status of a process that ends."""
     made = make_checkpoint(tmp_path / "walker", seed=seed, num_joints=2, hidden_dim=8)

@@ -102,6 +102,7 @@ IMPORTING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folders", "left_out", "lists"), IMPORTING)
 def test_every_import_is_in_a_list(folders: tuple[str, ...], left_out: set[str], lists: tuple[str, ...]) -> None:
     providers = installed_modules()

@@ -237,6 +237,7 @@ def test_impossible_requests_are_refused(stats: Stats) -> None:
             evaluate(Replay({FORWARD.command: stand()}, stats), of, **options)
 
 
+@pytest.mark.slow
 def test_command_line(
     tmp_path: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

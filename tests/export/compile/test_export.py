@@ -60,6 +60,7 @@ def test_network_is_the_reference(generator: torch.Generator, size: str, precisi
         OneProductNetwork(weights, "fp64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("size", ["deep", "wide gate", "least"])
 def test_onnx(generator: torch.Generator, size: str, precision: str) -> None:

@@ -57,6 +57,7 @@ PLANS = (
 """Network, precision, environments, compute capabilities and the limit of the workspace."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "precision", "num_envs", "targets", "workspace"), PLANS)
 def test_plans(
     tmp_path: Path, rtx: Flavour, size: str, precision: str, num_envs: int, targets: tuple[str, ...], workspace: int
@@ -101,6 +102,7 @@ REFUSED: dict[str, tuple[Callable[[Flavour], Flavour], PlanOptions, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_built_is_one_line(tmp_path: Path, rtx: Flavour, case: str) -> None:
     edit, options, message = REFUSED[case]
@@ -200,6 +202,7 @@ def test_a_real_build_can_be_interrupted(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.slow
 def test_the_command_line_builds_and_lists_plans(rtx: Flavour) -> None:
     out = built_engine().out
     manifest = read_manifest(out)
@@ -218,6 +221,7 @@ def test_the_command_line_builds_and_lists_plans(rtx: Flavour) -> None:
     assert given.tensorrt == PlanOptions(targets=("8.9", "12.1"))
 
 
+@pytest.mark.slow
 def test_verify(rtx: Flavour, tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     """A plan that cannot run here, then a backend that can."""
     built = built_engine()  # copied, for what running it leaves there
@@ -242,6 +246,7 @@ def test_verify(rtx: Flavour, tmp_path: Path, capsys: Capture, monkeypatch: Patc
     assert err == ""
 
 
+@pytest.mark.slow
 def test_verify_refuses_what_it_cannot_use(tmp_path: Path, seed: int, capsys: Capture) -> None:
     other = make_checkpoint(tmp_path / "other", seed=seed + 1, num_joints=5, hidden_dim=24).path
     engine, path, *data = str(built_engine().out), *built_engine().args[:3]
@@ -263,7 +268,7 @@ def test_layers_of_a_plan(rtx: Flavour, capsys: Capture) -> None:
     assert {"[100,58] float", "[100,3] float"} <= tensors
     assert len([tensor for tensor in tensors if tensor.startswith("[100,256]")]) == 1  # the middle layer's
     assert all(layer.mega_bytes > 0 for layer in layers) and scratch > 0
-    assert plan_layers.main([str(onnx_path)]) == 0
+    assert plan_layers.main([str(onnx_path), "--num-envs", "100"]) == 0
     assert f"{len(layers)} kernels" in capsys.readouterr().out
     refused = {str(network("usual").made.path): "expected an ONNX file", "absent.onnx": "absent.onnx is no graph"}
     for path, message in refused.items():
@@ -276,6 +281,7 @@ def test_profiles_are_what_the_manual_says() -> None:
         assert f"| {smallest} | {usual} | {largest} |" in MANUAL.read_text()
 
 
+@pytest.mark.slow
 def test_layers_are_what_the_manual_says(rtx: Flavour) -> None:
     text = MANUAL.read_text()
     if f"`tensorrt_rtx` {rtx.version.rpartition('.')[0]}, 4096 environments" not in text:

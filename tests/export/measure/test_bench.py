@@ -64,6 +64,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_contender_is_timed_at_every_size_and_what_a_cpu_cannot_show_is_said(out: Path) -> None:
     report = json.loads((out / "bench.json").read_text())
     results = {result["name"]: result for result in report["results"]}
@@ -91,6 +92,7 @@ def test_every_contender_is_timed_at_every_size_and_what_a_cpu_cannot_show_is_sa
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_an_independent_reference(out: Path) -> None:
     (folder, truth), report = shared_engine_folder(), json.loads((out / "bench.json").read_text())
     error = {result["name"]: result["error"] for result in report["results"]}
@@ -108,6 +110,7 @@ def test_errors_are_those_of_an_independent_reference(out: Path) -> None:
     assert 0 < error["reference_eager"] < TOLERANCE["fp32"] and error["torch_fp16"] > 10 * error["torch_fp32"]
 
 
+@pytest.mark.slow
 def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, monkeypatch: Patch) -> None:
     """By an error that no one foresaw, in the middle of being timed, too; and by writing nothing."""
     honest, calls, first = TorchScriptBackend.step, itertools.count(), itertools.count()
@@ -136,6 +139,7 @@ def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, m
 LOST = "CUDA error: an illegal memory access was encountered"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before anything", "later", "later, in a library", "the device is lost"])
 def test_what_cuts_it_short_leaves_what_there_is(
     when: str, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
@@ -185,6 +189,7 @@ def test_what_cuts_it_short_leaves_what_there_is(
     assert (tmp_path / "latency.png").exists() and (tmp_path / "distribution.png").exists()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_time_is_said(tmp_path: Path) -> None:
     report = run(tmp_path, "--backends", "torch", "--quick", "--minutes", "1e-9")
     assert sum("minutes were over" in line for line in report["left_out"]) == 1 + 1 + len(SIZES) - 1
@@ -206,6 +211,7 @@ def test_contenders_take_turns_and_a_slow_one_gets_fewer_calls() -> None:
     assert (found.wall.p50, found.wall.p99, found.wall.max) == (501, 991, 1001) and found.cost is found.wall
 
 
+@pytest.mark.slow
 def test_operations_and_bytes_are_the_checkpoints_own() -> None:
     folder = shared_engine_folder()[0]
     state = load_checkpoint(folder / "checkpoint" / "cmg_final.pt").state_dict
@@ -276,6 +282,7 @@ def network(motion: torch.Tensor, command: torch.Tensor) -> torch.Tensor:
     return g1_case().truth.step(motion, command).float()
 
 
+@pytest.mark.slow
 def test_the_reference_classes_follow_the_network(generator: torch.Generator) -> None:
     truth, n = g1_case().truth, 5
     bank, command = truth.states(1, generator), truth.commands(n, generator)
@@ -298,6 +305,7 @@ def test_the_reference_classes_follow_the_network(generator: torch.Generator) ->
     assert torch.equal(torch.cat([dof_pos, dof_vel], 1), expected.clamp(-bounds, bounds))
 
 
+@pytest.mark.slow
 def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = g1_case()
     checkpoint = next((case.folder / "checkpoint").glob("*.pt"))

@@ -57,6 +57,7 @@ def test_gait_period_is_one_cycle(rng: np.random.Generator) -> None:
         assert abs(gait_period(torch.from_numpy(motion)) - period) <= 1
 
 
+@pytest.mark.slow
 @needs_g1
 def test_lowest_point_of_the_feet_is_on_the_ground(g1_engine: Path) -> None:
     """MuJoCo's own kinematics and foot geometry say so."""
@@ -93,6 +94,7 @@ def test_gaits_are_the_engines_own_and_keep_to_its_command_range(g1_engine: Path
     assert not all(torch.equal(other[2].dof_pos, gaits[2].dof_pos) for other in others)
 
 
+@pytest.mark.slow
 @needs_g1
 def test_command_line_refuses_in_one_line(
     g1_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -128,6 +130,7 @@ def test_gif_has_every_picture_at_the_right_speed_or_stays(tmp_path: Path, rng: 
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [sound]  # what cannot be written leaves the old one
 
 
+@pytest.mark.slow
 @needs_g1
 @pytest.mark.draws
 def test_stage_draws_the_robot_and_the_line() -> None:

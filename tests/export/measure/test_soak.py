@@ -53,6 +53,7 @@ def found(out: Path) -> dict[str, Any]:
     return json.loads((out / "soak.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend, precision", [("torch", "fp16"), ("onnx", "fp32")])
 def test_a_sound_engine_passes(tmp_path: Path, capsys: Capture, backend: str, precision: str) -> None:
     status = soak.main(arguments(tmp_path, "--backend", backend, "--precision", precision, "--slowdown", "20"))
@@ -93,6 +94,7 @@ def run(out: Path, capsys: Capture, *more: str) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_leaks_are_found(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     kept: list[Any] = []
 
@@ -142,6 +144,7 @@ DRIFTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault, found_in", DRIFTS)
 def test_a_window_that_drifts_is_found(
     tmp_path: Path, capsys: Capture, monkeypatch: Patch, fault: Callable[..., Any], found_in: dict[str, int]
@@ -154,6 +157,7 @@ def test_a_window_that_drifts_is_found(
     assert all("off the plain rollout" in line for line in said)
 
 
+@pytest.mark.slow
 def test_an_engine_that_becomes_slow_is_found(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     def burn(engine: Engine) -> None:
         until = time.process_time() + 0.01
@@ -185,6 +189,7 @@ def test_counters_that_count_what_did_not_happen_are_found(tmp_path: Path, capsy
         assert any(f"the engine has counted {name} " in line and "; expected " in line for line in said), said
 
 
+@pytest.mark.slow
 def test_frames_that_had_to_be_replaced_are_accounted_for(
     tmp_path: Path, capsys: Capture, monkeypatch: Patch, generator: torch.Generator
 ) -> None:

@@ -31,6 +31,7 @@ def copy(case: Case, tmp_path: Path) -> Path:
     return Path(shutil.copytree(case.folder, tmp_path / "engine"))
 
 
+@pytest.mark.slow
 def test_every_artifact_passes_on_fresh_seeds_and_the_table_says_so(case: Case, tmp_path: Path) -> None:
     withheld = dataclasses.replace(case.manifest.artifacts[0], name="gone_fp32", file=None, sha256=None)
     one = case.manifest.artifacts[:1]
@@ -64,6 +65,7 @@ def test_every_artifact_passes_on_fresh_seeds_and_the_table_says_so(case: Case, 
                 read_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_states_are_visited_and_random_under_commands_over_the_whole_range(case: Case) -> None:
     states = case.inputs.states
     assert len(states.motion) == 8192 and states.num_visited == 4096
@@ -88,6 +90,7 @@ def test_states_are_visited_and_random_under_commands_over_the_whole_range(case:
     assert set(changes.tolist()) == {0, 1} and 100 < int(changes.sum()) <= 128
 
 
+@pytest.mark.slow
 def test_rollouts_are_the_reference_fed_with_its_own_output(case: Case) -> None:
     rollouts = case.inputs.rollouts
     env = SEED % 64
@@ -99,6 +102,7 @@ def test_rollouts_are_the_reference_fed_with_its_own_output(case: Case) -> None:
             assert torch.equal(rollouts.short[t, env], rollouts.long[t, env])
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_an_error_put_in_on_purpose(case: Case) -> None:
     """Joint 3 is off by 0.01 rad and joint 1 by 0.5 rad/s; what follows from it is worked out in plain numpy."""
     offset = torch.zeros(2 * JOINTS)
@@ -148,6 +152,7 @@ def test_rounding_up_gives_a_tolerance_that_passes() -> None:
     assert round_up(1e-5) == "1.0e-05" and round_up(9.91e-6) == "1.0e-05"
 
 
+@pytest.mark.slow
 def test_command_line_records_what_it_found(case: Case, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = {path.name for path in copy.iterdir()} | {"parity.json"}
     assert main([str(copy), str(case.checkpoint), "--seed", "3", "--per-joint"]) == 0

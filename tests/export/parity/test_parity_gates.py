@@ -66,6 +66,7 @@ def scale_layer(folder: Path, layer: str) -> Manifest:
     return rehash(folder, "weights.npz")
 
 
+@pytest.mark.slow
 def test_one_layer_scaled_by_one_percent_in_the_weights(case: Case, copy: Path) -> None:
     for layer in range(3):
         shutil.copy(case.folder / "weights.npz", copy)
@@ -76,6 +77,7 @@ def test_one_layer_scaled_by_one_percent_in_the_weights(case: Case, copy: Path) 
         assert "one_step_relative" in report.artifacts[0].reason and not report.passed
 
 
+@pytest.mark.slow
 def test_one_layer_scaled_by_one_percent_in_onnx_closes_the_command_line(
     case: Case, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +146,7 @@ BROKEN: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_artifact_fails(case: Case, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     (broken, reason), plain, before = BROKEN[fault], exact(case), case.inputs.states.motion.clone()

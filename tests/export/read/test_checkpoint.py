@@ -241,6 +241,7 @@ def test_every_pickle_protocol(tmp_path: Path, seed: int, rng: np.random.Generat
             assert b"PlainArray" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_command_reads_a_wrapped_checkpoint(
     tmp_path: Path, seed: int, rng: np.random.Generator, monkeypatch: Patch, capsys: Capture
 ) -> None:

@@ -70,6 +70,7 @@ def read_npz(path: Path) -> Any:
     return load_arrays(io.BytesIO(path.read_bytes()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CALLS)
 def test_files_that_call(tmp_path: Path, case: str) -> None:
     """In plain pickles, in torch's older format, and in its archive of every protocol that this has."""
@@ -97,6 +98,7 @@ def test_calls_in_checkpoints_are_named(tmp_path: Path, seed: int) -> None:
             assert not OUTSIDE.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PICKLES)
 def test_pickles_written_by_hand(tmp_path: Path, case: str) -> None:
     refuse(tmp_path / "x.pkl", [PICKLES[case]], read_pt, load_clip)
@@ -108,6 +110,7 @@ def test_tensors_in_clips(tmp_path: Path, case: str) -> None:
     refuse(tmp_path / "x.pkl", contents, load_clip)
 
 
+@pytest.mark.slow
 def test_lists_of_lists_and_a_bomb_in_clips(tmp_path: Path) -> None:
     clip = {"dof_pos": [[1.0]], "root_pos": 1, "root_rot": 1}
     contents = [pickle.dumps({**clip, key: shared_lists(12)}) for key in ("dof_pos", "fps", "dof_names")]

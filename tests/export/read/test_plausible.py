@@ -123,6 +123,7 @@ def build(capsys: Capture, path: Path, *options: object) -> tuple[int, str]:
     return status, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs_g1
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistaken_numbers_are_refused_where_the_robot_is_known(
@@ -142,6 +143,7 @@ def test_kilometres_an_hour_are_warned_of(tmp_path: Path, capsys: Capture, built
     assert str(built[0].source["doubt"]) in err.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [pytest.param(True, marks=needs_g1), False])
 def test_the_bundled_checkpoint_is_beyond_doubt(
     capsys: Capture, built: list[Manifest], monkeypatch: Patch, tmp_path: Path, known: bool
@@ -167,6 +169,7 @@ def robot_file(path: Path, limits: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["within", "mean", "deviation", "what it plays", "bank", "default pose"])
 def test_a_robots_own_limits_are_the_bar(
     tmp_path: Path, capsys: Capture, built: list[Manifest], rng: np.random.Generator, case: str

@@ -183,6 +183,7 @@ def test_names_come_from_the_card_then_from_the_robot(tmp_path: Path, seed: int,
         resolve_joints(load(tmp_path / "c", seed, 2), robot.path)
 
 
+@pytest.mark.slow
 @needs_g1
 @pytest.mark.parametrize("exported", ["osmesa", "no such renderer"])
 def test_reading_a_model_needs_nothing_to_draw_with(exported: str) -> None:

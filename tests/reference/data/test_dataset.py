@@ -257,6 +257,7 @@ def test_errors_and_interrupts_are_one_line(
     assert not (tmp_path / "d.pt").exists()
 
 
+@pytest.mark.slow
 def test_what_is_not_used_is_named_and_counted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,7 @@ def test_what_changes_nothing_or_what_a_robot_may_do_is_taken(tmp_path: Path, wa
     np.testing.assert_allclose(found.clips[0].root_pos, arrays["body_positions"][:, bodies.index("pelvis")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_contradictions_are_refused_with_what_was_measured_and_what_mends_it(
     tmp_path: Path, walking: Arrays, case: str

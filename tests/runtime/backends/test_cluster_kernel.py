@@ -193,6 +193,7 @@ def test_bad_rows_are_replaced_between_frames(
     assert int(counts[0]) == int(counts[1]) > num_frames
 
 
+@pytest.mark.slow
 @in_every_shape
 def test_it_compiles(shape: ClusterShape) -> None:
     try:

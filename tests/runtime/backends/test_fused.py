@@ -19,6 +19,7 @@ from engine_folder import TOLERANCE, Truth, make_engine_folder, state, with_fuse
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_arithmetic_in_tritons_interpreter() -> None:
     files = [str(ROOT / "tests" / "cases" / f"interpreted_{name}.py") for name in ("kernels", "changes")]

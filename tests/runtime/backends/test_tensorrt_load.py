@@ -138,6 +138,7 @@ def test_a_plan_that_does_not_load_here(folder: Path, trt: FakeTensorRT) -> None
     refused(add_plan(folder), 8, f"{PLAN_FILE} was built by tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan, num_envs",
     [
@@ -189,6 +190,7 @@ def test_without_weights_nothing_is_proved(folder: Path, trt: FakeTensorRT) -> N
 # The gate
 
 
+@pytest.mark.slow
 def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorRT) -> None:
     """In each batch: it has other kernels for each of its profiles, which are 8; 1 to 4; 5 to 64."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -270,6 +270,7 @@ def test_the_runtime_cache_is_kept_and_used_again(cuda: FakeCuda, tmp_path: Path
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_the_cache_outlives_its_contexts(cuda: FakeCuda) -> None:
     """As the library asks; with the last of them it goes too."""
     trt = FakeTensorRT("tensorrt_rtx", cuda)

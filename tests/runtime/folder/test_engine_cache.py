@@ -42,6 +42,7 @@ def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package / "__main__.py"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_compiled_once(tmp_path: Path, cache: Path, seed: int) -> None:
     made = make_checkpoint(tmp_path / "run", "bare+data", num_joints=4, hidden_dim=16, num_layers=2, seed=seed)
     folder = engine_folder(made.path, made.data)
@@ -91,6 +92,7 @@ def test_what_is_compiled_anew_and_what_is_taken_where_the_exporter_cannot_run(
             assert found_again(), name
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
@@ -128,6 +130,7 @@ def test_a_fingerprint_is_of_everything_that_an_engine_depends_on(
     assert provenance.fingerprint() == seen[-1]
 
 
+@pytest.mark.slow
 def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
     """Of the reference, every module that a process which builds has imported, and none of training and evaluation."""
     code = "import sys, cmg_export.build as b; print(*[n for n in sys.modules if n.split('.')[0] == 'CMG_Ref'])"
@@ -139,6 +142,7 @@ def test_the_exporter_tells_its_code_by_what_it_imports() -> None:
     assert not any("train" in name or "evaluation" in name for name in found)
 
 
+@pytest.mark.slow
 def test_what_is_not_compiled_is_named_and_leaves_nothing(
     tmp_path: Path, cache: Path, exporter: Path, seed: int
 ) -> None:

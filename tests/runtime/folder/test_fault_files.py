@@ -32,6 +32,7 @@ from training_case import make_data
 NOBODY = 65534
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", range(12))
 def test_a_checkpoint_killed_while_it_is_written(tmp_path: Path, operation: int) -> None:
     path = tmp_path / "cmg.pt"
@@ -70,6 +71,7 @@ def newest_is_whole(experiment: Path) -> int:
     return saved["iter"]
 
 
+@pytest.mark.slow
 def test_training_killed_at_random_moments_resumes(tmp_path: Path, rng: np.random.Generator) -> None:
     run = tmp_path / "experiment" / "run"
     run.mkdir(parents=True)
@@ -144,6 +146,7 @@ def test_a_folder_that_may_only_be_read() -> None:
             out.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_training_a_generator_killed_at_random_moments_ends_as_if_it_had_not_been(
     tmp_path: Path, rng: np.random.Generator, seed: int
 ) -> None:

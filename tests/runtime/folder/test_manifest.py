@@ -114,6 +114,7 @@ def refused(text: str, message: str = "") -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_every_wrong_missing_or_unknown_value_anywhere_ends_in_one_line() -> None:
     good, count = json.loads(make_manifest().to_json()), 0
     for path in list(places(good)):

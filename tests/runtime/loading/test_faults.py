@@ -32,6 +32,7 @@ def checkpoint(tmp_path: Path, seed: int) -> Path:
     return make_checkpoint(tmp_path / "in", seed=seed, num_joints=3, hidden_dim=8).path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_build_killed_at_every_file_operation(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
@@ -80,6 +81,7 @@ def test_the_command_killed(tmp_path: Path, checkpoint: Path) -> None:
     assert os.listdir(out.parent) == ["engine"]
 
 
+@pytest.mark.slow
 def test_two_builds_at_once(tmp_path: Path, checkpoint: Path) -> None:
     """Two that publish again and again, and one beside the command: it is one of them, whole."""
     sources, out = {name: renamed_copy(tmp_path / name, name) for name in ("a", "b")}, tmp_path / "place" / "engine"

@@ -87,6 +87,7 @@ KEPT += [on_gpu(used, ("cuda", backend, h)) for backend in ("fused", "torch", "o
 KEPT += [(make, (mode,)) for make in (motion_lib, motion_generator) for mode in ("pregenerated", "realtime")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make, arguments", KEPT)
 def test_engines_and_drop_ins_are_freed_with_their_last_reference(
     no_collector: None, make: Callable[..., Any], arguments: tuple[Any, ...]

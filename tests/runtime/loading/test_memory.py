@@ -89,6 +89,7 @@ def stepped(folder: Path, backend: str, num_envs: int) -> Engine:
     return engine
 
 
+@pytest.mark.slow
 @linux
 def test_a_frame_of_4096_environments_fits_in_500_mb(tmp_path: Path) -> None:
     make_engine_folder(tmp_path, SEED, ("fp32",), hidden_dim=512)
@@ -124,6 +125,7 @@ print(repr([[backend, share, tried(backend, share)] for share in shares for back
 """
 
 
+@pytest.mark.slow
 @linux
 def test_under_ulimit_every_load_runs_or_is_refused_in_one_line(rng: np.random.Generator) -> None:
     """Below the estimate by it, above by whoever finds nothing; libraries write nothing to stderr."""

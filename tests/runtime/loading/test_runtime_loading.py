@@ -105,6 +105,7 @@ def test_without_its_library_a_backend_is_unavailable(folder: Path, monkeypatch:
     assert "onnx_fp32 cannot run here: onnxruntime cannot be imported" in engine.selection
 
 
+@pytest.mark.slow
 def test_importing_the_runtime_imports_no_backend_library(folder: Path) -> None:
     script = f"import sys, cmg_runtime; cmg_runtime.load_engine({str(folder)!r}, 2, backend='torch')"
     script += "; assert 'onnxruntime' not in sys.modules"

@@ -105,6 +105,7 @@ ON_CUDA = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device, backend, precision", [*(("cpu", name, "fp32") for name in BACKENDS), *ON_CUDA])
 def test_settings_of_the_process_change_nothing(device: str, backend: str, precision: str) -> None:
     """In a process of its own: torch's deterministic mode needs cuBLAS to be told before its first use."""
@@ -150,6 +151,7 @@ def load_and_step(queue: Any) -> None:
     queue.put((frames, stepped(started("torch")), torch.cuda.is_available()))
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_that_sees_no_gpu_gets_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product that is split among threads is summed in another order, so there bits may differ."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -244,6 +246,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
 def test_forked_workers_of_a_process_with_threads_get_the_same_frames() -> None:
     """With engines alive, closed and dropped at the fork, all of them used before. In a process of its own, with

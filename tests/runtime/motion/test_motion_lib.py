@@ -170,6 +170,7 @@ class RealtimeTruth:
         self.since += 1
 
 
+@pytest.mark.slow
 def test_a_twist_environment_in_realtime(case: Case, seed: int) -> None:
     truth, asked, checked = RealtimeTruth(case, KEY_BODIES), itertools.count(), []
 

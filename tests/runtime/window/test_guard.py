@@ -233,6 +233,7 @@ def test_no_stats_and_no_bank_make_room_for_themselves(rng: np.random.Generator)
             assert float(limits(unlimited, far)[1][joint]) == 13.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_in_tritons_interpreter() -> None:
     words = *["-m", "pytest", "-q", "-p", "no:cacheprovider"], str(INTERPRETED)

@@ -216,6 +216,7 @@ class Both:
         assert self.pool.lookups_clamped() == self.clamped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device, backend", KINDS)
 @seed(SEED)
 @settings(max_examples=25, deadline=None, database=None)
