@@ -269,7 +269,8 @@ def test_layers_of_a_plan(rtx: Flavour, capsys: Capture) -> None:
     assert len([tensor for tensor in tensors if tensor.startswith("[100,256]")]) == 1  # the middle layer's
     assert all(layer.mega_bytes > 0 for layer in layers) and scratch > 0
     assert plan_layers.main([str(onnx_path), "--num-envs", "100"]) == 0
-    assert f"{len(layers)} kernels" in capsys.readouterr().out
+    *listed, total = capsys.readouterr().out.splitlines()  # TensorRT does not always fuse the same
+    assert len(listed) > 5 and total.startswith(f"{len(listed)} kernels, ")
     refused = {str(network("usual").made.path): "expected an ONNX file", "absent.onnx": "absent.onnx is no graph"}
     for path, message in refused.items():
         assert plan_layers.main([path]) == 2
