@@ -219,7 +219,6 @@ def test_the_process_wide_precision_is_put_aside_and_put_back(
         assert torch.get_float32_matmul_precision() == how
 
 
-@needs_flags
 def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace())
     module = sys.modules[full_precision.__module__]
@@ -233,6 +232,7 @@ def test_on_an_older_torch_the_only_flag_there_is_put_aside(monkeypatch: pytest.
         torch.set_float32_matmul_precision("highest")
 
 
+@needs_flags
 def test_the_flag_is_put_back_when_the_last_thread_has_left(settings_of_torch: None) -> None:
     CPU.fp32_precision = "bf16"  # pyright: ignore
     both_inside, leave = threading.Barrier(2), threading.Event()
