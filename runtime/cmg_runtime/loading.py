@@ -89,18 +89,8 @@ def load_engine(
         raise EngineError(f"command_ramp_s is {command_ramp_s!r}; expected seconds, 0 for at once")
     target, folder = resolve_device(device), Path(path)
     manifest = read_manifest(folder)
-    wanted = _Wanted(
-        folder,
-        manifest,
-        backend=backend,
-        precision=precision,
-        num_envs=num_envs,
-        device=target,
-        seed=seed,
-        horizon=horizon,
-        command_ramp_s=command_ramp_s,
-        bodies=key_body_indices(manifest, key_bodies),
-    )
+    options = EngineOptions(num_envs, target, horizon, command_ramp_s, seed)
+    wanted = _Wanted(folder, manifest, backend, precision, key_body_indices(manifest, key_bodies), options)
     engine, short = None, ""
     # State made under the caller's inference mode could not be updated outside it, nor read from the host's side where
     # the caller's default device is another; constants made under its autocast or TF32 would be rounded.
@@ -125,15 +115,12 @@ class _Wanted:
     manifest: Manifest
     backend: str
     precision: Optional[str]
-    num_envs: int
-    device: torch.device
-    seed: int
-    horizon: int
-    command_ramp_s: float
     bodies: Sequence[int]
+    options: EngineOptions
 
     def __str__(self) -> str:
-        return f"engine {self.manifest.name!r} with {self.num_envs} environments and a horizon of {self.horizon}"
+        num_envs, horizon = self.options.num_envs, self.options.horizon
+        return f"engine {self.manifest.name!r} with {num_envs} environments and a horizon of {horizon}"
 
     def check_memory(self, backend: str) -> None:
         """Refuse a ``backend`` with which the engine does not fit.
@@ -141,22 +128,20 @@ class _Wanted:
         Raises:
             EngineError: says what it takes, and what there is.
         """
-        sizes = self.manifest.sizes
-        layout = None
-        if self.horizon > 1:
+        sizes, options, layout = self.manifest.sizes, self.options, None
+        if options.horizon > 1:
             layout = FrameLayout(sizes.num_joints, len(self.bodies), self.manifest.robot is not None)
-        needed = engine_bytes(sizes, self.num_envs, self.horizon, layout, self.device, backend)
-        require_memory(needed, self.device, str(self), TAKE_LESS)
+        needed = engine_bytes(sizes, options.num_envs, options.horizon, layout, options.device, backend)
+        require_memory(needed, options.device, str(self), TAKE_LESS)
 
 
 def _start(wanted: _Wanted) -> Engine:
     """The engine itself."""
-    manifest, num_envs, device = wanted.manifest, wanted.num_envs, wanted.device
+    manifest, options = wanted.manifest, wanted.options
     artifact, loaded, selection = _load_first(_candidates(wanted), wanted)
-    bank = load_bank(wanted.folder, manifest, device)
-    writer = make_frame_writer(manifest, wanted.bodies, device)
-    _warm_up(loaded, manifest, num_envs, device)
-    options = EngineOptions(num_envs, device, wanted.horizon, wanted.command_ramp_s, wanted.seed)
+    bank = load_bank(wanted.folder, manifest, options.device)
+    writer = make_frame_writer(manifest, wanted.bodies, options.device)
+    _warm_up(loaded, manifest, options.num_envs, options.device)
     return Engine(manifest, bank, Selected(loaded, artifact, selection), writer, options)
 
 
@@ -172,7 +157,7 @@ def _candidates(wanted: _Wanted) -> list[Artifact]:
     Raises:
         BackendUnavailable: there is none.
     """
-    manifest, backend, kind = wanted.manifest, wanted.backend, wanted.device.type
+    manifest, backend, kind = wanted.manifest, wanted.backend, wanted.options.device.type
     precisions = PREFERRED_PRECISIONS[kind] if wanted.precision is None else (wanted.precision,)
     backends = PREFERRED_BACKENDS[kind] if backend == "auto" else (backend,)
     usable = [
@@ -196,7 +181,8 @@ def _candidates(wanted: _Wanted) -> list[Artifact]:
 
 def _load_first(candidates: list[Artifact], wanted: _Wanted) -> tuple[Artifact, Backend, str]:
     """The first candidate that loads, its backend, and one line that says why it was taken."""
-    folder, manifest, num_envs, device = wanted.folder, wanted.manifest, wanted.num_envs, wanted.device
+    folder, manifest = wanted.folder, wanted.manifest
+    num_envs, device = wanted.options.num_envs, wanted.options.device
     skipped = []
     for artifact in candidates:
         wanted.check_memory(artifact.backend)
