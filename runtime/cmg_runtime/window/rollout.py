@@ -21,8 +21,8 @@ def roll_out(backend: Backend, guard: Guard, motion: torch.Tensor, commands: tor
     frames = torch.empty(n, num_frames + 1, motion.shape[1], dtype=torch.float32, device=motion.device)
     frames[:, 0] = motion
     apart = guard.apart(n)
-    in_force, following = commands.contiguous().transpose(0, 1), frames[:, 1:].transpose(0, 1)
-    backend.rollout(frames[:, 0], in_force, following, apart, apart.columns)
+    in_force = commands if commands.stride(-1) == 1 else commands.contiguous()  # a held command stays a view
+    backend.rollout(frames[:, 0], in_force.transpose(0, 1), frames[:, 1:].transpose(0, 1), apart, apart.columns)
     return frames
 
 
