@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import itertools
 import re
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.imports import imported_names
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = ("engine", "test", "train")
@@ -86,14 +87,10 @@ def installed_modules() -> dict[str, set[str]]:
 
 
 def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
-    """The top-level name of every absolute import below a folder, inside functions too; Python's own are left out."""
+    """The top-level name of every import below a folder, inside functions too; Python's own are left out."""
     for path in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
-            tops = {name.split(".")[0] for name in names}
-            yield from ((path.relative_to(ROOT), name) for name in tops - sys.stdlib_module_names)
+        tops = {name.split(".")[0] for name in imported_names(path, path.stem)}
+        yield from ((path.relative_to(ROOT), name) for name in tops - sys.stdlib_module_names)
 
 
 IMPORTING = (
