@@ -1,4 +1,4 @@
-"""Reference frames at times between frames."""
+"""Reference frames at times between frames, and at other places."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Callable, Tuple, Union
 import torch
 
 from cmg_runtime.window.frames import ReferenceFrames
-from cmg_runtime.window.geometry import blend_quat
+from cmg_runtime.window.geometry import blend_quat, turn_rows, turn_upright
 
 ON_A_FRAME = 1e-3
 """Frames. Times this close to a frame are taken to be on it: seconds in float32 hardly ever are exactly."""
+
+ROUNDING = 5e-7
+"""Of a time: how far off float32 may have it, after the few operations that callers make times with."""
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], ReferenceFrames]
 """(ids [M] int64, frame numbers [M] int64) -> frames [M, ...]."""
@@ -25,9 +28,10 @@ def frame_positions(
         Positions [M], whole where a time is on a frame, and whether each time was finite [M]; others count as 0 s.
     """
     finite = torch.isfinite(times)
-    position = torch.where(finite, times, torch.zeros_like(times)) * fps - first
+    frame = torch.where(finite, times, torch.zeros_like(times)) * fps
+    position = frame - first
     nearest = position.round()
-    return torch.where((position - nearest).abs() < ON_A_FRAME, nearest, position), finite
+    return torch.where((position - nearest).abs() < ON_A_FRAME + ROUNDING * frame.abs(), nearest, position), finite
 
 
 def interpolated(lookup: Lookup, ids: torch.Tensor, position: torch.Tensor) -> ReferenceFrames:
@@ -41,3 +45,14 @@ def interpolated(lookup: Lookup, ids: torch.Tensor, position: torch.Tensor) -> R
     one, other = lookup(ids, before.long()), lookup(ids, position.ceil().long())
     fields = [torch.lerp(a, b, weight if a.dim() == 2 else weight.unsqueeze(-1)) for a, b in zip(one, other)]
     return ReferenceFrames(*fields)._replace(root_rot=blend_quat(one.root_rot, other.root_rot, weight))
+
+
+def placed(frames: ReferenceFrames, shift: torch.Tensor, half_turn: torch.Tensor) -> ReferenceFrames:
+    """``frames`` [M, ...] with their roots turned about the world's z by twice ``half_turn`` [M], rad, then moved by
+    ``shift`` [M, 2], m."""
+    turned = turn_rows(frames.root_pos, 2 * half_turn)
+    return frames._replace(
+        root_pos=turned + torch.nn.functional.pad(shift, (0, 1)),
+        root_vel=turn_rows(frames.root_vel, 2 * half_turn),
+        root_rot=turn_upright(frames.root_rot, half_turn),
+    )
