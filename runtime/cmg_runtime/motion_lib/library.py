@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import Any, Sequence
 
 import torch
 
@@ -23,13 +23,13 @@ from cmg_runtime.motion_lib.sampling import MotionSampler
 from cmg_runtime.motion_lib.sources import PoolSource, QueryReport, WindowSource
 from cmg_runtime.window.footprint import pool_bytes
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.plain.queries import MotionFrames
+from cmg_runtime.window.twins import make_frame_queries
 
 MODES = ("pregenerated", "realtime")
 
 HORIZON = 96
 """Frames: TWIST looks 95 frames past the current one."""
-
-Tensor = torch.Tensor
 
 
 class MotionLibCMG(MotionCatalogue, Closable):
@@ -134,15 +134,15 @@ class MotionLibCMG(MotionCatalogue, Closable):
         if realtime:
             # So that every id means something at once.
             engine.reset(command=self._commands.sample_batch(num_envs), command_at_once=True)
-            source = WindowSource(engine, horizon)
+            source = WindowSource(engine)
         else:
             drawn = self._commands.sample_uniform() if commands is None else commands
             source = PoolSource(engine, num_motions, drawn, num_frames)
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
         self._window = source if isinstance(source, WindowSource) else None
         self._engine = engine
-        self._dofs = None if len(kept) == len(manifest.joint_names) else torch.tensor(kept, device=self.device)
-        self._bodies = torch.tensor(known, dtype=torch.long, device=self.device)
+        bodies = [known.index(index) if index in known else -1 for index in range(len(body_names))]
+        self._queries = make_frame_queries(source.rows, kept, bodies, engine.fps)
         self._sampler = MotionSampler(source.commands, seed)
         self._made()
 
@@ -232,9 +232,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         self._engine.set_command(commands, env_ids)
 
     @torch.no_grad()
-    def calc_motion_frame(
-        self, motion_ids: Any, motion_times: Any
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def calc_motion_frame(self, motion_ids: Any, motion_times: Any) -> MotionFrames:
         """The reference at ``motion_times[i]`` of motion ``motion_ids[i]``, for every i.
 
         Args:
@@ -252,21 +250,13 @@ class MotionLibCMG(MotionCatalogue, Closable):
         """
         ids = self._ids(motion_ids)
         times = as_floats(motion_times, [(len(ids),)], "motion_times", self.device)
-        frames = self._source.frames(ids, times)
-        dof_pos, dof_vel, bodies = frames.dof_pos, frames.dof_vel, frames.key_body_pos
-        if self._dofs is not None:
-            dof_pos, dof_vel = dof_pos.index_select(1, self._dofs), dof_vel.index_select(1, self._dofs)
-        if len(self._bodies) < len(self.body_names):
-            unknown = bodies.new_full((len(ids), len(self.body_names), 3), float("nan"))
-            bodies = unknown.index_copy_(1, self._bodies, bodies)
-        root_rot = frames.root_rot.roll(-1, dims=1)  # (w, x, y, z) in the runtime, (x, y, z, w) in TWIST
-        return frames.root_pos, root_rot, frames.root_vel, frames.root_ang_vel, dof_pos, dof_vel, bodies
+        return self._queries.answer(ids, times)
 
     def report(self) -> QueryReport:
         """Read the counters from the device (the host waits); warns where one is not zero, and of clamped commands. In
         realtime mode, times past the end usually mean that :meth:`step` is not called."""
         self._engine.report()
-        report = self._source.counts.read()
+        report = QueryReport(*self._queries.counts.tolist())
         if any(report):
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)
         return report

@@ -10,6 +10,7 @@ import torch
 from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
 from cmg_runtime.window.frames import ReferenceFrames, flat_places
+from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, WindowBuffers
@@ -117,6 +118,11 @@ class Window:
         buffers = self.buffers
         places = flat_places(self.slots(offsets), env_ids, buffers.ring.shape, buffers.num_envs)
         return self._writer.layout.split(buffers.flat_ring.index_select(0, places))
+
+    def motion_rows(self) -> MotionRows:
+        """Every environment's frames, from the current one on, as those of a motion: live, not to be written."""
+        head = self.buffers.head.expand(self.buffers.ring.shape[1])
+        return MotionRows(self.buffers.ring, self._writer.layout, self.buffers.num_envs, head)
 
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the step."""
