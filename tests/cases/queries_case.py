@@ -28,10 +28,10 @@ def random_motions(
     rows[..., layout.root_rot : layout.root_vel] = quat_from_yaw(turns.remainder(2 * math.pi))
     rows[:, NUM_MOTIONS:] = math.nan
     if not ring:
-        return MotionRows(rows[:, :NUM_MOTIONS].contiguous().to(device), layout, NUM_MOTIONS, repeats=True)
-    head = torch.randint(num_frames, (COLUMNS,), generator=generator)
+        return MotionRows(rows.to(device), layout, torch.arange(NUM_MOTIONS, device=device), repeats=True)
+    head = COLUMNS * torch.randint(num_frames, (NUM_MOTIONS,), generator=generator) + torch.arange(NUM_MOTIONS)
     clock, origin = torch.randint(200, (NUM_MOTIONS,), generator=generator).float(), torch.randn(NUM_MOTIONS, 3)
-    return MotionRows(rows.to(device), layout, NUM_MOTIONS, head.to(device), clock.to(device), origin.to(device))
+    return MotionRows(rows.to(device), layout, head.to(device), clock.to(device), origin.to(device))
 
 
 def random_times(motions: MotionRows, ids: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -48,7 +48,8 @@ class PoolSource:
             f"cmg_{index:04d}_vx{vx:+.2f}_vy{vy:+.2f}_yaw{yaw:+.2f}"
             for index, (vx, vy, yaw) in enumerate(self.commands.tolist())
         ]
-        self.rows = MotionRows(pool.rows, pool.layout, num_motions, repeats=True)
+        head = torch.arange(num_motions, device=engine.device)
+        self.rows = MotionRows(pool.rows, pool.layout, head, repeats=True)
 
 
 class WindowSource:

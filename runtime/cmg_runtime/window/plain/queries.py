@@ -7,11 +7,11 @@ The class here is plain torch, for every device; on CUDA it is some seventy smal
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from cmg_runtime.window.frames import FrameLayout, ReferenceFrames, flat_places
+from cmg_runtime.window.frames import FrameLayout, ReferenceFrames
 from cmg_runtime.window.geometry import blend_quat, turn_rows, turn_upright, yaw_from_upright
 
 ON_A_FRAME = 1e-3
@@ -44,10 +44,10 @@ class MotionRows:
     """Where the frames of motions are. The tensors are read at every query, so their owner may change them in place.
 
     Attributes:
-        rows: [F, columns, W] float32: frame f of motion m is in ``rows[f, m]``.
+        rows: [F, columns, W] float32.
         layout: what a row's floats are.
-        num_motions: motions, at most ``columns``.
-        head: [columns] int64, where rows are a ring: frame f is in ``rows[(head[m] + f) % F, m]``.
+        head: [num_motions] int64, the row of each motion's frame 0, in ``rows`` flattened to [F * columns, W]; each of
+            the F - 1 frames that follow is ``columns`` rows further on, round and round.
         clock: [num_motions] float32, the time of a motion's frame 0, in frames; None: 0.
         origin: [num_motions, 3] float32: x, y (m) and yaw (rad), in the world that answers are in, of the origin of the
             world that the motion's frames are in. None: one and the same world.
@@ -57,8 +57,7 @@ class MotionRows:
 
     rows: torch.Tensor
     layout: FrameLayout
-    num_motions: int
-    head: Optional[torch.Tensor] = None
+    head: torch.Tensor
     clock: Optional[torch.Tensor] = None
     origin: Optional[torch.Tensor] = None
     repeats: bool = False
@@ -79,7 +78,7 @@ class FrameQueries:
     """
 
     def __init__(self, motions: MotionRows, joints: Sequence[int], bodies: Sequence[int], fps: float) -> None:
-        rows, layout = motions.rows, motions.layout
+        rows = motions.rows
         self._motions = motions
         self._fps = fps
         self._last = len(rows) - 1
@@ -88,7 +87,7 @@ class FrameQueries:
         self.counts = torch.zeros(3, dtype=torch.int64, device=rows.device)
         self._way: Optional[torch.Tensor] = None
         if motions.repeats:  # [num_motions, 3]: x, y and half the turn of a whole motion
-            end = layout.split(rows[-1, : motions.num_motions])
+            end = self._lookup(torch.arange(len(motions.head), device=rows.device), self._last)
             self._way = torch.cat([end.root_pos[:, :2], yaw_from_upright(end.root_rot)[:, None] / 2], dim=1)
 
     def answer(self, ids: torch.Tensor, times: torch.Tensor) -> MotionFrames:
@@ -138,13 +137,12 @@ class FrameQueries:
             position = position - loops * self._last
         return position.clamp(0, self._last), loops
 
-    def _lookup(self, ids: torch.Tensor, frames: torch.Tensor) -> ReferenceFrames:
-        """Frame ``frames[i]`` of motion ``ids[i]``, [M, ...]."""
-        motions = self._motions
-        if motions.head is not None:
-            frames = (motions.head.index_select(0, ids) + frames).remainder(len(motions.rows))
-        places = flat_places(frames, ids, motions.rows.shape, motions.num_motions)
-        return motions.layout.split(motions.rows.flatten(0, 1).index_select(0, places))
+    def _lookup(self, ids: torch.Tensor, frames: Union[torch.Tensor, int]) -> ReferenceFrames:
+        """Frame ``frames[i]`` of motion ``ids[i]``, [M, ...]. An id that is out of range ``index_select`` refuses, on a
+        GPU by PyTorch's device-side assert."""
+        rows, head = self._motions.rows, self._motions.head.index_select(0, ids)
+        places = (head + frames * rows.shape[1]).remainder(rows.shape[0] * rows.shape[1])
+        return self._motions.layout.split(rows.flatten(0, 1).index_select(0, places))
 
 
 def _carried_on(frames: ReferenceFrames, way: torch.Tensor, loops: torch.Tensor) -> ReferenceFrames:

@@ -33,7 +33,6 @@ class TritonFrameQueries(FrameQueries):
     def __init__(self, motions: MotionRows, joints: Sequence[int], bodies: Sequence[int], fps: float) -> None:
         super().__init__(motions, joints, bodies, fps)
         layout = motions.layout
-        self._everyone = torch.arange(motions.num_motions, device=motions.rows.device)
         first = layout.key_body_pos + 3 * self._bodies  # of a body's three floats in a row
         floats = torch.where(self._bodies < 0, -3, first).unsqueeze(1) + torch.arange(3, device=first.device)
         self._body_floats = floats.flatten()  # negative for a body that rows do not have
@@ -47,11 +46,11 @@ class TritonFrameQueries(FrameQueries):
             return out
         with torch.cuda.device_of(times):
             _answer[(triton.cdiv(n, LANES),)](
-                # torch fetches the ids, so that one out of range fails its device-side assert.
-                ids=self._everyone.index_select(0, ids),
+                ids=ids.contiguous(),
                 times=times.contiguous(),
                 rows=motions.rows,
-                head=motions.head,
+                # torch fetches these, so that an id out of range fails its device-side assert.
+                heads=motions.head.index_select(0, ids),
                 clock=motions.clock,
                 origin=motions.origin,
                 way=self._way,
@@ -72,6 +71,13 @@ class TritonFrameQueries(FrameQueries):
                 num_warps=1,
             )
         return out
+
+
+@triton.jit
+def _row(head, frame, last, columns):
+    """The row [N] of the ``frame``-th, 0 to ``last``, from ``head`` on."""
+    row, end = head + frame * columns, (last + 1).to(tl.int64) * columns
+    return tl.where(row >= end, row - end, row)
 
 
 @triton.jit
@@ -98,7 +104,7 @@ def _answer(
     ids,  # [n] int64
     times,  # [n] float32, s
     rows,  # [last + 1, columns, W] float32
-    head,  # [columns] int64, or None: rows are no ring
+    heads,  # [n] int64: the row of each motion's frame 0
     clock,  # [num_motions] float32, or None: 0
     origin,  # [num_motions, 3] float32, or None: 0
     way,  # [num_motions, 3] float32, or None: motions do not repeat
@@ -148,11 +154,9 @@ def _answer(
     before = tl.floor(position)
     weight = position - before
     frame, after = before.to(tl.int64), tl.ceil(position).to(tl.int64)
-    if head is not None:
-        first = tl.load(head + motion, mask=there, other=0)
-        frame, after = (first + frame) % (last + 1), (first + after) % (last + 1)
-    one = rows + (frame * columns + motion) * W
-    other = rows + (after * columns + motion) * W
+    head = tl.load(heads + query, mask=there, other=0)
+    one = rows + _row(head, frame, last, columns) * W
+    other = rows + _row(head, after, last, columns) * W
     _blend_floats(dof_pos, query, one, other, weight, there, joints, 0, DOFS, LANES)
     _blend_floats(dof_vel, query, one, other, weight, there, joints, JOINTS, DOFS, LANES)
     _blend_floats(local_body_pos, query, one, other, weight, there, body_floats, 0, BODY_FLOATS, LANES)
