@@ -12,21 +12,21 @@ from typing import NamedTuple
 
 import torch
 
-from cmg_runtime.motion_lib.between_frames import frame_positions
 from cmg_runtime.window.geometry import turn
+from cmg_runtime.window.plain.queries import on_frames
 
 
 class Clocks(NamedTuple):
-    """State of S slots, on their device.
+    """State of S slots, on their device; what :class:`cmg_runtime.window.plain.queries.MotionRows` takes.
 
     Attributes:
         frame: [S] float32, the number of each slot's current frame; NaN: the first time asked for will be its time.
-        placement: [S, 3] float32, what puts a slot's frames where its motion began: a shift in x and y (m) after half
-            of a turn about z (rad). 0 where a motion began when its window did.
+        origin: [S, 3] float32, x, y (m) and yaw (rad): where in the world of the answers the origin of the world is
+            that a slot's window has. 0 where a motion began when its window did.
     """
 
     frame: torch.Tensor
-    placement: torch.Tensor
+    origin: torch.Tensor
 
 
 class Asked(NamedTuple):
@@ -36,16 +36,11 @@ class Asked(NamedTuple):
         named: [S] bool, slots with a time that is finite.
         due: [S] float32, frames that each slot's window has to move on by; whole, 0 to ``most_steps``.
         jumped: [] int64, slots whose time jumped.
-        position: [M] float32, where each time is, in frames after its slot's current frame once the windows have
-            moved; 0 for a time that is not finite.
-        finite: [M] bool.
     """
 
     named: torch.Tensor
     due: torch.Tensor
     jumped: torch.Tensor
-    position: torch.Tensor
-    finite: torch.Tensor
 
 
 def follow(
@@ -70,8 +65,10 @@ def follow(
     """
     known = ~torch.isnan(clocks.frame)
     current = torch.where(known, clocks.frame, torch.zeros_like(clocks.frame))
-    position, finite = frame_positions(times, fps, current.index_select(0, ids))
-    bounds = torch.where(finite, torch.stack([-position, position]), torch.full_like(position, -math.inf))
+    asked = times * fps
+    position = on_frames(asked - current.index_select(0, ids), asked)
+    nothing = torch.full_like(position, -math.inf)
+    bounds = torch.where(torch.isfinite(position), torch.stack([-position, position]), nothing)
     most = torch.full((2, len(current)), -math.inf, dtype=torch.float32, device=ids.device)
     most = most.scatter_reduce_(1, ids.expand(2, -1), bounds, "amax")
     earliest, latest = -most[0], most[1]
@@ -81,13 +78,10 @@ def follow(
     backward = named & known & (earliest < 0)
     jumped = named & known & (wanted > most_steps) | backward
     begun = jumped | (named & ~known)
-    none = torch.zeros_like(wanted)
-    due = torch.where(begun, none, wanted.clamp(0, most_steps))
-    moved = torch.where(begun, earliest, none) + due
-    clocks.frame.copy_(torch.where(named, current + moved, clocks.frame))
+    due = torch.where(begun, torch.zeros_like(wanted), wanted.clamp(0, most_steps))
+    clocks.frame.copy_(torch.where(named, current + torch.where(begun, earliest, due), clocks.frame))
 
     x, y = turn(-pose[:, 0], -pose[:, 1], -pose[:, 2])
-    anew = torch.stack([x, y, -pose[:, 2] / 2], dim=1)
-    clocks.placement.copy_(torch.where(backward.unsqueeze(1), anew, clocks.placement))
-    left = torch.where(finite, position - moved.index_select(0, ids), torch.zeros_like(position))
-    return Asked(named, due, jumped.sum(), left, finite)
+    anew = torch.stack([x, y, -pose[:, 2]], dim=1)
+    clocks.origin.copy_(torch.where(backward.unsqueeze(1), anew, clocks.origin))
+    return Asked(named, due, jumped.sum())

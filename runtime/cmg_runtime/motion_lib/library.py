@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import torch
 
@@ -20,12 +20,13 @@ from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice,
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_lib.catalogue import MotionCatalogue
 from cmg_runtime.motion_lib.reach import farthest
-from cmg_runtime.motion_lib.report import QueryReport
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
 from cmg_runtime.motion_lib.slots import SLOTS_PER_ENV, SlotSource
 from cmg_runtime.motion_lib.trajectories import PoolSource
 from cmg_runtime.window.footprint import pool_bytes
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.plain.queries import MotionFrames
+from cmg_runtime.window.twins import make_frame_queries
 
 MODES = ("pregenerated", "realtime")
 
@@ -42,7 +43,24 @@ ELSEWHERE = {
 }
 """Arguments and attributes of other implementations that are not here, and what is."""
 
-Tensor = torch.Tensor
+
+class QueryReport(NamedTuple):
+    """What was asked of a library that it does not have, counted since it was made.
+
+    Attributes:
+        jumped: realtime motions whose time went back, or further on than they can follow in one query: an episode's
+            clock that starts at random, a viewer's key, a motion that begins anew.
+        before_start: times below 0 of pregenerated motions; they gave the first frame.
+        past_end: times past the frames that there are. Pregenerated: the motion began again. Realtime: the window's
+            last frame was given; look-aheads are longer than ``horizon``.
+        not_finite: times on a GPU that were not finite. Pregenerated motions gave their first frame, realtime ones
+            their current frame.
+    """
+
+    jumped: int
+    before_start: int
+    past_end: int
+    not_finite: int
 
 
 class MotionLibCMG(MotionCatalogue, Closable):
@@ -169,8 +187,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
         self.max_distance = farthest(source.commands, (1 if realtime else 2) * self._length)
         self._engine = engine
-        self._dofs = None if len(kept) == len(manifest.joint_names) else torch.tensor(kept, device=self.device)
-        self._bodies = torch.tensor(known, dtype=torch.long, device=self.device)
+        bodies = [known.index(index) if index in known else -1 for index in range(len(body_names))]
+        self._queries = make_frame_queries(source.rows, kept, bodies, engine.fps)
         self._warned = False
         self._made()
 
@@ -182,7 +200,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
             return super().__getattr__(name)
 
     @property
-    def motion_commands(self) -> Tensor:
+    def motion_commands(self) -> torch.Tensor:
         """[num_motions, 3] the motions' commands, m/s, m/s, rad/s. A new tensor."""
         return self._source.commands.clone()
 
@@ -258,9 +276,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         self._source.update_commands(commands, chosen, of_envs)
 
     @torch.no_grad()
-    def calc_motion_frame(
-        self, motion_ids: Any, motion_times: Any
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def calc_motion_frame(self, motion_ids: Any, motion_times: Any) -> MotionFrames:
         """The reference at ``motion_times[i]`` of motion ``motion_ids[i]``, for every i.
 
         Args:
@@ -278,21 +294,14 @@ class MotionLibCMG(MotionCatalogue, Closable):
         """
         ids = self._ids(motion_ids)
         times = as_floats(motion_times, [(len(ids),)], "motion_times", self.device)
-        frames = self._source.frames(ids, times)
-        dof_pos, dof_vel, bodies = frames.dof_pos, frames.dof_vel, frames.key_body_pos
-        if self._dofs is not None:
-            dof_pos, dof_vel = dof_pos.index_select(1, self._dofs), dof_vel.index_select(1, self._dofs)
-        if len(self._bodies) < len(self.body_names):
-            unknown = bodies.new_full((len(ids), len(self.body_names), 3), float("nan"))
-            bodies = unknown.index_copy_(1, self._bodies, bodies)
-        root_rot = frames.root_rot.roll(-1, dims=1)  # (w, x, y, z) in the runtime, (x, y, z, w) in TWIST
-        return frames.root_pos, root_rot, frames.root_vel, frames.root_ang_vel, dof_pos, dof_vel, bodies
+        self._source.follow(ids, times)
+        return self._queries.answer(ids, times)
 
     def report(self) -> QueryReport:
         """Read the counters from the device (the host waits). The first time that one is not zero, warn; and of clamped
         commands."""
         self._engine.report()
-        report = self._source.counts.read()
+        report = QueryReport(int(self._source.jumped), *self._queries.counts.tolist())
         if any(report) and not self._warned:
             self._warned = True
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)

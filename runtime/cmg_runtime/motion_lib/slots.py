@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Optional
 
 import torch
@@ -9,11 +10,8 @@ import torch
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_rows
-from cmg_runtime.motion_lib.between_frames import interpolated, placed
 from cmg_runtime.motion_lib.clocks import Clocks, follow
-from cmg_runtime.motion_lib.report import QueryCounts
 from cmg_runtime.motion_lib.sampling import MotionSampler
-from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.geometry import yaw_from_upright
 
 SLOTS_PER_ENV = 2
@@ -40,12 +38,14 @@ class SlotSource:
 
     Attributes:
         num_motions: S.
+        rows: the frames in the slots' windows.
+        jumped: [] int64, how often a slot's time jumped.
     """
 
     def __init__(self, engine: Engine, num_envs: int, commands: torch.Tensor, most_steps: int, seed: int) -> None:
         device = engine.device
         self.num_motions = engine.num_envs
-        self.counts = QueryCounts(device)
+        self.jumped = torch.zeros((), dtype=torch.int64, device=device)
         self._engine = engine
         self._num_envs = num_envs
         self._most_steps = most_steps
@@ -57,6 +57,7 @@ class SlotSource:
             torch.full((self.num_motions,), float("nan"), dtype=torch.float32, device=device),
             torch.zeros(self.num_motions, 3, dtype=torch.float32, device=device),
         )
+        self.rows = dataclasses.replace(engine.motion_rows(), clock=self._clocks.frame, origin=self._clocks.origin)
         # The query or draw that named a slot last; now; and the last query that named as many as there are
         # environments. What was named last before that query is nobody's any more.
         self._stamp = everyone - self.num_motions
@@ -110,19 +111,16 @@ class SlotSource:
         self._engine.step()
         self._clocks.frame.add_(1)
 
-    def frames(self, ids: torch.Tensor, times: torch.Tensor) -> ReferenceFrames:
-        """Frames [M, ...] of slots ``ids`` [M] int64 at ``times`` [M] float32, s; new tensors. Windows follow."""
-        engine, last = self._engine, self._engine.horizon - 1
-        current = engine.future((0,))
-        pose = torch.cat([current.root_pos[:, 0, :2], yaw_from_upright(current.root_rot[:, 0]).unsqueeze(1)], dim=1)
-        asked = follow(ids, times, self._clocks, pose, engine.fps, last, self._most_steps)
+    def follow(self, ids: torch.Tensor, times: torch.Tensor) -> None:
+        """Let the windows of slots ``ids`` [M] int64 follow to ``times`` [M] float32, s, before they are queried."""
+        engine = self._engine
+        now = engine.future((0,))
+        pose = torch.cat([now.root_pos[:, 0, :2], yaw_from_upright(now.root_rot[:, 0]).unsqueeze(1)], dim=1)
+        asked = follow(ids, times, self._clocks, pose, engine.fps, engine.horizon - 1, self._most_steps)
         for step in range(self._most_steps):
             engine.step(asked.due > step)
+        self.jumped += asked.jumped
         self._note(asked.named)
-        self.counts.add(asked.position, last, asked.finite, asked.jumped)
-        frames = interpolated(engine.frames, ids, asked.position.clamp(0, last))
-        placement = self._clocks.placement.index_select(0, ids)
-        return placed(frames, placement[:, :2], placement[:, 2])
 
     def _note(self, named: torch.Tensor) -> None:
         self._now += 1
@@ -142,4 +140,4 @@ class SlotSource:
         self._now += 1
         self._stamp.index_copy_(0, slots, self._now.expand(len(slots)))
         self._clocks.frame.index_fill_(0, slots, float("nan"))
-        self._clocks.placement.index_fill_(0, slots, 0.0)
+        self._clocks.origin.index_fill_(0, slots, 0.0)

@@ -9,11 +9,8 @@ import torch
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_floats
-from cmg_runtime.motion_lib.between_frames import frame_positions, interpolated, placed
-from cmg_runtime.motion_lib.report import QueryCounts
 from cmg_runtime.motion_lib.sampling import MotionSampler
-from cmg_runtime.window.frames import ReferenceFrames
-from cmg_runtime.window.geometry import turn_rows, yaw_from_upright
+from cmg_runtime.window.plain.queries import MotionRows
 
 
 class PoolSource:
@@ -32,22 +29,20 @@ class PoolSource:
     Attributes:
         num_motions: as given.
         commands: as given, clamped to the engine's range.
+        rows: the motions' frames.
+        jumped: 0, for times may come in any order.
     """
+
+    jumped = 0
 
     def __init__(self, engine: Engine, num_motions: int, commands: Any, num_frames: int, seed: int) -> None:
         self.num_motions = num_motions
         given = as_floats(commands, [(num_motions, 3)], "commands", engine.device)
-        self._pool = engine.make_pool(num_motions, num_frames, given)  # which clamps them too, and counts
+        pool = engine.make_pool(num_motions, num_frames, given)  # which clamps them too, and counts
         low, high = engine.command_range
         self.commands = torch.minimum(torch.maximum(given, low), high)
-        self.counts = QueryCounts(engine.device)
+        self.rows = MotionRows(pool.rows, pool.layout, torch.arange(num_motions, device=engine.device), repeats=True)
         self._sampler = MotionSampler(self.commands, seed)
-        self._fps = engine.fps
-        self._last = num_frames - 1
-        everyone = torch.arange(num_motions, device=engine.device)
-        end = self._pool.frames(everyone, torch.full_like(everyone, self._last))
-        self._way = end.root_pos[:, :2].clone()
-        self._half_turn = yaw_from_upright(end.root_rot) / 2
 
     def draw(self, n: int, motion_difficulty: Any = None, curriculum_level: Optional[float] = None) -> torch.Tensor:
         """``n`` motion ids [n] int64 by weight, with repetition. See :class:`MotionSampler`."""
@@ -56,7 +51,7 @@ class PoolSource:
     def draw_for(
         self, env_ids: torch.Tensor, commands: Any, motion_difficulty: Any, curriculum_level: Optional[float]
     ) -> torch.Tensor:
-        """As :meth:`draw`, one for each of ``env_ids`` [n]. Raises :class:`EngineError` where ``commands`` are given."""
+        """As :meth:`draw`, one for each of ``env_ids`` [n]. Raises :class:`EngineError` for ``commands``."""
         if commands is not None:
             raise EngineError("pregenerated motions keep their commands; leave commands out, or use realtime mode")
         return self.draw(len(env_ids), motion_difficulty, curriculum_level)
@@ -72,24 +67,5 @@ class PoolSource:
     def step(self) -> None:
         """Nothing: times alone say which frame."""
 
-    def frames(self, ids: torch.Tensor, times: torch.Tensor) -> ReferenceFrames:
-        """Frames [M, ...] of motions ``ids`` [M] int64 at ``times`` [M] float32, s; new tensors."""
-        wanted, finite = frame_positions(times, self._fps)
-        self.counts.add(wanted, self._last, finite)
-        position = wanted.clamp(min=0)
-        loops = (torch.ceil(position / self._last) - 1).clamp(min=0)
-        frames = interpolated(self._pool.frames, ids, position - loops * self._last)
-        return self._carried_on(frames, ids, loops)
-
-    def _carried_on(self, frames: ReferenceFrames, ids: torch.Tensor, loops: torch.Tensor) -> ReferenceFrames:
-        """``frames`` from where their trajectory has come to after ``loops`` [M] times.
-
-        With d the way and psi the turn of one trajectory, the way after k is d + R(psi) d + ... + R((k-1) psi) d =
-        sin(k psi / 2) / sin(psi / 2) R((k-1) psi / 2) d.
-        """
-        half = self._half_turn.index_select(0, ids)
-        straight = torch.sin(half).abs() < 1e-6
-        ratio = torch.sin(loops * half) / torch.sin(half).masked_fill(straight, 1.0)
-        ratio = torch.where(straight, loops, ratio).unsqueeze(1)
-        half_turned = loops * half
-        return placed(frames, ratio * turn_rows(self._way.index_select(0, ids), half_turned - half), half_turned)
+    def follow(self, ids: torch.Tensor, times: torch.Tensor) -> None:
+        """Nothing, as :meth:`step`."""
