@@ -18,6 +18,7 @@ from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, a
 from cmg_runtime.window.footprint import pool_bytes, rollout_bytes
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
+from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.planned_starts import PlannedStarts
@@ -336,6 +337,16 @@ class Engine(Closable):
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
         with self._room_for_frames(len(ids)):
             return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
+
+    @of_a_sound_engine
+    def motion_rows(self) -> MotionRows:
+        """The windows as motions, to be queried at times between frames by
+        :func:`cmg_runtime.window.twins.make_frame_queries`: live tensors, not to be written.
+
+        Raises:
+            EngineError: the engine has no window or has failed.
+        """
+        return self._require_window("motion_rows()").motion_rows()
 
     @of_a_sound_engine
     def rollout(self, motion: Any, commands: Any, num_frames: int | None = None) -> torch.Tensor:

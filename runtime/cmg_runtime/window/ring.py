@@ -10,6 +10,7 @@ import torch
 from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
 from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, Steps, WindowBuffers
@@ -122,6 +123,10 @@ class Window:
         head = buffers.head[: buffers.num_envs].index_select(0, env_ids)
         places = torch.add(head, offsets, alpha=buffers.ring.shape[1]).remainder_(len(buffers.flat_ring))
         return self._writer.layout.split(buffers.flat_ring.index_select(0, places))
+
+    def motion_rows(self) -> MotionRows:
+        """Every environment's frames, from the current one on, as those of a motion: live, not to be written."""
+        return MotionRows(self.buffers.ring, self._writer.layout, self.buffers.head[: self.buffers.num_envs])
 
     def _record(self) -> None:
         """Capture the rebuild of every size, the largest first, and the steps."""
