@@ -18,6 +18,10 @@ ON_A_FRAME = 1e-3
 """Frames. Times this close to a frame are taken to be on it: seconds in float32 hardly ever are exactly."""
 
 
+ROUNDING = 5e-7
+"""Of a time: how far off float32 may have it, after the few operations that callers make times with."""
+
+
 class MotionFrames(NamedTuple):
     """Frames of motions as motion libraries give them: [M, ...] float32, contiguous.
 
@@ -61,6 +65,22 @@ class MotionRows:
     clock: Optional[torch.Tensor] = None
     origin: Optional[torch.Tensor] = None
     repeats: bool = False
+
+
+def frame_positions(
+    times: torch.Tensor, fps: float, clock: Union[torch.Tensor, float]
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Where ``times`` [M], s, lie: in frames after frame number ``clock`` ([M], or one for all).
+
+    Returns:
+        Positions [M], whole where a time is on a frame, and whether each is finite [M]; 0 stands for others.
+    """
+    frame = times * fps
+    position = frame - clock
+    finite = torch.isfinite(position)
+    position = position.masked_fill(~finite, 0.0)
+    nearest = position.round()
+    return torch.where((position - nearest).abs() < ON_A_FRAME + ROUNDING * frame.abs(), nearest, position), finite
 
 
 class FrameQueries:
@@ -123,13 +143,8 @@ class FrameQueries:
 
     def _positions(self, ids: torch.Tensor, times: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """[M] where times are, in frames, 0 to the last; and [M] how often the motion began again before."""
-        position = times * self._fps
-        if self._motions.clock is not None:
-            position = position - self._motions.clock.index_select(0, ids)
-        finite = torch.isfinite(position)
-        position = position.masked_fill(~finite, 0.0)
-        nearest = position.round()
-        position = torch.where((position - nearest).abs() < ON_A_FRAME, nearest, position)
+        clock = self._motions.clock
+        position, finite = frame_positions(times, self._fps, 0.0 if clock is None else clock.index_select(0, ids))
         self.counts += torch.stack([(position < 0).sum(), (position > self._last).sum(), (~finite).sum()])
         position = position.clamp(min=0)
         loops = (torch.ceil(position / self._last) - 1).clamp(min=0)

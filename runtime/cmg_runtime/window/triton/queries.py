@@ -24,7 +24,7 @@ from cmg_runtime.window.triton.body_walk import lerp, sin_cos, turn
 from cmg_runtime.window.triton.changes import add_count, finite, store_position
 
 LANES = 32
-ON_A_FRAME = tl.constexpr(queries.ON_A_FRAME)
+ON_A_FRAME, ROUNDING = tl.constexpr(queries.ON_A_FRAME), tl.constexpr(queries.ROUNDING)
 
 
 class TritonFrameQueries(FrameQueries):
@@ -71,6 +71,19 @@ class TritonFrameQueries(FrameQueries):
                 num_warps=1,
             )
         return out
+
+
+@triton.jit
+def position_of(time, clock, fps):
+    """Where ``time`` [N], s, is in frames after ``clock`` [N], whole where it is on a frame; and whether that is finite,
+    else it is 0."""
+    frame = time * fps
+    position = frame - clock
+    known = finite(position)
+    position = tl.where(known, position, 0.0)
+    nearest = tl.floor(position + 0.5)
+    close = tl.abs(position - nearest) < ON_A_FRAME + ROUNDING * tl.abs(frame)
+    return tl.where(close, nearest, position), known
 
 
 @triton.jit
@@ -132,13 +145,10 @@ def _answer(
     query = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     there = query < n
     motion = tl.load(ids + query, mask=there, other=0)
-    position = tl.load(times + query, mask=there, other=0.0) * fps
+    start = tl.zeros_like(query).to(tl.float32)
     if clock is not None:
-        position -= tl.load(clock + motion, mask=there, other=0.0)
-    known = finite(position)
-    position = tl.where(known, position, 0.0)
-    nearest = tl.floor(position + 0.5)
-    position = tl.where(tl.abs(position - nearest) < ON_A_FRAME, nearest, position)
+        start = tl.load(clock + motion, mask=there, other=0.0)
+    position, known = position_of(tl.load(times + query, mask=there, other=0.0), start, fps)
     end = tl.zeros_like(position) + last
     add_count(counts, there & (position < 0))
     add_count(counts + 1, there & (position > end))
