@@ -17,7 +17,6 @@ from cmg_runtime.window.geometry import blend_quat, turn_rows, turn_upright, yaw
 ON_A_FRAME = 1e-3
 """Frames. Times this close to a frame are taken to be on it: seconds in float32 hardly ever are exactly."""
 
-
 ROUNDING = 5e-7
 """Of a time: how far off float32 may have it, after the few operations that callers make times with."""
 

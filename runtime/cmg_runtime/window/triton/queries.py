@@ -75,8 +75,8 @@ class TritonFrameQueries(FrameQueries):
 
 @triton.jit
 def position_of(time, clock, fps):
-    """Where ``time`` [N], s, is in frames after ``clock`` [N], whole where it is on a frame; and whether that is finite,
-    else it is 0."""
+    """Where ``time`` [N], s, is: in frames after ``clock`` [N], whole where it is on a frame; and whether it is finite;
+    0 stands for others."""
     frame = time * fps
     position = frame - clock
     known = finite(position)
