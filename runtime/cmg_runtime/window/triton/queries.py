@@ -112,7 +112,7 @@ def _blend_floats(out, query, one, other, weight, there, sources, skip, COUNT: t
         tl.store(out + query[:, None] * COUNT + lane[None, :], value, mask=there[:, None] & (lane < COUNT)[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["times"])
+@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["ids", "times"])
 def _answer(
     ids,  # [n] int64
     times,  # [n] float32, s
