@@ -108,7 +108,7 @@ class SlotSource:
         scores = self._sampler.scores(motion_difficulty, curriculum_level)
         # What was named last before a call that named as many as there are environments is nobody's any more.
         named = self._clocks.named
-        scores = torch.where(named < self._clocks.all_named, scores, TAKEN - named)
+        scores = torch.where(named < self._clocks.all_named, scores, TAKEN - named.double())
         return scores.topk(n).indices
 
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
