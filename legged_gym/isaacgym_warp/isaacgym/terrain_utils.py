@@ -1,7 +1,7 @@
 """Rough ground as fields of heights, by the names of Isaac Gym's ``terrain_utils``.
 
-A field is an int16 array [width, length] of heights in steps of ``vertical_scale`` (m), its samples ``horizontal_scale``
-(m) apart: first index along x, second along y. Random ones draw from ``np.random``, as existing code that seeds it
+A field is an int16 array [width, length] of heights in steps of ``vertical_scale`` (m), its samples
+``horizontal_scale`` (m) apart: first index along x, second along y. Random ones draw from ``np.random``, as existing code that seeds it
 expects; not the same fields as Isaac Gym's for the same seed.
 """
 
@@ -112,8 +112,7 @@ def discrete_obstacles_terrain(
 
 
 def wave_terrain(terrain: SubTerrain, num_waves: int = 1, amplitude: float = 1.0) -> SubTerrain:
-    """Add a sine along x and a cosine along y, ``num_waves`` to the field's length, each ``amplitude`` (m) from crest to
-    trough."""
+    """Add a sine along x and a cosine along y, ``num_waves`` to the field's length, ``amplitude`` (m) high."""
     if num_waves > 0:
         half = terrain.steps(0.5 * amplitude)
         phase = 2.0 * np.pi * num_waves / terrain.length
