@@ -57,7 +57,7 @@ def test_without_a_display_there_is_no_viewer(
     viewer = gym.create_viewer(sim, CameraProperties())
     (line,) = capsys.readouterr().out.splitlines()
     assert viewer is None and line.startswith("no viewer: ") and said in line
-    gym.subscribe_viewer_keyboard_event(viewer, KeyboardInput.KEY_V, "sync")
+    gym.subscribe_viewer_keyboard_event(viewer, KeyboardInput["KEY_V"], "sync")
     gym.viewer_camera_look_at(viewer, None, Vec3(1.0), Vec3())
     gym.step_graphics(sim)
     gym.draw_viewer(viewer, sim, True)

@@ -16,15 +16,15 @@ OURS = "MuJoCo Warp"
 
 def find_other(folders: Iterable[str]) -> str | None:
     """Where another ``isaacgym`` is, as a package or as a distribution, among folders that Python imports from."""
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
+    searched = [Path(folder).resolve() for folder in folders]
+    for folder in searched:
         package = folder / "isaacgym" / "__init__.py"
         if package.is_file() and OURS not in package.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
             return str(package.parent)
         link = folder / "isaacgym.egg-link"  # an editable install by an older pip
         if link.is_file():
             return str(link)
-    for found in importlib.metadata.distributions(name="isaacgym", path=[str(folder) for folder in folders]):
+    for found in importlib.metadata.distributions(name="isaacgym", path=[str(folder) for folder in searched]):
         return f"{found.locate_file('')}, as the distribution isaacgym {found.version}"
     return None
 
