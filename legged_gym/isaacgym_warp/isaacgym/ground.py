@@ -1,12 +1,16 @@
 """Ground under all environments: a plane, or heights on a grid."""
 
+# MuJoCo's bindings come without types.
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from isaacgym.robot import CONTACT, GROUND_BIT
+from isaacgym.robot import CONTACT
 from isaacgym.structs import GymError, HeightFieldParams, PlaneParams, Transform, TriangleMeshParams
 from isaacgym.triangles import heights_at
 
@@ -26,15 +30,15 @@ class Ground:
     """
 
     heights: np.ndarray
-    origin: tuple[float, float]
-    spacing: tuple[float, float]
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
     friction: float
 
     def add_to(self, spec: mujoco.MjSpec) -> None:
         """Adds the ground to the world of a model, as a geom ``ground`` (then ``ground1`` and so on)."""
         taken = {geom.name for geom in spec.worldbody.geoms}
         name = next(each for each in ["ground", *(f"ground{i + 1}" for i in range(len(taken)))] if each not in taken)
-        geom = spec.worldbody.add_geom(name=name, contype=GROUND_BIT, conaffinity=0)
+        geom = spec.worldbody.add_geom(name=name)
         geom.friction[0] = self.friction
         for key, value in CONTACT.items():
             setattr(geom, key, value)
@@ -80,7 +84,7 @@ def heightfield(samples: Any, params: HeightFieldParams) -> Ground:
     if samples.size != shape[0] * shape[1] or min(shape) < 2:
         raise GymError(f"{samples.size} height samples were given; nbColumns x nbRows are {shape[0]} x {shape[1]}")
     heights = samples.reshape(shape) * float(params.vertical_scale) + offset[2]
-    return _grid(heights, offset[:2], (params.column_scale, params.row_scale), params)
+    return _grid(heights, offset[:2].tolist(), (params.column_scale, params.row_scale), params)
 
 
 def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spacing: float | None = None) -> Ground:
@@ -109,7 +113,7 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
     steps = [spacing or _usual_step(points[:, axis]) for axis in range(2)]
     grid = [np.linspace(low[i], high[i], max(2, round((high[i] - low[i]) / steps[i]) + 1)) for i in range(2)]
     heights = np.nan_to_num(heights_at(points, corners, *grid), nan=low[2])
-    return _grid(heights, low[:2], tuple(each[1] - each[0] for each in grid), params)
+    return _grid(heights, low[:2].tolist(), [each[1] - each[0] for each in grid], params)
 
 
 def _usual_step(coordinates: np.ndarray) -> float:
@@ -123,7 +127,12 @@ def _flat(height: float, params: PlaneParams | HeightFieldParams | TriangleMeshP
     return Ground(np.full((1, 1), float(height)), (0.0, 0.0), (1.0, 1.0), params.static_friction)
 
 
-def _grid(heights: np.ndarray, origin, spacing, params: HeightFieldParams | TriangleMeshParams) -> Ground:
+def _grid(
+    heights: np.ndarray,
+    origin: Sequence[float],
+    spacing: Sequence[float],
+    params: HeightFieldParams | TriangleMeshParams,
+) -> Ground:
     if heights.max() - heights.min() < _FLAT:
         return _flat(heights.max(), params)
     return Ground(heights, tuple(map(float, origin)), tuple(map(float, spacing)), params.static_friction)
