@@ -13,6 +13,7 @@ from scipy.spatial import Delaunay
 
 from isaacgym.ground import Ground, heightfield, plane, triangle_mesh
 from isaacgym.structs import GymError, HeightFieldParams, PlaneParams, Quat, Transform, TriangleMeshParams, Vec3
+from isaacgym.terrain_utils import convert_heightfield_to_trimesh
 
 
 def params_of(kind: type, **values: Any) -> Any:
@@ -93,6 +94,18 @@ def test_stairs_lose_their_risers_only(rng: np.random.Generator) -> None:
     upper = np.maximum(heights[:-1], heights[1:])
     at_edges = np.stack([edges[1:-1] - 3, np.full(7, 2.55)], 1)
     np.testing.assert_allclose(heights_below(ground, at_edges), upper + 0.5, atol=2e-3)
+
+
+def test_a_field_of_steps_as_triangles_has_the_heights_of_the_field(rng: np.random.Generator) -> None:
+    """``convert_heightfield_to_trimesh`` makes walls of steep slopes: here between platforms of 5 x 5 samples."""
+    samples = np.kron(rng.integers(-100, 100, (6, 8)), np.ones((5, 5), int)).astype(np.int16)
+    vertices, triangles = convert_heightfield_to_trimesh(samples, 0.1, 0.005, 0.75)
+    ground = triangle_mesh(vertices.flatten(), triangles.flatten(), TriangleMeshParams())
+    in_platform = rng.integers([0, 0], [6, 8], (60, 2)) * 5
+    places = in_platform + rng.permuted(np.tile([[2, 0], [2, 1], [2, 3], [2, 4]], (15, 1)), axis=1)
+    places = places[((places > 0) & (places < [29, 39])).all(1)]
+    expected = samples[tuple(places.T)] * 0.005
+    np.testing.assert_allclose(heights_below(ground, places * 0.1), expected, atol=1e-4)
 
 
 def test_irregular_triangles_are_met_at_the_grids_points(rng: np.random.Generator) -> None:

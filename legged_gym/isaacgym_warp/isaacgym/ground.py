@@ -91,9 +91,10 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
     """The heights of a mesh, seen from above, at points of a grid.
 
     A flat mesh becomes a plane without end. Of others this is lost: what is below something else; vertical walls,
-    which become slopes over one ``spacing``, with their foot on the lower side; corners between the grid's points. In
-    its holes the ground is at the mesh's lowest height. Meshes of ``convert_heightfield_to_trimesh`` have their
-    vertices on such a grid, so they lose only their walls.
+    which become slopes over one ``spacing``, with their foot on the lower side, and vanish if there is nothing behind
+    them; corners between the grid's points. In its holes the ground is at the mesh's lowest height. Meshes of
+    ``convert_heightfield_to_trimesh`` have their vertices on such a grid: theirs become the heights of that field,
+    but for some corners of steps where the triangles lie over each other.
 
     Args:
         vertices: [V, 3] or flat, in m; triangles: [T, 3] or flat, indices.
@@ -112,8 +113,16 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
         return _flat(high[2], params)
     steps = [spacing or _usual_step(points[:, axis]) for axis in range(2)]
     grid = [np.linspace(low[i], high[i], max(2, round((high[i] - low[i]) / steps[i]) + 1)) for i in range(2)]
-    heights = np.nan_to_num(heights_at(points, corners, *grid), nan=low[2])
+    heights = _without_holes(heights_at(points, corners, *grid), low[2])
     return _grid(heights, low[:2].tolist(), [each[1] - each[0] for each in grid], params)
+
+
+def _without_holes(heights: np.ndarray, lowest: float) -> np.ndarray:
+    """Heights in place of NaN: for a single point the lowest of its neighbours, for others ``lowest``."""
+    around = np.pad(heights, 1, constant_values=np.inf)
+    along_x = np.minimum(around[:-2, 1:-1], around[2:, 1:-1])
+    along_y = np.minimum(around[1:-1, :-2], around[1:-1, 2:])
+    return np.nan_to_num(np.where(np.isnan(heights), np.minimum(along_x, along_y), heights), nan=lowest)
 
 
 def _usual_step(coordinates: np.ndarray) -> float:
