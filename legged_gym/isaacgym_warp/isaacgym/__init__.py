@@ -1,0 +1,1 @@
+"""Isaac Gym's API on MuJoCo Warp: code written for Isaac Gym runs on today's cards, Pythons and torches."""

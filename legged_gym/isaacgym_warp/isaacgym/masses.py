@@ -1,0 +1,80 @@
+"""Gives every link of a robot a mass and an inertia that can be simulated."""
+
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+
+from isaacgym.links import Inertial, Link, Shape
+from isaacgym.robot import add_shape
+from isaacgym.structs import AssetOptions
+
+_LEAST = Inertial(1e-3, np.zeros(3), 1e-6 * np.eye(3))
+"""What a link weighs that moves on its own and has neither mass nor shapes: 1 g, as in a ball with a radius of 5 cm."""
+
+_LEAST_GYRATION = 1e-3
+"""The least radius of gyration [m] of a link: files with an inertia of 0 exist."""
+
+
+def with_masses(link: Link, options: AssetOptions) -> Link:
+    """The tree in which each link has its mass and inertia; only links fixed to others may weigh nothing (None).
+
+    What the file says counts. Links without a mass have that of their shapes with ``density``, links without an inertia
+    that of their shapes with their mass. ``override_inertia`` and ``override_com`` take the inertia and the centre of
+    mass from the shapes, where there are some. Inertias that no body can have are raised as little as it takes.
+    """
+    link = replace(
+        link,
+        inertial=_inertial(link, options),
+        children=tuple(with_masses(child, options) for child in link.children),
+    )
+    moves = not options.fix_base_link if link.joint is None else link.joint.kind != "fixed"
+    return replace(link, inertial=_LEAST) if moves and not _has_mass(link) else link
+
+
+def _has_mass(link: Link) -> bool:
+    """Whether a link weighs anything together with what is fixed to it."""
+    fixed = (child for child in link.children if child.joint is not None and child.joint.kind == "fixed")
+    return link.inertial is not None or any(map(_has_mass, fixed))
+
+
+def _inertial(link: Link, options: AssetOptions) -> Inertial | None:
+    given = link.inertial
+    wanted = given is None or given.inertia is None or options.override_inertia or options.override_com
+    of_shapes = inertial_of_shapes(link.shapes, options.density) if wanted and link.shapes else None
+    if given is None:
+        return None if of_shapes is None else _possible(of_shapes)
+    center, inertia = given.center, given.inertia
+    if of_shapes is not None and options.override_com:
+        center = of_shapes.center
+    if of_shapes is not None and (options.override_inertia or inertia is None):
+        inertia = of_shapes.inertia * (given.mass / of_shapes.mass)
+    return _possible(Inertial(given.mass, center, np.zeros((3, 3)) if inertia is None else inertia))
+
+
+def inertial_of_shapes(shapes: tuple[Shape, ...], density: float) -> Inertial:
+    """Mass, centre and inertia of solids [kg/m^3]; where they overlap, both count."""
+    spec = mujoco.MjSpec()
+    body = spec.worldbody.add_body(name="link")
+    for index, shape in enumerate(shapes):
+        add_shape(spec, body, shape, f"shape{index}").density = 1.0
+    model = spec.compile()
+    axes = np.zeros(9)
+    mujoco.mju_quat2Mat(axes, model.body_iquat[1])
+    axes = axes.reshape(3, 3)
+    inertia = axes @ np.diag(model.body_inertia[1]) @ axes.T
+    return Inertial(density * model.body_mass[1], model.body_ipos[1].copy(), density * inertia)
+
+
+def _possible(inertial: Inertial) -> Inertial:
+    """The same with an inertia that a body of that mass can have.
+
+    Its principal moments are those of a radius of gyration of ``_LEAST_GYRATION`` or more, and none is larger than the
+    two others together. PhysX takes any moments, MuJoCo does not.
+    """
+    moments, axes = np.linalg.eigh(inertial.inertia)
+    moments = np.maximum(moments, inertial.mass * _LEAST_GYRATION**2)
+    lacking = moments[2] - moments[0] - moments[1]
+    if lacking > -1e-9 * moments[2]:
+        moments[:2] += 0.5 * max(lacking, 0.0) + 1e-9 * moments[2]
+    return replace(inertial, inertia=axes @ np.diag(moments) @ axes.T)

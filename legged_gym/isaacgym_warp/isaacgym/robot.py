@@ -1,0 +1,129 @@
+"""Builds a MuJoCo model of a tree of links: a body a link, in the tree's order."""
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from isaacgym.links import Joint, Link, Shape, depth_first
+from isaacgym.meshes import hull_vertices
+from isaacgym.structs import GymError
+
+GROUND_BIT, ROBOT_BIT = 1, 2
+"""Shapes of the ground have the first as ``contype`` and 0 as ``conaffinity``. Shapes of the robot have both bits as
+``conaffinity``, so that they always meet the ground, and the second as ``contype``, so that they meet each other; with
+a ``contype`` of 0 they would not."""
+
+SLIDING_FRICTION = 1.0
+CONTACT = {"condim": 3, "solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001, 0.5, 2.0]}
+"""Contacts slide but neither roll nor twist, as PhysX's do. Their time constant of 20 ms is above MuJoCo's least of two
+time steps for all steps of up to 10 ms."""
+
+_GEOM_TYPES = {
+    "box": mujoco.mjtGeom.mjGEOM_BOX,
+    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
+    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
+    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
+    "mesh": mujoco.mjtGeom.mjGEOM_MESH,
+}
+_HULL_CORNERS = 64
+_NO_RANGE = 1e-6
+
+
+def build_model(root: Link, fix_base_link: bool, armature: float, disable_gravity: bool) -> mujoco.MjSpec:
+    """The model of a robot all of whose links have their masses.
+
+    Neighbours (a link and what hangs on it by a joint, with all that is fixed to either) and links fixed to each other
+    do not collide. MuJoCo leaves them out by itself, but for neighbours of a base that stands fast: those are listed.
+
+    Raises:
+        GymError: a mesh cannot be read, or MuJoCo refuses the model.
+    """
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_FALSE
+    bodies = {"": spec.worldbody}
+    for link, parent in _with_parents(root, ""):
+        body = bodies[parent].add_body(name=link.name, gravcomp=float(disable_gravity))
+        bodies[link.name] = body
+        if link.joint is None and not fix_base_link:
+            body.add_freejoint()
+        if link.joint is not None:
+            body.pos, body.quat = link.joint.pose.position, _quaternion(link.joint.pose.rotation)
+            if link.joint.kind != "fixed":
+                _add_joint(body, link.joint, armature)
+        _set_mass(body, link)
+    shapes = [(link.name, shape) for link in depth_first(root) for shape in link.shapes]
+    for index, (name, shape) in enumerate(shapes):
+        add_shape(spec, bodies[name], shape, f"shape{index}")
+    try:
+        _keep_from_fixed_base(spec, spec.compile())
+    except ValueError as error:
+        raise GymError(f"MuJoCo refuses the robot: {' '.join(str(error).split())}") from None
+    return spec
+
+
+def add_shape(spec: mujoco.MjSpec, body: mujoco.MjsBody, shape: Shape, name: str) -> mujoco.MjsGeom:
+    """Adds a shape to a body: a geom, and a mesh of its own name if it is one."""
+    geom = body.add_geom(name=name, type=_GEOM_TYPES[shape.kind], contype=ROBOT_BIT, conaffinity=GROUND_BIT | ROBOT_BIT)
+    geom.pos, geom.quat = shape.pose.position, _quaternion(shape.pose.rotation)
+    geom.friction[0] = SLIDING_FRICTION
+    for key, value in CONTACT.items():
+        setattr(geom, key, value)
+    if shape.kind == "mesh":
+        vertices = hull_vertices(Path(shape.file)) * shape.size
+        mesh = spec.add_mesh(name=name, uservert=vertices.flatten(), maxhullvert=_HULL_CORNERS)
+        mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX
+        geom.meshname = name
+    elif shape.kind == "box":
+        geom.size = np.array(shape.size) / 2.0
+    else:
+        radius, *length = shape.size
+        geom.size = [radius, length[0] / 2.0 if length else 0.0, 0.0]
+    return geom
+
+
+def _with_parents(link: Link, parent: str) -> list[tuple[Link, str]]:
+    """All links, depth first, each with its parent's name."""
+    found = [(link, parent)]
+    for child in link.children:
+        found += _with_parents(child, link.name)
+    return found
+
+
+def _add_joint(body: mujoco.MjsBody, joint: Joint, armature: float) -> None:
+    kind = mujoco.mjtJoint.mjJNT_HINGE if joint.kind == "hinge" else mujoco.mjtJoint.mjJNT_SLIDE
+    added = body.add_joint(name=joint.name, type=kind, axis=joint.axis, limited=int(joint.limits is not None))
+    added.armature, added.frictionloss = armature, joint.friction
+    added.damping[0] = joint.damping
+    if joint.limits is not None:
+        # MuJoCo wants a range with some width.
+        lower, upper = joint.limits
+        added.range = [lower, max(upper, lower + _NO_RANGE)]
+
+
+def _set_mass(body: mujoco.MjsBody, link: Link) -> None:
+    body.explicitinertial = True
+    if link.inertial is None:
+        body.mass = 0.0
+        return
+    moments, axes = np.linalg.eigh(link.inertial.inertia)
+    axes[:, 0] *= np.sign(np.linalg.det(axes))
+    body.mass, body.ipos, body.iquat = link.inertial.mass, link.inertial.center, _quaternion(axes)
+    body.inertia = moments
+
+
+def _keep_from_fixed_base(spec: mujoco.MjSpec, model: mujoco.MjModel) -> None:
+    """Excludes contacts between bodies that are fixed to the world and those whose joint hangs on one of them."""
+    weld = model.body_weldid
+    standing = [body for body in range(1, model.nbody) if weld[body] == 0]
+    for body in range(1, model.nbody):
+        if weld[body] != 0 and weld[model.body_parentid[weld[body]]] == 0:
+            for base in standing:
+                spec.add_exclude(bodyname1=model.body(base).name, bodyname2=model.body(body).name)
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """w, x, y, z, as MuJoCo has them, of a rotation matrix."""
+    return Rotation.from_matrix(rotation).as_quat()[[3, 0, 1, 2]]
