@@ -29,6 +29,7 @@ def compile_model(worlds: Worlds) -> tuple[mujoco.MjModel, dict[str, np.ndarray]
     """The model, with the first environment's values, and the fields [num_envs, ...] that differ among environments."""
     actors = worlds.actors
     model = make_spec(worlds).compile()
+    model.dof_damping[:] = 0.0  # the drives' damping is all that there is
     fields = {name: np.repeat(getattr(model, name)[None], len(actors), 0) for name in WORLD_FIELDS}
     _fill_friction(fields, model, actors, [ground.friction for ground in worlds.grounds])
     _fill_dofs(fields, model, np.stack([actor.dof_properties for actor in actors]))
@@ -45,8 +46,6 @@ def make_spec(worlds: Worlds) -> mujoco.MjSpec:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     if asset.options.fix_base_link:
         spec.worldbody.first_body().mocap = True  # its pose can be set, and differ from world to world
-    for body in spec.bodies[1:]:
-        body.gravcomp = 1.0 if asset.options.disable_gravity else 0.0
     if any(actor.bodies is not worlds.asset_bodies for actor in worlds.actors):
         _keep_mass_matrix(spec)
     for name in asset.dof_names:
@@ -80,7 +79,6 @@ def _add_drive(spec: mujoco.MjSpec, name: str) -> None:
     actuator.forcelimited, actuator.forcerange = mujoco.mjtLimited.mjLIMITED_TRUE, [-NO_LIMIT, NO_LIMIT]
     joint = spec.joint(name)
     joint.limited, joint.range = mujoco.mjtLimited.mjLIMITED_TRUE, [-NO_LIMIT, NO_LIMIT]
-    joint.damping = 0.0
 
 
 def _keep_mass_matrix(spec: mujoco.MjSpec) -> None:
