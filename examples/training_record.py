@@ -165,7 +165,8 @@ def summarise(folder: Path, title: str) -> None:
     parts = {"first": rows[:tenth], "last": rows[-tenth:]}
     summary = {name: {key: _mean(row[key] for row in part) for key in rows[0]} for name, part in parts.items()}
     (folder / "summary.json").write_text(json.dumps({"title": title, "iterations": len(rows), **summary}, indent=1))
-    print(json.dumps(summary, indent=1))
+    for key in ("reward", "episode_length", "steps_per_second"):
+        print(f"{key}: {summary['first'][key]:.2f} at first, {summary['last'][key]:.2f} at last")
     try:
         import matplotlib
     except ImportError:
