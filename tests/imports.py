@@ -100,8 +100,9 @@ RUNTIME = Package(
         ("window",),
         ("engine", "commands"),
         ("loading",),
+        ("isaac_gym",),
         ("motion_lib", "motion_generator"),
-        ("manifest", "isaac_gym"),
+        ("manifest",),
     ),
     frozenset({"cmg_runtime.manifest"}),
 )

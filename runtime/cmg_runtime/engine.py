@@ -14,10 +14,11 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.limits import limits
 from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.guard import Guard, GuardWatch
-from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_offsets, as_rows, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_mask, as_offsets, as_rows, select_envs
 from cmg_runtime.window.footprint import pool_bytes, rollout_bytes
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
+from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.planned_starts import PlannedStarts
@@ -263,18 +264,23 @@ class Engine(Closable):
             self._stepper.rebuild(envs.columns(self._guard.columns))
 
     @of_a_sound_engine
-    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Move every environment one frame forward.
+    def step(self, moving: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Move every environment one frame forward, or those that ``moving`` chooses; the others keep every bit.
+
+        Args:
+            moving: bool mask [num_envs], on the engine's device or the host. It costs what a step of all costs, and the
+                copy of the mask.
 
         Returns:
             :attr:`dof_pos` and :attr:`dof_vel`, the new current frame: after a reset, the first generated one.
 
         Raises:
-            EngineError: some environment was never reset, or the engine has failed.
+            EngineError: some environment was never reset, a wrong mask, or the engine has failed.
         """
         self._ready.require_reset("step()")
+        mask = None if moving is None else as_mask(moving, self.num_envs, "moving", self.device)
         with self._ready:
-            self._stepper.step()
+            self._stepper.step(mask)
         self._watch.step()
         return self.dof_pos, self.dof_vel
 
@@ -294,7 +300,7 @@ class Engine(Closable):
         window = self._require_window("future()")
         self._ready.require_reset("future()")
         wanted = as_offsets(offsets)
-        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+        with self._room_for_frames(len(wanted) * self.num_envs):
             return window.future(wanted)
 
     @of_a_sound_engine
@@ -308,7 +314,7 @@ class Engine(Closable):
             EngineError: an offset is outside the window, or the engine has none or has failed.
         """
         window, wanted = self._require_window("future_view()"), as_offsets(offsets)
-        with self._room_for_frames(len(wanted) * (self.num_envs + 1)):
+        with self._room_for_frames(len(wanted) * self.num_envs):
             return FutureView(window, wanted, self._ready)
 
     @of_a_sound_engine
@@ -331,6 +337,16 @@ class Engine(Closable):
         wanted = as_integers(offsets, len(ids), "offsets", self.device)
         with self._room_for_frames(len(ids)):
             return window.lookup(ids, self._counters.clamp_lookups(wanted, self.horizon - 1))
+
+    @of_a_sound_engine
+    def motion_rows(self) -> MotionRows:
+        """The windows as motions, to be queried at times between frames by
+        :func:`cmg_runtime.window.twins.make_frame_queries`: live tensors, not to be written.
+
+        Raises:
+            EngineError: the engine has no window or has failed.
+        """
+        return self._require_window("motion_rows()").motion_rows()
 
     @of_a_sound_engine
     def rollout(self, motion: Any, commands: Any, num_frames: int | None = None) -> torch.Tensor:

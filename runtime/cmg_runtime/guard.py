@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 
@@ -31,20 +31,29 @@ WARN_EVERY_S = 10.0
 """Seconds between two warnings of one engine, at least."""
 
 
-ReplaceBadRows = Callable[["Guard", torch.Tensor, torch.Tensor, int, bool], None]
+ReplaceBadRows = Callable[["Guard", torch.Tensor, torch.Tensor, int, bool, Optional[torch.Tensor]], None]
 """With the guard and the arguments of :meth:`Guard.apply`."""
 
 
-def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool) -> None:
+def replace_bad_rows(
+    guard: Guard,
+    motion: torch.Tensor,
+    columns: torch.Tensor,
+    ahead: int,
+    advance: bool,
+    moving: Optional[torch.Tensor],
+) -> None:
     """:meth:`Guard.apply` in plain torch, for every device: the truth of its twin, one kernel."""
     bad = ~guard.within(motion)
+    if moving is not None:
+        bad &= moving
     if bad.device.type != "cpu" or bool(bad.any()):
         number = guard.frame.index_select(0, columns) + ahead
         state = (number + STRIDE * columns).remainder(len(guard.bank))
         motion.copy_(torch.where(bad.unsqueeze(1), guard.bank.index_select(0, state), motion))
         guard.replaced.add_((bad & (columns < guard.num_envs)).sum())
     if advance:
-        guard.frame.index_copy_(0, columns, guard.frame.index_select(0, columns) + 1)
+        guard.frame.index_copy_(0, columns, guard.frame.index_select(0, columns) + (1 if moving is None else moving))
 
 
 class Guard:
@@ -83,7 +92,14 @@ class Guard:
         """A guard with the same limits, bank and counter, of other columns, all at frame 0."""
         return Guard(self.low, self.high, self.bank, num_envs, self.replaced, self._replace)
 
-    def apply(self, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool = False) -> None:
+    def apply(
+        self,
+        motion: torch.Tensor,
+        columns: torch.Tensor,
+        ahead: int,
+        advance: bool = False,
+        moving: Optional[torch.Tensor] = None,
+    ) -> None:
         """Replace the bad rows of a generated frame, in place, and count them.
 
         Args:
@@ -92,8 +108,9 @@ class Guard:
             ahead: frames from the current frame to this one.
             advance: this is a step: afterwards the next frame of these columns is the current one. Each may then
                 occur only once.
+            moving: [n] bool, the rows that this is about; the others are thrown away. None: all.
         """
-        self._replace(self, motion, columns, ahead, advance)
+        self._replace(self, motion, columns, ahead, advance, moving)
 
     def within(self, motion: torch.Tensor) -> torch.Tensor:
         """[n] bool: which rows of ``motion`` [n, motion_dim] are within the limits in every value."""

@@ -203,6 +203,17 @@ def as_integers(
     return _to(tensor, device)
 
 
+def as_mask(values: Any, length: int, name: str, device: torch.device) -> torch.Tensor:
+    """``values`` as a bool tensor [length] on ``device``. Raises :class:`EngineError` where they are of another shape,
+    type or device."""
+    mask = _tensor(values, name, device)
+    if mask.shape != (length,) or mask.dtype != torch.bool:
+        raise EngineError(
+            f"{name} is {_text(mask.shape)} of {mask.dtype}; expected one bool per environment, {_text((length,))}"
+        )
+    return _to(mask, device)
+
+
 def as_offsets(offsets: Any) -> Tuple[int, ...]:
     """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers, not absurdly long."""
     try:

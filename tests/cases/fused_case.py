@@ -62,7 +62,8 @@ def random_buffers(
     ramp.elapsed = torch.randint(0, 30, (columns,), generator=generator).float().to(device)
     ring, current, following = random(horizon, columns, layout.width), random(columns, motion), random(columns, motion)
     buffers = WindowBuffers(num_envs, horizon, ring, current, following, random(columns, 3), ramp)
-    buffers.head.fill_(int(torch.randint(0, horizon, (), generator=generator)))
+    slots = torch.randint(0, horizon, (columns,), generator=generator)  # of each column its own
+    buffers.head = (slots * columns + torch.arange(columns)).to(device)
     buffers.newest_root, buffers.ground = 3 * random(columns, 4), random(columns)
     buffers.newest_motion, buffers.placement = random(columns, motion), random(columns, 4)
     buffers.fresh = (torch.rand(columns, generator=generator) < 0.5).to(device)
@@ -71,10 +72,10 @@ def random_buffers(
 
 def contents(buffers: WindowBuffers) -> dict[str, torch.Tensor]:
     """What a frame writer writes, of all environments, on the CPU; not the scratch column."""
-    names = ("current", "newest_motion", "newest_root", "next_command", "fresh")
+    names = ("head", "current", "newest_motion", "newest_root", "next_command", "fresh")
     written = {name: getattr(buffers, name) for name in names}
     written |= {"frames": buffers.ring.transpose(0, 1), "elapsed": buffers.ramp.elapsed}
-    return {name: value[: buffers.num_envs].cpu() for name, value in written.items()} | {"head": buffers.head.cpu()}
+    return {name: value[: buffers.num_envs].cpu() for name, value in written.items()}
 
 
 def compare(expected: WindowBuffers, seen: WindowBuffers, layout: FrameLayout) -> None:
@@ -117,11 +118,12 @@ def use_both(
         generator.set_state(begin)
         pair.append(random_buffers(num_envs, horizon, layout, ramp_frames, generator, on))
     expected, seen = pair
-    for _ in range(min(horizon + 1, 6)):
+    for time in range(min(horizon + 1, 6)):
         expected.next_motion.normal_(generator=generator)
         seen.next_motion.copy_(expected.next_motion)
-        plain.append(expected)
-        writer.append(seen)
+        moving = torch.rand(num_envs, generator=generator) < 0.5 if time % 2 else None
+        plain.append(expected, moving)
+        writer.append(seen, None if moving is None else moving.to(device))
     compare(expected, seen, layout)
 
     motions = torch.randn(count, len(ids), layout.motion_dim, generator=generator)

@@ -104,8 +104,9 @@ def test_resets_and_commands(
             for engine in (expected, seen):
                 engine.reset(env_ids, motion, given, command_at_once=at_once, **place)
         compare(expected, seen)
+        moving = torch.tensor(rng.random(NUM_ENVS) < 0.7)
         for engine in (expected, seen):
-            engine.step()
+            engine.step(moving)
     report = quiet_report(expected)
     assert min(report.commands_clamped, report.entries_clamped, report.commands_ignored, report.motions_ignored) > 0
 
@@ -126,6 +127,7 @@ def test_starts_from_a_pool(
             clamped.append(pool.lookups_clamped() - before)
         assert clamped[0] == clamped[1]
         compare(expected, seen)
+        moving = torch.tensor(rng.random(NUM_ENVS) < 0.7)
         for engine in (expected, seen):
-            engine.step()
+            engine.step(moving)
     assert quiet_report(expected).motions_ignored > 0 and pool.lookups_clamped() > 0

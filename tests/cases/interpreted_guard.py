@@ -35,13 +35,17 @@ def test_bad_rows(
             motion[rng.integers(len(columns)), rng.integers(width)] = value
         motion[rng.integers(len(columns)), 0] = high[0]  # at the limit, which is within
         counts = columns < num_envs  # the scratch column's do not
+        moving = torch.tensor(rng.random(num_envs) < 0.5) if advance and rng.random() < 0.7 else None
+        if moving is not None:
+            counts &= moving
         bad += int((counts & ~(motion.abs() <= high).all(dim=1)).sum())
         wide = torch.cat([motion, motion], dim=1)
         expected, seen = motion.clone(), wide[:, :width]
         ahead = int(rng.integers(0, 100))
-        pair[0].apply(expected, columns, ahead, advance)
-        replace_bad_rows(pair[1], seen, columns, ahead, advance)
-        assert torch.equal(seen, expected) and torch.isfinite(seen).all()
+        pair[0].apply(expected, columns, ahead, advance, moving)
+        replace_bad_rows(pair[1], seen, columns, ahead, advance, moving)
+        torch.testing.assert_close(seen, expected, rtol=0, atol=0, equal_nan=True)
+        assert torch.isfinite(seen if moving is None else seen[moving]).all()
         torch.testing.assert_close(wide[:, width:], motion, rtol=0, atol=0, equal_nan=True)  # beside them, nothing
         assert torch.equal(pair[1].frame, pair[0].frame)
         assert int(pair[1].replaced) == int(pair[0].replaced) == bad

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,18 +16,27 @@ from cmg_export.bench.results import Call
 from cmg_export.bench.settings import Settings
 from cmg_export.progress import stage
 from cmg_export.read.checkpoint import Checkpoint
-from cmg_export.timing import interleave
+from cmg_export.timing import Run, interleave
 from cmg_runtime.commands.sampler import CommandSampler
 from cmg_runtime.folder.arrays import load_bank
+from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_generator import CMGMotionGenerator
 from cmg_runtime.motion_lib import MotionLibCMG
+from cmg_runtime.motion_lib.library import HORIZON, MODES
+from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
 
 OFFSETS = (1, *range(5, 100, 5))
 """Frames that TWIST looks ahead."""
 
+Library = MotionLibCMG | ReferenceMotionLib
+
+DRAWN, RESET = 64, 16
+"""Motions of a draw, and environments of a reset."""
+
 
 def time_dropin(settings: Settings, checkpoint: Checkpoint, calls: list[Call]) -> None:
-    """Time get_motion, a reset of all environments and calc_motion_frame, in both modes; ``calls`` gets what comes.
+    """Time the generator's get_motion and reset, and the library's queries, draws and resets, in both modes; ``calls``
+    gets what comes.
 
     Raises:
         EngineError: the engine cannot be used.
@@ -63,27 +74,62 @@ def _time_generators(settings: Settings, network: ReferenceForm, mode: str, call
 
 
 def _time_libraries(settings: Settings, network: ReferenceForm, calls: list[Call]) -> None:
+    """A training step's two queries, the larger one alone, a draw, and a reset of a few."""
     options, dropin, manifest, device = settings.options, settings.options.dropin, settings.manifest, settings.device
-    given = (options.engine, None, dropin.num_motions, dropin.frames, settings.num_envs, device)
-    libraries: dict[str, Any] = {}
-    for backend in options.backends or ("auto",):
-        for mode in ("pregenerated", "realtime"):
+    num_envs = settings.num_envs
+    given = (options.engine, None, dropin.num_motions, dropin.frames, num_envs, device)
+    backends, libraries = options.backends or ("auto",), dict[str, MotionLibCMG]()
+    for backend in backends:
+        for mode in MODES:
             made = MotionLibCMG(*given, manifest.sizes.num_joints, manifest.fps, mode=mode, backend=backend)
             libraries[f"{backend}, {mode}"] = made
     commands = _commands(settings, dropin.num_motions)
-    libraries["reference"] = ReferenceMotionLib(network, _bank(settings), commands, dropin.frames, manifest.fps)
-    env_ids = torch.arange(settings.num_envs, device=device).repeat(len(OFFSETS))
-    times = torch.tensor(OFFSETS, device=device).repeat_interleave(settings.num_envs) / manifest.fps
+    reference = ReferenceMotionLib(network, _bank(settings), commands, dropin.frames, manifest.fps)
+    everyone = torch.arange(num_envs, device=device)
+    askers: list[tuple[str, Library, torch.Tensor]] = [("reference", reference, everyone % dropin.num_motions)]
+    askers += [(name, made, made.sample_motions(num_envs)) for name, made in libraries.items()]
+    for what, offsets in (
+        (f"calc_motion_frame, {len(OFFSETS)} x {num_envs}", [OFFSETS]),
+        (f"a step's queries, {num_envs} and {len(OFFSETS)} x {num_envs}", [(0,), OFFSETS]),
+    ):
+        runs = {name: _queries(library, ids, offsets, manifest.fps) for name, library, ids in askers}
+        _time(settings, what, runs, calls)
+    some, few = min(num_envs, DRAWN), everyone[: min(num_envs, RESET)].clone()
+    draws = {name: functools.partial(made.sample_motions, some) for name, made in libraries.items()}
+    _time(settings, f"sample_motions, {some}", draws, calls)
+    resets: dict[str, Run] = {name: functools.partial(made.reset, few) for name, made in libraries.items()}
+    resets.update({f"{backend}, engine": _engine_reset(settings, backend, few) for backend in backends})
+    _time(settings, f"reset of {len(few)}", resets, calls)
 
-    def query(name: str) -> Callable[[], Any]:
-        ids = env_ids if name.endswith("realtime") else env_ids % dropin.num_motions
-        return lambda: libraries[name].calc_motion_frame(ids, times)
 
-    what = f"calc_motion_frame, {len(OFFSETS)} x {settings.num_envs}"
-    _time(settings, what, {name: query(name) for name in libraries}, calls)
+def _engine_reset(settings: Settings, backend: str, env_ids: torch.Tensor) -> Callable[[], None]:
+    """The reset of an engine by itself, as large as a realtime library's."""
+    robot = settings.manifest.robot
+    bodies = [name for name in KEY_BODIES if robot is not None and name in robot.body_names]
+    size = 2 * settings.num_envs
+    engine = load_engine(settings.options.engine, size, settings.device, backend, horizon=HORIZON, key_bodies=bodies)
+    engine.reset()
+    command = _commands(settings, len(env_ids))
+    return functools.partial(engine.reset, env_ids, command=command, command_at_once=True)
 
 
-def _time(settings: Settings, what: str, runs: dict[str, Callable[[], Any]], calls: list[Call]) -> None:
+def _queries(library: Library, ids: torch.Tensor, offsets: Sequence[Sequence[int]], fps: float) -> Callable[[], None]:
+    """A query for each of ``offsets``, so many frames from a time that goes on by a frame with each run."""
+    asked = [
+        (ids.repeat(len(ahead)), torch.tensor(ahead, device=ids.device).repeat_interleave(len(ids)) / fps)
+        for ahead in offsets
+    ]
+    frame = itertools.count(1)
+
+    def run() -> None:
+        now = next(frame) / fps
+        for motion_ids, ahead in asked:
+            library.calc_motion_frame(motion_ids, ahead + now)
+
+    return run
+
+
+def _time(settings: Settings, what: str, runs: Mapping[str, Run], calls: list[Call]) -> None:
     dropin = settings.options.dropin
     with stage(what):
         timed = interleave(runs, settings.device, settings.calls(dropin.count), dropin.seconds)

@@ -24,7 +24,7 @@ Section = Literal["engine", "dropin", "time-share"]
 
 @dataclass(frozen=True)
 class DropinOptions:
-    """Of the section dropin: get_motion, a reset of all and calc_motion_frame, beside the reference's way."""
+    """Of the section dropin: the motion generator's and the motion library's calls, beside the reference's way."""
 
     num_motions: int = 1024
     """Trajectories of the pregenerated motion library."""

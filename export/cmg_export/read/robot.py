@@ -34,8 +34,9 @@ _G1_POINTS = {
     "left_rubber_hand": ("left_wrist_yaw_link", (0.0415, 0.003, 0.0)),
     "right_rubber_hand": ("right_wrist_yaw_link", (0.0415, -0.003, 0.0)),
     "head_link": ("torso_link", (0.004, 0.0, -0.044)),
+    "head_mocap": ("torso_link", (0.0, 0.0, 0.4)),
 }
-"""Bodies of the G1's URDF, fixed to others, that its MJCF folds into their parents. Motion trackers ask for them."""
+"""Bodies of the G1's URDFs, fixed to others, that its MJCF folds into their parents. Motion trackers ask for them."""
 
 
 def g1_model() -> Path | None:

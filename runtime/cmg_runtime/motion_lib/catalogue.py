@@ -9,7 +9,8 @@ import torch
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_integers
-from cmg_runtime.motion_lib.sources import PoolSource, WindowSource
+from cmg_runtime.motion_lib.slots import SlotSource
+from cmg_runtime.motion_lib.trajectories import PoolSource
 
 
 class MotionCatalogue:
@@ -28,7 +29,7 @@ class MotionCatalogue:
 
     def __init__(
         self,
-        source: Union[PoolSource, WindowSource],
+        source: Union[PoolSource, SlotSource],
         length: float,
         body_names: Sequence[str],
         known: Sequence[int],
@@ -40,15 +41,21 @@ class MotionCatalogue:
         self._length = length
         self._known = tuple(known)
         self._lengths = torch.full((source.num_motions,), length, dtype=torch.float32, device=device)
+        self._names = [
+            f"cmg_{index:04d}_vx{vx:+.2f}_vy{vy:+.2f}_yaw{yaw:+.2f}"
+            for index, (vx, vy, yaw) in enumerate(source.commands.tolist())
+        ]
 
     def num_motions(self) -> int:
         """Number of motions; ids are 0..num_motions-1."""
         return self._source.num_motions
 
     def get_motion_length(self, motion_ids: Any) -> torch.Tensor:
-        """How long motions last, s: [n] float32 for ids [n], [] for a single int."""
+        """How long motions last, s: [n] float32 for ids [n]; for a single int [], on the host: cheap in a loop."""
         if isinstance(motion_ids, (int, np.integer)):
-            return self._lengths[self._ids([motion_ids])][0]
+            if not 0 <= motion_ids < self._source.num_motions:
+                raise EngineError(f"motion_ids has {motion_ids}; expected 0..{self._source.num_motions - 1}")
+            return torch.tensor(self._length, dtype=torch.float32, device="cpu")
         return self._lengths[self._ids(motion_ids)]
 
     def get_total_length(self) -> float:
@@ -56,8 +63,8 @@ class MotionCatalogue:
         return self.num_motions() * self._length
 
     def get_motion_names(self) -> List[str]:
-        """One name a motion."""
-        return list(self._source.names)
+        """One name a motion, by its command."""
+        return list(self._names)
 
     def get_key_body_idx(self, key_body_names: Sequence[str]) -> List[int]:
         """Places of bodies in ``local_body_pos``.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import torch
 
@@ -18,18 +19,48 @@ from cmg_runtime.folder.manifest import read_manifest
 from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice, select_envs
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_lib.catalogue import MotionCatalogue
+from cmg_runtime.motion_lib.reach import farthest
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
-from cmg_runtime.motion_lib.sampling import MotionSampler
-from cmg_runtime.motion_lib.sources import PoolSource, QueryReport, WindowSource
+from cmg_runtime.motion_lib.slots import SLOTS_PER_ENV, SlotSource
+from cmg_runtime.motion_lib.trajectories import PoolSource
 from cmg_runtime.window.footprint import pool_bytes
 from cmg_runtime.window.frames import FrameLayout
+from cmg_runtime.window.plain.queries import MotionFrames
+from cmg_runtime.window.twins import make_frame_queries
 
 MODES = ("pregenerated", "realtime")
 
 HORIZON = 96
 """Frames: TWIST looks 95 frames past the current one."""
 
-Tensor = torch.Tensor
+ELSEWHERE = {
+    "preload_duration": "motion_length is the frames that a motion lasts",
+    "buffer_size": "nothing is buffered, so leave it out",
+    "buffer_frames": "horizon is the frames that can be looked ahead",
+    "dof_pos_pool": "calc_motion_frame(motion_ids, motion_times) gives frames",
+    "dof_vel_pool": "calc_motion_frame(motion_ids, motion_times) gives frames",
+    "motion_pool": "calc_motion_frame(motion_ids, motion_times) gives frames",
+}
+"""Arguments and attributes of other implementations that are not here, and what is."""
+
+
+class QueryReport(NamedTuple):
+    """What was asked of a library that it does not have, counted since it was made.
+
+    Attributes:
+        jumped: realtime motions whose time went back, or further on than they can follow in one query: an episode's
+            clock that starts at random, a viewer's key, a motion that begins anew.
+        before_start: times below 0 of pregenerated motions; they gave the first frame.
+        past_end: times past the frames that there are. Pregenerated: the motion began again. Realtime: the window's
+            last frame was given; look-aheads are longer than ``horizon``.
+        not_finite: times on a GPU that were not finite. Pregenerated motions gave their first frame, realtime ones
+            their current frame.
+    """
+
+    jumped: int
+    before_start: int
+    past_end: int
+    not_finite: int
 
 
 class MotionLibCMG(MotionCatalogue, Closable):
@@ -40,10 +71,13 @@ class MotionLibCMG(MotionCatalogue, Closable):
       TWIST starts at a random time, stays for the motion's length, and looks ahead all the while. After those it begins
       again where it ended, as in a viewer that never resets: the root goes on from its place and heading, the joints
       jump. It takes ``num_motions * (2 * motion_length + horizon)`` times some 400 bytes (1024 of 500 frames: 0.5 GB).
-    - "realtime": motion ids are environment ids. :meth:`reset` starts an environment's motion, :meth:`step`, called
-      once in every environment step, moves all of them one frame on, and times count from an environment's last
-      reset. ``horizon`` frames from the current one on can be seen; a time before or past them gives the nearest of
-      them and is counted. :meth:`update_commands` changes commands on the way.
+    - "realtime": ``2 * num_envs`` motions, each under a command of its own, generated as they are asked for.
+      :meth:`sample_motions` gives motions that nobody asks for any more; the first time that is asked for is where
+      such a motion begins, at the world's origin along x. From there on a motion follows the times of the queries:
+      it moves on when one looks past the ``horizon`` frames that it keeps ready. Where time goes back, or further on
+      than ``control_dt`` (at most some frames a query), the motion goes on from the frame that it is at, under the new
+      time; after a step back its root begins at the origin again. Nothing has to be called for this, and nothing but
+      queries moves a motion; who wants to steer has :meth:`reset`, :meth:`step` and :meth:`update_commands`.
 
     Where a time lies between two frames, everything is interpolated. Tensors that come out are new and the caller's
     to change; tensors that go in are never changed. On CUDA nothing makes the host wait but construction and
@@ -56,7 +90,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         cmg_data_path: the data file with a checkpoint's stats, where it has none inside.
         num_motions: trajectories of the pregenerated mode.
         motion_length: frames that a motion lasts.
-        num_envs: environments; the motions of the realtime mode.
+        num_envs: environments.
         device: "cuda", "cuda:<index>" or "cpu".
         dof_dim: the engine's number of joints, or that less its six wrist joints (29 and 23 on a G1).
         fps: frames a second, the engine's.
@@ -66,15 +100,21 @@ class MotionLibCMG(MotionCatalogue, Closable):
             the engine's robot does not have reads NaN.
         horizon: frames to look ahead, the current one included.
         command_ramp_s: seconds in which a command of :meth:`update_commands` is reached.
-        commands: [num_motions, 3] of the pregenerated trajectories; None spreads them over the engine's range.
+        control_dt: seconds from one environment step to the next, which realtime motions can follow; None: a frame.
+        commands: [M, 3] of the motions, M as of the mode; None spreads them over the engine's range.
 
     Attributes:
         joint_names: joints of ``dof_pos`` and ``dof_vel``, in order.
         body_names: as given.
-        mode, device, fps: as given.
+        mode, device, fps, num_envs, dof_dim, motion_length: as given.
+        dt: 1 / fps, s.
+        safe_motion_length: motion_length; all of a motion can be played, with ``horizon`` frames ahead.
+        max_distance: the largest distance, m, of a root from where its motion began, in what an episode can last: a
+            motion's length, after a start that in pregenerated mode is anywhere in it.
 
     Raises:
         EngineError: a wrong argument, the motions do not fit into memory, or the engine folder has no robot.
+        TypeError: an argument that is not here; the message names what is, where other implementations have it.
     """
 
     @torch.inference_mode(False)  # counters made under the caller's inference mode could not be updated outside it
@@ -95,9 +135,13 @@ class MotionLibCMG(MotionCatalogue, Closable):
         body_names: Sequence[str] = KEY_BODIES,
         horizon: int = HORIZON,
         command_ramp_s: float = 0.5,
+        control_dt: float | None = None,
         commands: Any = None,
         seed: int = 0,
+        **others: Any,
     ) -> None:
+        for name in others:
+            raise TypeError(f"MotionLibCMG() has no argument {name!r}{_elsewhere(name)}")
         require_choice(mode, "mode", MODES)
         num_motions, motion_length = as_count(num_motions, "num_motions"), as_count(motion_length, "motion_length")
         num_envs, horizon = as_count(num_envs, "num_envs"), as_count(horizon, "horizon")
@@ -116,7 +160,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
             require_memory(needed, resolve_device(device), what, "take fewer or shorter ones")
         engine = load_engine(
             folder,
-            num_envs,
+            SLOTS_PER_ENV * num_envs if realtime else num_envs,
             device,
             backend,
             precision,
@@ -126,25 +170,39 @@ class MotionLibCMG(MotionCatalogue, Closable):
             key_bodies=[body_names[index] for index in known],
         )
         self.mode = mode
-        self.fps = engine.fps
-        self.num_envs = num_envs
+        self.fps, self.dt = engine.fps, 1 / engine.fps
+        self.num_envs, self.dof_dim = num_envs, len(kept)
+        self.motion_length = self.safe_motion_length = motion_length
         self.joint_names = tuple(manifest.joint_names[index] for index in kept)
-        low, high = manifest.command_range.min, manifest.command_range.max
-        self._commands = CommandSampler(num_motions, engine.device, *zip(low, high), seed=seed)
+        if commands is None:
+            low, high = manifest.command_range.min, manifest.command_range.max
+            size = engine.num_envs if realtime else num_motions
+            commands = CommandSampler(size, engine.device, *zip(low, high), seed=seed).sample_uniform()
+        source: PoolSource | SlotSource
         if realtime:
-            # So that every id means something at once.
-            engine.reset(command=self._commands.sample_batch(num_envs), command_at_once=True)
-            source = WindowSource(engine, horizon)
+            steps = 1 if control_dt is None else max(1, math.ceil(control_dt * engine.fps - 1e-3))
+            source = SlotSource(engine, num_envs, commands, steps, seed)
         else:
-            drawn = self._commands.sample_uniform() if commands is None else commands
-            source = PoolSource(engine, num_motions, drawn, num_frames)
+            source = PoolSource(engine, num_motions, commands, num_frames, seed)
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
-        self._window = source if isinstance(source, WindowSource) else None
+        self.max_distance = farthest(source.commands, (1 if realtime else 2) * self._length)
         self._engine = engine
-        self._dofs = None if len(kept) == len(manifest.joint_names) else torch.tensor(kept, device=self.device)
-        self._bodies = torch.tensor(known, dtype=torch.long, device=self.device)
-        self._sampler = MotionSampler(source.commands, seed)
+        bodies = [known.index(index) if index in known else -1 for index in range(len(body_names))]
+        self._queries = make_frame_queries(source.rows, kept, bodies, engine.fps)
+        self._warned = False
         self._made()
+
+    if not TYPE_CHECKING:  # type checkers would take every name to be there
+
+        def __getattr__(self, name: str) -> Any:
+            if self._ended is None and name in ELSEWHERE:
+                raise AttributeError(f"MotionLibCMG has no attribute {name!r}{_elsewhere(name)}")
+            return super().__getattr__(name)
+
+    @property
+    def motion_commands(self) -> torch.Tensor:
+        """[num_motions, 3] the motions' commands, m/s, m/s, rad/s. A new tensor."""
+        return self._source.commands.clone()
 
     def _owned(self) -> list[Any]:
         return [self._engine]
@@ -152,30 +210,22 @@ class MotionLibCMG(MotionCatalogue, Closable):
     def sample_motions(
         self, n: int, motion_difficulty: Any = None, curriculum_level: float | None = None
     ) -> torch.Tensor:
-        """Draw motion ids [n] int64. In realtime mode ids are environments: :meth:`reset` gives those; here only
-        ``n == num_envs`` has an answer, all of them.
+        """Draw motion ids [n] int64: in pregenerated mode with repetition, in realtime mode distinct motions that
+        nobody asks for any more, which then begin anew.
 
         Args:
             motion_difficulty: [num_motions] weights of the draw.
-            curriculum_level: 0 draws among the quarter with the smallest commands, 1 among all; None: all.
+            curriculum_level: 0 draws among the quarter with the smallest commands, 1 among all; None: all. In realtime
+                mode, where so few of these are free, the next larger ones follow.
 
         Raises:
-            EngineError: see :class:`MotionSampler`; in realtime mode another n.
+            EngineError: see :class:`MotionSampler`; in realtime mode more than ``num_motions``.
         """
-        n = as_count(n, "n", least=0)
-        if self._window is not None:
-            if n != self.num_envs:
-                raise EngineError(
-                    f"in realtime mode motion ids are environment ids, so {n} of them cannot be drawn; "
-                    "call reset(env_ids), which gives them"
-                )
-            return torch.arange(n, device=self.device)
-        return self._sampler.draw(n, motion_difficulty, curriculum_level)
+        return self._source.draw(as_count(n, "n", least=0), motion_difficulty, curriculum_level)
 
     def sample_time(self, motion_ids: Any) -> torch.Tensor:
         """Times [n] float32, s, to start motions at: within their length, or 0 in realtime mode."""
-        n = len(self._ids(motion_ids))
-        return self._sampler.draw_times(n, self._length if self._window is None else 0.0)
+        return self._source.draw_times(len(self._ids(motion_ids)), self._length)
 
     def reset(
         self,
@@ -184,57 +234,49 @@ class MotionLibCMG(MotionCatalogue, Closable):
         motion_difficulty: Any = None,
         curriculum_level: float | None = None,
     ) -> torch.Tensor:
-        """Motions for environments whose episode begins.
+        """:meth:`sample_motions` for environments, which :meth:`update_commands` can name afterwards.
 
         Args:
             env_ids: [n] integers; None for every environment.
-            commands: [n, 3] or [3], of the realtime mode, in force at once; None draws them.
-            motion_difficulty, curriculum_level: as in :meth:`sample_motions`. In realtime mode there is nothing to
-                weight; the level scales the range that commands are drawn from.
+            commands: [n, 3] or [3], of the realtime mode, in force at once; None for the motions' own.
+            motion_difficulty, curriculum_level: as in :meth:`sample_motions`.
 
         Returns:
-            Motion ids [n] int64 on the device: drawn ones, or in realtime mode the environments' own.
+            Motion ids [n] int64 on the device.
 
         Raises:
             EngineError: wrong arguments, or commands in pregenerated mode.
         """
         everyone = torch.arange(self.num_envs, device=self.device)
         ids = everyone if env_ids is None else as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
-        if self._window is None:
-            if commands is not None:
-                raise EngineError("pregenerated motions keep their commands; leave commands out, or use realtime mode")
-            return self.sample_motions(len(ids), motion_difficulty, curriculum_level)
-        if commands is None:
-            level = 1.0 if curriculum_level is None else curriculum_level
-            commands = self._commands.sample_batch(len(ids), "curriculum", level)
-        self._engine.reset(None if env_ids is None else ids, command=commands, command_at_once=True)
-        self._window.restarted(select_envs(ids, self.num_envs, self.device))
-        return ids.clone()  # ids may be the caller's own tensor
+        return self._source.draw_for(ids, commands, motion_difficulty, curriculum_level)
 
     def step(self) -> None:
-        """Call once in every environment step, before its first query: realtime motions move on by one frame, 1/fps
-        seconds. In pregenerated mode there is nothing to do."""
-        if self._window is not None:
-            self._window.step()
+        """Move all realtime motions one frame on, 1/fps seconds. Need not be called: queries do it for the motions that
+        they name. In pregenerated mode there is nothing to do."""
+        self._source.step()
 
-    def update_commands(self, commands: Any, env_ids: Any = None) -> None:
-        """Change commands in realtime mode; the motions go on from their current frames.
+    def update_commands(self, commands: Any, env_ids: Any = None, motion_ids: Any = None) -> None:
+        """Change commands in realtime mode; the motions go on from their current frames. A motion that is drawn again
+        has its own command again.
 
         Args:
             commands: [n, 3] or [3], clamped to the engine's range. NaN raises, or on a GPU is ignored and counted.
-            env_ids: None for every environment, distinct ids [n], or a bool mask [num_envs].
+            env_ids: None for every environment, distinct ids [n], or a bool mask [num_envs]: the motions that
+                :meth:`reset` gave them last; before that, motion i is environment i's.
+            motion_ids: distinct motion ids [n], or a bool mask [num_motions], instead.
 
         Raises:
             EngineError: wrong arguments, or pregenerated mode.
         """
-        if self._window is None:
-            raise EngineError("pregenerated motions keep their commands; choose another motion, or use realtime mode")
-        self._engine.set_command(commands, env_ids)
+        of_envs = motion_ids is None
+        chosen = select_envs(
+            env_ids if of_envs else motion_ids, self.num_envs if of_envs else self.num_motions(), self.device
+        )
+        self._source.update_commands(commands, chosen, of_envs)
 
     @torch.no_grad()
-    def calc_motion_frame(
-        self, motion_ids: Any, motion_times: Any
-    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def calc_motion_frame(self, motion_ids: Any, motion_times: Any) -> MotionFrames:
         """The reference at ``motion_times[i]`` of motion ``motion_ids[i]``, for every i.
 
         Args:
@@ -252,55 +294,19 @@ class MotionLibCMG(MotionCatalogue, Closable):
         """
         ids = self._ids(motion_ids)
         times = as_floats(motion_times, [(len(ids),)], "motion_times", self.device)
-        frames = self._source.frames(ids, times)
-        dof_pos, dof_vel, bodies = frames.dof_pos, frames.dof_vel, frames.key_body_pos
-        if self._dofs is not None:
-            dof_pos, dof_vel = dof_pos.index_select(1, self._dofs), dof_vel.index_select(1, self._dofs)
-        if len(self._bodies) < len(self.body_names):
-            unknown = bodies.new_full((len(ids), len(self.body_names), 3), float("nan"))
-            bodies = unknown.index_copy_(1, self._bodies, bodies)
-        root_rot = frames.root_rot.roll(-1, dims=1)  # (w, x, y, z) in the runtime, (x, y, z, w) in TWIST
-        return frames.root_pos, root_rot, frames.root_vel, frames.root_ang_vel, dof_pos, dof_vel, bodies
+        self._source.follow(ids, times)
+        return self._queries.answer(ids, times)
 
     def report(self) -> QueryReport:
-        """Read the counters from the device (the host waits); warns where one is not zero, and of clamped commands. In
-        realtime mode, times past the end usually mean that :meth:`step` is not called."""
+        """Read the counters from the device (the host waits). The first time that one is not zero, warn; and of clamped
+        commands."""
         self._engine.report()
-        report = self._source.counts.read()
-        if any(report):
+        report = QueryReport(int(self._source.jumped), *self._queries.counts.tolist())
+        if any(report) and not self._warned:
+            self._warned = True
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)
         return report
 
 
-def create_motion_lib_cmg(
-    cfg: Any, num_envs: int, device: str | torch.device, body_names: Sequence[str] | None = None
-) -> MotionLibCMG:
-    """The motion library that a TWIST configuration asks for.
-
-    Args:
-        cfg: ``cfg.motion`` has ``cmg_model_path``, and may have ``cmg_data_path``, ``cmg_mode`` ("pregenerated"),
-            ``cmg_num_motions`` (1024), ``cmg_motion_length`` (500 frames), ``cmg_backend`` ("auto"), ``dof_dim`` (29),
-            ``fps`` (50) and ``key_bodies`` (TWIST's).
-        num_envs: environments.
-        device: the simulation's.
-        body_names: bodies of ``local_body_pos``; None for ``key_bodies``.
-
-    Raises:
-        EngineError: ``cmg_model_path`` is missing; see :class:`MotionLibCMG`.
-    """
-    motion = cfg.motion
-    if not getattr(motion, "cmg_model_path", None):
-        raise EngineError("cfg.motion.cmg_model_path is missing; expected an engine folder or a checkpoint")
-    return MotionLibCMG(
-        motion.cmg_model_path,
-        getattr(motion, "cmg_data_path", None),
-        getattr(motion, "cmg_num_motions", 1024),
-        getattr(motion, "cmg_motion_length", 500),
-        num_envs,
-        device,
-        getattr(motion, "dof_dim", 29),
-        getattr(motion, "fps", 50.0),
-        mode=getattr(motion, "cmg_mode", "pregenerated"),
-        backend=getattr(motion, "cmg_backend", "auto"),
-        body_names=body_names if body_names is not None else getattr(motion, "key_bodies", KEY_BODIES),
-    )
+def _elsewhere(name: str) -> str:
+    return f"; {ELSEWHERE[name]}" if name in ELSEWHERE else ""

@@ -21,10 +21,10 @@ def engine_bytes(
         layout: of the window's frames; None without a window.
     """
     columns, motion, command = num_envs + 1, sizes.motion_dim, sizes.command_dim
-    kept = columns * (4 * (2 * motion + 3 * command + 1) + 8) + num_envs * 8
+    kept = columns * (4 * (2 * motion + 3 * command + 1) + 8) + num_envs * 9
     workspace = 0  # of a rebuild of all windows
     if layout is not None:
-        kept += columns * (4 * (horizon * layout.width + motion + 9) + 1) + num_envs * 16
+        kept += columns * (4 * (horizon * layout.width + motion + 9) + 9) + num_envs * 16
         workspace = 4 * workspace_floats(num_envs, horizon, motion, command)
     if device.type != "cpu":
         return kept + workspace + num_envs * BACKENDS[backend].widest_bytes * _widest(sizes)

@@ -27,12 +27,12 @@ class FutureView(NotCopied):
         buffers = window.buffers
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
-            on_device = window.offsets_on_device(offsets)
-            self._rows = buffers.ring.new_zeros(len(offsets), *buffers.ring.shape[1:])
+            ahead = window.offsets_on_device(offsets)
+            self._rows = buffers.flat_ring.new_zeros(len(offsets) * buffers.num_envs, buffers.flat_ring.shape[1])
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
             # A function, not a method of this object, which would then keep itself alive.
-            pieces = [Piece(functools.partial(_read, window, on_device, self._rows, self._command))]
+            pieces = [Piece(functools.partial(_read, window, ahead, self._rows, self._command))]
             self._program: Any = functools.partial(run_eagerly, pieces)
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
@@ -52,7 +52,7 @@ class FutureView(NotCopied):
         self._program()
 
 
-def _read(window: Window, offsets: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
+def _read(window: Window, ahead: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
     buffers = window.buffers
-    torch.index_select(buffers.ring, 0, window.slots(offsets), out=rows)
+    torch.index_select(buffers.flat_ring, 0, window.places(ahead), out=rows)
     command.copy_(buffers.ramp.now()[: buffers.num_envs])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 
 from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
 from cmg_runtime.errors import EngineError
-from cmg_runtime.window.frames import ReferenceFrames, flat_places
+from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
-from cmg_runtime.window.state import EngineState, WindowBuffers
+from cmg_runtime.window.state import EngineState, Steps, WindowBuffers
 
 MAX_KNOWN_OFFSETS = 64
 """Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
@@ -39,12 +40,9 @@ class Window:
         self._all_ids = torch.arange(state.num_envs, device=device)
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
         # Functions, not methods of this object, which would then keep itself alive.
-        self._step_pieces = [
-            Piece(functools.partial(_infer, state, self.buffers), state.captures_network),
-            Piece(functools.partial(_append, state, self.buffers, writer)),
-        ]
+        infer = Piece(functools.partial(_infer, state, self.buffers), state.captures_network)
+        self._steps = Steps(state, infer, functools.partial(_append, state, self.buffers, writer))
         self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
-        self._step_program: Any = functools.partial(run_eagerly, self._step_pieces)
         if device.type == "cuda":
             self._record()
 
@@ -60,9 +58,9 @@ class Window:
         self.buffers.fresh.fill_(True)
         self.rebuild(self._all_ids)
 
-    def step(self) -> None:
-        """Every environment one frame forward."""
-        self._step_program()
+    def step(self, moving: Optional[torch.Tensor] = None) -> None:
+        """Every environment one frame forward, or those that ``moving`` [num_envs] bool chooses."""
+        self._steps.run(moving)
 
     def rebuild(self, ids: torch.Tensor) -> None:
         """Make the windows of ``ids`` [n] int64 anew from their current frames; the others keep their bits."""
@@ -91,10 +89,10 @@ class Window:
             if len(self._offsets) == MAX_KNOWN_OFFSETS:
                 del self._offsets[next(iter(self._offsets))]
             self._offsets[offsets] = known
-        return self.split(self.buffers.ring.index_select(0, self.slots(known)))
+        return self.split(self.buffers.flat_ring.index_select(0, self.places(known)))
 
     def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` as a new tensor [K] int64, which the caller keeps. Raises as :meth:`future` does."""
+        """``offsets`` as :meth:`places` takes them, a new tensor, which the caller keeps. Raises as :meth:`future`."""
         last = self.buffers.horizon - 1
         outside = [offset for offset in offsets if not 0 <= offset <= last]
         if outside:
@@ -102,24 +100,36 @@ class Window:
                 f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
             )
         on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
-        return on_host.to(self._state.device, non_blocking=True)
+        ahead = (on_host * self.buffers.ring.shape[1]).unsqueeze(1)
+        return ahead.to(self._state.device, non_blocking=True)
 
-    def slots(self, offsets: torch.Tensor) -> torch.Tensor:
-        """Where the frames at ``offsets`` [K] are in the ring: [K] int64."""
-        return (self.buffers.head + offsets).remainder(self.buffers.horizon)
+    def places(self, ahead: torch.Tensor) -> torch.Tensor:
+        """[K * num_envs] int64: the rows of the flat ring with the frames at K offsets of every environment.
+
+        Args:
+            ahead: [K, 1] int64, the offsets in rows of the ring.
+        """
+        head = self.buffers.head[: self.buffers.num_envs]
+        return (head + ahead).remainder_(len(self.buffers.flat_ring)).flatten()
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
-        """``rows`` [K, columns, W] as frames [num_envs, K, ...], which are views of them."""
-        return self._writer.layout.split(rows[:, : self.buffers.num_envs].transpose(0, 1))
+        """``rows`` [K * num_envs, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows.unflatten(0, (-1, self.buffers.num_envs)).transpose(0, 1))
 
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
-        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]."""
+        """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]. An environment that is out of range
+        ``index_select`` refuses, on a GPU by PyTorch's device-side assert."""
         buffers = self.buffers
-        places = flat_places(self.slots(offsets), env_ids, buffers.ring.shape, buffers.num_envs)
+        head = buffers.head[: buffers.num_envs].index_select(0, env_ids)
+        places = torch.add(head, offsets, alpha=buffers.ring.shape[1]).remainder_(len(buffers.flat_ring))
         return self._writer.layout.split(buffers.flat_ring.index_select(0, places))
 
+    def motion_rows(self) -> MotionRows:
+        """Every environment's frames, from the current one on, as those of a motion: live, not to be written."""
+        return MotionRows(self.buffers.ring, self._writer.layout, self.buffers.head[: self.buffers.num_envs])
+
     def _record(self) -> None:
-        """Capture the rebuild of every size, the largest first, and the step."""
+        """Capture the rebuild of every size, the largest first, and the steps."""
         device, sizes = self._state.device, batch_sizes(self._state.num_envs)
         floats = max(WindowRebuild.workspace_size(size, self.buffers) for size in sizes)
         workspace = torch.empty(floats, dtype=torch.float32, device=device)
@@ -130,7 +140,7 @@ class Window:
             rebuild = WindowRebuild(self.buffers, self._state, self._writer, ids, workspace)
             recorded.append((size, ids, recorder.record(rebuild.pieces())))
         self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
-        self._step_program = recorder.record(self._step_pieces)
+        self._steps.record(recorder)
 
 
 def _infer(state: EngineState, buffers: WindowBuffers) -> None:
@@ -138,7 +148,7 @@ def _infer(state: EngineState, buffers: WindowBuffers) -> None:
     state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
 
 
-def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter) -> None:
-    guard = state.guard
-    guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, advance=True)
-    writer.append(buffers)
+def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter, moving: Optional[torch.Tensor]) -> None:
+    guard, next_motion = state.guard, buffers.next_motion[: buffers.num_envs]
+    guard.apply(next_motion, guard.columns, buffers.horizon, advance=True, moving=moving)
+    writer.append(buffers, moving)

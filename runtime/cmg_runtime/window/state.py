@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import torch
 
@@ -62,6 +62,13 @@ class CommandRamp:
             return self.target.clone()
         return torch.lerp(self.initial, self.target, (self.elapsed / self.num_frames).clamp_(max=1).unsqueeze(-1))
 
+    def advance(self, moving: Optional[torch.Tensor] = None) -> None:
+        """One frame on, in every column or, of the environments, in those that ``moving`` [num_envs] bool chooses."""
+        if moving is None:
+            self.elapsed.add_(1)
+        else:
+            self.elapsed[: len(moving)].add_(moving)
+
     def retarget(self, envs: EnvSelection, targets: torch.Tensor, finite: torch.Tensor) -> None:
         """Start ramps from the commands in force to ``targets``.
 
@@ -98,6 +105,7 @@ class EngineState:
             row here and below belongs to no environment: see :class:`WindowBuffers`.
         next_motion: [num_envs + 1, motion_dim], what the network makes.
         next_command: [num_envs + 1, command_dim], the command in force that the network's next step is given.
+        moving: [num_envs] bool, the environments that a step of some moves on.
         ramp: the ramps of the commands.
         backend: the network.
         guard: to be applied to every frame that the network makes, before anything reads it.
@@ -123,6 +131,7 @@ class EngineState:
         self.next_motion = torch.empty_like(self.current)
         self.ramp = CommandRamp(num_envs + 1, manifest.sizes.command_dim, ramp_frames, device)
         self.next_command = torch.zeros_like(self.ramp.target)
+        self.moving = torch.zeros(num_envs, dtype=torch.bool, device=device)
         self.captures_network = device.type == "cpu" or (
             backend.capturable and can_be_captured(self.infer_from_current, device)
         )
@@ -151,9 +160,11 @@ class WindowBuffers:
     Attributes:
         num_envs: environments; ``columns = num_envs + 1``.
         horizon: frames of the window, at least 2, the current one included.
-        ring: [horizon, columns, W] rows of :class:`cmg_runtime.window.frames.FrameLayout`: the frame at offset k
-            from the current one is in slot ``(head + k) % horizon``.
-        head: [1] int64, slot of the current frame, the same for all environments.
+        ring: [horizon, columns, W] rows of :class:`cmg_runtime.window.frames.FrameLayout`.
+        flat_ring: [horizon * columns, W], the same memory. The frame of column c at offset k from its current one is
+            in row ``(head[c] + k * columns) % (horizon * columns)``.
+        head: [columns] int64, the row of ``flat_ring`` with each column's current frame: a multiple of ``columns``,
+            and the column.
         current: [columns, D] motion state of the current frame: what callers see as dof_pos and dof_vel.
         newest_motion: [columns, D] motion state of the frame at offset ``horizon - 1``: the network's input.
         newest_root: [columns, 4] its root state: x, y, z (m), yaw (rad), world.
@@ -182,20 +193,47 @@ class WindowBuffers:
 
     def __post_init__(self) -> None:
         columns, device = len(self.current), self.current.device
-        self.head = torch.zeros(1, dtype=torch.int64, device=device)
+        self.head = torch.arange(columns, device=device)
         self.newest_motion = self.current.clone()
         self.newest_root = torch.zeros(columns, 4, dtype=torch.float32, device=device)
         self.ground = torch.zeros(columns, dtype=torch.float32, device=device)
         self.placement = torch.zeros(columns, 4, dtype=torch.float32, device=device)
         self.fresh = torch.zeros(columns, dtype=torch.bool, device=device)
-        self._columns = columns
-        self._offsets = torch.arange(self.horizon, device=device)
         self.flat_ring = self.ring.view(-1, self.ring.shape[-1])
+        self._ahead = torch.arange(0, len(self.flat_ring), columns, device=device).unsqueeze(1)
 
     def places(self, ids: torch.Tensor, first: int, count: int) -> torch.Tensor:
         """[count, n] int64: rows of ``flat_ring`` with the frames of columns ``ids`` from offset ``first`` on."""
-        slots = (self.head + self._offsets[first : first + count]).remainder(self.horizon)
-        return slots.unsqueeze(1) * self._columns + ids
+        return (self.head.index_select(0, ids) + self._ahead[first : first + count]).remainder(len(self.flat_ring))
+
+
+class Steps:
+    """The step of every environment, and the step of some. Both run the network for all; they differ in what is kept.
+
+    Args:
+        infer: the network, into ``next_motion``.
+        commit: with None, or the mask [num_envs] bool of those that move, whose results alone it keeps.
+    """
+
+    def __init__(self, state: EngineState, infer: Piece, commit: Callable[[Optional[torch.Tensor]], None]) -> None:
+        self._moving = state.moving
+        self._pieces = [[infer, Piece(functools.partial(commit, moving))] for moving in (None, state.moving)]
+        self._all: Any = functools.partial(run_eagerly, self._pieces[0])
+        self._some: Any = functools.partial(run_eagerly, self._pieces[1])
+
+    def record(self, recorder: GraphRecorder) -> None:
+        """As CUDA graphs. The step of some too, though few ask for it: it takes no memory of its own but the graph's
+        nodes, and nobody has to wait for it in the middle of a run, or finds that it cannot be recorded within a
+        graph of his own."""
+        self._all, self._some = (recorder.record(pieces) for pieces in self._pieces)
+
+    def run(self, moving: Optional[torch.Tensor]) -> None:
+        """Every environment one frame forward, or those that ``moving`` [num_envs] bool chooses."""
+        if moving is None:
+            self._all()
+        else:
+            self._moving.copy_(moving)
+            self._some()
 
 
 class SingleFrame:
@@ -203,28 +241,28 @@ class SingleFrame:
 
     def __init__(self, state: EngineState) -> None:
         self._state = state
+        infer = Piece(state.infer_from_current, state.captures_network)
         # Functions of the state, not methods of this object, which would then keep itself alive.
-        advance = functools.partial(_advance, state)
-        pieces = [Piece(state.infer_from_current, state.captures_network), Piece(advance)]
-        self._step: Any = functools.partial(run_eagerly, pieces)
+        self._steps = Steps(state, infer, functools.partial(_advance, state))
         if state.device.type == "cuda":
-            self._step = GraphRecorder(state.device).record(pieces)
+            self._steps.record(GraphRecorder(state.device))
 
     def clear(self) -> None:
         """As it was made."""
         self._state.clear()
 
-    def step(self) -> None:
-        """Every environment one frame forward."""
-        self._step()
+    def step(self, moving: Optional[torch.Tensor] = None) -> None:
+        """Every environment one frame forward, or those that ``moving`` [num_envs] bool chooses."""
+        self._steps.run(moving)
 
     def rebuild(self, ids: torch.Tensor) -> None:
         """Take notice of the new commands of ``ids`` [n] int64."""
         self._state.next_command.index_copy_(0, ids, self._state.ramp.at(1, ids))
 
 
-def _advance(state: EngineState) -> None:
-    state.guard.apply(state.next_motion[: state.num_envs], state.guard.columns, 1, advance=True)
-    state.current[: state.num_envs].copy_(state.next_motion[: state.num_envs])
-    state.ramp.elapsed.add_(1)
-    state.next_command.copy_(state.ramp.at(1))
+def _advance(state: EngineState, moving: Optional[torch.Tensor]) -> None:
+    n, envs = state.num_envs, EnvSelection(state.num_envs, mask=moving)
+    state.guard.apply(state.next_motion[:n], state.guard.columns, 1, advance=True, moving=moving)
+    envs.write(state.current[:n], state.next_motion[:n])
+    state.ramp.advance(moving)
+    envs.write(state.next_command[:n], state.ramp.at(1)[:n])

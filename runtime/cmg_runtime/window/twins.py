@@ -1,4 +1,4 @@
-"""Which twin writes the window: the kernels in ``triton`` on CUDA devices that run them, ``plain`` torch elsewhere."""
+"""Which twin writes the window and answers queries: on CUDA devices that run them, the kernels in ``triton``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
 from cmg_runtime.window.plain.changes import Changes
+from cmg_runtime.window.plain.queries import FrameQueries, MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.report import Counters
@@ -52,6 +53,15 @@ def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWr
     from cmg_runtime.window.triton.starts import TritonPoolStarts
 
     return TritonPoolStarts(buffers, counters, writer)
+
+
+def make_frame_queries(motions: MotionRows, joints: Sequence[int], bodies: Sequence[int], fps: float) -> FrameQueries:
+    """What answers queries at times between frames."""
+    if not _runs_kernels(motions.rows.device):
+        return FrameQueries(motions, joints, bodies, fps)
+    from cmg_runtime.window.triton.queries import TritonFrameQueries
+
+    return TritonFrameQueries(motions, joints, bodies, fps)
 
 
 def _runs_kernels(device: torch.device) -> bool:

@@ -315,9 +315,9 @@ def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest
     report = json.loads((tmp_path / "out" / "bench.json").read_text())
     calls = report["dropin"]
     assert (
-        all(call["timing"]["wall"]["p50"] > 0 and call["timing"]["count"] >= 3 for call in calls) and len(calls) == 11
+        all(call["timing"]["wall"]["p50"] > 0 and call["timing"]["count"] >= 3 for call in calls) and len(calls) == 19
     )
-    assert [call["contender"] for call in calls].count("reference") == 5
+    assert [call["contender"] for call in calls].count("reference") == 6
     assert report["results"] == report["targets"] == [] and report["time_share"] is None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]  # no pictures of nothing
     assert "get_motion, realtime: reference" in capsys.readouterr().out

@@ -28,6 +28,7 @@ import torch
 from cmg_runtime.device.precision import full_precision
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import FrameLayout
 from cmg_runtime.window.geometry import turn, wrap, yaw_from_upright
 from cmg_runtime.window.kinematics import ForwardKinematics
@@ -63,31 +64,38 @@ class FrameWriter:
         self._kinematics = None if robot is None else ForwardKinematics(robot, device)
         self._key_bodies = torch.tensor(list(key_bodies), dtype=torch.long, device=device)
 
-    def append(self, buffers: WindowBuffers) -> None:
-        """The part of a step that follows the network: every environment moves one frame forward.
+    def append(self, buffers: WindowBuffers, moving: Optional[torch.Tensor] = None) -> None:
+        """The part of a step that follows the network: environments move one frame forward.
 
         Reads ``next_motion`` (the network's result), ``next_command`` (the command in force that led to it),
-        ``newest_root``, ``ground``, the ramps. Then:
+        ``newest_root``, ``ground``, the ramps. Then, of each environment that moves:
 
-        1. the new frame's row goes to slot ``head`` of ``ring`` (the old current frame's), for all ``num_envs``;
+        1. the new frame's row goes to row ``head`` of ``flat_ring`` (the old current frame's);
         2. ``newest_motion`` and ``newest_root`` become the new frame's;
-        3. ``head`` advances by one, modulo the horizon;
+        3. ``head`` advances to the row of the next frame;
         4. ``current`` becomes the motion state of the frame that ``head`` now names;
         5. ``ramp.elapsed`` grows by 1, and ``next_command`` becomes the ramp at ``elapsed + horizon``.
 
         What this leaves in the scratch column means nothing; its frames are left alone.
+
+        Args:
+            moving: [num_envs] bool, the environments that move; all others keep their bits. None: all of them move.
         """
-        n, width = buffers.num_envs, self.layout.motion_dim
-        next_motion, ring = buffers.next_motion[:n], buffers.ring[:, :n]
-        rows = self.rows(
-            next_motion.unsqueeze(0), buffers.next_command[:n].unsqueeze(0), buffers.newest_root[:n], buffers.ground[:n]
-        )
-        ring.index_copy_(0, buffers.head, rows)
-        buffers.newest_motion[:n].copy_(next_motion)
-        buffers.head.add_(1).remainder_(buffers.horizon)
-        buffers.current[:n].copy_(ring[..., :width].index_select(0, buffers.head).squeeze(0))
-        buffers.ramp.elapsed.add_(1)
-        buffers.next_command.copy_(buffers.ramp.at(buffers.horizon))
+        n, columns = buffers.num_envs, buffers.ring.shape[1]
+        envs = EnvSelection(n, mask=moving)
+        next_motion, head, root = buffers.next_motion[:n], buffers.head[:n], buffers.newest_root[:n]
+        if moving is not None:
+            root = root.clone()
+        rows = self.rows(next_motion.unsqueeze(0), buffers.next_command[:n].unsqueeze(0), root, buffers.ground[:n])[0]
+        if moving is not None:
+            rows = torch.where(moving.unsqueeze(1), rows, buffers.flat_ring.index_select(0, head))
+        buffers.flat_ring.index_copy_(0, head, rows)
+        envs.write(buffers.newest_motion[:n], next_motion)
+        envs.write(buffers.newest_root[:n], root)
+        head.add_(columns if moving is None else moving * columns).remainder_(len(buffers.flat_ring))
+        envs.write(buffers.current[:n], buffers.flat_ring[:, : self.layout.motion_dim].index_select(0, head))
+        buffers.ramp.advance(moving)
+        envs.write(buffers.next_command[:n], buffers.ramp.at(buffers.horizon)[:n])
 
     def extend(
         self,
@@ -103,7 +111,7 @@ class FrameWriter:
         Args:
             ids: [n] int64 columns of the window. The scratch column (index ``num_envs``) may occur many times, with
                 any contents; its rows are never read.
-            motions: [T, n, D] motion states of the frames at offsets ``first .. first + T - 1`` from ``head``.
+            motions: [T, n, D] motion states of the frames at offsets ``first .. first + T - 1`` from the current one.
             commands: [T, n, 3] the command in force that led to each.
             root: [n, 4] root state of the frame before; becomes the last frame's, in place.
             first: at least 1.

@@ -21,26 +21,27 @@ from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_roo
 
 
 @triton.jit
-def copy_motions(source, target, known, source_rows, target_rows, D: tl.constexpr):
-    """Copy D floats from each of ``source_rows`` [N] of ``source`` to one of ``target_rows``, counted in floats."""
+def copy_motions(source, target, known, D: tl.constexpr):
+    """Copy D floats from each of the places ``source`` [N] to that of ``target`` [N]."""
     for first in range(0, D, 32):
         wide = (first + tl.arange(0, 32))[None, :]
         mask = known[:, None] & (wide < D)
-        tl.store(target + (target_rows[:, None] + wide), tl.load(source + (source_rows[:, None] + wide), mask), mask)
+        tl.store(target[:, None] + wide, tl.load(source[:, None] + wide, mask), mask)
 
 
 @triton.jit
-def slot_of(head, offset, horizon):
-    """The ring's slot of the frame at ``offset``, 0 to horizon, from the current one."""
-    slot = tl.load(head).to(tl.int32) + offset
-    return tl.where(slot >= horizon, slot - horizon, slot).to(tl.int64)
+def row_of(head, column, known, offset, horizon, columns):
+    """The flat ring's row, int64, of the frame at ``offset``, 0 to horizon, from the current one of ``column``."""
+    row = tl.load(head + column, mask=known, other=0) + offset * columns
+    return tl.where(row >= horizon * columns, row - horizon * columns, row)
 
 
 @triton.jit(do_not_specialize=["n", "first"])
 def write_bodies(
     motions,  # [T, n, D] float32, blocks motion_pitch apart
     ids,  # [n] int64 columns of the window; read unless APPEND
-    head,  # [1] int64
+    moving,  # [n] bool, the environments that move, or None: all
+    head,  # [columns] int64
     ring,  # [horizon, columns, W] float32
     heights,  # out: [T, n] float32, height of the root above the ground, m
     floats,  # the tables of cmg_runtime.window.triton.body_tables
@@ -51,7 +52,6 @@ def write_bodies(
     soles,
     newest_motion,  # out, with APPEND: [columns, D]
     current,  # out, with APPEND: [columns, D]
-    next_head,  # out, with APPEND: [1] int64
     n,
     first,
     motion_pitch,
@@ -66,38 +66,36 @@ def write_bodies(
 ):
     """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles.
 
-    With APPEND the frame goes to slot ``head`` of columns 0..n-1, the current frames are read from the slot behind,
-    which is the next head.
+    With APPEND ``first`` is the horizon: the frame goes to row ``head`` of columns 0..n-1, and the current frames are
+    read from the row behind, which is the next head.
     """
     group = tl.program_id(1)
     frame = tl.program_id(2)
     env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = env < n
+    if moving is not None:
+        known = known & (tl.load(moving + env, mask=known, other=0) != 0)
     column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
-    row = ring + slot_of(head, first + frame, horizon) * columns * W
+    row = ring + row_of(head, column, known, first + frame, horizon, columns) * W
     motion = motions + frame.to(tl.int64) * motion_pitch
     if group < GROUPS:
-        lowest = walk(
-            motion, env * D, row, column * W, known, group, floats, marks, joints, targets, chunks, soles, STEPS
-        )
+        lowest = walk(motion, env * D, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS)
         if group == 0:
             tl.store(heights + frame * n + env, -lowest, mask=known)
     else:
-        copy_motions(motion, row, known, env * D, column * W, D)
+        copy_motions(motion + env * D, row, known, D)
         if APPEND:
-            copy_motions(motion, newest_motion, known, env * D, column * D, D)
-            behind = slot_of(head, 1, horizon)
-            copy_motions(ring + behind * columns * W, current, known, column * W, column * D, D)
-            if tl.program_id(0) == 0:
-                tl.store(next_head, behind)
+            copy_motions(motion + env * D, newest_motion + column * D, known, D)
+            behind = ring + row_of(head, column, known, 1, horizon, columns) * W
+            copy_motions(behind, current + column * D, known, D)
 
 
 @triton.jit(do_not_specialize=["n", "num_frames", "first", "command_pitch"])
 def write_roots(
     commands,  # [T, n, 3] float32 that led to each frame, blocks command_pitch apart
     ids,  # as in write_bodies
-    head,  # [1] int64; with APPEND it is written, and next_head is read
-    next_head,
+    moving,
+    head,  # [columns] int64; with APPEND it moves on: nobody but a column's own lanes reads it here
     ring,
     heights,  # [T, n] float32
     ground,  # [columns] float32
@@ -126,13 +124,11 @@ def write_roots(
     frame = tl.arange(0, BLOCK_T)[:, None]
     env = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
     known = env < n
+    if moving is not None:
+        known = known & (tl.load(moving + env, mask=known, other=0) != 0)
     there = known & (frame < num_frames)
-    if APPEND:
-        column = env
-        slot = slot_of(next_head, horizon - 1, horizon)
-    else:
-        column = tl.load(ids + env, mask=known, other=0).to(tl.int32)
-        slot = slot_of(head, first + frame, horizon)
+    column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
+    row = row_of(head, column, known, first + frame, horizon, columns)
     command = commands + frame.to(tl.int64) * command_pitch + env * 3
     vx = tl.load(command, mask=there, other=0.0)
     vy = tl.load(command + 1, mask=there, other=0.0)
@@ -157,7 +153,7 @@ def write_roots(
     y = y + tl.cumsum(dy, axis=0)
     yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
     world_vx, world_vy = turn(vx, vy, yaw)
-    place = ring + (slot * columns + column) * W + ROOT
+    place = ring + row * W + ROOT
     count: tl.constexpr = BLOCK_T * BLOCK_N
     store_root(
         tl.reshape(place, (count,)),
@@ -181,12 +177,12 @@ def write_roots(
     if APPEND:
         elapsed = tl.load(ramp_elapsed + column, mask=known, other=0.0) + 1
         share = tl.minimum((elapsed + horizon) / ramp_frames, 1.0)
+        behind = row_of(head, column, known, 1, horizon, columns)
         tl.debug_barrier()
+        tl.store(head + column, behind, mask=known)
         tl.store(ramp_elapsed + column, elapsed, mask=known)
         for entry in tl.static_range(3):
             end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)
             if RAMP:
                 end = lerp(tl.load(ramp_initial + column * 3 + entry, mask=known, other=0.0), end, share)
             tl.store(next_command + column * 3 + entry, end, mask=known)
-        if tl.program_id(0) == 0:
-            tl.store(head, tl.load(next_head))

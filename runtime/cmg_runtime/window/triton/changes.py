@@ -189,7 +189,7 @@ def _change(
             if root_rot is not None:
                 tl.store(placement + column * 4 + 3, yaw, mask=put)
             tl.store(fresh + column, usable, mask=there)
-        _count(counts + MOTIONS_IGNORED, there & (usable == 0))
+        add_count(counts + MOTIONS_IGNORED, there & (usable == 0))
         tl.store(current + column[:, None] * D + lanes[None, :], value, mask=inside & usable[:, None])
     if COMMAND or AT_ONCE:
         entries = tl.arange(0, COMMAND_WIDTH)
@@ -201,12 +201,12 @@ def _change(
         if COMMAND:
             given = tl.load(command + row[:, None] * command_stride + entries[None, :], mask=inside, other=0.0)
             usable = tl.sum((inside & (finite(given) == 0)).to(tl.int32), axis=1) == 0
-            _count(counts + COMMANDS_IGNORED, there & (usable == 0))
+            add_count(counts + COMMANDS_IGNORED, there & (usable == 0))
             least = tl.load(command_low + entries, mask=used, other=0.0)
             most = tl.load(command_high + entries, mask=used, other=0.0)
             clamped = tl.minimum(tl.maximum(given, least[None, :]), most[None, :])
             outside = tl.sum((inside & usable[:, None] & (clamped != given)).to(tl.int32), axis=1)
-            _count(counts + COMMANDS_CLAMPED, outside > 0)
+            add_count(counts + COMMANDS_CLAMPED, outside > 0)
             total = tl.sum(outside, axis=0).to(tl.int64)
             tl.atomic_add(counts + ENTRIES_CLAMPED, total, mask=total > 0)
             restart = usable & (tl.sum((inside & (clamped != target)).to(tl.int32), axis=1) > 0)
@@ -224,7 +224,7 @@ def _change(
 
 
 @triton.jit
-def _count(counter, true):
+def add_count(counter, true):
     """Add the number of True in ``true`` [N]."""
     number = tl.sum(true.to(tl.int64), axis=0)
     tl.atomic_add(counter, number, mask=number > 0)

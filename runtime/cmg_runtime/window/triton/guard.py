@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +16,14 @@ from cmg_runtime.guard import STRIDE, Guard
 ROWS = 16
 
 
-def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, ahead: int, advance: bool) -> None:
+def replace_bad_rows(
+    guard: Guard,
+    motion: torch.Tensor,
+    columns: torch.Tensor,
+    ahead: int,
+    advance: bool,
+    moving: Optional[torch.Tensor],
+) -> None:
     """See :meth:`cmg_runtime.guard.Guard.apply`."""
     n, width = motion.shape
     if n == 0:
@@ -23,6 +32,7 @@ def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, 
         _replace_bad_rows[(triton.cdiv(n, ROWS),)](
             motion=motion,
             columns=columns,
+            moving=moving,
             frame=guard.frame,
             low=guard.low,
             high=guard.high,
@@ -46,6 +56,7 @@ def replace_bad_rows(guard: Guard, motion: torch.Tensor, columns: torch.Tensor, 
 def _replace_bad_rows(
     motion,
     columns,
+    moving,
     frame,
     low,
     high,
@@ -65,6 +76,8 @@ def _replace_bad_rows(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     lanes = tl.arange(0, WIDTH)
     there, used = rows < n, lanes < D
+    if moving is not None:
+        there = there & (tl.load(moving + rows, mask=there, other=0) != 0)
     column = tl.load(columns + rows, mask=there, other=num_envs)
     number = tl.load(frame + column, mask=there, other=0)
     places = motion + rows.to(tl.int64)[:, None] * stride + lanes[None, :]

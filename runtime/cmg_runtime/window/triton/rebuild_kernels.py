@@ -27,7 +27,7 @@ def place_bodies(
     ids,  # [n] int64 columns of the window
     fresh,  # [columns] bool
     current,  # [columns, D] float32
-    head,  # [1] int64
+    head,  # [columns] int64
     ring,  # [horizon, columns, W] float32
     heights,  # out: [n] float32, height of the root above the ground, m
     floats,  # the tables of cmg_runtime.window.triton.body_tables
@@ -37,7 +37,6 @@ def place_bodies(
     chunks,
     soles,
     n,
-    columns,
     D: tl.constexpr,
     W: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -50,15 +49,13 @@ def place_bodies(
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0).to(tl.int32)
     there = known & (tl.load(fresh + column, mask=known, other=0) != 0)
-    row = ring + tl.load(head) * columns * W
+    row = ring + tl.load(head + column, mask=known, other=0) * W
     if group < GROUPS:
-        lowest = walk(
-            current, column * D, row, column * W, there, group, floats, marks, joints, targets, chunks, soles, STEPS
-        )
+        lowest = walk(current, column * D, row, there, group, floats, marks, joints, targets, chunks, soles, STEPS)
         if group == 0:
             tl.store(heights + rows, -lowest, mask=there)
     else:
-        copy_motions(current, row, there, column * D, column * W, D)
+        copy_motions(current + column * D, row, there, D)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -75,7 +72,6 @@ def place_roots(
     ramp_elapsed,
     root,  # out: [n, 4] float32, root state of the current frame
     n,
-    columns,
     ramp_frames,
     W: tl.constexpr,
     ROOT: tl.constexpr,
@@ -87,7 +83,7 @@ def place_roots(
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0)
     there = known & (tl.load(fresh + column, mask=known, other=0) != 0)
-    place = ring + (tl.load(head) * columns + column) * W + ROOT
+    place = ring + tl.load(head + column, mask=known, other=0) * W + ROOT
     share = tl.minimum(tl.load(ramp_elapsed + column, mask=known, other=0.0) / ramp_frames, 1.0)
     vx = _in_force(ramp_initial, ramp_target, column, 0, share, known, RAMP)
     vy = _in_force(ramp_initial, ramp_target, column, 1, share, known, RAMP)
@@ -157,8 +153,8 @@ def finish(
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0).to(tl.int32)
-    copy_motions(motion, newest_motion, known, rows * D, column * D, D)
-    copy_motions(root, newest_root, known, rows * 4, column * 4, 4)
+    copy_motions(motion + rows * D, newest_motion + column * D, known, D)
+    copy_motions(root + rows * 4, newest_root + column * 4, known, 4)
     share = tl.minimum((tl.load(ramp_elapsed + column, mask=known, other=0.0) + horizon) / ramp_frames, 1.0)
     for axis in tl.static_range(3):
         command = _in_force(ramp_initial, ramp_target, column, axis, share, known, RAMP)

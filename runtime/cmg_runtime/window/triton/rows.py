@@ -37,16 +37,15 @@ class TritonFrameWriter(FrameWriter):
         self._groups, steps = tables.joints.shape
         sizes = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
         self._walk: Dict[str, Any] = {**vars(tables), **sizes}
-        self._next_head = torch.zeros(1, dtype=torch.int64, device=device)
         self._scratch = Scratch(
             functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
         )
 
-    def append(self, buffers: WindowBuffers) -> None:
+    def append(self, buffers: WindowBuffers, moving: Optional[torch.Tensor] = None) -> None:
         n = buffers.num_envs
         motions, commands = buffers.next_motion[:n].unsqueeze(0), buffers.next_command[:n].unsqueeze(0)
-        # The place that is horizon frames from the head is the head's own.
-        self._write(buffers, buffers.head, motions, commands, buffers.newest_root[:n], buffers.horizon, True)
+        # The row that is horizon frames from the head is the head's own.
+        self._write(buffers, None, motions, commands, buffers.newest_root[:n], buffers.horizon, moving)
 
     def extend(
         self,
@@ -57,11 +56,11 @@ class TritonFrameWriter(FrameWriter):
         root: torch.Tensor,
         first: int,
     ) -> None:
-        self._write(buffers, ids, motions, commands, root, first, False)
+        self._write(buffers, ids, motions, commands, root, first)
 
     def place(self, buffers: WindowBuffers, ids: torch.Tensor, root: torch.Tensor) -> None:
         n, width = len(ids), self.layout.motion_dim
-        heights, columns, blocks = self._scratch.of(n), buffers.ring.shape[1], triton.cdiv(n, LANES)
+        heights, blocks = self._scratch.of(n), triton.cdiv(n, LANES)
         with torch.cuda.device_of(ids):
             rebuild_kernels.place_bodies[(blocks, self._groups + 1)](
                 ids=ids,
@@ -71,7 +70,6 @@ class TritonFrameWriter(FrameWriter):
                 ring=buffers.ring,
                 heights=heights,
                 n=n,
-                columns=columns,
                 D=width,
                 W=self.layout.width,
                 **self._walk,
@@ -87,7 +85,6 @@ class TritonFrameWriter(FrameWriter):
                 **ramp_arguments(buffers.ramp),
                 root=root,
                 n=n,
-                columns=columns,
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
                 BLOCK=LANES,
@@ -134,8 +131,7 @@ class TritonFrameWriter(FrameWriter):
         n = len(motion)
         rows = motion.new_zeros((1, n, self.layout.width))
         ids = torch.arange(n, device=motion.device)
-        head = torch.zeros_like(ids[:1])
-        height = self._bodies(rows, head, ids, motion.unsqueeze(0), 0, None)
+        height = self._bodies(rows, ids, ids, motion.unsqueeze(0), 0)  # each column's head is its only row
         root[:, 2] = ground + height
         bodies = rows[0, :, self.layout.key_body_pos : self.layout.used]
         return self._assemble(motion, command, root, torch.zeros_like(height), bodies)
@@ -143,24 +139,25 @@ class TritonFrameWriter(FrameWriter):
     def _write(
         self,
         buffers: WindowBuffers,
-        ids: torch.Tensor,
+        ids: Optional[torch.Tensor],
         motions: torch.Tensor,
         commands: torch.Tensor,
         root: torch.Tensor,
         first: int,
-        append: bool,
+        moving: Optional[torch.Tensor] = None,
     ) -> None:
-        """``ids`` is not read when appending. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
+        """Without ``ids``: append. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
         num_frames, n, _ = motions.shape
-        heights = self._bodies(buffers.ring, buffers.head, ids, motions, first, buffers if append else None)
+        append_to = buffers if ids is None else None
+        heights = self._bodies(buffers.ring, buffers.head, ids, motions, first, append_to, moving)
         block_t = triton.next_power_of_2(num_frames)
         block_n = max(1, LANES // block_t)
         with torch.cuda.device_of(motions):  # Triton launches on the current device
             kernels.write_roots[(triton.cdiv(n, block_n),)](
                 commands=commands,
                 ids=ids,
+                moving=moving,
                 head=buffers.head,
-                next_head=self._next_head,
                 ring=buffers.ring,
                 heights=heights,
                 ground=buffers.ground,
@@ -177,7 +174,7 @@ class TritonFrameWriter(FrameWriter):
                 fps=self._fps,
                 W=self.layout.width,
                 ROOT=self.layout.root_pos,
-                APPEND=append,
+                APPEND=ids is None,
                 BLOCK_T=block_t,
                 BLOCK_N=block_n,
                 num_warps=min(4, max(1, block_t // LANES)),
@@ -187,15 +184,17 @@ class TritonFrameWriter(FrameWriter):
         self,
         ring: torch.Tensor,
         head: torch.Tensor,
-        ids: torch.Tensor,
+        ids: Optional[torch.Tensor],
         motions: torch.Tensor,
         first: int,
-        append_to: Optional[WindowBuffers],
+        append_to: Optional[WindowBuffers] = None,
+        moving: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """Write motions and bodies into ``ring`` [horizon, columns, W]; returns the root's heights [T * n], m.
 
         Args:
-            append_to: the window, where the motions are its new frames; ``ids`` is not read then.
+            append_to: the window, where the motions are its new frames; there are no ``ids`` then.
+            moving: as in :meth:`append`.
         """
         num_frames, n, width = motions.shape
         heights = self._scratch.of(num_frames * n)
@@ -205,12 +204,12 @@ class TritonFrameWriter(FrameWriter):
             kernels.write_bodies[(triton.cdiv(n, LANES), self._groups + 1, num_frames)](
                 motions=motions,
                 ids=ids,
+                moving=moving,
                 head=head,
                 ring=ring,
                 heights=heights,
                 newest_motion=newest,
                 current=current,
-                next_head=self._next_head,
                 n=n,
                 first=first,
                 motion_pitch=motions.stride(0),

@@ -16,6 +16,7 @@ import triton.language as tl
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.pool import TrajectoryPool
+from cmg_runtime.window.triton.append_kernels import row_of
 from cmg_runtime.window.triton.arguments import ramp_arguments, rows_arguments, selection_arguments
 from cmg_runtime.window.triton.body_walk import heading, lerp, store_root, turn
 from cmg_runtime.window.triton.changes import (
@@ -99,7 +100,7 @@ def _start_windows(
     root_rot_stride,
     pool_rows,  # [pool_frames, trajectories, W] float32
     ring,  # out: [HORIZON, columns, W]
-    head,  # [1] int64
+    head,  # [columns] int64
     current,  # out: [columns, D]
     newest_motion,  # out: [columns, D]
     newest_root,  # out: [columns, 4]
@@ -155,7 +156,7 @@ def _start_windows(
     origin = source + first * trajectories * W + ROOT
     angle = yaw - heading(tl.load(origin + 3), tl.load(origin + 6))
     rows = source + (first + offset) * trajectories * W
-    target = ring + ((tl.load(head) + offset) % HORIZON * columns + column) * W
+    target = ring + row_of(head, column, chosen, offset, HORIZON, columns) * W
     lanes = tl.arange(0, WIDTH)
     values = tl.load(rows[:, None] + lanes[None, :], mask=there[:, None] & (lanes < W)[None, :], other=0.0)
     beside = (lanes < ROOT) | ((lanes >= ROOT_END) & (lanes < W))

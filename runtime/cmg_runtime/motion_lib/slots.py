@@ -1,0 +1,143 @@
+"""Realtime motions: windows that follow the times that are asked for, and which of them are free."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+import torch
+
+from cmg_runtime.engine import Engine
+from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import EnvSelection, as_rows
+from cmg_runtime.motion_lib.clocks import Clocks, follow
+from cmg_runtime.motion_lib.sampling import MotionSampler
+from cmg_runtime.window.geometry import yaw_from_upright
+
+SLOTS_PER_ENV = 2
+"""Motions for each environment: what an environment lets go of in a step is not needed before the next."""
+
+TAKEN = -1e12
+"""Score of a slot that is not free, less its stamp: far below every score of :meth:`MotionSampler.scores`."""
+
+
+class SlotSource:
+    """Motions that are generated as they are asked for. Each has a command of its own, and a window in the engine.
+
+    A draw gives slots that nobody asks for any more, makes their windows anew and leaves their time open: the first
+    time asked for is where the motion begins. From there on they follow the times of the queries: see
+    :func:`cmg_runtime.motion_lib.clocks.follow`. A slot that nobody names stays as it is.
+
+    Args:
+        engine: of ``SLOTS_PER_ENV * num_envs`` environments, without a ramp for commands that are in force at once.
+        num_envs: environments that ask.
+        commands: [S, 3], m/s, m/s, rad/s, the slots' own.
+        most_steps: frames that motions can be followed by in one query. Every query makes so many steps of the
+            engine, in which each slot moves or does not: the host does not know which.
+        seed: of the draws.
+
+    Attributes:
+        num_motions: S.
+        rows: the frames in the slots' windows.
+        jumped: [] int64, how often a slot's time jumped.
+    """
+
+    def __init__(self, engine: Engine, num_envs: int, commands: torch.Tensor, most_steps: int, seed: int) -> None:
+        device = engine.device
+        self.num_motions = engine.num_envs
+        self.jumped = torch.zeros((), dtype=torch.int64, device=device)
+        self._engine = engine
+        self._num_envs = num_envs
+        self._most_steps = most_steps
+        everyone = torch.arange(self.num_motions, device=device)
+        engine.reset(command=commands, command_at_once=True)  # so that every id means something at once
+        self._own_commands = engine.command.clone()
+        self._sampler = MotionSampler(self._own_commands, seed)
+        self._clocks = Clocks(
+            torch.full((self.num_motions,), float("nan"), dtype=torch.float32, device=device),
+            torch.zeros(self.num_motions, 3, dtype=torch.float32, device=device),
+        )
+        self.rows = dataclasses.replace(engine.motion_rows(), clock=self._clocks.frame, origin=self._clocks.origin)
+        # The query or draw that named a slot last; now; and the last query that named as many as there are
+        # environments. What was named last before that query is nobody's any more.
+        self._stamp = everyone - self.num_motions
+        self._now = torch.zeros((), dtype=torch.int64, device=device)
+        self._all_named = torch.zeros_like(self._now)
+        self._slot_of_env = everyone[:num_envs].clone()
+
+    @property
+    def commands(self) -> torch.Tensor:
+        """[S, 3] the commands that were set last, after clamping, m/s, m/s, rad/s."""
+        return self._engine.command
+
+    def draw(self, n: int, motion_difficulty: Any = None, curriculum_level: Optional[float] = None) -> torch.Tensor:
+        """``n`` distinct free slots [n] int64 by weight, whose motions begin anew. See :class:`MotionSampler`."""
+        slots = self._free_slots(n, motion_difficulty, curriculum_level)
+        self._begin(slots, self._own_commands.index_select(0, slots))
+        return slots
+
+    def draw_for(
+        self, env_ids: torch.Tensor, commands: Any, motion_difficulty: Any, curriculum_level: Optional[float]
+    ) -> torch.Tensor:
+        """As :meth:`draw`, for environments [n] int64, and remember which has which; None for the slots' own
+        ``commands``."""
+        given = None
+        if commands is not None:
+            given = as_rows(commands, EnvSelection(len(env_ids)), 3, "commands", self._engine.device)
+        slots = self._free_slots(len(env_ids), motion_difficulty, curriculum_level)
+        self._begin(slots, self._own_commands.index_select(0, slots) if given is None else given)
+        self._slot_of_env.index_copy_(0, env_ids, slots)
+        return slots
+
+    def draw_times(self, n: int, length: float) -> torch.Tensor:
+        """Times [n] float32, s, to begin at: 0, for one beginning is as good as another."""
+        return torch.zeros(n, dtype=torch.float32, device=self._engine.device)
+
+    def update_commands(self, commands: Any, chosen: EnvSelection, of_envs: bool) -> None:
+        """New commands [n, 3] or [3] for slots, or for those that environments have by :meth:`draw_for`."""
+        rows = as_rows(commands, chosen, 3, "commands", self._engine.device)
+        if not of_envs:
+            self._engine.set_command(rows, chosen.ids if chosen.mask is None else chosen.mask)
+        elif chosen.mask is None:
+            self._engine.set_command(rows, chosen.read(self._slot_of_env))
+        else:
+            mask = torch.zeros(self.num_motions, dtype=torch.bool, device=self._engine.device)
+            mask.index_copy_(0, self._slot_of_env, chosen.mask)
+            of_slots = self._engine.command.index_copy(0, self._slot_of_env, rows)
+            self._engine.set_command(of_slots, mask)
+
+    def step(self) -> None:
+        """One frame forward, all slots."""
+        self._engine.step()
+        self._clocks.frame.add_(1)
+
+    def follow(self, ids: torch.Tensor, times: torch.Tensor) -> None:
+        """Let the windows of slots ``ids`` [M] int64 follow to ``times`` [M] float32, s, before they are queried."""
+        engine = self._engine
+        now = engine.future((0,))
+        pose = torch.cat([now.root_pos[:, 0, :2], yaw_from_upright(now.root_rot[:, 0]).unsqueeze(1)], dim=1)
+        asked = follow(ids, times, self._clocks, pose, engine.fps, engine.horizon - 1, self._most_steps)
+        for step in range(self._most_steps):
+            engine.step(asked.due > step)
+        self.jumped += asked.jumped
+        self._note(asked.named)
+
+    def _note(self, named: torch.Tensor) -> None:
+        self._now += 1
+        self._stamp.copy_(torch.where(named, self._now, self._stamp))
+        self._all_named.copy_(torch.where(named.sum() >= self._num_envs, self._now, self._all_named))
+
+    def _free_slots(self, n: int, motion_difficulty: Any, curriculum_level: Optional[float]) -> torch.Tensor:
+        """``n`` slots by weight among those that are free; where these are too few, also those named longest ago."""
+        if n > self.num_motions:
+            raise EngineError(f"n is {n}; expected at most {self.num_motions}, the motions of this realtime library")
+        scores = self._sampler.scores(motion_difficulty, curriculum_level)
+        scores = torch.where(self._stamp < self._all_named, scores, TAKEN - self._stamp)
+        return scores.topk(n).indices
+
+    def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
+        self._engine.reset(slots, command=commands, command_at_once=True)
+        self._now += 1
+        self._stamp.index_copy_(0, slots, self._now.expand(len(slots)))
+        self._clocks.frame.index_fill_(0, slots, float("nan"))
+        self._clocks.origin.index_fill_(0, slots, 0.0)

@@ -1,0 +1,32 @@
+"""Queries at times between frames: the kernel against its plain torch form, which the motion library's tests hold
+against trajectories of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from python_process import run_python
+
+ROOT = Path(__file__).resolve().parents[3]
+INTERPRETED = ROOT / "tests" / "cases" / "interpreted_queries.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_in_tritons_interpreter() -> None:
+    words = *["-m", "pytest", "-q", "-p", "no:cacheprovider"], str(INTERPRETED)
+    done = run_python(*words, cwd=ROOT, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ring", [True, False])
+def test_the_kernel_on_a_gpu(ring: bool, rng: np.random.Generator) -> None:
+    from queries_case import CASES, run
+
+    for case in [*CASES, (81920, 96, 29, list(range(29)), list(range(9)))]:
+        run(case, ring, "cuda", rng)
