@@ -1,0 +1,102 @@
+"""Makes a process ready for published Isaac Gym code: TWIST and legged_gym, on today's Python, torch and numpy.
+
+Nothing of theirs is edited, but for a patch that is asked for. Packages that they import and that a training without a
+screen never calls need not be installed: placeholders stand in for those that are missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cmg_runtime import EngineError
+
+FORESEEN = (EngineError, FileNotFoundError, ModuleNotFoundError)
+"""What the examples raise for bad input."""
+
+
+class _SummaryWriter:
+    """TensorBoard's, writing nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def add_scalar(self, *_: Any, **__: Any) -> None: ...
+
+
+def _print(text: Any, *_: Any, **__: Any) -> None:
+    print(text)
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+PLACEHOLDERS: dict[str, dict[str, Any]] = {
+    "cv2": {},
+    "matplotlib": {"pyplot": None},
+    "pydelatin": {"Delatin": None},
+    "rich": {"print": _print},
+    "tensorboard": {},
+    "termcolor": {"cprint": _print, "colored": lambda text, *_, **__: text},
+    "torchvision": {},
+    "tqdm": {"tqdm": lambda items, *_, **__: items},
+    "wandb": {"init": _nothing, "log": _nothing, "save": _nothing},
+}
+"""Packages of the published code, and what it takes from each; None: it is imported, and not used without a screen."""
+
+
+def prepare(folders: Iterable[Path]) -> None:
+    """Make the published code in ``folders`` importable, and what it imports. Call it before it is imported.
+
+    Raises:
+        EngineError: a folder is missing.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise EngineError(f"{folder} is missing; expected a checkout of the published code")
+        sys.path.insert(0, str(folder.resolve()))
+    for name, attributes in PLACEHOLDERS.items():
+        if importlib.util.find_spec(name) is None:
+            _stand_in(name, attributes)
+    os.environ["WANDB_MODE"] = "disabled"
+
+
+def _stand_in(name: str, attributes: dict[str, Any]) -> None:
+    module = ModuleType(name, "a placeholder: the package is not installed")
+    vars(module).update(attributes)
+    sys.modules[name] = module
+    if name == "tensorboard":
+        writer = ModuleType("torch.utils.tensorboard")
+        vars(writer)["SummaryWriter"] = _SummaryWriter
+        sys.modules[writer.__name__] = writer
+    if name == "matplotlib":
+        sys.modules["matplotlib.pyplot"] = ModuleType("matplotlib.pyplot")
+
+
+def apply_patch(patch: Path, folder: Path) -> None:
+    """Apply a unified diff (``patch -p1``) to the files in ``folder``: all of it, or nothing.
+
+    Raises:
+        EngineError: a file is missing, or has no place, or not one place only, for a change.
+    """
+    changed: dict[Path, str] = {}
+    for part in re.split(r"^--- .*\n", patch.read_text(), flags=re.MULTILINE)[1:]:
+        header, *hunks = re.split(r"^@@ .*\n", part, flags=re.MULTILINE)
+        path = folder / header.split()[1].split("/", 1)[1]
+        if not path.is_file():
+            raise EngineError(f"{path} is missing; expected the published code that {patch.name} is for")
+        text = path.read_text()
+        for hunk in hunks:
+            lines = hunk.splitlines(keepends=True)
+            before = "".join(line[1:] for line in lines if line[0] in " -")
+            after = "".join(line[1:] for line in lines if line[0] in " +")
+            if text.count(before) != 1:
+                raise EngineError(f"{path} is not as published, or patched already; apply {patch} by hand")
+            text = text.replace(before, after)
+        changed[path] = text
+    for path, text in changed.items():
+        path.write_text(text)
