@@ -132,7 +132,7 @@ class SlotSource:
         if n > self.num_motions:
             raise EngineError(f"n is {n}; expected at most {self.num_motions}, the motions of this realtime library")
         scores = self._sampler.scores(motion_difficulty, curriculum_level)
-        scores = torch.where(self._stamp < self._all_named, scores, TAKEN - self._stamp)
+        scores = torch.where(self._stamp < self._all_named, scores, TAKEN - self._stamp.double())
         return scores.topk(n).indices
 
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
