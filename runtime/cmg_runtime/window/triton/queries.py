@@ -24,8 +24,7 @@ from cmg_runtime.window.triton.body_walk import lerp, sin_cos, turn
 from cmg_runtime.window.triton.changes import add_count, finite, store_position
 
 LANES = 32
-ON_A_FRAME = tl.constexpr(queries.ON_A_FRAME)
-ROUNDING = tl.constexpr(queries.ROUNDING)
+ON_A_FRAME, ROUNDING = tl.constexpr(queries.ON_A_FRAME), tl.constexpr(queries.ROUNDING)
 
 
 class TritonFrameQueries(FrameQueries):
@@ -75,6 +74,19 @@ class TritonFrameQueries(FrameQueries):
 
 
 @triton.jit
+def position_of(time, clock, fps):
+    """Where ``time`` [N], s, is: in frames after ``clock`` [N], whole where it is on a frame; and whether it is finite;
+    0 stands for others."""
+    frame = time * fps
+    position = frame - clock
+    known = finite(position)
+    position = tl.where(known, position, 0.0)
+    nearest = tl.floor(position + 0.5)
+    close = tl.abs(position - nearest) < ON_A_FRAME + ROUNDING * tl.abs(frame)
+    return tl.where(close, nearest, position), known
+
+
+@triton.jit
 def _row(head, frame, last, columns):
     """The row [N] of the ``frame``-th, 0 to ``last``, from ``head`` on."""
     row, end = head + frame * columns, (last + 1).to(tl.int64) * columns
@@ -100,7 +112,7 @@ def _blend_floats(out, query, one, other, weight, there, sources, skip, COUNT: t
         tl.store(out + query[:, None] * COUNT + lane[None, :], value, mask=there[:, None] & (lane < COUNT)[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["times"])
+@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["ids", "times"])
 def _answer(
     ids,  # [n] int64
     times,  # [n] float32, s
@@ -133,14 +145,10 @@ def _answer(
     query = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     there = query < n
     motion = tl.load(ids + query, mask=there, other=0)
-    asked = tl.load(times + query, mask=there, other=0.0) * fps
-    position = asked
+    start = tl.zeros_like(query).to(tl.float32)
     if clock is not None:
-        position -= tl.load(clock + motion, mask=there, other=0.0)
-    known = finite(position)
-    position = tl.where(known, position, 0.0)
-    nearest = tl.floor(position + 0.5)
-    position = tl.where(tl.abs(position - nearest) < ON_A_FRAME + ROUNDING * tl.abs(asked), nearest, position)
+        start = tl.load(clock + motion, mask=there, other=0.0)
+    position, known = position_of(tl.load(times + query, mask=there, other=0.0), start, fps)
     end = tl.zeros_like(position) + last
     add_count(counts, there & (position < 0))
     add_count(counts + 1, there & (position > end))
