@@ -52,7 +52,7 @@ class MotionSampler:
         Those of weight 0 come after all others, the easier ones first."""
         weights = self._weights(motion_difficulty, curriculum_level)
         waiting = torch.empty_like(weights).exponential_(generator=self._generator)
-        return torch.where(weights > 0, weights.log() - waiting.log(), WITHOUT_WEIGHT - self._rank)
+        return torch.where(weights > 0, weights.log() - waiting.log(), WITHOUT_WEIGHT - self._rank.double())
 
     def draw_times(self, n: int, length: float) -> torch.Tensor:
         """Times [n] float32, spread evenly over 0..length, s."""
