@@ -123,6 +123,22 @@ def test_any_control_rate(case: Case, mode: str, control_dt: float, seed: int) -
     assert lib.report() == (0, 0, 0, 0)
 
 
+def test_a_clock_that_runs_for_long_keeps_its_pace(case: Case) -> None:
+    """After twenty minutes float32 has left of a time what is a hundredth of a frame."""
+    lib = make(case)
+    began, frame = library_truth(case, lib, 130), 60_000
+    ids, out = torch.arange(8), lib.calc_motion_frame(range(8), [frame * DT] * 8)  # a jump: the motions begin there
+    now, offset = frame, torch.tensor([0])
+    for now in range(frame + 1, frame + 120):
+        for offset in (torch.tensor([0]), torch.tensor([1, 7])):
+            times = (offset * DT + torch.tensor(now) * DT).repeat_interleave(8)
+            out = lib.calc_motion_frame(ids.repeat(len(offset)), times)
+    last = ((now - frame + offset) * DT).repeat_interleave(8).numpy()
+    assert_frames(out, at_times(began, ids.repeat(2).numpy(), last, 50.0), 1e-3)
+    with pytest.warns(RuntimeWarning, match="jumped=8"):
+        assert lib.report() == (8, 0, 0, 0)
+
+
 def test_where_time_jumps_the_motion_goes_on(case: Case) -> None:
     lib = make(case)
     ids = lib.sample_motions(4)
