@@ -82,7 +82,7 @@ def test_a_camera_is_where_it_was_put(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.draws
-def test_images_show_their_own_environment() -> None:
+def test_images_show_their_own_environment(tmp_path: Path) -> None:
     gym, sim = ViewerCalls(), balls()
     properties = CameraProperties()
     properties.width, properties.height, properties.horizontal_fov = 64, 48, 60.0
@@ -100,6 +100,8 @@ def test_images_show_their_own_environment() -> None:
         sizes.append(red[24].sum())
         assert sizes[-1] == pytest.approx(across, abs=2.0)
     assert sizes[0] > sizes[1]
+    gym.write_camera_image_to_file(sim, env, camera, ImageType.IMAGE_COLOR, str(tmp_path / "image.png"))
+    assert struct.unpack(">II", (tmp_path / "image.png").read_bytes()[16:24]) == (64, 48)
     with pytest.raises(GymError, match="cameras give IMAGE_COLOR here, not IMAGE_DEPTH"):
         gym.get_camera_image(sim, env, camera, ImageType.IMAGE_DEPTH)
     properties.enable_tensors = True
