@@ -35,8 +35,8 @@ def does_nothing(method: Callable[..., object]) -> bool:
 
 
 def callers() -> dict[str, list[str]]:
-    """Name -> the tests, as ``file::test``, that name it in their own lines; after them those that get to it by what they
-    call of the tests' own functions."""
+    """Name -> the tests, as ``file::test``, that name it in their own lines; after them those that get to it by what
+    they call of the tests' own functions."""
     named: dict[str, set[str]] = {}  # function -> attributes and names in it
     tests: list[tuple[str, str]] = []
     for path in sorted([*TESTS.glob("*.py"), *(TESTS.parent / "cases").glob("*isaacgym*.py")]):
