@@ -1,6 +1,6 @@
-"""What of Isaac Gym's API there is, and which test calls it: ``python -m tests.isaacgym_coverage`` writes the table.
+"""What of Isaac Gym's API there is, and which test calls it, as a table.
 
-It stands in docs/isaacgym.md; ``isaacgym/test_isaacgym_coverage.py`` holds it to the code.
+``PYTHONPATH=legged_gym/isaacgym_warp python -m tests.isaacgym_coverage`` writes it. It stands in docs/isaacgym.md; ``isaacgym/test_isaacgym_coverage.py`` holds it to the code.
 """
 
 from __future__ import annotations
@@ -35,33 +35,37 @@ def does_nothing(method: Callable[..., object]) -> bool:
 
 
 def callers() -> dict[str, list[str]]:
-    """Name -> the tests, as ``file::test``, that name it in their own lines; after them those that get to it by what
-    they call of the tests' own functions."""
-    named: dict[str, set[str]] = {}  # function -> attributes and names in it
+    """Name -> the tests, as ``file::test``, that name it in their own lines, then those that get to it by what they
+    call of the tests' own functions; of each, those that name the fewest functions of the API come first."""
+    uses: dict[str, set[str]] = {}  # function or class of the tests -> names in it
     tests: list[tuple[str, str]] = []
-    for path in sorted([*TESTS.glob("*.py"), *(TESTS.parent / "cases").glob("*isaacgym*.py")]):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                named.setdefault(node.name, set()).update(_names(node))
-                tests += [(path.stem, node.name)] if node.name.startswith("test_") else []
+    for path in sorted([*TESTS.glob("*.py"), *(TESTS.parent / "cases").glob("*.py")]):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "isaacgym" in text else ():
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                uses.setdefault(node.name, set()).update(_names(node))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                tests.append((path.stem, node.name))
+    tests.sort(key=lambda test: len(uses[test[1]] & methods().keys()))
     found: dict[str, list[str]] = {}
-    for depth in range(3):
-        for file, test in tests:
-            reached = {test}
-            for _ in range(depth):
-                reached |= set().union(*(named.get(name, set()) for name in reached))
-            for name in set().union(*(named.get(name, set()) for name in reached)):
-                place = f"{file}::{test}"
-                if place not in found.setdefault(name, []):
-                    found[name].append(place)
+    reached = {test: uses[test[1]] for test in tests}
+    for _ in range(4):
+        for (file, name), names in reached.items():
+            for each in names:
+                places = found.setdefault(each, [])
+                places += [f"{file}::{name}"] if f"{file}::{name}" not in places else []
+        reached = {test: names.union(*(uses.get(name, set()) for name in names)) for test, names in reached.items()}
     return found
 
 
-def _names(node: ast.FunctionDef) -> set[str]:
-    """Attributes and names that a function uses; its arguments too, which may be fixtures."""
-    arguments = {argument.arg for argument in node.args.args}
-    attributes = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
-    return arguments | attributes | {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+def _names(node: ast.AST) -> set[str]:
+    """Names and attributes in a function or a class; arguments too, which may be fixtures."""
+    found = set()
+    for each in ast.walk(node):
+        found |= {each.attr} if isinstance(each, ast.Attribute) else set()
+        found |= {each.id} if isinstance(each, ast.Name) else set()
+        found |= {each.arg} if isinstance(each, ast.arg) else set()
+    return found
 
 
 def main() -> None:
