@@ -114,7 +114,7 @@ def test_handles_and_indices(gym: gymapi.Gym, sim: gymapi.Sim) -> None:
 
 
 def test_grounds_are_what_was_given(gym: gymapi.Gym, sim: gymapi.Sim) -> None:
-    """Heights and friction; `test_ground` says of what shapes."""
+    """Heights and friction; `test_isaacgym_ground` says of what shapes."""
     plane, field, mesh = gymapi.PlaneParams(), gymapi.HeightFieldParams(), gymapi.TriangleMeshParams()
     plane.normal, plane.static_friction = gymapi.Vec3(0.0, 0.0, 1.0), 0.4
     gym.add_ground(sim, plane)
