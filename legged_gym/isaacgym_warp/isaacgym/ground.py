@@ -10,7 +10,6 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from isaacgym.robot import CONTACT
 from isaacgym.structs import GymError, HeightFieldParams, PlaneParams, Transform, TriangleMeshParams
 from isaacgym.triangles import heights_at
 
@@ -40,8 +39,6 @@ class Ground:
         name = next(each for each in ["ground", *(f"ground{i + 1}" for i in range(len(taken)))] if each not in taken)
         geom = spec.worldbody.add_geom(name=name)
         geom.friction[0] = self.friction
-        for key, value in CONTACT.items():
-            setattr(geom, key, value)
         low = float(self.heights.min())
         if self.heights.size == 1:
             geom.type, geom.size, geom.pos = mujoco.mjtGeom.mjGEOM_PLANE, [0.0, 0.0, 1.0], [0.0, 0.0, low]
