@@ -1,5 +1,8 @@
 """Assets: a robot's file as a MuJoCo model, with names, properties and shapes as Isaac Gym lists them."""
 
+# MuJoCo's bindings come without types.
+# pyright: reportAttributeAccessIssue=false
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,7 +88,7 @@ def _with_capsules(link: Link) -> Link:
 
 def _asset(spec: mujoco.MjSpec, root: Link, options: AssetOptions) -> Asset:
     links = depth_first(root)
-    joints = [link.joint for link in links if link.joint is not None and link.joint.kind != "fixed"]
+    joints = [link.joint for link in links if link.joint is not None and not link.is_fixed]
     shape_bodies = [place for place, link in enumerate(links) for _ in link.shapes]
     shape_properties = [RigidShapeProperties() for _ in shape_bodies]
     for properties in shape_properties:
