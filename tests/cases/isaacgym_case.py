@@ -1,5 +1,8 @@
 """Robots for the tests of `isaacgym`, and a simulation of one of them."""
 
+# Constants become names of gymapi when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import os

@@ -1,5 +1,8 @@
 """Contacts: weight, friction, force sensors, who meets whom, and buffers that are too small."""
 
+# Constants become names of gymapi when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 import math
 import warnings
 

@@ -1,5 +1,8 @@
 """Motion without contacts, against closed forms: falling, swinging, drives, forces, properties of each environment."""
 
+# Constants become names of gymapi when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 import math
 
 import numpy as np

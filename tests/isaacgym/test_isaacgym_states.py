@@ -1,5 +1,8 @@
 """Tensors: addresses, indexed sets, properties and their checks, names that are not there; the GPU against the CPU."""
 
+# Constants become names of gymapi when it is imported.
+# pyright: reportAttributeAccessIssue=false
+
 import numpy as np
 import pytest
 import torch
@@ -157,7 +160,7 @@ def test_properties_come_back_and_wrong_calls_say_what_is_wrong(tmp_path):
     assert gym.find_actor_rigid_body_handle(env, 0, "arm") == -1
     for message, call in [
         ("gym.get_jacobian is not there", lambda: gym.get_jacobian(sim)),
-        ("create_env came after prepare_sim", lambda: gym.create_env(sim, None, None, 1)),
+        ("create_env came after prepare_sim", lambda: gym.create_env(sim, gymapi.Vec3(), gymapi.Vec3(), 1)),
         ("torch.float32 on cpu were expected", lambda: gym.set_actor_root_state_tensor(sim, case.root.double())),
         ("as many numbers as in", lambda: gym.set_actor_root_state_tensor(sim, case.root[:1])),
         (

@@ -23,10 +23,11 @@ from isaacgym.structs import (
     Vec3,
 )
 from isaacgym.tensor_calls import TensorCalls
+from isaacgym.viewer import ViewerCalls
 from isaacgym.worlds import Env
 
 
-class Gym(AssetCalls, ActorCalls, TensorCalls):
+class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
     """The API, as :func:`isaacgym.gymapi.acquire_gym` gives it."""
 
     def __getattr__(self, name: str) -> Any:
