@@ -23,10 +23,11 @@ from isaacgym.structs import (
     Vec3,
 )
 from isaacgym.tensor_calls import TensorCalls
+from isaacgym.viewer import ViewerCalls
 from isaacgym.worlds import Env
 
 
-class Gym(AssetCalls, ActorCalls, TensorCalls):
+class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
     """The API, as :func:`isaacgym.gymapi.acquire_gym` gives it."""
 
     def __getattr__(self, name: str) -> Any:
@@ -54,7 +55,7 @@ class Gym(AssetCalls, ActorCalls, TensorCalls):
             raise GymError("use_gpu_pipeline is set, but torch sees no CUDA device; clear it to simulate on the CPU")
         if params.substeps < 1:
             raise GymError(f"substeps is {params.substeps}; at least 1 is expected")
-        return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu")
+        return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu", graphics_device)
 
     def prepare_sim(self, sim: Sim) -> bool:
         """Builds the model of all environments, its state and its tensors."""

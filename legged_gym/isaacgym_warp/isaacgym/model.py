@@ -91,7 +91,7 @@ def _keep_mass_matrix(spec: mujoco.MjSpec) -> None:
     Other worlds may have it elsewhere, so it is moved a little for the compiler; the worlds' own values come later.
     """
     model = spec.copy().compile()
-    for index, body in enumerate(spec.bodies):
+    for index, body in list(enumerate(spec.bodies))[1:]:
         if model.body_simple[index]:
             body.explicitinertial = True
             body.mass, body.inertia = model.body_mass[index], model.body_inertia[index]

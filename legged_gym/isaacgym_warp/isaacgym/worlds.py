@@ -46,7 +46,17 @@ class Bodies:
 
     def properties(self) -> list[RigidBodyProperties]:
         """As Isaac Gym gives them."""
-        return [_body_properties(*each) for each in zip(self.mass, self.com, self.inertia, strict=True)]
+        turning = (self.mass > 0.0) & (np.linalg.det(self.inertia) > 0.0)
+        inverse = np.zeros_like(self.inertia)
+        inverse[turning] = np.linalg.inv(self.inertia[turning])
+        found = []
+        for mass, com, rows, inverse_rows in zip(self.mass, self.com, self.inertia, inverse, strict=True):
+            properties = RigidBodyProperties()
+            properties.mass, properties.com, properties.inertia = mass, Vec3(*com), _matrix(rows)
+            properties.invMass = 1.0 / mass if mass > 0.0 else 0.0
+            properties.invInertia = _matrix(inverse_rows)
+            found.append(properties)
+        return found
 
 
 @dataclass
@@ -162,12 +172,5 @@ def _equal(asset: Asset, other: Asset) -> bool:
     return names == (other.name, other.dof_names, other.body_names, other.shape_bodies)
 
 
-def _body_properties(mass: float, com: np.ndarray, inertia: np.ndarray) -> RigidBodyProperties:
-    properties = RigidBodyProperties()
-    properties.mass, properties.com = mass, Vec3(*com)
-    properties.inertia = Mat33(*(Vec3(*row) for row in inertia))
-    if mass > 0.0:
-        properties.invMass = 1.0 / mass
-        if np.linalg.det(inertia) > 0.0:
-            properties.invInertia = Mat33(*(Vec3(*row) for row in np.linalg.inv(inertia)))
-    return properties
+def _matrix(rows: np.ndarray) -> Mat33:
+    return Mat33(*(Vec3(*row) for row in rows))
