@@ -1,4 +1,4 @@
-"""The ``trt`` backend: TensorRT plans, of ``tensorrt`` or of ``tensorrt_rtx``, on the caller's CUDA stream.
+"""The ``trt`` backend: TensorRT plans, on the caller's CUDA stream.
 
 A plan has several optimisation profiles: one for exactly the ``num_envs`` that it was built for, others for ranges of
 batches. The engine (weights and code) is loaded once a process and shared; each batch size in use has an execution
