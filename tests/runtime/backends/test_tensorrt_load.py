@@ -123,6 +123,7 @@ def test_which_library_runs_a_plan(
         unavailable(expected, find)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_no_library_is_touched(folder: Path) -> None:
     """Whatever is used of the lean runtime without one ends the process."""
     pytest.importorskip("tensorrt_lean", reason="tensorrt_lean is not installed: pip install tensorrt-lean-cu13")
