@@ -61,8 +61,10 @@ def test_a_plan_for_other_gpus_is_refused(folder: Path, targets: list[str], monk
     for names in library.RUNNERS.values():
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
-    add_plan(folder, compute_capability=targets)
     advice = re.escape(library.advice(torch.device("cuda")))
+    with pytest.raises(BackendUnavailable, match=rf"it has: .*; {advice}$"):  # of no plan at all
+        load_engine(folder, 16, device="cuda", backend="trt")
+    add_plan(folder, compute_capability=targets)
     refused(folder, rf"capability {', '.join(targets)} and this GPU, .*, has {here()}; {advice}", monkeypatch)
     add_plan(folder, library="tensorrt", compute_capability=[here()], version_compatible=True, version="11.4.0.106")
     missing = r"tensorrt_lean cannot be imported .*`pip install 'tensorrt-lean-cu\d\d>=11.4.0.106,<12'`"

@@ -119,7 +119,7 @@ def make_logger(trt: Any) -> Any:
 
 
 def make(kind: Any, its_logger: Any) -> Any:
-    """A ``trt.Builder`` (or a ``trt.Runtime``, by :func:`make_runtime`); None where the CUDA driver is too old for it."""
+    """A ``trt.Builder``; None where the library finds no CUDA driver that is new enough for it."""
     try:
         return kind(its_logger)
     except TypeError:  # what the bindings make of a null pointer
