@@ -173,11 +173,13 @@ endif
 		echo "note: TensorRT for RTX does not install here (see $(VENV)/tensorrt-rtx.log); engines get no TensorRT plan"
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt requirements/kernels.txt requirements/hashed/test.txt $(VENV)/.engine
+$(VENV)/.test: requirements/test.txt requirements/kernels.txt requirements/tensorrt-lean.txt requirements/hashed/test.txt $(VENV)/.engine
 	@echo "Installing $$(grep -c '^[a-z]' requirements/test.txt) packages for tests and pictures (about half a minute)"
 	@$(INSTALL)/test.txt --quiet
 	@$(PY) -c '$(NEEDS_CUDA)' || $(INSTALL)/kernels.txt --quiet || \
 		echo "note: Triton and NVRTC do not install here; the tests of the kernels are skipped"
+	@$(INSTALL)/tensorrt-lean.txt --no-build-isolation >$(VENV)/tensorrt-lean.log 2>&1 || \
+		echo "note: TensorRT's lean runtime does not install here (see $(VENV)/tensorrt-lean.log); its tests are skipped"
 	@touch $@
 
 $(VENV)/.train: requirements/train.txt requirements/hashed/train.txt $(VENV)/.test

@@ -20,7 +20,7 @@ hashed() { # NAME SOURCE [options of uv]
 
 torch=$(grep '^torch==' engine.txt)
 mkdir -p hashed
-for name in engine test train kernels tensorrt-rtx fuzz; do
+for name in engine test train kernels tensorrt-rtx tensorrt-lean fuzz; do
     hashed $name $name.txt --no-deps --no-emit-package torch <$name.txt
 done
 hashed torch engine.txt --no-deps <<<"$torch"

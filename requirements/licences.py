@@ -16,6 +16,7 @@ LISTS = {
     "train": "`make train`, and the tests of it",
     "kernels": "tests of the kernels on a CPU, where torch brings no compilers",
     "tensorrt-rtx": "TensorRT plans; optional",
+    "tensorrt-lean": "tests of what runs TensorRT plans; optional",
     "fuzz": "`make fuzz`",
     "hashed/cuda": "what torch's CUDA builds bring",
 }

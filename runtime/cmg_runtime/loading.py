@@ -172,9 +172,10 @@ def _candidates(wanted: _Wanted) -> list[Artifact]:
     candidates = passed or ([] if backend == "auto" else usable)
     if not candidates:
         present = ", ".join(f"{a.name} (parity {a.parity_status})" for a in manifest.artifacts) or "no artifacts"
+        remedy = (Backend if backend == "auto" else backend_class(backend)).how_to_get(wanted.options.device)
         raise BackendUnavailable(
             f"engine {manifest.name!r} has nothing that passed parity for backend {backend!r} in "
-            f"{' or '.join(precisions)}; it has: {present}; ask for one of these that passed, or rebuild it"
+            f"{' or '.join(precisions)}; it has: {present}; {remedy}"
         )
     return candidates
 
@@ -197,7 +198,8 @@ def _load_first(candidates: list[Artifact], wanted: _Wanted) -> tuple[Artifact, 
         if artifact.parity_status != "passed" and not needs_proof(artifact):
             logger.warning("engine %r: parity of %s is %s", manifest.name, artifact.name, artifact.parity_status)
         order = ", ".join(candidate.name for candidate in candidates)
-        selection = f"{artifact.name} on {device}, {proof}; first that loads of: {order}"
+        by = f" by {backend.library}" if backend.library else ""
+        selection = f"{artifact.name} on {device}{by}, {proof}; first that loads of: {order}"
         return artifact, backend, "; ".join([selection, *skipped])
     raise BackendUnavailable(f"engine {manifest.name!r} on {device}: {'; '.join(skipped)}")
 

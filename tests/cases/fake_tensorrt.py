@@ -1,8 +1,8 @@
-"""A stand-in for the TensorRT libraries' run time: it refuses what the real ones refuse, records every call, and
-computes on the memory at the addresses that it was given.
+"""A stand-in for the TensorRT libraries' run time: no real one runs plans here. It refuses what the real ones refuse
+of an execution, records every call, and computes on the memory at the addresses that it was given.
 
 A plan of the fake is JSON: {"weights": path of weights.npz, "precision", "profiles": [[smallest, largest]], ...}.
-Its classes have the names that TensorRT has, so a call that does not exist fails.
+Its classes have the methods that TensorRT's have, with the same parameters: test_tensorrt_names.py compares them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 
 from cmg_runtime.backends.one_product import OneProductNetwork
 from cmg_runtime.folder.manifest import Artifact, file_sha256, read_manifest
+from engine_folder import shared_engine_folder
 
 ALIGNMENT = 256
 PLAN_FILE = "cmg_fp32.rtx.plan"
@@ -70,6 +71,7 @@ class FakeCuda:
     """Streams, and what torch.cuda says of a GPU that is not there. Stream 0 is the default one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shared_engine_folder()  # before torch's exporter sees the stand-in
         self.log: list[str] = []
         self.capturing = False
         self.device: Any = None  # the current one, where somebody made it so
@@ -103,6 +105,7 @@ class FakeCuda:
 
         self.Stream = Stream
         self.current: Any = Stream(handle=0)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
         monkeypatch.setattr(torch.cuda, "stream", within)
         monkeypatch.setattr(torch.cuda, "device", within)
@@ -185,13 +188,9 @@ class Runtime:
         self._trt, self._logger = trt, logger
         self.engine_host_code_allowed = False
 
-    def deserialize_cuda_engine(self, content: bytes) -> Any:
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         self._trt.loads += 1
-        try:
-            plan = json.loads(content)
-        except ValueError:
-            self._logger.log(Severity.ERROR, "IRuntime::deserializeCudaEngine: Error Code 1:\n magicTag mismatch")
-            return None
+        plan = json.loads(serialized_engine)
         if plan.get("host_code") and not self.engine_host_code_allowed:
             self._logger.log(Severity.ERROR, "engine host code is not allowed")
             return None
@@ -217,12 +216,12 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (-1, self._widths[name])
 
-    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-        smallest, largest = self._plan["profiles"][index]
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        smallest, largest = self._plan["profiles"][profile_index]
         return [(rows, self._widths[name]) for rows in (smallest, smallest, largest)]
 
-    def get_device_memory_size_for_profile_v2(self, index: int) -> int:
-        return 1000 * self._plan["profiles"][index][1]
+    def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
+        return 1000 * self._plan["profiles"][profile_index][1]
 
     def create_execution_context(self, strategy: Any) -> Any:
         return self._context(strategy, Context(self._trt, self, self._logger))

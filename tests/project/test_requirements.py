@@ -17,9 +17,9 @@ from tests.imports import imported_names
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = ("engine", "test", "train")
-LICENSED = (*LISTS, "kernels", "tensorrt-rtx", "fuzz", "hashed/cuda")
+LICENSED = (*LISTS, "kernels", "tensorrt-rtx", "tensorrt-lean", "fuzz", "hashed/cuda")
 """In the order of docs/licences.md."""
-OPTIONAL = {"tensorrt", "tensorrt_rtx", "triton", "isaacgym", "atheris"}
+OPTIONAL = {"tensorrt_lean", "tensorrt_rtx", "triton", "isaacgym", "atheris"}
 """Modules that are imported only where they happen to be installed, or for types only."""
 
 

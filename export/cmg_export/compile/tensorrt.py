@@ -23,9 +23,6 @@ from cmg_runtime.errors import BackendUnavailable, first_line
 from cmg_runtime.folder.kept_files import naming
 from cmg_runtime.folder.manifest import file_sha256
 
-RTX_TARGETS = ("8.6", "8.9", "12.0")
-"""Compute capabilities that an RTX plan is built for: RTX 30, 40 and 50."""
-
 SMALL_BATCH, LARGE_BATCH = 256, 8192
 """Beside the profile for exactly num_envs, plans have one for batches up to 256 and one for those up to 8192, or to
 num_envs where that is more."""
@@ -47,14 +44,17 @@ class PlanOptions:
     library: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
     """auto: tensorrt where it and a CUDA GPU are there, else tensorrt_rtx, else none."""
 
-    targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CAPABILITY...")] = RTX_TARGETS
+    targets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CAPABILITY...")] = trt_library.RTX_CARDS
     """Compute capabilities that tensorrt_rtx builds for (8.0, 8.6, 8.9, 12.0, 12.1); tensorrt builds for this GPU."""
 
     workspace_mib: Annotated[int | None, tyro.conf.arg(metavar="MIB")] = None
     """Most scratch memory that a plan may take; a plan that needs more is not built. Without it, what the GPU has."""
 
-    version_compatible: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """tensorrt: newer versions of the same major version load the plan. Fewer kernels to choose from."""
+    version_compatible: Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(aliases=("--version-compatible",))
+    ] = False
+    """tensorrt: newer versions of the same major version load the plan, and so does the lean runtime (45 MB). It has
+    fewer kernels to choose from and may be slower, and is larger by a copy of that runtime."""
 
     hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = "none"
     """tensorrt: which other GPUs load the plan. Fewer kernels to choose from."""
@@ -98,7 +98,7 @@ def find_flavour(options: PlanOptions = PlanOptions()) -> tuple[Flavour | None, 
     """
     if options.library == "none":
         return None, "not asked for"
-    wanted = trt_library.LIBRARIES if options.library == "auto" else (options.library,)
+    wanted = tuple(trt_library.RUNNERS) if options.library == "auto" else (options.library,)
     reasons = []
     for library in wanted:
         reason = trt_library.limits(library, options.version_compatible, options.hardware_compatibility)
@@ -108,7 +108,7 @@ def find_flavour(options: PlanOptions = PlanOptions()) -> tuple[Flavour | None, 
             try:
                 return _flavour(library, options), ""
             except BackendUnavailable as error:
-                reason = str(error).split(";")[0]
+                reason = str(error)
         reasons.append(reason)
     if options.library != "auto":
         raise ExportError(f"{reasons[0]}; choose another --tensorrt.library")

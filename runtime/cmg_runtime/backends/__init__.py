@@ -75,9 +75,11 @@ class Backend(NotCopied):
     Attributes:
         capturable: whether it is worth trying to record :meth:`step` and :meth:`rollout` in a CUDA graph, on a CUDA
             device.
+        library: what runs the artifact, with its version, where several could; for ``engine.selection``.
     """
 
     capturable: bool
+    library: str = ""
 
     @classmethod
     def load(cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: Device) -> Backend:
@@ -91,6 +93,11 @@ class Backend(NotCopied):
             EngineError: the artifact's file is missing or is not what the manifest says.
         """
         raise NotImplementedError
+
+    @classmethod
+    def how_to_get(cls, device: Device) -> str:
+        """What to do where a folder has no artifact that this backend could run on this device; after a semicolon."""
+        return "ask for one of these that passed, or rebuild it"
 
     def step(self, motion: Tensor, command: Tensor, out: Tensor) -> None:
         """Write the next motion state into ``out``.

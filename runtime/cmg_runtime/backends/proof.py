@@ -63,7 +63,7 @@ def prove_here(
     Raises:
         BackendUnavailable: it failed, or there is nothing to compare it with.
     """
-    about = _circumstances(artifact, device)
+    about = _circumstances(backend, artifact, device)
     records = _read(folder)
     record = _sound(records.get(artifact.name), about)
     proved = [] if record is None else record["batches"]
@@ -100,7 +100,7 @@ def _sound(record: Optional[Dict[str, Any]], about: Dict[str, Any]) -> Optional[
     return record if whole else None
 
 
-def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
+def _circumstances(backend: Backend, artifact: Artifact, device: torch.device) -> Dict[str, Any]:
     """Everything that decides which code runs."""
     return {
         "sha256": artifact.sha256,
@@ -108,6 +108,7 @@ def _circumstances(artifact: Artifact, device: torch.device) -> Dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device),
         "driver": driver_version(),
         "torch": torch.__version__,
+        "library": backend.library,
         "libraries": _library_versions(),
         "tools": dict(artifact.tools),
     }
@@ -121,9 +122,8 @@ def _runtime_sha256() -> str:
 
 @functools.lru_cache(maxsize=None)
 def _library_versions() -> Dict[str, str]:
-    """Of those that compile or run an artifact here, whatever it was made with."""
-    names = ("triton", "tensorrt", "tensorrt_rtx", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
-    return installed_versions(names)
+    """Of those that compile here, whatever an artifact was made with."""
+    return installed_versions(("triton", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"))
 
 
 def _read(folder: Path) -> Dict[str, Any]:

@@ -219,6 +219,8 @@ def test_the_command_line_builds_and_lists_plans(rtx: Flavour) -> None:
     assert (options["library"], options["targets"]) == ("auto", ["8.6", "8.9", "12.0"])
     given = command_line.parse(Options, "cmg_export", ["x.pt", "--tensorrt.targets", "8.9", "12.1"])
     assert given.tensorrt == PlanOptions(targets=("8.9", "12.1"))
+    given = command_line.parse(Options, "cmg_export", ["x.pt", "--version-compatible"])
+    assert given.tensorrt == PlanOptions(version_compatible=True)
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """The ``trt`` backend on a real GPU: what it refuses, and its run path on real streams and CUDA graphs.
 
-No GPU at hand runs TensorRT's plans. So plans are real where they are to be refused, and where they are to be run, the
-stand-in of fake_tensorrt.py computes with torch on the GPU, at the addresses and on the stream that it is given.
+What is refused is refused by the real lean runtime of TensorRT, where that is installed. There is no plan here that it
+could run. So where plans are to be run, the stand-in of fake_tensorrt.py computes with torch on the GPU, at the
+addresses and on the stream that it is given.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import re
+import struct
 import sys
 import types
 from collections.abc import Callable
@@ -16,10 +21,10 @@ from typing import Any
 import pytest
 import torch
 
-from cmg_export.compile.tensorrt import RTX_TARGETS, PlanOptions, build_plan, find_flavour
 from cmg_runtime import BackendUnavailable, Engine, load_engine
+from cmg_runtime.backends.trt import context, library
 from engine_folder import no_waiting, shared_engine_folder, shared_robot_folder, with_fused
-from fake_tensorrt import Context, FakeTensorRT, add_plan, copied_engine, make_plan
+from fake_tensorrt import PLAN_FILE, Context, FakeTensorRT, add_plan, copied_engine, make_plan
 
 pytestmark = pytest.mark.gpu
 
@@ -31,28 +36,9 @@ def here() -> str:
     return "{}.{}".format(*torch.cuda.get_device_capability())
 
 
-@pytest.fixture(params=["with", "without"])
-def rtx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """TensorRT for RTX, where it is installed, and None where it is not or is not to be found."""
-    if request.param == "with":
-        return pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    return None
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return with_fused(copied_engine(shared_engine_folder()[0], tmp_path / "engine"))
-
-
-def real_plan(folder: Path, rtx: Any) -> tuple[bytes, str]:
-    """A plan for RTX cards, and the library's version."""
-    if rtx is None:
-        return b"a plan", "1.7.1.116"
-    flavour, _ = find_flavour(PlanOptions(library="tensorrt_rtx"))
-    assert flavour is not None
-    build_plan(flavour, folder / "cmg_fp32.onnx", 64, folder.parent / "real.plan")
-    return (folder.parent / "real.plan").read_bytes(), rtx.__version__
 
 
 def refused(folder: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,32 +50,112 @@ def refused(folder: Path, message: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("cmg_runtime.loading.PREFERRED_BACKENDS", {"cuda": ("trt", "fused", "torch")})
     engine = load_engine(folder, 16, device="cuda", precision="fp32")
     assert engine.backend_name == "fused"
-    assert "trt_fp32 cannot run here: " in engine.selection and "\n" not in engine.selection
+    assert re.search(f"trt_fp32 cannot run here: .*{message}", engine.selection) and "\n" not in engine.selection
 
 
-@pytest.mark.parametrize("targets", [["3.7"], list(RTX_TARGETS)], ids=str)
-def test_a_plan_for_other_gpus_is_refused(
-    folder: Path, rtx: Any, targets: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("targets", [["3.7"], list(library.RTX_CARDS)], ids=str)
+def test_a_plan_for_other_gpus_is_refused(folder: Path, targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest says what the plan is for: the library is not even imported."""
     if here() in targets:
         pytest.skip(f"the plan is for this GPU ({here()})")
-    content, version = real_plan(folder, rtx)
-    add_plan(folder, content, version=version, compute_capability=targets)
-    refused(folder, rf"capability {', '.join(targets)} and this GPU, .*, has {here()}; rebuild it", monkeypatch)
+    for names in library.RUNNERS.values():
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, None)
+    advice = re.escape(library.advice(torch.device("cuda")))
+    with pytest.raises(BackendUnavailable, match=rf"it has: .*; {advice}$"):  # of no plan at all
+        load_engine(folder, 16, device="cuda", backend="trt")
+    add_plan(folder, compute_capability=targets)
+    refused(folder, rf"capability {', '.join(targets)} and this GPU, .*, has {here()}; {advice}", monkeypatch)
+    add_plan(folder, library="tensorrt", compute_capability=[here()], version_compatible=True, version="11.4.0.106")
+    missing = r"tensorrt_lean cannot be imported .*`pip install 'tensorrt-lean-cu\d\d>=11.4.0.106,<12'`"
+    refused(folder, missing, monkeypatch)
 
 
-@pytest.mark.parametrize("plan", ["torn", "real"])
-def test_a_plan_that_claims_to_be_for_this_gpu_is_refused_by_the_library(
-    folder: Path, rtx: Any, plan: str, monkeypatch: pytest.MonkeyPatch
+# The real lean runtime
+
+
+@pytest.fixture
+def lean(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As the only one that is installed."""
+    trt = pytest.importorskip("tensorrt_lean", reason="tensorrt_lean is not installed: pip install tensorrt-lean-cu13")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    return trt
+
+
+def plan_like(magic: bytes, version: str, entries: int, size: int, cut: int = 0) -> bytes:
+    """The header of a plan, as the libraries write it, and bytes that are nothing, less ``cut`` of them.
+
+    The header: magic tag, 0, number of entries in the table after it, size of the file, version, the platform's tag.
+    """
+    numbers = [int(part) for part in version.split(".")[:4]]
+    header = struct.pack("<4sIQQ4B4s", magic, 0, entries, size, *numbers, b"rtrt" if magic == b"ftrt" else magic)
+    return (header + random.Random(0).randbytes(size))[: size - cut]
+
+
+PLANS: dict[str, Callable[[str], bytes]] = {
+    "of TensorRT for RTX": lambda version: plan_like(b"vtrt", "1.7.1.116", 2, 1 << 16),
+    "cut off": lambda version: plan_like(b"ftrt", version, 2, 1 << 16, cut=1 << 15),
+    "cut off in its header": lambda version: plan_like(b"ftrt", version, 2, 1 << 16)[:20],
+    "random bytes": lambda version: random.Random(1).randbytes(1 << 16),
+    "of another version": lambda version: plan_like(b"ftrt", "10.3.0.26", 0, 1 << 16),
+    "empty": lambda version: b"",
+}
+
+
+def add_lean_plan(folder: Path, content: bytes, version: str) -> None:
+    """In the manifest it is for this GPU and this library, and the hash is right: only the library can tell."""
+    add_plan(
+        folder,
+        content,
+        library="tensorrt",
+        version=version,
+        compute_capability=[here()],
+        gpu=torch.cuda.get_device_name(),
+        version_compatible=True,
+    )
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_real_library_refuses_in_one_line(
+    folder: Path, lean: Any, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is loaded, really, and TensorRT for RTX says no; without the library, that is what is said."""
-    if plan == "real" and rtx is not None and here() in (*RTX_TARGETS, "8.0", "12.1"):
-        pytest.skip(f"TensorRT for RTX runs on this GPU ({here()})")
-    content, version = real_plan(folder, rtx)
-    add_plan(folder, content if plan == "real" else b"torn", version=version, compute_capability=[here()])
-    missing = "tensorrt_rtx cannot be imported .*pip install"
-    refused(folder, missing if rtx is None else "tensorrt_rtx .* does not load cmg_fp32.rtx", monkeypatch)
+    add_lean_plan(folder, PLANS[plan](lean.__version__), lean.__version__)
+    said = rf"tensorrt_lean {lean.__version__} does not load {PLAN_FILE} \((?!without saying why).+\); rebuild it"
+    refused(folder, said, monkeypatch)
+
+
+def test_a_plan_of_a_newer_version_is_not_given_to_the_library(
+    folder: Path, lean: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    major = int(lean.__version__.split(".")[0])
+    monkeypatch.setattr(context, "SharedPlan", None)
+    add_lean_plan(folder, PLANS["random bytes"](""), f"{major}.99.0.1")
+    refused(folder, rf"tensorrt_lean here is {lean.__version__}, .*>={major}.99.0.1,<{major + 1}'`, or", monkeypatch)
+
+
+def used() -> tuple[int, int, int]:
+    """Bytes of this GPU's memory and of this process's, and open files."""
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return total - free, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+
+
+def test_what_the_real_library_took_is_free_again(folder: Path, lean: Any) -> None:
+    """A plan of 4 MB, refused 50 times: 200 MB, were it kept."""
+    add_lean_plan(folder, plan_like(b"vtrt", "1.7.1.116", 2, 1 << 22), lean.__version__)
+
+    def load(times: int) -> tuple[int, int, int]:
+        for _ in range(times):
+            with pytest.raises(BackendUnavailable, match="does not load"):
+                load_engine(folder, 16, device="cuda", backend="trt")
+        return used()
+
+    device, host, files = load(10)
+    device_after, host_after, files_after = load(50)
+    assert device_after - device <= 0 and files_after <= files
+    assert host_after - host < 20 << 20
+    assert not context._plans
 
 
 # The run path

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from cmg_runtime.backends.trt.plan import PlanTarget, driver_version
 from cmg_runtime.folder.manifest import Artifact, read_manifest
 from engine_folder import shared_engine_folder
 from fake_tensorrt import PLAN_FILE, TARGET, FakeCuda, FakeTensorRT, add_plan, copied_engine, make_plan
+from python_process import run_python
 
 
 @pytest.fixture
@@ -32,7 +34,6 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 @pytest.fixture
 def trt(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """The stand-in as the installed library, and the CPU as its GPU."""
-    shared_engine_folder()  # before torch's exporter sees the stand-in
     library = FakeTensorRT("tensorrt_rtx", cuda)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
     monkeypatch.setattr(PlanTarget, "check_device", lambda *_: None)
@@ -56,7 +57,7 @@ def unavailable(message: str, use: Callable[..., Any], *given: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-OTHER = r"tensorrt_rtx for compute .* 8.6, 8.9, 12.0 and this GPU, NVIDIA H200, has 9.0; rebuild it"
+OTHER = r"tensorrt_rtx for compute .* 8.6, 8.9, 12.0 and this GPU, NVIDIA H200, has 9.0; for 9.0: .*=--version-compat"
 AMPERE: dict[str, Any] = {"compute_capability": ["8.0"], "gpu": "A", "hardware_compatibility": "ampere_plus"}
 SAME: dict[str, Any] = {**AMPERE, "hardware_compatibility": "same_compute_capability"}
 H200: dict[str, Any] = {"library": "tensorrt", "compute_capability": ["9.0"], "gpu": "NVIDIA H200"}
@@ -64,38 +65,97 @@ GPUS = [
     ({}, (8, 9), "NVIDIA L4", None),
     ({}, (9, 0), "NVIDIA H200", OTHER),
     (H200, (9, 0), "NVIDIA H200", None),
-    (H200, (9, 0), "NVIDIA H100", "measured on a NVIDIA H200 and this GPU is a NVIDIA H100; rebuild it"),
+    (H200, (9, 0), "NVIDIA H100", "on a NVIDIA H200 and this GPU is a NVIDIA H100; for 9.0: .*tensorrt-lean-cu"),
+    (H200, (8, 9), "NVIDIA L4", "for 8.9: `pip install tensorrt-rtx` and `make engine`, or choose another backend"),
     (AMPERE, (12, 0), "B", None),
-    (AMPERE, (7, 5), "Tesla T4", "8.0 and newer"),
+    (AMPERE, (7, 0), "Tesla V100", "8.0 and newer .* takes compute capability 7.5 and newer, not 7.0; choose another"),
     (SAME, (8, 0), "B", None),
     (SAME, (8, 6), "NVIDIA A10", "capability 8.0 and this GPU"),
 ]
-VERSIONS = [  # that built it, that is here, whether it is version-compatible, and whether it loads
-    ("11.4.0.106", "11.4.0.106", False, True),
-    ("11.4.0.106", "11.4.0.107", False, False),
-    ("11.4.0.106", "11.5.0.1", True, True),
-    ("11.4.0.106", "11.3.9.1", True, False),
-    ("10.7.0.post1", "10.16.1.11", True, True),
-    ("10.16.1.11", "11.4.0.106", True, False),
+HERE: dict[str, dict[str, str]] = {  # what is installed: module -> version
+    "old": {"tensorrt": "11.3.9.1", "tensorrt_lean": "11.3.9.1"},
+    "same": {"tensorrt": "11.4.0.106", "tensorrt_lean": "11.4.0.106"},
+    "newer lean": {"tensorrt": "11.3.9.1", "tensorrt_lean": "11.5.0.1", "tensorrt_dispatch": "11.6.0.1"},
+    "lean": {"tensorrt_lean": "11.4.0.106"},
+    "dispatch": {"tensorrt_lean": "10.16.1.11", "tensorrt_dispatch": "11.4.0.106"},
+    "RTX": {"tensorrt_rtx": "11.4.0.106"},
+}
+RUNS = [  # the plan's builder and version, whether it is version-compatible, what is here, and what runs it or is said
+    ("tensorrt", "11.4.0.106", False, "same", "tensorrt"),
+    ("tensorrt", "11.4.0.106", False, "lean", "tensorrt cannot be imported .*; `pip install 'tensorrt==11.4.0.106'`"),
+    ("tensorrt", "11.4.0.106", False, "newer lean", "tensorrt here is 11.3.9.1; `pip install 'tensorrt==11.4.0.106'`"),
+    ("tensorrt", "11.4.0.106", True, "same", "tensorrt"),
+    ("tensorrt", "11.4.0.106", True, "newer lean", "tensorrt_lean"),
+    ("tensorrt", "11.4.0.106", True, "dispatch", "tensorrt_dispatch"),
+    (
+        "tensorrt",
+        "11.4.0.106",
+        True,
+        "old",
+        "lean here is 11.3.9.1, .*`pip install 'tensorrt-lean-cu.+>=11.4.0.106,<12'`",
+    ),
+    ("tensorrt", "10.7.0.post1", True, "dispatch", "tensorrt_lean"),
+    ("tensorrt", "10.16.1.11", True, "lean", "tensorrt_lean here is 11.4.0.106, .*>=10.16.1.11,<11'`"),
+    ("tensorrt", "11.4.0.106", True, "RTX", "tensorrt_lean cannot be imported"),
+    ("tensorrt_rtx", "11.4.0.106", False, "RTX", "tensorrt_rtx"),
+    ("tensorrt_rtx", "11.4.0.107", False, "RTX", "rtx here is 11.4.0.106; `pip install 'tensorrt-rtx==11.4.0.107'`"),
 ]
 
 
-def test_which_gpu_and_which_version_a_plan_is_for(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_gpu_a_plan_is_for(cuda: FakeCuda) -> None:
     for changes, cuda.capability, cuda.name, message in GPUS:
         check = target(**changes).check_device
         unavailable(message, check, torch.device("cuda", 0)) if message else check(torch.device("cuda", 0))
         unavailable("use device='cuda'", check, torch.device("cpu"))
-    for built, here, compatible, loads in VERSIONS:
-        check, library = (
-            target(version=built, version_compatible=compatible).check_version,
-            FakeTensorRT("x", cuda, here),
-        )
-        message = f"{built} and {here} is installed; install that version, or"
-        check(library) if loads else unavailable(message, check, library)
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, None)
-        missing = rf"pip install {name.replace('_', '-')}==1\.2`"
-        unavailable(missing, trt_library.import_library, name, "1.2")
+
+
+@pytest.mark.parametrize("built_by, version, compatible, here, expected", RUNS)
+def test_which_library_runs_a_plan(
+    built_by: str, version: str, compatible: bool, here: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (name for names in trt_library.RUNNERS.values() for name in names):
+        installed = SimpleNamespace(__name__=name, __version__=HERE[here].get(name)) if name in HERE[here] else None
+        monkeypatch.setitem(sys.modules, name, installed)
+    find = target(library=built_by, version=version, version_compatible=compatible).find_library
+    if expected in HERE[here]:
+        assert find().__name__ == expected
+    else:
+        unavailable(expected, find)
+
+
+@pytest.mark.slow
+def test_without_a_gpu_no_library_is_touched(folder: Path) -> None:
+    """Whatever is used of the lean runtime without one ends the process."""
+    pytest.importorskip("tensorrt_lean", reason="tensorrt_lean is not installed: pip install tensorrt-lean-cu13")
+    done = run_python("-c", WITHOUT_GPU, str(folder), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    cpu, cuda, by_hand = done.stdout.splitlines()
+    assert "cmg_fp32.rtx.plan is a TensorRT plan; use device='cuda'" in cpu and "cuda" in cuda
+    assert re.fullmatch(r"tensorrt_lean .* does not start \(torch sees no CUDA GPU\); .*", by_hand)
+
+
+WITHOUT_GPU = """
+import sys
+import tensorrt_lean
+from cmg_runtime import EngineError, load_engine
+from cmg_runtime.backends.trt.context import SharedPlan
+for use in (
+    lambda: load_engine(sys.argv[1], 4, "cpu", "trt"),
+    lambda: load_engine(sys.argv[1], 4, "cuda", "trt"),
+    lambda: SharedPlan(tensorrt_lean, b"a plan", "x.plan", {}),
+):
+    try:
+        use()
+    except EngineError as error:
+        print(error)
+"""
+
+
+def test_a_folder_without_a_plan_says_what_this_gpu_takes(cuda: FakeCuda) -> None:
+    for cuda.capability, message in (((9, 0), "for 9.0: `pip install tensorrt`"), ((12, 0), "for 12.0: .*-rtx`")):
+        assert re.match(message, TrtBackend.how_to_get(torch.device("cuda", 0)))
+    rebuild = "it has: .*; ask for one of these that passed, or rebuild it"
+    unavailable(rebuild, load_engine, shared_engine_folder()[0], 4, "cpu", "trt")
 
 
 def test_targets_that_describe_no_plan() -> None:
@@ -135,7 +195,7 @@ def test_a_plan_that_does_not_load_here(folder: Path, trt: FakeTensorRT) -> None
     with pytest.raises(EngineError, match="does not match the hash"):
         load_engine(folder, 8)
     trt.__version__ = "1.8.0.1"
-    refused(add_plan(folder), 8, f"{PLAN_FILE} was built by tensorrt_rtx 1.7.1.116 and 1.8.0.1 is installed")
+    refused(add_plan(folder), 8, f"{PLAN_FILE} was built by tensorrt_rtx 1.7.1.116: tensorrt_rtx here is 1.8.0.1")
 
 
 @pytest.mark.slow
@@ -197,7 +257,7 @@ def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorR
     for num_envs, batches in ((1, [1]), (8, [1, 8]), (3, [1, 3, 8]), (50, [1, 3, 8, 50]), (70, [1, 3, 8, 50, 64, 70])):
         engine = load_engine(folder, num_envs)
         assert engine.backend_name == "trt"
-        assert "parity not_run, one step proved on this GPU" in engine.selection
+        assert "by tensorrt_rtx 1.7.1.116, parity not_run, one step proved on this GPU" in engine.selection
         record = json.loads((folder / FILE_NAME).read_text())["trt_fp32"]
         assert (record["status"], record["batches"]) == ("passed", batches)
         assert 0 < record["one_step_relative"] < record["one_step_relative_allowed"] == 1e-5

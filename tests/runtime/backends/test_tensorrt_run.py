@@ -66,32 +66,6 @@ class Call:
         return self.truth.error(self.out, self.expected) < allowed
 
 
-def test_the_stand_in_refuses_what_tensorrt_refuses(trt: FakeTensorRT, cuda: FakeCuda) -> None:
-    plan, call, cuda.current = shared_plan(trt), Call(8, 0), cuda.Stream()
-    context, own, memory = Context(trt, plan.engine, plan.logger), cuda.current.cuda_stream, place(torch.zeros(2000))
-    assert not context.set_input_shape("motion", (8, 10))  # before the profile
-    assert context.set_optimization_profile_async(0, own)
-    assert not context.set_input_shape("motion", (7, 10)) and not context.set_input_shape("motion", (8, 9))
-    assert context.set_input_shape("motion", (8, 10)) and context.infer_shapes() == ["command"]
-    assert not context.execute_async_v3(own)  # before the shapes
-    assert context.set_input_shape("command", (8, 3)) and not context.infer_shapes()
-    for name, tensor in (("motion", call.motion), ("command", call.command), ("next_motion", call.out)):
-        assert not context.set_tensor_address(name, tensor.data_ptr() + 4)
-        assert not context.execute_async_v3(own)  # before the addresses
-        assert context.set_tensor_address(name, tensor.data_ptr())
-    assert not context.execute_async_v3(own)  # before the memory
-    with pytest.raises(ValueError):
-        context.set_device_memory(memory.data_ptr() + 64, 8000)
-    context.set_device_memory(memory.data_ptr(), 7999)
-    assert not context.execute_async_v3(own)  # too little of it
-    context.set_device_memory(memory.data_ptr(), 8000)
-    assert context.execute_async_v3(own) and call.is_right()
-    with pytest.raises(AssertionError, match="default stream"):
-        context.execute_async_v3(0)
-    cuda.capturing, trt.capturable = True, False
-    assert not context.execute_async_v3(own)
-
-
 @pytest.mark.parametrize("precision, allowed", [("fp32", 1e-5), ("fp16", 2e-3)])
 @pytest.mark.parametrize("offset", [0, 4, 128])  # rows of a larger tensor are copied
 def test_every_batch_is_right(trt: FakeTensorRT, seed: int, precision: str, allowed: float, offset: int) -> None:
@@ -244,8 +218,6 @@ def test_what_the_library_refuses_is_one_line(trt: FakeTensorRT, seed: int) -> N
     refused(EngineError, REFUSALS["execute"], Call(8, seed), backend)
     trt.refuse = {"context"}
     refused(BackendUnavailable, r"\(out of memory\)", TrtBackend, plan, 8, CPU)  # not what was said long ago
-    torn = r"does not load x.plan \(IRuntime.*magicTag mismatch\)"
-    refused(BackendUnavailable, torn, SharedPlan, trt, b"torn", "x.plan", WIDTHS)
     for wrong in ({"dtype": "HALF"}, {"output": "logits"}):
         with pytest.raises(EngineError, match="expected float32 motion .* rebuild"):
             shared_plan(trt, **wrong)

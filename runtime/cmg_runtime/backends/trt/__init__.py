@@ -1,1 +1,1 @@
-"""TensorRT plans, of either library."""
+"""TensorRT plans."""

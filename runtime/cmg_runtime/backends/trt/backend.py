@@ -1,4 +1,4 @@
-"""The ``trt`` backend: TensorRT plans, of ``tensorrt`` or of ``tensorrt_rtx``, on the caller's CUDA stream.
+"""The ``trt`` backend: TensorRT plans, on the caller's CUDA stream.
 
 A plan has several optimisation profiles: one for exactly the ``num_envs`` that it was built for, others for ranges of
 batches. The engine (weights and code) is loaded once a process and shared; each batch size in use has an execution
@@ -57,6 +57,7 @@ class TrtBackend(Backend):
         self, plan: SharedPlan, num_envs: int, device: torch.device, runtime_cache: Optional[Path] = None
     ) -> None:
         self._plan = plan
+        self.library = f"{plan.trt.__name__} {plan.trt.__version__}"
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._profiles = plan.profiles
@@ -77,14 +78,17 @@ class TrtBackend(Backend):
     ) -> TrtBackend:
         target = PlanTarget.of(artifact)
         target.check_device(device)
-        trt = library.import_library(target.library, target.version)
-        target.check_version(trt)
+        trt = target.find_library()
         content = read_verified(folder, artifact)
         widths = {"motion": manifest.sizes.motion_dim, "command": manifest.sizes.command_dim}
         widths[OUTPUT] = manifest.sizes.motion_dim
         plan = shared_plan(trt, content, str(artifact.sha256), target, device, widths)
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device))
         return cls(plan, num_envs, device, Path(folder) / f"{target.file}.{gpu}.cache")
+
+    @classmethod
+    def how_to_get(cls, device: torch.device) -> str:
+        return library.advice(device) if device.type == "cuda" else super().how_to_get(device)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         for name, tensor in ((INPUTS[0], motion), (INPUTS[1], command), (OUTPUT, out)):

@@ -36,7 +36,7 @@ class SharedPlan:
         self.trt = trt
         self.widths = widths
         self.logger = library.make_logger(trt)
-        self._runtime = library.make(trt.Runtime, self.logger)
+        self._runtime = library.make_runtime(trt, self.logger)
         if self._runtime is None:
             raise BackendUnavailable(
                 f"{trt.__name__} {trt.__version__} does not start ({self.logger.said()}); "
@@ -77,7 +77,7 @@ def shared_plan(
     trt: Any, content: bytes, sha256: str, target: PlanTarget, device: torch.device, widths: Dict[str, int]
 ) -> SharedPlan:
     """The plan with these bytes on this device, loaded unless the process has it loaded already."""
-    key = (target.library, sha256, device.index)
+    key = (trt.__name__, sha256, device.index)
     plan = _plans.get(key)
     if plan is None:
         with torch.cuda.device(device):

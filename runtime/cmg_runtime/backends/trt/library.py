@@ -2,6 +2,8 @@
 
 ``tensorrt`` (10.1 and newer, for data-centre and older cards) builds on the GPU that will run the plan.
 ``tensorrt_rtx`` (1.2 and newer, for RTX cards) builds anywhere, and finishes a plan just in time where it is loaded.
+``tensorrt_lean`` and ``tensorrt_dispatch`` are small parts of ``tensorrt`` that run version-compatible plans and build
+none: the first is the runtime itself, the second loads the copy of it that such a plan carries.
 Their Python interfaces are otherwise the same. What differs:
 
 - 10.x is strongly typed on request, 11 and RTX always are.
@@ -10,6 +12,7 @@ Their Python interfaces are otherwise the same. What differs:
   be; with ``tensorrt`` a capture is tried.
 - RTX keeps what it compiled just in time in a runtime cache; ``tensorrt`` keeps its measurements in a timing cache.
 - RTX takes settings of a context from a configuration object, which earlier versions of 10.x do not have.
+- Without a GPU, the lean runtime makes a ``Runtime`` all the same, and the process crashes when that is used.
 """
 
 from __future__ import annotations
@@ -18,44 +21,24 @@ import importlib
 import logging
 from typing import Any, List, Optional, Sequence, Tuple
 
+import torch
+
 from cmg_runtime.errors import BackendUnavailable, first_line
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("tensorrt", "tensorrt_rtx")
+RUNNERS = {"tensorrt": ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"), "tensorrt_rtx": ("tensorrt_rtx",)}
+"""What builds a plan: what runs it, the first choice first. All but the first take version-compatible plans only."""
+
+RTX_CARDS = ("8.6", "8.9", "12.0")
+"""Compute capabilities of RTX 30, 40 and 50."""
 
 ALIGNMENT = 256
 """Bytes; of every address that TensorRT is given."""
 
-MISSING = {
-    "tensorrt": (
-        "REQUIRE_USER_ALLOCATION",
-        "is_stream_capturable",
-        "ComputeCapability",
-        "num_compute_capabilities",
-        "set_compute_capability",
-        "IRuntimeCache",
-        "create_runtime_cache",
-        "set_runtime_cache",
-        "deserialize",
-        "cuda_graph_strategy",
-        "CudaGraphStrategy",
-        "DISABLED",
-        "dynamic_shapes_kernel_specialization_strategy",
-        "DynamicShapesKernelSpecializationStrategy",
-        "EAGER",
-    ),
-    "tensorrt_rtx": (),
-}
-"""Names that this project uses and that no version of the library has. RTX lacks no name, but it refuses to build
-version-compatible plans and has nothing to measure: see :func:`limits`."""
 
-
-def import_library(name: str, version: str = "") -> Any:
-    """The module ``tensorrt`` or ``tensorrt_rtx``.
-
-    Args:
-        version: what to recommend where it is not installed.
+def import_library(name: str) -> Any:
+    """The module of one of the libraries.
 
     Raises:
         BackendUnavailable: it is not installed, or its shared libraries are missing or of another CUDA.
@@ -63,10 +46,52 @@ def import_library(name: str, version: str = "") -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        package = name.replace("_", "-") + (f"=={version}" if version else "")
-        raise BackendUnavailable(
-            f"{name} cannot be imported ({first_line(error)}); `pip install {package}`, or choose another backend"
-        ) from None
+        raise BackendUnavailable(f"{name} cannot be imported ({first_line(error)})") from None
+
+
+def find_runner(built_by: str, version: str, version_compatible: bool) -> Any:
+    """The module of the first installed library that loads such a plan.
+
+    Args:
+        built_by, version: the library that built the plan.
+
+    Raises:
+        BackendUnavailable: there is none; why, and what to install.
+    """
+    names = RUNNERS[built_by] if version_compatible else RUNNERS[built_by][:1]
+    reasons = []
+    for name in names:
+        try:
+            trt = import_library(name)
+        except BackendUnavailable as error:
+            reasons.append(str(error))
+            continue
+        if _may_load(version, trt.__version__, version_compatible):
+            return trt
+        reasons.append(f"{name} here is {trt.__version__}")
+    package = f"{built_by.replace('_', '-')}=={version}"
+    if version_compatible:
+        package = f"{_lean_package()}>={version},<{_major_minor(version)[0] + 1}"
+    raise BackendUnavailable(f"{', '.join(reasons)}; `pip install '{package}'`, or choose another backend")
+
+
+def advice(device: torch.device) -> str:
+    """What to install for this GPU, and which plan it then takes; goes on after a semicolon."""
+    capability = torch.cuda.get_device_capability(device)
+    number = "{}.{}".format(*capability)
+    if capability < (7, 5):
+        return f"TensorRT takes compute capability 7.5 and newer, not {number}; choose another backend"
+    if number in RTX_CARDS:
+        return f"for {number}: `pip install tensorrt-rtx` and `make engine`, or choose another backend"
+    return (
+        f"for {number}: `pip install tensorrt` and `make engine` on this GPU, with ARGS=--version-compatible where "
+        f"`pip install {_lean_package()}` is to run it, or choose another backend"
+    )
+
+
+def _lean_package() -> str:
+    """For the CUDA that torch is built with."""
+    return f"tensorrt-lean-cu{(torch.version.cuda or '13').split('.')[0]}"
 
 
 def make_logger(trt: Any) -> Any:
@@ -94,11 +119,20 @@ def make_logger(trt: Any) -> Any:
 
 
 def make(kind: Any, its_logger: Any) -> Any:
-    """A ``trt.Builder`` or a ``trt.Runtime``; None where the library finds no CUDA driver that is new enough for it."""
+    """A ``trt.Builder``; None where the library finds no CUDA driver that is new enough for it."""
     try:
         return kind(its_logger)
     except TypeError:  # what the bindings make of a null pointer
         return None
+
+
+def make_runtime(trt: Any, its_logger: Any) -> Any:
+    """A ``trt.Runtime``; None where the library finds no GPU that it can use, and the logger says why."""
+    if not torch.cuda.is_available():
+        its_logger.errors.append("torch sees no CUDA GPU")
+        return None
+    runtime = make(trt.Runtime, its_logger)
+    return None if its_logger.errors else runtime  # what is made in spite of an error cannot be used
 
 
 # Building
@@ -204,7 +238,7 @@ def is_capturable(context: Any, stream: int) -> bool:
     return bool(context.is_stream_capturable(stream)) if hasattr(context, "is_stream_capturable") else True
 
 
-def may_load(built: str, here: str, version_compatible: bool) -> bool:
+def _may_load(built: str, here: str, version_compatible: bool) -> bool:
     """Whether a plan of version ``built`` loads in version ``here``: the same one, or, where it was built to be
     compatible, a newer one of the same major version."""
     if built == here:

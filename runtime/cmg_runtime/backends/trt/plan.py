@@ -9,11 +9,10 @@ from typing import Any, Optional, Tuple
 
 import torch
 
-from cmg_runtime.backends.trt.library import LIBRARIES, may_load
+from cmg_runtime.backends.trt.library import RUNNERS, advice, find_runner
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.folder.manifest import Artifact
 
-_REMEDY = "rebuild it for this one (docs/tensorrt.md), or choose another backend"
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -61,8 +60,8 @@ class PlanTarget:
                 f"{artifact.name} has a target that does not describe a plan ({type(error).__name__} {error}); "
                 "rebuild the engine folder"
             ) from None
-        if plan.library not in LIBRARIES:
-            raise EngineError(f"{artifact.name} is for the library {plan.library!r}; expected {' or '.join(LIBRARIES)}")
+        if plan.library not in RUNNERS:
+            raise EngineError(f"{artifact.name} is for the library {plan.library!r}; expected {' or '.join(RUNNERS)}")
         words = (plan.version, plan.hardware_compatibility, *plan.compute_capability)
         if not all(isinstance(word, str) for word in words) or not re.match(r"\d+\.\d+(\.|$)", plan.version):
             raise EngineError(f"{artifact.name} has a target that does not describe a plan; rebuild the engine folder")
@@ -83,24 +82,23 @@ class PlanTarget:
             built_for = "8.0 and newer" if any_newer else ", ".join(self.compute_capability)
             raise BackendUnavailable(
                 f"{self.file} was built by {self.library} for compute capability {built_for} and this GPU, {name}, "
-                f"has {here}; {_REMEDY}"
+                f"has {here}; {advice(device)}"
             )
         if self.gpu not in (None, name) and self.hardware_compatibility == "none":
             raise BackendUnavailable(
-                f"{self.file} was built and measured on a {self.gpu} and this GPU is a {name}; {_REMEDY}"
+                f"{self.file} was built and measured on a {self.gpu} and this GPU is a {name}; {advice(device)}"
             )
 
-    def check_version(self, trt: Any) -> None:
-        """Refuse another version of the library.
+    def find_library(self) -> Any:
+        """The module of the installed library that loads the plan.
 
         Raises:
             BackendUnavailable: one line.
         """
-        if not may_load(self.version, trt.__version__, self.version_compatible):
-            raise BackendUnavailable(
-                f"{self.file} was built by {self.library} {self.version} and {trt.__version__} is installed; "
-                f"install that version, or {_REMEDY}"
-            )
+        try:
+            return find_runner(self.library, self.version, self.version_compatible)
+        except BackendUnavailable as error:
+            raise BackendUnavailable(f"{self.file} was built by {self.library} {self.version}: {error}") from None
 
 
 def driver_version() -> Optional[str]:
