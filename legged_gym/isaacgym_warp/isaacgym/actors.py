@@ -118,9 +118,7 @@ class ActorCalls:
     def get_actor_rigid_shape_properties(self, env: Env, actor_handle: int) -> list[RigidShapeProperties]:
         return [copy.copy(each) for each in env.actor.shape_properties]
 
-    def set_actor_rigid_shape_properties(
-        self, env: Env, actor_handle: int, props: list[RigidShapeProperties]
-    ) -> bool:
+    def set_actor_rigid_shape_properties(self, env: Env, actor_handle: int, props: list[RigidShapeProperties]) -> bool:
         env.worlds.set_shape_properties(env, props)
         return True
 

@@ -1,17 +1,20 @@
 """Ground under all environments: a plane, or heights on a grid."""
 
+# MuJoCo's bindings come without types.
+# pyright: reportAttributeAccessIssue=false
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from isaacgym.robot import CONTACT, GROUND_BIT
 from isaacgym.structs import GymError, HeightFieldParams, PlaneParams, Transform, TriangleMeshParams
 from isaacgym.triangles import heights_at
 
 _FLAT = 1e-4
-_COARSEST_SPACING = 0.1
+_COARSEST_SPACING, _UNEVEN_SPACING = 0.1, 0.05
 _MOST_POINTS = 1 << 24
 _BASE_THICKNESS = 1.0
 
@@ -26,18 +29,16 @@ class Ground:
     """
 
     heights: np.ndarray
-    origin: tuple[float, float]
-    spacing: tuple[float, float]
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
     friction: float
 
     def add_to(self, spec: mujoco.MjSpec) -> None:
         """Adds the ground to the world of a model, as a geom ``ground`` (then ``ground1`` and so on)."""
         taken = {geom.name for geom in spec.worldbody.geoms}
         name = next(each for each in ["ground", *(f"ground{i + 1}" for i in range(len(taken)))] if each not in taken)
-        geom = spec.worldbody.add_geom(name=name, contype=GROUND_BIT, conaffinity=0)
+        geom = spec.worldbody.add_geom(name=name)
         geom.friction[0] = self.friction
-        for key, value in CONTACT.items():
-            setattr(geom, key, value)
         low = float(self.heights.min())
         if self.heights.size == 1:
             geom.type, geom.size, geom.pos = mujoco.mjtGeom.mjGEOM_PLANE, [0.0, 0.0, 1.0], [0.0, 0.0, low]
@@ -80,24 +81,26 @@ def heightfield(samples: Any, params: HeightFieldParams) -> Ground:
     if samples.size != shape[0] * shape[1] or min(shape) < 2:
         raise GymError(f"{samples.size} height samples were given; nbColumns x nbRows are {shape[0]} x {shape[1]}")
     heights = samples.reshape(shape) * float(params.vertical_scale) + offset[2]
-    return _grid(heights, offset[:2], (params.column_scale, params.row_scale), params)
+    return _grid(heights, offset[:2].tolist(), (params.column_scale, params.row_scale), params)
 
 
 def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spacing: float | None = None) -> Ground:
     """The heights of a mesh, seen from above, at points of a grid.
 
     A flat mesh becomes a plane without end. Of others this is lost: what is below something else; vertical walls,
-    which become slopes over one ``spacing``, with their foot on the lower side; corners between the grid's points. In
-    its holes the ground is at the mesh's lowest height. Meshes of ``convert_heightfield_to_trimesh`` have their
-    vertices on such a grid, so they lose only their walls.
+    which become slopes over one ``spacing``, with their foot on the lower side, and vanish if there is nothing behind
+    them; corners between the grid's points. In its holes the ground is at the mesh's lowest height. Meshes of
+    ``convert_heightfield_to_trimesh`` have their vertices on such a grid: theirs become the heights of that field,
+    but for some corners of steps where the triangles lie over each other.
 
     Args:
         vertices: [V, 3] or flat, in m; triangles: [T, 3] or flat, indices.
-        spacing: distance [m] of the grid's points; None: as the vertices' coordinates are mostly spaced along x and y,
-            but at most 0.1 m.
+        spacing: distance [m] of the grid's points; None: that of the vertices along x and along y, or a whole part of
+            it up to 0.1 m; 0.05 m if they are not evenly spaced; more where that were above 16 million points.
 
     Raises:
-        GymError: there are no triangles, they name vertices that are not there, or the transform turns.
+        GymError: there are no triangles, they name vertices that are not there or are all vertical, or the transform
+            turns.
     """
     points = np.asarray(vertices, float).reshape(-1, 3) + _offset(params.transform)
     corners = np.asarray(triangles).astype(np.int64).reshape(-1, 3)
@@ -106,24 +109,43 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
     low, high = points.min(0), points.max(0)
     if high[2] - low[2] < _FLAT:
         return _flat(high[2], params)
-    steps = [spacing or _usual_step(points[:, axis]) for axis in range(2)]
-    grid = [np.linspace(low[i], high[i], max(2, round((high[i] - low[i]) / steps[i]) + 1)) for i in range(2)]
-    heights = np.nan_to_num(heights_at(points, corners, *grid), nan=low[2])
-    return _grid(heights, low[:2], tuple(each[1] - each[0] for each in grid), params)
+    extent = (high - low)[:2]
+    if extent.min() <= 0.0:
+        raise GymError("the ground's triangles are all vertical; seen from above there is nothing to stand on")
+    steps = np.array([spacing or _usual_step(points[:, axis]) for axis in range(2)])
+    steps *= max(1.0, np.sqrt((extent / steps).prod() / _MOST_POINTS))
+    grid = [np.linspace(low[i], high[i], max(2, round(extent[i] / steps[i]) + 1)) for i in range(2)]
+    heights = _without_holes(heights_at(points, corners, *grid), low[2])
+    return _grid(heights, low[:2].tolist(), [each[1] - each[0] for each in grid], params)
+
+
+def _without_holes(heights: np.ndarray, lowest: float) -> np.ndarray:
+    """Heights in place of NaN: for a single point the lowest of its neighbours, for others ``lowest``."""
+    around = np.pad(heights, 1, constant_values=np.inf)
+    along_x = np.minimum(around[:-2, 1:-1], around[2:, 1:-1])
+    along_y = np.minimum(around[1:-1, :-2], around[1:-1, 2:])
+    return np.nan_to_num(np.where(np.isnan(heights), np.minimum(along_x, along_y), heights), nan=lowest)
 
 
 def _usual_step(coordinates: np.ndarray) -> float:
-    """The median distance between neighbouring different coordinates, within limits."""
+    """The distance [m] between neighbouring coordinates if they are evenly spaced, or a whole part of it."""
     steps = np.diff(np.unique(np.round(coordinates, 4)))
-    least = (coordinates.max() - coordinates.min()) / np.sqrt(_MOST_POINTS)
-    return float(np.clip(np.median(steps), least, max(least, _COARSEST_SPACING)))
+    step = np.median(steps)
+    if np.quantile(steps, 0.1) < 0.9 * step:
+        return _UNEVEN_SPACING
+    return float(step / np.ceil(step / _COARSEST_SPACING - 1e-3))
 
 
 def _flat(height: float, params: PlaneParams | HeightFieldParams | TriangleMeshParams) -> Ground:
     return Ground(np.full((1, 1), float(height)), (0.0, 0.0), (1.0, 1.0), params.static_friction)
 
 
-def _grid(heights: np.ndarray, origin, spacing, params: HeightFieldParams | TriangleMeshParams) -> Ground:
+def _grid(
+    heights: np.ndarray,
+    origin: Sequence[float],
+    spacing: Sequence[float],
+    params: HeightFieldParams | TriangleMeshParams,
+) -> Ground:
     if heights.max() - heights.min() < _FLAT:
         return _flat(heights.max(), params)
     return Ground(heights, tuple(map(float, origin)), tuple(map(float, spacing)), params.static_friction)

@@ -23,13 +23,17 @@ from isaacgym.structs import (
     Vec3,
 )
 from isaacgym.tensor_calls import TensorCalls
+from isaacgym.viewer import ViewerCalls
 from isaacgym.worlds import Env
 
-class Gym(AssetCalls, ActorCalls, TensorCalls):
+
+class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
     """The API, as :func:`isaacgym.gymapi.acquire_gym` gives it."""
 
     def __getattr__(self, name: str) -> Any:
-        raise GymError(f"gym.{name} is not there: docs/isaacgym.md lists what is; use what does the same, or leave it out")
+        raise GymError(
+            f"gym.{name} is not there: docs/isaacgym.md lists what is; use what does the same, or leave it out"
+        )
 
     # ---- the simulation ----
 
@@ -43,13 +47,15 @@ class Gym(AssetCalls, ActorCalls, TensorCalls):
         """A simulation on ``cuda:compute_device`` if the parameters ask for the GPU pipeline, else on the CPU."""
         params = SimParams() if params is None else params
         if params.up_axis != UpAxis.UP_AXIS_Z:
-            raise GymError("the up axis is y; here z is up: set sim_params.up_axis = gymapi.UP_AXIS_Z, and gravity along z")
+            raise GymError(
+                "the up axis is y; here z is up: set sim_params.up_axis = gymapi.UP_AXIS_Z, and gravity along z"
+            )
         on_gpu = params.use_gpu_pipeline and compute_device >= 0
         if on_gpu and not torch.cuda.is_available():
             raise GymError("use_gpu_pipeline is set, but torch sees no CUDA device; clear it to simulate on the CPU")
         if params.substeps < 1:
             raise GymError(f"substeps is {params.substeps}; at least 1 is expected")
-        return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu")
+        return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu", graphics_device)
 
     def prepare_sim(self, sim: Sim) -> bool:
         """Builds the model of all environments, its state and its tensors."""
@@ -120,7 +126,7 @@ class Gym(AssetCalls, ActorCalls, TensorCalls):
         filter: int = -1,
         segmentationId: int = 0,
     ) -> int:
-        """The environment's actor; ``filter`` other than 0 keeps its shapes from meeting each other, -1 is the shapes' own."""
+        """The environment's actor; a ``filter`` above 0 keeps its shapes from meeting each other, -1 is their own."""
         env.worlds.add_actor(env, asset, pose, name, filter)
         return 0
 

@@ -207,4 +207,4 @@ def draw_lines(geom: LineGeometry, gym: Any, viewer: Any, env: Any, pose: Transf
 
 def draw_line(p1: Vec3, p2: Vec3, color: Vec3, gym: Any, viewer: Any, env: Any) -> None:
     """Draw one segment in an environment, until ``gym.clear_lines``."""
-    gym.add_lines(viewer, env, 1, np.array([[*p1], [*p2]], np.float32), np.array([[*color]], np.float32))
+    gym.add_lines(viewer, env, 1, np.array([[[*p1], [*p2]]], np.float32), np.array([[*color]], np.float32))

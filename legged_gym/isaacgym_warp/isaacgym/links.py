@@ -22,26 +22,29 @@ class Pose:
 
 @dataclass(frozen=True)
 class Inertial:
-    """Mass [kg], centre of mass [3] and inertia [3, 3] about it, in the link's frame; ``inertia`` None: not given."""
+    """Mass [kg], centre of mass [3] and inertia [3, 3] about it, in the link's frame; an inertia of 0 is not known."""
 
     mass: float
     center: np.ndarray
-    inertia: np.ndarray | None
+    inertia: np.ndarray
 
     def seen_from(self, pose: Pose) -> "Inertial":
         """The same body in the frame that ``pose`` is given in."""
-        inertia = None if self.inertia is None else pose.rotation @ self.inertia @ pose.rotation.T
+        inertia = pose.rotation @ self.inertia @ pose.rotation.T
         return Inertial(self.mass, pose.position + pose.rotation @ self.center, inertia)
 
+    def with_mass(self, mass: float) -> "Inertial":
+        """The same body, denser or lighter all over."""
+        return Inertial(mass, self.center, self.inertia * (mass / self.mass))
+
     def __add__(self, other: "Inertial") -> "Inertial":
-        """Both as one rigid body; an inertia that was not given counts as that of a point."""
+        """Both as one rigid body; an inertia that is not known counts as that of a point."""
         mass = self.mass + other.mass
         center = (self.mass * self.center + other.mass * other.center) / mass
         inertia = np.zeros((3, 3))
         for part in (self, other):
             arm = part.center - center
-            inertia += part.mass * (arm @ arm * np.eye(3) - np.outer(arm, arm))
-            inertia += 0.0 if part.inertia is None else part.inertia
+            inertia += part.inertia + part.mass * (arm @ arm * np.eye(3) - np.outer(arm, arm))
         return Inertial(mass, center, inertia)
 
 
@@ -82,13 +85,18 @@ class Joint:
 
 @dataclass(frozen=True)
 class Link:
-    """A link, the joint that it hangs on (the root: None), and the links that hang on it."""
+    """A link, the joint that it hangs on (the root: None), its mass (None: none is known), and what hangs on it."""
 
     name: str
     joint: Joint | None
     inertial: Inertial | None
     shapes: tuple[Shape, ...]
     children: tuple["Link", ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it hangs on a fixed joint."""
+        return self.joint is not None and self.joint.kind == "fixed"
 
 
 def merge_fixed_joints(link: Link) -> Link:
@@ -99,7 +107,7 @@ def merge_fixed_joints(link: Link) -> Link:
     children = []
     for child in map(merge_fixed_joints, link.children):
         joint = child.joint
-        if joint is None or joint.kind != "fixed" or joint.dont_collapse:
+        if joint is None or not child.is_fixed or joint.dont_collapse:
             children.append(child)
             continue
         inertial = None if child.inertial is None else child.inertial.seen_from(joint.pose)
@@ -107,10 +115,14 @@ def merge_fixed_joints(link: Link) -> Link:
             inertial = link.inertial if inertial is None else link.inertial + inertial
         shapes = tuple(replace(shape, pose=joint.pose @ shape.pose) for shape in child.shapes)
         link = replace(link, inertial=inertial, shapes=link.shapes + shapes)
-        for grandchild in child.children:
-            moved = replace(grandchild.joint, pose=joint.pose @ grandchild.joint.pose)
-            children.append(replace(grandchild, joint=moved))
+        children += [_hung_on_parent_of(joint, grandchild) for grandchild in child.children]
     return replace(link, children=in_order(children))
+
+
+def _hung_on_parent_of(joint: Joint, link: Link) -> Link:
+    """A link that hung on the child of a fixed joint, now on the joint's parent."""
+    assert link.joint is not None
+    return replace(link, joint=replace(link.joint, pose=joint.pose @ link.joint.pose))
 
 
 def in_order(children: list[Link]) -> tuple[Link, ...]:
@@ -124,7 +136,7 @@ def in_order(children: list[Link]) -> tuple[Link, ...]:
     of a hand right behind that hand. In all of these the names of links would give the same order, so that it is the
     joints' names which count is not checked.
     """
-    return tuple(sorted(children, key=lambda child: child.joint.name.encode()))
+    return tuple(sorted(children, key=lambda child: child.joint.name.encode() if child.joint else b""))
 
 
 def depth_first(link: Link) -> list[Link]:

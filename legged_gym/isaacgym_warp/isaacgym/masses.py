@@ -1,12 +1,15 @@
 """Gives every link of a robot a mass and an inertia that can be simulated."""
 
+# MuJoCo's bindings come without types.
+# pyright: reportAttributeAccessIssue=false
+
 from dataclasses import replace
 
 import mujoco
 import numpy as np
 
 from isaacgym.links import Inertial, Link, Shape
-from isaacgym.robot import add_shape
+from isaacgym.robot import add_shape, compiled
 from isaacgym.structs import AssetOptions
 
 _LEAST = Inertial(1e-3, np.zeros(3), 1e-6 * np.eye(3))
@@ -28,42 +31,39 @@ def with_masses(link: Link, options: AssetOptions) -> Link:
         inertial=_inertial(link, options),
         children=tuple(with_masses(child, options) for child in link.children),
     )
-    moves = not options.fix_base_link if link.joint is None else link.joint.kind != "fixed"
+    moves = not (options.fix_base_link if link.joint is None else link.is_fixed)
     return replace(link, inertial=_LEAST) if moves and not _has_mass(link) else link
 
 
 def _has_mass(link: Link) -> bool:
     """Whether a link weighs anything together with what is fixed to it."""
-    fixed = (child for child in link.children if child.joint is not None and child.joint.kind == "fixed")
-    return link.inertial is not None or any(map(_has_mass, fixed))
+    return link.inertial is not None or any(_has_mass(child) for child in link.children if child.is_fixed)
 
 
 def _inertial(link: Link, options: AssetOptions) -> Inertial | None:
     given = link.inertial
-    wanted = given is None or given.inertia is None or options.override_inertia or options.override_com
-    of_shapes = inertial_of_shapes(link.shapes, options.density) if wanted and link.shapes else None
-    if given is None:
-        return None if of_shapes is None else _possible(of_shapes)
-    center, inertia = given.center, given.inertia
-    if of_shapes is not None and options.override_com:
-        center = of_shapes.center
-    if of_shapes is not None and (options.override_inertia or inertia is None):
-        inertia = of_shapes.inertia * (given.mass / of_shapes.mass)
-    return _possible(Inertial(given.mass, center, np.zeros((3, 3)) if inertia is None else inertia))
+    known = given is not None and bool(given.inertia.any())
+    if link.shapes and (not known or options.override_inertia or options.override_com):
+        solid = solid_of_shapes(link.shapes)
+        if given is None:
+            return _possible(solid.with_mass(options.density * solid.mass)) if options.density > 0.0 else None
+        solid = solid.with_mass(given.mass)
+        center = solid.center if options.override_com else given.center
+        given = Inertial(given.mass, center, solid.inertia if options.override_inertia or not known else given.inertia)
+    return None if given is None else _possible(given)
 
 
-def inertial_of_shapes(shapes: tuple[Shape, ...], density: float) -> Inertial:
-    """Mass, centre and inertia of solids [kg/m^3]; where they overlap, both count."""
+def solid_of_shapes(shapes: tuple[Shape, ...]) -> Inertial:
+    """Mass, centre and inertia of solids of 1 kg/m^3; where they overlap, both count."""
     spec = mujoco.MjSpec()
     body = spec.worldbody.add_body(name="link")
     for index, shape in enumerate(shapes):
         add_shape(spec, body, shape, f"shape{index}").density = 1.0
-    model = spec.compile()
+    model = compiled(spec)
     axes = np.zeros(9)
     mujoco.mju_quat2Mat(axes, model.body_iquat[1])
     axes = axes.reshape(3, 3)
-    inertia = axes @ np.diag(model.body_inertia[1]) @ axes.T
-    return Inertial(density * model.body_mass[1], model.body_ipos[1].copy(), density * inertia)
+    return Inertial(model.body_mass[1], model.body_ipos[1].copy(), axes @ np.diag(model.body_inertia[1]) @ axes.T)
 
 
 def _possible(inertial: Inertial) -> Inertial:

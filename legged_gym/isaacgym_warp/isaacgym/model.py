@@ -9,6 +9,9 @@ Where PhysX and MuJoCo differ:
 - A DOF's friction becomes MuJoCo's friction loss [N m], while PhysX's is a fraction of the joint's force.
 """
 
+# MuJoCo comes without annotations.
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Sequence
 
 import mujoco
@@ -88,7 +91,7 @@ def _keep_mass_matrix(spec: mujoco.MjSpec) -> None:
     Other worlds may have it elsewhere, so it is moved a little for the compiler; the worlds' own values come later.
     """
     model = spec.copy().compile()
-    for body, index in zip(spec.bodies[1:], range(1, model.nbody)):
+    for index, body in list(enumerate(spec.bodies))[1:]:
         if model.body_simple[index]:
             body.explicitinertial = True
             body.mass, body.inertia = model.body_mass[index], model.body_inertia[index]
@@ -104,7 +107,9 @@ def _contact_bits(filters: Sequence[list[int]]) -> list[tuple[int, int]]:
         raise GymError("collision filters differ among environments; here all environments have the same ones")
     kinds = sorted(set(filters[0]))
     if len(kinds) > MAX_FILTERS:
-        raise GymError(f"the shapes have {len(kinds)} different collision filters; here there are at most {MAX_FILTERS}")
+        raise GymError(
+            f"the shapes have {len(kinds)} different collision filters; here there are at most {MAX_FILTERS}"
+        )
     bits = {kind: 2 << place for place, kind in enumerate(kinds)}
     meets = {kind: 1 + sum(bits[other] for other in kinds if not kind & other) for kind in kinds}
     return [(bits[kind], meets[kind]) for kind in filters[0]]
@@ -153,8 +158,8 @@ def _fill_constants(fields: dict[str, np.ndarray], model: mujoco.MjModel) -> Non
     inertial = None
     for world in range(len(fields["body_mass"])):
         values = [fields[name][world] for name in INERTIAL_FIELDS]
-        if inertial is None or any((old != new).any() for old, new in zip(inertial, values)):
-            for name, value in zip(INERTIAL_FIELDS, values):
+        if inertial is None or any((old != new).any() for old, new in zip(inertial, values, strict=True)):
+            for name, value in zip(INERTIAL_FIELDS, values, strict=True):
                 getattr(model, name)[:] = value
             mujoco.mj_setConst(model, data)
             inertial = values

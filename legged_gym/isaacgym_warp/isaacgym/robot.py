@@ -1,24 +1,17 @@
 """Builds a MuJoCo model of a tree of links: a body a link, in the tree's order."""
 
+# MuJoCo's bindings come without types.
+# pyright: reportAttributeAccessIssue=false
+
 from pathlib import Path
 
 import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from isaacgym.links import Joint, Link, Shape, depth_first
+from isaacgym.links import Inertial, Joint, Link, Shape, depth_first
 from isaacgym.meshes import hull_vertices
 from isaacgym.structs import GymError
-
-GROUND_BIT, ROBOT_BIT = 1, 2
-"""Shapes of the ground have the first as ``contype`` and 0 as ``conaffinity``. Shapes of the robot have both bits as
-``conaffinity``, so that they always meet the ground, and the second as ``contype``, so that they meet each other; with
-a ``contype`` of 0 they would not."""
-
-SLIDING_FRICTION = 1.0
-CONTACT = {"condim": 3, "solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001, 0.5, 2.0]}
-"""Contacts slide but neither roll nor twist, as PhysX's do. Their time constant of 20 ms is above MuJoCo's least of two
-time steps for all steps of up to 10 ms."""
 
 _GEOM_TYPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
@@ -34,6 +27,9 @@ _NO_RANGE = 1e-6
 def build_model(root: Link, fix_base_link: bool, armature: float, disable_gravity: bool) -> mujoco.MjSpec:
     """The model of a robot all of whose links have their masses.
 
+    Contacts have MuJoCo's defaults: friction against sliding only, of 1 (PhysX's have no other either), and a time
+    constant of 20 ms, above the least of two time steps for steps of up to 10 ms.
+
     Neighbours (a link and what hangs on it by a joint, with all that is fixed to either) and links fixed to each other
     do not collide. MuJoCo leaves them out by itself, but for neighbours of a base that stands fast: those are listed.
 
@@ -45,32 +41,35 @@ def build_model(root: Link, fix_base_link: bool, armature: float, disable_gravit
     spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_FALSE
     bodies = {"": spec.worldbody}
     for link, parent in _with_parents(root, ""):
-        body = bodies[parent].add_body(name=link.name, gravcomp=float(disable_gravity))
+        name = "the robot's world" if link.name == "world" else link.name  # "world" is MuJoCo's own body
+        body = bodies[parent].add_body(name=name, gravcomp=float(disable_gravity))
         bodies[link.name] = body
         if link.joint is None and not fix_base_link:
             body.add_freejoint()
         if link.joint is not None:
             body.pos, body.quat = link.joint.pose.position, _quaternion(link.joint.pose.rotation)
-            if link.joint.kind != "fixed":
+            if not link.is_fixed:
                 _add_joint(body, link.joint, armature)
-        _set_mass(body, link)
+        _set_mass(body, link.inertial)
     shapes = [(link.name, shape) for link in depth_first(root) for shape in link.shapes]
     for index, (name, shape) in enumerate(shapes):
         add_shape(spec, bodies[name], shape, f"shape{index}")
+    _keep_from_fixed_base(spec, compiled(spec))
+    return spec
+
+
+def compiled(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    """The model of a specification; what MuJoCo has against it is a GymError."""
     try:
-        _keep_from_fixed_base(spec, spec.compile())
+        return spec.compile()
     except ValueError as error:
         raise GymError(f"MuJoCo refuses the robot: {' '.join(str(error).split())}") from None
-    return spec
 
 
 def add_shape(spec: mujoco.MjSpec, body: mujoco.MjsBody, shape: Shape, name: str) -> mujoco.MjsGeom:
     """Adds a shape to a body: a geom, and a mesh of its own name if it is one."""
-    geom = body.add_geom(name=name, type=_GEOM_TYPES[shape.kind], contype=ROBOT_BIT, conaffinity=GROUND_BIT | ROBOT_BIT)
+    geom = body.add_geom(name=name, type=_GEOM_TYPES[shape.kind])
     geom.pos, geom.quat = shape.pose.position, _quaternion(shape.pose.rotation)
-    geom.friction[0] = SLIDING_FRICTION
-    for key, value in CONTACT.items():
-        setattr(geom, key, value)
     if shape.kind == "mesh":
         vertices = hull_vertices(Path(shape.file)) * shape.size
         mesh = spec.add_mesh(name=name, uservert=vertices.flatten(), maxhullvert=_HULL_CORNERS)
@@ -103,15 +102,12 @@ def _add_joint(body: mujoco.MjsBody, joint: Joint, armature: float) -> None:
         added.range = [lower, max(upper, lower + _NO_RANGE)]
 
 
-def _set_mass(body: mujoco.MjsBody, link: Link) -> None:
-    body.explicitinertial = True
-    if link.inertial is None:
-        body.mass = 0.0
-        return
-    moments, axes = np.linalg.eigh(link.inertial.inertia)
-    axes[:, 0] *= np.sign(np.linalg.det(axes))
-    body.mass, body.ipos, body.iquat = link.inertial.mass, link.inertial.center, _quaternion(axes)
-    body.inertia = moments
+def _set_mass(body: mujoco.MjsBody, inertial: Inertial | None) -> None:
+    body.explicitinertial, body.mass = True, 0.0
+    if inertial is not None:
+        moments, axes = np.linalg.eigh(inertial.inertia)
+        axes[:, 0] *= np.sign(np.linalg.det(axes))
+        body.mass, body.ipos, body.iquat, body.inertia = inertial.mass, inertial.center, _quaternion(axes), moments
 
 
 def _keep_from_fixed_base(spec: mujoco.MjSpec, model: mujoco.MjModel) -> None:

@@ -11,12 +11,13 @@ class Sim:
     """What ``create_sim`` returns.
 
     Attributes:
-        params: the settings; ``device``: torch's name of where it runs; ``time``: simulated so far, in s.
+        params: the settings; ``device``: torch's name of where it runs; ``graphics_device``: -1 draws nothing.
+        time: simulated so far, in s.
         worlds: environments and ground.
     """
 
-    def __init__(self, params: SimParams, device: str):
-        self.params, self.device, self.time = params, device, 0.0
+    def __init__(self, params: SimParams, device: str, graphics_device: int):
+        self.params, self.device, self.graphics_device, self.time = params, device, graphics_device, 0.0
         self.worlds = Worlds()
         self._simulation: Simulation | None = None
 

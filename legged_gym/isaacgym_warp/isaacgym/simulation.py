@@ -8,25 +8,21 @@ are here) or of their centres of mass, and whether efforts last longer than one 
 anew; external forces last one).
 """
 
-import contextlib
-import gc
-import os
-import warnings
-from collections.abc import Callable, Iterator
+# Warp takes kernels and arrays as other types than it declares.
+# pyright: reportArgumentType=false
 
-import mujoco
 import mujoco_warp as mjwarp
 import numpy as np
 import torch
 import warp as wp
-from mujoco_warp._src.types import OverflowType
 
 from isaacgym import tensors
+from isaacgym.buffers import OverflowReport, buffer_sizes
+from isaacgym.graphs import TorchStream, can_capture, captured
 from isaacgym.model import compile_model, target_gains
 from isaacgym.structs import GymError, SimParams
 from isaacgym.worlds import Worlds
 
-GRAPH_DRIVER = (12, 4)  # the CUDA driver from which on the solver's loops can be captured
 ITERATIONS, LINE_SEARCH_ITERATIONS = 10, 20  # of the solver: enough for legged robots from a warm start
 
 
@@ -39,8 +35,7 @@ class Simulation:
         self.fixed = worlds.asset.options.fix_base_link
         self.num_bodies, self.num_dofs = len(worlds.asset.body_names), len(worlds.asset.dof_names)
         self.qpos_start, self.qvel_start = (0, 0) if self.fixed else (7, 6)
-        self._streams: dict[int, wp.Stream] = {}
-        self._reported_overflow = 0
+        self.stream = TorchStream(self.wp_device)
         model, per_world = compile_model(worlds)
         self.mj_model = model
         model.opt.iterations, model.opt.ls_iterations = ITERATIONS, LINE_SEARCH_ITERATIONS
@@ -89,8 +84,7 @@ class Simulation:
         self._nothing = wp.empty((envs, 0, 3), dtype=float)
         self._contact_ids = wp.array(np.arange(self.data.naconmax), dtype=int)
         self._contact_forces = wp.zeros(self.data.naconmax, dtype=wp.spatial_vector)
-        self._overflow = wp.zeros(3, dtype=int)
-        self._overflow_host = torch.zeros(3, dtype=torch.int32, pin_memory=self.wp_device.is_cuda)
+        self._overflow = OverflowReport(self.data)
 
     def _set_poses(self, worlds: Worlds) -> None:
         rows = [[*actor.pose.p, *actor.pose.r] for actor in worlds.actors]
@@ -112,8 +106,7 @@ class Simulation:
         with self.stream():
             self._step()
         self._kinematics_stale = True
-        self._overflow_host.copy_(wp.to_torch(self._overflow), non_blocking=True)
-        self._report_overflow()
+        self._overflow.warn(stacklevel=4)
 
     def _substeps(self) -> None:
         for _ in range(self.substeps):
@@ -137,8 +130,7 @@ class Simulation:
                 [*self._sensors, data.xquat, force, moment],
                 [self._sensor_wrench],
             )
-        buffers = [data.overflow, data.nefc, data.nacon, data.ncollision]
-        wp.launch(tensors.note_overflow, self.num_envs, buffers, [self._overflow])
+        self._overflow.note()
 
     def _kinematics(self) -> None:
         mjwarp.kinematics(self.model, self.data)
@@ -155,7 +147,7 @@ class Simulation:
         before = [wp.clone(array) for array in state]
         self._substeps()
         self._kinematics()
-        for array, values in zip(state, before):
+        for array, values in zip(state, before, strict=True):
             wp.copy(array, values)
         self._step, self._run_kinematics = captured(self._substeps), captured(self._kinematics)
 
@@ -164,34 +156,6 @@ class Simulation:
         if self._kinematics_stale:
             self._run_kinematics()
             self._kinematics_stale = False
-
-    @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
-        """Warp on torch's current stream."""
-        if not self.wp_device.is_cuda:
-            with wp.ScopedDevice(self.wp_device):
-                yield
-            return
-        current = torch.cuda.current_stream(self.device)
-        if current.cuda_stream not in self._streams:
-            self._streams[current.cuda_stream] = wp.stream_from_torch(current)
-        with wp.ScopedStream(self._streams[current.cuda_stream], sync_enter=False):
-            yield
-
-    def _report_overflow(self) -> None:
-        """Warns of each kind of overflow once. On a GPU the copy that is read may be of an earlier call."""
-        kinds, constraints, contacts = self._overflow_host.tolist()
-        if not kinds & ~self._reported_overflow:
-            return
-        self._reported_overflow |= kinds
-        names = ", ".join(kind.name for kind in OverflowType if kinds & kind)
-        warnings.warn(
-            f"contacts were lost, buffers are full ({names}): {contacts} contacts of all environments with room for "
-            f"{self.data.naconmax}, up to {constraints} constraints an environment with room for {self.data.njmax}; set "
-            "sim_params.mujoco.nconmax and njmax (ISAACGYM_NCONMAX, ISAACGYM_NJMAX), both an environment, above that",
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
     # ---- the users' tensors ----
 
@@ -293,46 +257,3 @@ class Simulation:
                 f"contiguous torch.int32 on {self.device} were expected"
             )
         return self._ctype(indices)
-
-
-def buffer_sizes(model: mujoco.MjModel, params: SimParams) -> tuple[int, int]:
-    """Room for contacts and for rows of constraints, an environment.
-
-    Contacts share one buffer, so an environment may have more than its part while others have fewer; rows do not. A
-    shape makes about two contacts with flat ground and four with rough ground when the robot lies on it.
-    """
-    shapes = int((model.geom_bodyid > 0).sum())
-    contacts = max(32, 2 * shapes) if model.nhfield + model.nmesh == 0 else max(64, 4 * shapes)
-    nconmax = params.mujoco.nconmax or int(os.environ.get("ISAACGYM_NCONMAX", contacts))
-    limits = 2 * model.nv  # one limit and one friction loss a DOF
-    njmax = params.mujoco.njmax or int(os.environ.get("ISAACGYM_NJMAX", 4 * max(nconmax, contacts) + limits))
-    return nconmax, njmax
-
-
-def can_capture(device: wp.Device) -> bool:
-    """Whether steps can be a CUDA graph; on a GPU where they cannot, a line says why they are slow."""
-    if not device.is_cuda:
-        return False
-    driver = wp.get_cuda_driver_version()
-    if wp.is_mempool_enabled(device) and driver is not None and driver >= GRAPH_DRIVER:
-        return True
-    warnings.warn(
-        f"steps run without a CUDA graph, slowly: the driver's CUDA is {driver}, memory pools are "
-        f"{'on' if wp.is_mempool_enabled(device) else 'off'}; {GRAPH_DRIVER} and memory pools are needed",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-    return False
-
-
-def captured(run: Callable[[], None]) -> Callable[[], None]:
-    """A function that replays what `run` launches, on Warp's current stream."""
-    was_enabled = gc.isenabled()
-    gc.disable()  # what it frees while the stream is captured would become part of the graph
-    try:
-        with wp.ScopedCapture() as capture:
-            run()
-    finally:
-        if was_enabled:
-            gc.enable()
-    return lambda: wp.capture_launch(capture.graph)

@@ -5,12 +5,10 @@ simulation; ``set_...`` writes tensors of the same shape to it, ``..._indexed`` 
 alone: all others keep every bit.
 """
 
-import numpy as np
 import torch
 
 from isaacgym.sim import Sim
-from isaacgym.structs import CoordinateSpace, GymError
-from isaacgym.worlds import Env
+from isaacgym.structs import CoordinateSpace
 
 
 class TensorCalls:
@@ -78,9 +76,7 @@ class TensorCalls:
         sim.simulation.write_dof_states(states, sim.simulation.all_indices)
         return True
 
-    def set_dof_state_tensor_indexed(
-        self, sim: Sim, states: torch.Tensor, indices: torch.Tensor, count: int
-    ) -> bool:
+    def set_dof_state_tensor_indexed(self, sim: Sim, states: torch.Tensor, indices: torch.Tensor, count: int) -> bool:
         sim.simulation.write_dof_states(states, indices[:count])
         return True
 
@@ -124,7 +120,7 @@ class TensorCalls:
         torqueTensor: torch.Tensor | None = None,
         space: CoordinateSpace = CoordinateSpace.ENV_SPACE,
     ) -> bool:
-        """[N * B, 3] each, at the bodies' centres of mass, for the next ``simulate``; the bodies' axes in LOCAL_SPACE."""
+        """[N * B, 3] each, at the bodies' centres of mass, for the next ``simulate``; LOCAL_SPACE: along the bodies."""
         sim.simulation.add_external_forces(forceTensor, None, torqueTensor, _local(space))
         return True
 
@@ -138,17 +134,6 @@ class TensorCalls:
         """Forces at positions, [N * B, 3] each and both in ``space``, for the next ``simulate``."""
         sim.simulation.add_external_forces(forceTensor, posTensor, None, _local(space))
         return True
-
-    # ---- one environment's, copied to the host ----
-
-    def get_actor_dof_states(self, env: Env, actor_handle: int, flags: int) -> np.ndarray:
-        raise GymError("get_actor_dof_states is not there; take the actor's rows of acquire_dof_state_tensor")
-
-    def acquire_jacobian_tensor(self, sim: Sim, name: str) -> torch.Tensor:
-        raise GymError("acquire_jacobian_tensor is not there: MuJoCo Warp keeps no dense Jacobians")
-
-    def acquire_mass_matrix_tensor(self, sim: Sim, name: str) -> torch.Tensor:
-        raise GymError("acquire_mass_matrix_tensor is not there: MuJoCo Warp keeps no dense mass matrices")
 
 
 def _local(space: CoordinateSpace) -> bool:

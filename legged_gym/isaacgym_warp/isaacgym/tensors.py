@@ -5,6 +5,10 @@ quaternions are w, x, y, z, a free joint's angular velocity is in its body's fra
 point of the body that is at its tree's centre of mass.
 """
 
+# Warp compiles these functions from their source: its types are not Python's.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+
 import warp as wp
 
 
@@ -44,9 +48,7 @@ def read_floating_roots(qpos: wp.array2d[float], qvel: wp.array2d[float], root_s
 
 
 @wp.kernel
-def read_fixed_roots(
-    mocap_pos: wp.array2d[wp.vec3], mocap_quat: wp.array2d[wp.quat], root_state: wp.array2d[float]
-):
+def read_fixed_roots(mocap_pos: wp.array2d[wp.vec3], mocap_quat: wp.array2d[wp.quat], root_state: wp.array2d[float]):
     world = wp.tid()
     put_state(root_state[world], mocap_pos[world, 0], to_xyzw(mocap_quat[world, 0]), wp.vec3(0.0), wp.vec3(0.0))
 
@@ -262,7 +264,7 @@ def add_external_forces(
 def note_overflow(
     overflow: wp.array[int], nefc: wp.array[int], nacon: wp.array[int], ncollision: wp.array[int], noted: wp.array[int]
 ):
-    """Into `noted`: which buffers have overflowed (bits of OverflowType), the most constraints of a world, and contacts."""
+    """Into `noted`: bits of what has overflowed (OverflowType), the most constraints of a world, all contacts."""
     world = wp.tid()
     if overflow[world] != 0:
         wp.atomic_or(noted, 0, overflow[world])

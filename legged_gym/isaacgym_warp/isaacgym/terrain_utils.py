@@ -1,8 +1,8 @@
 """Rough ground as fields of heights, by the names of Isaac Gym's ``terrain_utils``.
 
 A field is an int16 array [width, length] of heights in steps of ``vertical_scale`` (m), its samples
-``horizontal_scale`` (m) apart: first index along x, second along y. Random ones draw from ``np.random``, as existing code that seeds it
-expects; not the same fields as Isaac Gym's for the same seed.
+``horizontal_scale`` (m) apart: first index along x, second along y. Random ones draw from ``np.random``, as existing
+code that seeds it expects; not the same fields as Isaac Gym's for the same seed.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _inertial(link: Element) -> Inertial | None:
         raise GymError(f"link {link.get('name')!r} has a mass of {mass}")
     pose, values = _pose(inertial), inertial.find("inertia")
     if values is None:
-        return Inertial(mass, pose.position, None)
+        return Inertial(mass, pose.position, np.zeros((3, 3)))
     xx, yy, zz, xy, xz, yz = (_number(values, f"i{key}", 0.0) for key in ("xx", "yy", "zz", "xy", "xz", "yz"))
     inertia = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
     return Inertial(mass, pose.position, pose.rotation @ inertia @ pose.rotation.T)

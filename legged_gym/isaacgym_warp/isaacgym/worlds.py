@@ -4,8 +4,11 @@ All environments are worlds of one MuJoCo model. Each is a place of its own arou
 ``create_env`` moves nothing, and actors of different environments never meet.
 """
 
+# MuJoCo comes without annotations.
+# pyright: reportAttributeAccessIssue=false
+
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
 import mujoco
@@ -18,7 +21,7 @@ from isaacgym.structs import GymError, Mat33, RigidBodyProperties, RigidShapePro
 
 @dataclass
 class Bodies:
-    """Mass [B] in kg, centre of mass [B, 3] in m in the body's frame, inertia [B, 3, 3] about it along the body's axes."""
+    """Mass [B] in kg, centre of mass [B, 3] in m in the body's frame, inertia [B, 3, 3] about it by the body's axes."""
 
     mass: np.ndarray
     com: np.ndarray
@@ -27,7 +30,7 @@ class Bodies:
     @classmethod
     def of_model(cls, model: mujoco.MjModel) -> "Bodies":
         turns = np.zeros((model.nbody, 9))
-        for turn, quaternion in zip(turns, model.body_iquat):
+        for turn, quaternion in zip(turns, model.body_iquat, strict=True):
             mujoco.mju_quat2Mat(turn, quaternion)
         turns = turns.reshape(-1, 3, 3)
         inertia = turns * model.body_inertia[:, None, :] @ turns.transpose(0, 2, 1)
@@ -43,7 +46,17 @@ class Bodies:
 
     def properties(self) -> list[RigidBodyProperties]:
         """As Isaac Gym gives them."""
-        return [_body_properties(*each) for each in zip(self.mass, self.com, self.inertia)]
+        turning = (self.mass > 0.0) & (np.linalg.det(self.inertia) > 0.0)
+        inverse = np.zeros_like(self.inertia)
+        inverse[turning] = np.linalg.inv(self.inertia[turning])
+        found = []
+        for mass, com, rows, inverse_rows in zip(self.mass, self.com, self.inertia, inverse, strict=True):
+            properties = RigidBodyProperties()
+            properties.mass, properties.com, properties.inertia = mass, Vec3(*com), _matrix(rows)
+            properties.invMass = 1.0 / mass if mass > 0.0 else 0.0
+            properties.invInertia = _matrix(inverse_rows)
+            found.append(properties)
+        return found
 
 
 @dataclass
@@ -109,7 +122,7 @@ class Worlds:
         self.must_not_be_prepared("create_actor")
         if env.created_actor is not None:
             raise GymError(f"environment {env.index} has an actor already; here an environment has one, not more")
-        if self.created_asset is None:
+        if self.created_asset is None or self.asset_bodies is None:
             self.created_asset, self.asset_bodies = asset, Bodies.of_model(asset.spec.compile())
         elif asset is not self.asset and not _equal(asset, self.asset):
             raise GymError(
@@ -149,7 +162,7 @@ class Worlds:
             raise GymError(f"{what} came after prepare_sim; it has to come before, for all is in one model then")
 
 
-def expect_count(what: str, found: Sequence, expected: int) -> None:
+def expect_count(what: str, found: Sized, expected: int) -> None:
     if len(found) != expected:
         raise GymError(f"{len(found)} {what} were given; {expected} were expected")
 
@@ -159,12 +172,5 @@ def _equal(asset: Asset, other: Asset) -> bool:
     return names == (other.name, other.dof_names, other.body_names, other.shape_bodies)
 
 
-def _body_properties(mass: float, com: np.ndarray, inertia: np.ndarray) -> RigidBodyProperties:
-    properties = RigidBodyProperties()
-    properties.mass, properties.com = mass, Vec3(*com)
-    properties.inertia = Mat33(*(Vec3(*row) for row in inertia))
-    if mass > 0.0:
-        properties.invMass = 1.0 / mass
-        if np.linalg.det(inertia) > 0.0:
-            properties.invInertia = Mat33(*(Vec3(*row) for row in np.linalg.inv(inertia)))
-    return properties
+def _matrix(rows: np.ndarray) -> Mat33:
+    return Mat33(*(Vec3(*row) for row in rows))
