@@ -1,11 +1,13 @@
 """What of Isaac Gym's API there is, and which test calls it, as a table.
 
-``PYTHONPATH=legged_gym/isaacgym_warp python -m tests.isaacgym_coverage`` writes it. It stands in docs/isaacgym.md; ``isaacgym/test_isaacgym_coverage.py`` holds it to the code.
+``PYTHONPATH=legged_gym/isaacgym_warp python -m tests.isaacgym_coverage`` writes it.
+It stands in docs/isaacgym.md; ``isaacgym/test_isaacgym_coverage.py`` holds it to the code.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import textwrap
@@ -20,6 +22,7 @@ HEADER = "| function | there | called by, among others |\n| --- | --- | --- |\n"
 DONE, ACCEPTED = "yes", "accepted, nothing to do"
 
 
+@functools.cache
 def methods() -> dict[str, str]:
     """Each public method of ``Gym`` and whether it does something."""
     found = {name: each for name, each in inspect.getmembers(Gym, inspect.isfunction) if not name.startswith("_")}
@@ -65,6 +68,10 @@ def _names(node: ast.AST) -> set[str]:
         found |= {each.attr} if isinstance(each, ast.Attribute) else set()
         found |= {each.id} if isinstance(each, ast.Name) else set()
         found |= {each.arg} if isinstance(each, ast.arg) else set()
+        found |= {each.value} if isinstance(each, ast.Constant) and isinstance(each.value, str) else set()
+        if isinstance(each, ast.JoinedStr):  # refresh_..._tensor
+            parts = [str(part.value) if isinstance(part, ast.Constant) else r"\w+" for part in each.values]
+            found |= {name for name in methods() if "_" in parts[0] and re.fullmatch("".join(parts), name)}
     return found
 
 

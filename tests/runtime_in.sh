@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 venv=$(realpath "$1")
 exporter=$2
 shift 2
-tests=(tests/runtime/motion/test_{command_sampler,compat,compat_golden,isaac_gym,motion_generator,motion_lib,motion_lib_parts}.py
+tests=(tests/runtime/motion/test_{command_sampler,compat,compat_golden,creation,isaac_gym,motion_generator,motion_lib,motion_lib_parts,realtime}.py
     tests/runtime/loading/test_runtime_loading.py tests/runtime/window/test_runtime_{api,steps}.py)
 
 scratch=$(mktemp -d)

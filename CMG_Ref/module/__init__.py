@@ -1,7 +1,10 @@
-"""The PyTorch model that every compiled artifact is compared with."""
+"""The PyTorch model that every compiled artifact is compared with.
 
-from CMG_Ref.module.cmg import CMG
-from CMG_Ref.module.gating_network import GatingNetwork
-from CMG_Ref.module.moe_layer import MoELayer
+Its imports are relative: existing code puts ``CMG_Ref`` itself on the path and imports ``module.cmg``.
+"""
+
+from .cmg import CMG
+from .gating_network import GatingNetwork
+from .moe_layer import MoELayer
 
 __all__ = ["CMG", "GatingNetwork", "MoELayer"]

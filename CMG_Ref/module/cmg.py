@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from CMG_Ref.module.gating_network import GatingNetwork
-from CMG_Ref.module.moe_layer import MoELayer
+from .gating_network import GatingNetwork
+from .moe_layer import MoELayer
 
 
 class CMG(nn.Module):

@@ -62,8 +62,8 @@ class Engine(Closable):
 
     With a horizon of at least 2 the engine holds a window: the current frame and the ``horizon - 1`` frames that
     follow if no command changes, with the root's motion and the key bodies. A step generates one frame, at the far
-    end; a reset or a new command makes the windows of its environments anew, from their current frame, and leaves
-    every other window as it is, bit for bit.
+    end; a reset or a new command makes the windows of its environments anew, from their current frame. Each environment
+    has a place of its own in time: a step, a reset or a command of some leaves all others as they are, bit for bit.
 
     Arguments may be tensors, numpy arrays or lists of any real type, on the host or on the engine's device; a
     single row stands for all rows. ``env_ids`` is None (every environment), distinct ids [n], or a bool mask

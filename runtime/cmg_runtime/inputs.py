@@ -209,7 +209,7 @@ def as_mask(values: Any, length: int, name: str, device: torch.device) -> torch.
     mask = _tensor(values, name, device)
     if mask.shape != (length,) or mask.dtype != torch.bool:
         raise EngineError(
-            f"{name} is {_text(mask.shape)} of {mask.dtype}; expected one bool per environment, {_text((length,))}"
+            f"{name} has shape {_text(mask.shape)} and type {mask.dtype}; expected {_text((length,))} bool"
         )
     return _to(mask, device)
 

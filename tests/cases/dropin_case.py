@@ -101,13 +101,16 @@ def yaw_quat(yaw: np.ndarray) -> np.ndarray:
     return np.stack([0 * yaw, 0 * yaw, np.sin(yaw / 2), np.cos(yaw / 2)], -1)
 
 
-def library_truth(case: Case, lib: MotionLibCMG, frames: int) -> Trajectory:
-    """Of all the motions of a library, from their first frames under their own commands, which stay as they are."""
+def library_truth(case: Case, lib: MotionLibCMG, frames: int, bodies: tuple[str, ...] = ()) -> Trajectory:
+    """Of all the motions of a library, from their first frames under their own commands, which stay as they are; of its
+    bodies, or of those that are named."""
     ids = torch.arange(lib.num_motions(), device=lib.device)
     start = lib.calc_motion_frame(ids, torch.zeros(len(ids), device=lib.device))
     commands = lib.get_motion_command(ids).double().cpu().numpy()
     motion = torch.cat([start[4], start[5]], dim=1).cpu()
-    return plain_trajectory(case, lib.body_names, motion, np.broadcast_to(commands, (frames, *commands.shape)))
+    return plain_trajectory(
+        case, bodies or lib.body_names, motion, np.broadcast_to(commands, (frames, *commands.shape))
+    )
 
 
 def walked(pose: np.ndarray, command: np.ndarray, dt: float) -> np.ndarray:

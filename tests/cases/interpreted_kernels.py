@@ -75,9 +75,16 @@ def test_a_row_that_is_not_finite_stays_alone_and_visible(seed: int, generator: 
 
 @pytest.mark.parametrize("keys, ramp_frames", [("all", 25.0), ("some", 0.4), ("none", 0.0)])
 def test_rows_of_the_window(
-    keys: str, ramp_frames: float, tmp_path: Any, rng: np.random.Generator, generator: torch.Generator
+    keys: str,
+    ramp_frames: float,
+    tmp_path: Any,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the torch writer, which is tested against MuJoCo and a plain integration in float64."""
+    if keys == "some":  # as of a ring that 32 bits cannot index
+        monkeypatch.setattr("cmg_runtime.window.triton.rows.MOST_INT32", 0)
     robot = random_robot(rng, tmp_path / "robot.xml", num_bodies=8)
     manifest = manifest_of_robot(RobotModel(robot.path).chain(robot.joint_names))
     chosen = tuple({"all": range(8), "some": rng.permutation(8)[:3].tolist() + [0, 4, 4], "none": ()}[keys])

@@ -89,7 +89,8 @@ def installed_modules() -> dict[str, set[str]]:
 def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
     """The top-level name of every import below a folder, inside functions too; Python's own are left out."""
     for path in sorted(folder.rglob("*.py")):
-        tops = {name.split(".")[0] for name in imported_names(path, path.stem)}
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        tops = {name.split(".")[0] for name in imported_names(path, module)}
         yield from ((path.relative_to(ROOT), name) for name in tops - sys.stdlib_module_names)
 
 

@@ -135,15 +135,14 @@ def _dropin(report: BenchReport) -> list[str]:
     names = [f"{call.what}: {call.contender}" for call in report.dropin]
     size = widest(names, "call")
     lines = [
-        f"drop-in interfaces, {report.num_envs} environments, us by the wall; reference: as the reference "
-        "implementation does it",
-        "call".ljust(size) + row(["p50", "p99", "max", "calls"]),
+        f"drop-in interfaces, {report.num_envs} environments, us by the wall, and by the GPU's clock; "
+        "reference: as the reference implementation does it",
+        "call".ljust(size) + row(["p50", "p99", "max", "calls", "gpu p50"]),
     ]
     for name, call in zip(names, report.dropin, strict=True):
-        wall = call.timing.wall
-        lines.append(
-            name.ljust(size) + row([f"{wall.p50:.0f}", f"{wall.p99:.0f}", f"{wall.max:.0f}", str(call.timing.count)])
-        )
+        wall, gpu = call.timing.wall, call.timing.gpu
+        cells = [f"{wall.p50:.0f}", f"{wall.p99:.0f}", f"{wall.max:.0f}", str(call.timing.count)]
+        lines.append(name.ljust(size) + row([*cells, number(gpu.p50 if gpu else None, ".0f")]))
     return lines
 
 

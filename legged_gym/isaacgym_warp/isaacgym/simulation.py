@@ -9,8 +9,11 @@ anew; external forces last one).
 """
 
 # Warp takes kernels and arrays as other types than it declares.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
+import warnings
+
+import mujoco
 import mujoco_warp as mjwarp
 import numpy as np
 import torch
@@ -40,7 +43,7 @@ class Simulation:
         self.mj_model = model
         model.opt.iterations, model.opt.ls_iterations = ITERATIONS, LINE_SEARCH_ITERATIONS
         with wp.ScopedDevice(self.wp_device):
-            self.model = mjwarp.put_model(model, {name: self.num_envs for name in per_world})
+            self.model = on_device(model, {name: self.num_envs for name in per_world})
             for name, values in per_world.items():
                 getattr(self.model, name).assign(values)
             self.model.opt.warn_overflow = False  # reported by this class
@@ -59,8 +62,8 @@ class Simulation:
         envs, bodies, dofs, device = self.num_envs, self.num_bodies, self.num_dofs, self.device
         sensors = worlds.asset.force_sensors
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.float32, device=device)
 
         self.root_state, self.dof_state = zeros(envs, 13), zeros(envs, dofs, 2)
         self.body_state, self.dof_force = zeros(envs, bodies, 13), zeros(envs, dofs)
@@ -87,8 +90,8 @@ class Simulation:
         self._overflow = OverflowReport(self.data)
 
     def _set_poses(self, worlds: Worlds) -> None:
-        rows = [[*actor.pose.p, *actor.pose.r] for actor in worlds.actors]
-        self.root_state[:, :7] = torch.tensor(rows, device=self.device)
+        rows = np.array([[*actor.pose.p, *actor.pose.r] for actor in worlds.actors], np.float32)
+        self.root_state[:, :7] = torch.from_numpy(rows).to(self.device)
         self.write_root_states(self.root_state, self.all_indices)
 
     def set_params(self, params: SimParams) -> None:
@@ -149,6 +152,8 @@ class Simulation:
         self._kinematics()
         for array, values in zip(state, before, strict=True):
             wp.copy(array, values)
+        for array in (self._contact_force, self._contact_moment, self._sensor_wrench):
+            array.zero_()
         self._step, self._run_kinematics = captured(self._substeps), captured(self._kinematics)
 
     def _fresh_kinematics(self) -> None:
@@ -257,3 +262,10 @@ class Simulation:
                 f"contiguous torch.int32 on {self.device} were expected"
             )
         return self._ctype(indices)
+
+
+def on_device(model: mujoco.MjModel, batch_sizes: dict[str, int]) -> mjwarp.Model:
+    """MuJoCo Warp's model, without its remark that a pair of shapes has one contact at a time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="MULTICCD")
+        return mjwarp.put_model(model, batch_sizes)

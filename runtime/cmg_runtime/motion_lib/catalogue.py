@@ -9,6 +9,7 @@ import torch
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_integers
+from cmg_runtime.motion_lib.robot_layout import LATER_BODIES
 from cmg_runtime.motion_lib.slots import SlotSource
 from cmg_runtime.motion_lib.trajectories import PoolSource
 
@@ -74,6 +75,8 @@ class MotionCatalogue:
         """
         known = [self.body_names[index] for index in self._known]
         for name in key_body_names:
+            if name in LATER_BODIES and name in self.body_names and name not in known:
+                raise EngineError(f"this engine was built before {name!r} was one of its bodies; build it again")
             if name not in known:
                 raise EngineError(f"body {name!r} is unknown here; expected some of {', '.join(known)}")
         return [self.body_names.index(name) for name in key_body_names]

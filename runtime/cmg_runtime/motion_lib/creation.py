@@ -32,8 +32,8 @@ def create_motion_lib_cmg(
     ``cfg.motion`` has ``cmg_model_path``, and may have ``cmg_data_path``, ``cmg_mode`` ("pregenerated"),
     ``cmg_num_motions`` (1024), ``cmg_motion_length`` (500 frames), ``cmg_backend`` ("auto"), ``dof_dim`` (the robot's
     number of joints), ``fps`` (50) and ``key_bodies`` (TWIST's). How many frames are looked ahead follows from
-    ``cfg.env.tar_obs_steps``, how fast time goes from ``cfg.control.decimation`` and ``cfg.sim.dt``. Relative paths
-    start in the working directory; ``~`` and ``$VARIABLES`` are expanded.
+    ``cfg.env.tar_obs_steps``, how fast time goes from ``cfg.control.decimation`` and ``cfg.sim.dt``, and what is drawn
+    from ``cfg.seed``. Relative paths start in the working directory; ``~`` and ``$VARIABLES`` are expanded.
 
     Args:
         env: a legged_gym environment whose simulation was made: ``cfg``, ``num_envs``, ``device``, ``gym``, ``envs``
@@ -85,6 +85,7 @@ def _from_configuration(
         body_names=getattr(motion, "key_bodies", KEY_BODIES) if body_names is None else body_names,
         horizon=max(HORIZON, ahead + 1),
         control_dt=control_dt,
+        seed=getattr(cfg, "seed", 0),
     )
 
 

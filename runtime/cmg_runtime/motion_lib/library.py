@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 
@@ -20,6 +20,7 @@ from cmg_runtime.inputs import as_count, as_floats, as_integers, require_choice,
 from cmg_runtime.loading import load_engine
 from cmg_runtime.motion_lib.catalogue import MotionCatalogue
 from cmg_runtime.motion_lib.reach import farthest
+from cmg_runtime.motion_lib.report import QueryReport
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
 from cmg_runtime.motion_lib.slots import SLOTS_PER_ENV, SlotSource
 from cmg_runtime.motion_lib.trajectories import PoolSource
@@ -33,6 +34,9 @@ MODES = ("pregenerated", "realtime")
 HORIZON = 96
 """Frames: TWIST looks 95 frames past the current one."""
 
+MOST_CONTROL_DT = 1.0
+"""Seconds. A query makes a step of the engine for each frame of it."""
+
 ELSEWHERE = {
     "preload_duration": "motion_length is the frames that a motion lasts",
     "buffer_size": "nothing is buffered, so leave it out",
@@ -42,25 +46,6 @@ ELSEWHERE = {
     "motion_pool": "calc_motion_frame(motion_ids, motion_times) gives frames",
 }
 """Arguments and attributes of other implementations that are not here, and what is."""
-
-
-class QueryReport(NamedTuple):
-    """What was asked of a library that it does not have, counted since it was made.
-
-    Attributes:
-        jumped: realtime motions whose time went back, or further on than they can follow in one query: an episode's
-            clock that starts at random, a viewer's key, a motion that begins anew.
-        before_start: times below 0 of pregenerated motions; they gave the first frame.
-        past_end: times past the frames that there are. Pregenerated: the motion began again. Realtime: the window's
-            last frame was given; look-aheads are longer than ``horizon``.
-        not_finite: times on a GPU that were not finite. Pregenerated motions gave their first frame, realtime ones
-            their current frame.
-    """
-
-    jumped: int
-    before_start: int
-    past_end: int
-    not_finite: int
 
 
 class MotionLibCMG(MotionCatalogue, Closable):
@@ -83,7 +68,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
     to change; tensors that go in are never changed. On CUDA nothing makes the host wait but construction and
     :meth:`report`. Ids and times may be tensors on the library's device, or tensors, arrays and lists on the host:
     there, ids out of range and times that are not finite raise; on a GPU such an id fails PyTorch's device-side
-    assert, and such a time counts as 0 s and is counted. :meth:`close`, or a ``with`` block's end, frees everything.
+    assert, and such a time is counted, and gives some frame of the motion. :meth:`close`, or a ``with`` block's end,
+    frees everything.
 
     Args:
         cmg_model_path: an engine folder, or a checkpoint (see :func:`cmg_runtime.folder.compiled.engine_folder`).
@@ -145,6 +131,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         require_choice(mode, "mode", MODES)
         num_motions, motion_length = as_count(num_motions, "num_motions"), as_count(motion_length, "motion_length")
         num_envs, horizon = as_count(num_envs, "num_envs"), as_count(horizon, "horizon")
+        frames_at_once = _frames_in(control_dt, fps)
         folder = engine_folder(cmg_model_path, cmg_data_path)
         manifest = read_manifest(folder)
         if float(fps) != manifest.fps:
@@ -180,8 +167,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
             commands = CommandSampler(size, engine.device, *zip(low, high), seed=seed).sample_uniform()
         source: PoolSource | SlotSource
         if realtime:
-            steps = 1 if control_dt is None else max(1, math.ceil(control_dt * engine.fps - 1e-3))
-            source = SlotSource(engine, num_envs, commands, steps, seed)
+            source = SlotSource(engine, num_envs, commands, frames_at_once, seed)
         else:
             source = PoolSource(engine, num_motions, commands, num_frames, seed)
         super().__init__(source, motion_length / engine.fps, body_names, known, engine.device)
@@ -306,6 +292,15 @@ class MotionLibCMG(MotionCatalogue, Closable):
             self._warned = True
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)
         return report
+
+
+def _frames_in(control_dt: float | None, fps: float) -> int:
+    """Frames that pass in ``control_dt``, begun ones too."""
+    if control_dt is None:
+        return 1
+    if not 0 < control_dt <= MOST_CONTROL_DT:
+        raise EngineError(f"control_dt is {control_dt!r}; expected the seconds of an environment step, above 0, to 1")
+    return max(1, math.ceil(control_dt * fps - 1e-3))
 
 
 def _elsewhere(name: str) -> str:

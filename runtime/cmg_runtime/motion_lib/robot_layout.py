@@ -12,7 +12,10 @@ KEY_BODIES = (
     "left_rubber_hand", "right_rubber_hand", "left_ankle_roll_link", "right_ankle_roll_link",
     "left_knee_link", "right_knee_link", "left_elbow_link", "right_elbow_link", "head_link",
 )  # fmt: skip
-"""TWIST's key bodies on a G1."""
+"""What motion trackers look at on a G1."""
+
+LATER_BODIES = ("head_mocap",)
+"""Bodies of a G1 that engines have since a later version."""
 
 WRIST_JOINTS = 6
 """A G1 with 29 joints has them; one with 23 does not."""

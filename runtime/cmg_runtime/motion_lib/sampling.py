@@ -34,6 +34,7 @@ class MotionSampler:
         size = commands.abs()
         effort = (size / size.amax(dim=0).clamp(min=1e-6)).amax(dim=1)
         self._rank = torch.argsort(torch.argsort(effort))
+        self._without_weight = WITHOUT_WEIGHT - self._rank.double()
         self._generator = torch.Generator(device=commands.device).manual_seed(as_seed(seed))
 
     def draw(self, n: int, motion_difficulty: Any = None, curriculum_level: Optional[float] = None) -> torch.Tensor:
@@ -52,7 +53,7 @@ class MotionSampler:
         Those of weight 0 come after all others, the easier ones first."""
         weights = self._weights(motion_difficulty, curriculum_level)
         waiting = torch.empty_like(weights).exponential_(generator=self._generator)
-        return torch.where(weights > 0, weights.log() - waiting.log(), WITHOUT_WEIGHT - self._rank)
+        return torch.where(weights > 0, weights.log() - waiting.log(), self._without_weight)
 
     def draw_times(self, n: int, length: float) -> torch.Tensor:
         """Times [n] float32, spread evenly over 0..length, s."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Optional
 
 import torch
@@ -10,9 +9,8 @@ import torch
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_rows
-from cmg_runtime.motion_lib.clocks import Clocks, follow
 from cmg_runtime.motion_lib.sampling import MotionSampler
-from cmg_runtime.window.geometry import yaw_from_upright
+from cmg_runtime.window.twins import make_motion_clocks
 
 SLOTS_PER_ENV = 2
 """Motions for each environment: what an environment lets go of in a step is not needed before the next."""
@@ -26,7 +24,7 @@ class SlotSource:
 
     A draw gives slots that nobody asks for any more, makes their windows anew and leaves their time open: the first
     time asked for is where the motion begins. From there on they follow the times of the queries: see
-    :func:`cmg_runtime.motion_lib.clocks.follow`. A slot that nobody names stays as it is.
+    :class:`cmg_runtime.window.plain.clocks.MotionClocks`. A slot that nobody names stays as it is.
 
     Args:
         engine: of ``SLOTS_PER_ENV * num_envs`` environments, without a ramp for commands that are in force at once.
@@ -43,27 +41,14 @@ class SlotSource:
     """
 
     def __init__(self, engine: Engine, num_envs: int, commands: torch.Tensor, most_steps: int, seed: int) -> None:
-        device = engine.device
         self.num_motions = engine.num_envs
-        self.jumped = torch.zeros((), dtype=torch.int64, device=device)
         self._engine = engine
-        self._num_envs = num_envs
-        self._most_steps = most_steps
-        everyone = torch.arange(self.num_motions, device=device)
         engine.reset(command=commands, command_at_once=True)  # so that every id means something at once
         self._own_commands = engine.command.clone()
         self._sampler = MotionSampler(self._own_commands, seed)
-        self._clocks = Clocks(
-            torch.full((self.num_motions,), float("nan"), dtype=torch.float32, device=device),
-            torch.zeros(self.num_motions, 3, dtype=torch.float32, device=device),
-        )
-        self.rows = dataclasses.replace(engine.motion_rows(), clock=self._clocks.frame, origin=self._clocks.origin)
-        # The query or draw that named a slot last; now; and the last query that named as many as there are
-        # environments. What was named last before that query is nobody's any more.
-        self._stamp = everyone - self.num_motions
-        self._now = torch.zeros((), dtype=torch.int64, device=device)
-        self._all_named = torch.zeros_like(self._now)
-        self._slot_of_env = everyone[:num_envs].clone()
+        self._clocks = make_motion_clocks(engine.motion_rows(), engine.fps, most_steps, num_envs)
+        self.rows, self.jumped = self._clocks.motions, self._clocks.jumped
+        self._slot_of_env = torch.arange(num_envs, device=engine.device)
 
     @property
     def commands(self) -> torch.Tensor:
@@ -109,35 +94,23 @@ class SlotSource:
     def step(self) -> None:
         """One frame forward, all slots."""
         self._engine.step()
-        self._clocks.frame.add_(1)
+        self._clocks.advance()
 
     def follow(self, ids: torch.Tensor, times: torch.Tensor) -> None:
         """Let the windows of slots ``ids`` [M] int64 follow to ``times`` [M] float32, s, before they are queried."""
-        engine = self._engine
-        now = engine.future((0,))
-        pose = torch.cat([now.root_pos[:, 0, :2], yaw_from_upright(now.root_rot[:, 0]).unsqueeze(1)], dim=1)
-        asked = follow(ids, times, self._clocks, pose, engine.fps, engine.horizon - 1, self._most_steps)
-        for step in range(self._most_steps):
-            engine.step(asked.due > step)
-        self.jumped += asked.jumped
-        self._note(asked.named)
-
-    def _note(self, named: torch.Tensor) -> None:
-        self._now += 1
-        self._stamp.copy_(torch.where(named, self._now, self._stamp))
-        self._all_named.copy_(torch.where(named.sum() >= self._num_envs, self._now, self._all_named))
+        for moving in self._clocks.follow(ids, times):
+            self._engine.step(moving)
 
     def _free_slots(self, n: int, motion_difficulty: Any, curriculum_level: Optional[float]) -> torch.Tensor:
         """``n`` slots by weight among those that are free; where these are too few, also those named longest ago."""
         if n > self.num_motions:
             raise EngineError(f"n is {n}; expected at most {self.num_motions}, the motions of this realtime library")
         scores = self._sampler.scores(motion_difficulty, curriculum_level)
-        scores = torch.where(self._stamp < self._all_named, scores, TAKEN - self._stamp)
+        # What was named last before a call that named as many as there are environments is nobody's any more.
+        named = self._clocks.named
+        scores = torch.where(named < self._clocks.all_named, scores, TAKEN - named.double())
         return scores.topk(n).indices
 
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.reset(slots, command=commands, command_at_once=True)
-        self._now += 1
-        self._stamp.index_copy_(0, slots, self._now.expand(len(slots)))
-        self._clocks.frame.index_fill_(0, slots, float("nan"))
-        self._clocks.origin.index_fill_(0, slots, 0.0)
+        self._clocks.begin(slots)

@@ -54,5 +54,5 @@ class FutureView(NotCopied):
 
 def _read(window: Window, ahead: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
     buffers = window.buffers
-    torch.index_select(buffers.flat_ring, 0, window.places(ahead), out=rows)
+    torch.index_select(buffers.flat_ring, 0, window.rows_ahead(ahead), out=rows)
     command.copy_(buffers.ramp.now()[: buffers.num_envs])

@@ -89,10 +89,10 @@ class Window:
             if len(self._offsets) == MAX_KNOWN_OFFSETS:
                 del self._offsets[next(iter(self._offsets))]
             self._offsets[offsets] = known
-        return self.split(self.buffers.flat_ring.index_select(0, self.places(known)))
+        return self.split(self.buffers.flat_ring.index_select(0, self.rows_ahead(known)))
 
     def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` as :meth:`places` takes them, a new tensor, which the caller keeps. Raises as :meth:`future`."""
+        """``offsets`` for :meth:`rows_ahead`, a new tensor, which the caller keeps. Raises as :meth:`future` does."""
         last = self.buffers.horizon - 1
         outside = [offset for offset in offsets if not 0 <= offset <= last]
         if outside:
@@ -103,7 +103,7 @@ class Window:
         ahead = (on_host * self.buffers.ring.shape[1]).unsqueeze(1)
         return ahead.to(self._state.device, non_blocking=True)
 
-    def places(self, ahead: torch.Tensor) -> torch.Tensor:
+    def rows_ahead(self, ahead: torch.Tensor) -> torch.Tensor:
         """[K * num_envs] int64: the rows of the flat ring with the frames at K offsets of every environment.
 
         Args:

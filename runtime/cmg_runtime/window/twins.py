@@ -10,6 +10,7 @@ from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
 from cmg_runtime.window.plain.changes import Changes
+from cmg_runtime.window.plain.clocks import MotionClocks
 from cmg_runtime.window.plain.queries import FrameQueries, MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.plain.starts import PoolStarts
@@ -62,6 +63,15 @@ def make_frame_queries(motions: MotionRows, joints: Sequence[int], bodies: Seque
     from cmg_runtime.window.triton.queries import TritonFrameQueries
 
     return TritonFrameQueries(motions, joints, bodies, fps)
+
+
+def make_motion_clocks(motions: MotionRows, fps: float, most_steps: int, num_askers: int) -> MotionClocks:
+    """What lets a window's motions follow the times that are asked for."""
+    if not _runs_kernels(motions.rows.device):
+        return MotionClocks(motions, fps, most_steps, num_askers)
+    from cmg_runtime.window.triton.clocks import TritonMotionClocks
+
+    return TritonMotionClocks(motions, fps, most_steps, num_askers)
 
 
 def _runs_kernels(device: torch.device) -> bool:

@@ -154,7 +154,7 @@ def test_the_g1_is_found(tmp_path: Path, seed: int) -> None:
     assert ("mjlab" in sys.modules) == imported
     assert joints.names == JOINT_NAMES and (chain := joints.chain) is not None
     assert chain.body_joints[chain.body_index("right_knee_link")] == JOINT_NAMES.index("right_knee_joint")
-    for name in ("head_link", "left_rubber_hand", "right_rubber_hand"):
+    for name in ("head_link", "head_mocap", "left_rubber_hand", "right_rubber_hand"):
         assert chain.body_joints[chain.body_index(name)] == -1
     assert {chain.body_names[body] for body in chain.sole_bodies} == {"left_ankle_roll_link", "right_ankle_roll_link"}
     assert len(chain.sole_points) == 28  # two ends of seven capsules, twice

@@ -176,7 +176,7 @@ def test_other_things_that_are_too_large() -> None:
 
 def test_copies_of_the_window_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a machine with 300 MB left: the lists that ask for more than a real one has are too long for a test."""
-    engine = load_engine(random_robot_case()[0], 1999, "cpu", "torch", horizon=2, key_bodies=())
+    engine = load_engine(random_robot_case()[0], 2000, "cpu", "torch", horizon=2, key_bodies=())
     engine.reset()
     monkeypatch.setattr(memory, "on_host", lambda: 300 << 20)
     width = FrameLayout(5, 0, True).width

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ import torch
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.manifest import FILE_NAME
-from cmg_runtime.motion_lib import MotionLibCMG, create_motion_lib_cmg
-from cmg_runtime.motion_lib.robot_layout import KEY_BODIES
+from cmg_runtime.motion_lib import MotionLibCMG
 from dropin_case import MODES, NO_WRISTS, Case, assert_frames, at_times, g1_case, library_truth, plain_bodies
 
 MOTIONS = 40
+DT = 0.02
 
 
 @pytest.fixture
@@ -31,17 +30,6 @@ def case() -> Case:
 def make(case: Case, **changes: Any) -> MotionLibCMG:
     arguments = {"num_motions": MOTIONS, "motion_length": 4, "horizon": 8, "num_envs": 5, "device": "cpu", **changes}
     return MotionLibCMG(case.folder, backend="torch", **arguments)
-
-
-def test_a_configuration_needs_only_the_path(case: Case) -> None:
-    motion = SimpleNamespace(cmg_model_path=case.folder, cmg_num_motions=3, cmg_motion_length=5)
-    cfg = SimpleNamespace(motion=motion)
-    lib = create_motion_lib_cmg(cfg, 2, "cpu")
-    assert (lib.mode, lib.fps, lib.joint_names, lib.body_names) == ("pregenerated", 50.0, JOINT_NAMES, KEY_BODIES)
-    assert lib.num_motions() == 3 and lib.get_motion_length(1).item() == pytest.approx(0.1)
-    motion.cmg_model_path = None
-    with pytest.raises(EngineError, match="cmg_model_path is missing"):
-        create_motion_lib_cmg(cfg, 2, "cpu")
 
 
 def test_23_joints_are_29_without_the_wrists(case: Case) -> None:
@@ -106,11 +94,10 @@ def test_what_comes_out_is_the_callers(case: Case, mode: str) -> None:
         field.fill_(7.0)
     for field, before in zip(lib.calc_motion_frame(ids.tolist(), times.numpy().astype(np.float64)), kept):
         assert torch.equal(field, before)
-    assert times.tolist() == pytest.approx([0.02, 0.033, 0.06]) and lib.report() == (0, 0, 0)
-    if mode == "realtime":
-        env_ids = torch.tensor([3, 1])
-        lib.reset(env_ids).zero_()
-        assert env_ids.tolist() == [3, 1]
+    assert times.tolist() == pytest.approx([0.02, 0.033, 0.06]) and lib.report() == (0, 0, 0, 0)
+    env_ids = torch.tensor([3, 1])
+    lib.reset(env_ids).zero_()
+    assert env_ids.tolist() == [3, 1]
     none = lib.calc_motion_frame(torch.zeros(0, dtype=torch.long), torch.zeros(0))
     assert [tuple(field.shape) for field in none] == [(0, 3), (0, 4), (0, 3), (0, 3), (0, 29), (0, 29), (0, 9, 3)]
 
@@ -132,7 +119,7 @@ def test_difficulty_weights_the_draw_and_a_seed_repeats_it(case: Case, seed: int
 
 
 def test_the_curriculum_begins_with_small_commands(case: Case) -> None:
-    lib, realtime = make(case), make(case, mode="realtime")
+    lib = make(case)
     commands = lib.get_motion_command(torch.arange(MOTIONS)).abs()
     effort = (commands / commands.amax(dim=0)).amax(dim=1)
     easiest = set(effort.argsort()[: MOTIONS // 4].tolist())
@@ -141,12 +128,10 @@ def test_the_curriculum_begins_with_small_commands(case: Case) -> None:
     hard = torch.ones(MOTIONS)
     hard[list(easiest)[:-1]] = 0
     assert set(lib.sample_motions(50, hard, 0.0).tolist()) == {list(easiest)[-1]}  # both at once
-    realtime.reset(None, curriculum_level=0.0)
-    assert (realtime.get_motion_command([0, 1, 2, 3, 4])[:, 1] == 0).all()
     times = make(case, motion_length=50).sample_time(torch.zeros(4000, dtype=torch.long))  # spread over the motion
     assert times.shape == (4000,) and times.dtype == torch.float32
     assert 0 <= times.min() < 0.01 and 0.99 < times.max() < 1.0 and abs(float(times.mean()) - 0.5) < 0.03
-    assert (realtime.sample_time(torch.arange(5)) == 0).all()
+    assert (make(case, mode="realtime").sample_time(torch.arange(5)) == 0).all()
 
 
 def test_times_outside_are_clamped_and_counted(case: Case) -> None:
@@ -155,34 +140,46 @@ def test_times_outside_are_clamped_and_counted(case: Case) -> None:
     for field, expected in zip(lib.calc_motion_frame([1, 1], [-0.5, 0.0]), first):
         assert torch.equal(field[:1], expected)
     with pytest.warns(RuntimeWarning, match="before_start=1"):
-        assert lib.report() == (1, 0, 0)
+        assert lib.report() == (0, 1, 0, 0)
 
     realtime = make(case, mode="realtime")
-    last = realtime.calc_motion_frame([2], [7 * 0.02])
-    past = realtime.calc_motion_frame([2, 2], [8 * 0.02, 3.0])  # without step() the window ends
+    ids = realtime.reset([2])
+    last = realtime.calc_motion_frame(ids.repeat(2), [0.0, 7 * DT])
+    past = realtime.calc_motion_frame(ids.repeat(3), [0.0, 8 * DT, 3.0])  # looked ahead further than the window
     for field, expected in zip(past, last):
-        assert torch.equal(field[:1], expected) and torch.equal(field[1:], expected)
+        assert torch.equal(field[:1], expected[:1])
+        assert torch.equal(field[1:2], expected[1:]) and torch.equal(field[2:], expected[1:])
     realtime.step()
-    assert torch.equal(realtime.calc_motion_frame([2], [7 * 0.02])[4], last[4])
-    realtime.calc_motion_frame([2], [0.0])  # that frame has gone by
+    assert torch.equal(realtime.calc_motion_frame(ids, [7 * DT])[4], last[4][1:])
     with pytest.warns(RuntimeWarning, match="past_end=2"):
-        assert realtime.report() == (1, 2, 0)
+        assert realtime.report() == (0, 0, 2, 0)
 
 
 def test_a_reset_touches_only_its_environments(case: Case) -> None:
     lib = make(case, mode="realtime")
-    everyone, now = torch.arange(5), torch.full((5,), 0.02)
-    lib.step()
-    before = lib.calc_motion_frame(everyone, now)
-    ids = lib.reset(torch.tensor([3, 1]), commands=[0.1, 0.0, 0.0])
-    assert ids.tolist() == [3, 1] and torch.allclose(lib.get_motion_command(ids)[:, 0], torch.tensor(0.1))
-    after = lib.calc_motion_frame(everyone, torch.where((everyone == 3) | (everyone == 1), 0.0, 0.02))
+    ids, now = lib.reset(None), torch.full((5,), DT)
+    before = lib.calc_motion_frame(ids, now)
+    commands = lib.get_motion_command(ids)
+    ids[[3, 1]] = lib.reset(torch.tensor([3, 1]), commands=[0.1, 0.0, 0.0])
+    assert len(ids.unique()) == 5 and (lib.get_motion_command(ids)[[3, 1], 0] == torch.tensor(0.1)).all()
+    after = lib.calc_motion_frame(ids, now)
     for field, old in zip(after, before):
         assert torch.equal(field[[0, 2, 4]], old[[0, 2, 4]])
     assert not torch.equal(after[4][3], before[4][3])
     assert (after[0][[1, 3], :2] == 0).all()
+    lib.update_commands([0.0, 0.1, 0.0], env_ids=torch.tensor([False, True, False, False, True]))
+    lib.update_commands([[0.0, 0.0, 0.1]], motion_ids=ids[:1])
+    commands[:] = torch.stack([torch.tensor([0.0, 0.0, 0.1]), torch.tensor([0.0, 0.1, 0.0])])[[0, 1, 0, 0, 1]]
+    assert torch.allclose(lib.get_motion_command(ids)[[0, 1, 4]], commands[[0, 1, 4]])
+    own, others = lib.get_motion_names(), lib.sample_motions(5)
+    lib.calc_motion_frame(others, now)
+    again = lib.sample_motions(5)  # what was let go of, with commands of their own again
+    assert set(again.tolist()) == set(ids.tolist()) == set(range(10)) - set(others.tolist())
+    assert set(lib.sample_motions(5).tolist()) == set(others.tolist())  # too many: those asked for longest ago
+    assert [own[i][9:] for i in again] == [
+        f"vx{vx:+.2f}_vy{vy:+.2f}_yaw{yaw:+.2f}" for vx, vy, yaw in lib.get_motion_command(again).tolist()
+    ]
     assert lib.reset([]).shape == (0,)
-    assert lib.reset(None).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_bad_queries_are_refused(case: Case) -> None:
@@ -208,14 +205,13 @@ def test_bad_queries_are_refused(case: Case) -> None:
         (lib.sample_motions, (-3,), "n is -3"),
         (lib.update_commands, ([0, 0, 0],), kept),
         (lambda: lib.reset([0], commands=[0, 0, 0]), (), kept),
-        (realtime.sample_motions, (3,), r"3 of them cannot be drawn; call reset\(env_ids\)"),
+        (realtime.sample_motions, (11,), "n is 11; expected at most 10"),
         (realtime.reset, ([5],), "env_ids has 5"),
-        (realtime.update_commands, ([math.nan, 0, 0],), "command has entries that are NaN or infinite"),
+        (realtime.update_commands, ([math.nan, 0, 0],), "commands has entries that are NaN or infinite"),
     ]
     for call, given, message in refused:
         with pytest.raises(EngineError, match=message):
             call(*given)
-    assert realtime.sample_motions(5).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
@@ -230,6 +226,7 @@ def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
         ({"body_names": ["tail"]}, "has none of the bodies tail; it has pelvis"),
         ({"body_names": ["pelvis", "pelvis"]}, "same name twice"),
         ({"commands": torch.zeros(3, 3)}, r"commands has shape \[3, 3\]"),
+        ({"control_dt": 0.0}, "control_dt is 0.0"),
         ({"folder": no_robot}, "has no robot, so no root motion and no bodies"),
         ({"folder": tmp_path / "nothing"}, "neither an engine folder nor a checkpoint"),
     ):
@@ -241,15 +238,15 @@ def test_bad_settings_are_refused(case: Case, tmp_path: Path) -> None:
 def test_an_episode_begins_under_its_own_command(case: Case) -> None:
     """Nothing of the old command's ramp, nor of the command before it, is in a new episode's frames."""
     lib = make(case, mode="realtime", command_ramp_s=0.5)
-    everyone, now = torch.arange(5), torch.zeros(5)
-    at_first = lib.calc_motion_frame(everyone, now)
-    assert torch.allclose(at_first[3][:, 2], lib.get_motion_command(everyone)[:, 2], atol=1e-6)
-    lib.reset([1, 2], commands=case.truth.high.float())
+    ids, now = lib.reset(None), torch.zeros(5)
+    at_first = lib.calc_motion_frame(ids, now)
+    assert torch.allclose(at_first[3][:, 2], lib.get_motion_command(ids)[:, 2], atol=1e-6)
+    lib.update_commands(case.truth.high.float(), [1, 2])
     lib.step()
     command = torch.tensor([0.2, -0.1, 0.3])
-    lib.reset([1], commands=command)
+    motion = lib.reset([1], commands=command)
     for time in (0.0, 0.04, 0.14):
-        _, rot, velocity, turning, *_ = lib.calc_motion_frame([1], [time])
+        _, rot, velocity, turning, *_ = lib.calc_motion_frame(motion, [time])
         yaw = 2 * torch.atan2(rot[0, 2], rot[0, 3])
         cos, sin = torch.cos(yaw), torch.sin(yaw)
         expected = torch.stack([cos * command[0] - sin * command[1], sin * command[0] + cos * command[1]])
@@ -264,4 +261,4 @@ def test_commands_outside_the_range_are_clamped_and_counted(case: Case) -> None:
     lib = make(case, num_motions=3, commands=commands)
     assert torch.equal(lib.get_motion_command([0, 1, 2]), torch.minimum(commands, high))
     with pytest.warns(RuntimeWarning, match="1 commands were clamped"):
-        assert lib.report() == (0, 0, 0)
+        assert lib.report() == (0, 0, 0, 0)

@@ -121,6 +121,26 @@ def test_a_bad_frame_is_replaced_from_the_bank_and_nobody_else_notices(
     assert same.report().frames_replaced == 0
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 7])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_bad_frame_of_an_environment_that_does_not_move_is_thrown_away_and_not_counted(
+    device: str, horizon: int, spoilers: dict[str, Spoiler], generator: torch.Generator
+) -> None:
+    engine, _, above = started(device, horizon, generator)
+    before, others = everything(engine), torch.arange(NUM_ENVS) != BAD_ENV
+    spoilers[device].on(above, 0, math.nan)
+    for _ in range(5):
+        engine.step(others.to(device))
+    assert_same(everything(engine), before, BAD_ENV)
+    assert quiet_report(engine).frames_replaced == 0
+    for frame in (1, 2):  # of its own
+        engine.step(~others if frame == 1 else None)
+        newest = motions_of(everything(engine))[BAD_ENV, -1]
+        row = (frame + horizon - 1 + PRIME * BAD_ENV) % len(engine.bank)
+        assert torch.equal(newest, engine.bank[row].cpu())
+        assert quiet_report(engine).frames_replaced == frame
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_rebuilds_rollouts_and_pools_are_guarded(
     device: str, spoilers: dict[str, Spoiler], generator: torch.Generator

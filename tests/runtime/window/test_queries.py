@@ -1,5 +1,5 @@
-"""Queries at times between frames: the kernel against its plain torch form, which the motion library's tests hold
-against trajectories of their own."""
+"""Queries at times between frames, and motions that follow times: the kernels against their plain torch forms, which
+the motion library's tests hold against trajectories of their own."""
 
 from __future__ import annotations
 
@@ -8,25 +8,55 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from cmg_runtime.motion_lib import MotionLibCMG
+from dropin_case import g1_case
 from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[3]
-INTERPRETED = ROOT / "tests" / "cases" / "interpreted_queries.py"
+INTERPRETED = [str(ROOT / "tests" / "cases" / f"interpreted_{name}.py") for name in ("queries", "clocks")]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernel_in_tritons_interpreter() -> None:
-    words = *["-m", "pytest", "-q", "-p", "no:cacheprovider"], str(INTERPRETED)
+def test_the_kernels_in_tritons_interpreter() -> None:
+    words = *["-m", "pytest", "-q", "-p", "no:cacheprovider"], *INTERPRETED
     done = run_python(*words, cwd=ROOT, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("ring", [True, False])
-def test_the_kernel_on_a_gpu(ring: bool, rng: np.random.Generator) -> None:
+def test_queries_on_a_gpu(ring: bool, rng: np.random.Generator) -> None:
     from queries_case import CASES, run
 
     for case in [*CASES, (81920, 96, 29, list(range(29)), list(range(9)))]:
         run(case, ring, "cuda", rng)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("most_steps", [1, 3])
+def test_clocks_on_a_gpu(most_steps: int, rng: np.random.Generator) -> None:
+    from clocks_case import check_calls
+
+    check_calls("cuda", most_steps, rng)
+
+
+@pytest.mark.gpu
+def test_a_query_can_be_part_of_the_callers_own_graph() -> None:
+    folder, num_envs = g1_case().folder, 37
+    lib, same = (MotionLibCMG(folder, None, 8, 20, num_envs, "cuda", mode="realtime", horizon=12) for _ in range(2))
+    ids, offsets = lib.sample_motions(num_envs), torch.arange(0, 12, 3, device="cuda").repeat_interleave(num_envs) / 50
+    assert torch.equal(same.sample_motions(num_envs), ids)
+    ids, times, graph = ids.repeat(4), offsets.clone(), torch.cuda.CUDAGraph()
+    for one in (lib, same):
+        one.calc_motion_frame(ids, times)
+    with torch.cuda.graph(graph):
+        seen = lib.calc_motion_frame(ids, times)
+    for frame in range(1, 30):
+        times.copy_(offsets + frame / 50)
+        graph.replay()
+        for value, expected in zip(seen, same.calc_motion_frame(ids, times), strict=True):
+            assert torch.equal(value, expected)
+    assert lib.report() == same.report() == (0, 0, 0, 0)

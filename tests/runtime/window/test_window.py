@@ -25,7 +25,7 @@ from window_case import assert_same, check_frame, everything, load, one_frame, q
 
 CHANGES = ["reset", "set_command", "same again", "both", "at once", "start", "planned"]
 OPERATION = st.tuples(
-    st.sampled_from(["step", "step", "steps", "frames", *CHANGES]),
+    st.sampled_from(["step", "some step", "steps", "frames", *CHANGES]),
     st.sampled_from(["ids", "mask", "all"]),
     st.integers(0, 2**32 - 1),
 )
@@ -46,6 +46,10 @@ class Chosen:
         self._device = str(rng.choice(["cpu", engine.device.type]))
         self._spoils = bool(rng.random() < 0.5)
         self._no_id = int(rng.choice([-1, -(1 << 40), 1 << 40]))
+
+    def mask(self) -> torch.Tensor:
+        """[num_envs] bool."""
+        return torch.tensor(np.isin(np.arange(len(self.envs) + len(self.others)), self.envs), device=self._device)
 
     def spoiled(self, values: np.ndarray) -> torch.Tensor:
         """[num_envs, ..], of which the chosen are used."""
@@ -96,6 +100,11 @@ class Both:
                     env.step()
         elif action == "frames":
             self.look(rng)
+        elif action == "some step":
+            self.engine.step(chosen.mask())
+            for i in chosen.envs:
+                self.plain[i].step()
+            assert_same(everything(self.engine), before, chosen.others)
         else:
             if action in ("set_command", "same again"):
                 self.set_command(action, chosen, rng)
@@ -104,21 +113,22 @@ class Both:
             else:
                 self.reset(action, chosen, rng)
             assert_same(everything(self.engine), before, chosen.others)
-        self.check_window(action, before, viewed, chosen.envs[:3])
+        self.check_window(action, before, viewed, chosen.envs)
         expected = torch.tensor(np.stack([env.frame(0).motion for env in self.plain]))
         assert self.truth.error(state(self.engine), expected) < 2e-4
         in_force = np.stack([env.in_force(env.time) for env in self.plain])
         np.testing.assert_allclose(self.engine.command_in_force.cpu(), in_force, atol=1e-5)
 
-    def check_window(self, action: str, before: dict[str, torch.Tensor], viewed: Any, some: list[int]) -> None:
+    def check_window(self, action: str, before: dict[str, torch.Tensor], viewed: Any, envs: list[int]) -> None:
         """To the bit: a step moves the frames on by one, a command leaves the current one, a view is what was ahead at
         its last refresh. Against the rollouts: the current frame of some environments."""
         if self.view is None:
             return
         after = everything(self.engine)
         for name in set(after) - {"current"}:
-            if action == "step":
-                assert torch.equal(after[name][:, :-1], before[name][:, 1:]), name
+            if action in ("step", "some step"):
+                moved = slice(None) if action == "step" else envs
+                assert torch.equal(after[name][moved, :-1], before[name][moved, 1:]), name
             elif action in ("set_command", "same again"):
                 assert torch.equal(after[name][:, 0], before[name][:, 0]), name
         frames = self.view.frames
@@ -127,7 +137,7 @@ class Both:
         for seen, expected in zip(frames, self.engine.future([0, self.engine.horizon // 2]), strict=True):
             assert torch.equal(seen, expected)
         assert torch.equal(self.view.command, self.engine.command_in_force)
-        for i in some:
+        for i in envs[:3]:
             check_frame(self.robot, self.plain[i], 0, one_frame(frames, (i, 0)))
 
     def look(self, rng: np.random.Generator) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmg_runtime import EngineError, load_engine
+from cmg_runtime import Engine, EngineError, load_engine
 from devices import DEVICES, WITH_FUSED
 from engine_folder import COMPILED, SEED, TOLERANCE, Truth, make_engine_folder
 from window_case import assert_same, everything, load, motions_of, random_robot_case
@@ -30,6 +30,35 @@ def test_each_new_frame_is_the_reference_step(
         before, newest = newest, motions_of(everything(engine))[:, -1]
         share = min((step + horizon - 1) / 25, 1.0)  # of the way from 0 to the command
         assert truth.error(newest, truth.step(before, share * command)) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 9])
+@pytest.mark.parametrize("device, backend", WITH_FUSED)
+def test_environments_that_step_by_themselves_have_the_bits_of_those_that_step_together(
+    device: str, backend: str, horizon: int, generator: torch.Generator
+) -> None:
+    truth, num_envs, shares = random_robot_case()[1], 37, [0.0, 1.0, *[0.5] * 8, 0.0, 0.9, 0.1, 1.0]
+    engine, together = (load(device, backend, num_envs, "fp32", horizon=horizon, command_ramp_s=0.2) for _ in range(2))
+    motion, command = truth.states(num_envs, generator), truth.commands(num_envs, generator)
+
+    def all_of(one: Engine) -> dict[str, torch.Tensor]:
+        return {**everything(one), "in force": one.command_in_force.cpu()}
+
+    for one in (engine, together):
+        one.reset(motion=motion, command=command)
+    frames = [all_of(together)]
+    for _ in shares:
+        together.step()
+        frames.append(all_of(together))
+    steps = torch.zeros(num_envs, dtype=torch.long)
+    for time, share in enumerate(shares):
+        moving = torch.rand(num_envs, generator=generator) < share
+        dof_pos, _ = engine.step([moving.to(device), moving, moving.numpy(), moving.tolist()][time % 4])
+        assert dof_pos is engine.dof_pos
+        steps += moving
+        own = {name: torch.stack([frames[t][name][i] for i, t in enumerate(steps.tolist())]) for name in frames[0]}
+        assert_same(all_of(engine), own)
+    assert steps.min() >= 2 and len(steps.unique()) > 3
 
 
 def test_root_motion_needs_three_commands(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ON_A_FRAME = 1e-3
 """Frames. Times this close to a frame are taken to be on it: seconds in float32 hardly ever are exactly."""
 
 ROUNDING = 5e-7
-"""Of a time: by so much more it may be off a frame, for that is what float32 leaves of it."""
+"""Of a time: how far off float32 may have it, after the few operations that callers make times with."""
 
 
 class MotionFrames(NamedTuple):
@@ -64,6 +64,22 @@ class MotionRows:
     clock: Optional[torch.Tensor] = None
     origin: Optional[torch.Tensor] = None
     repeats: bool = False
+
+
+def frame_positions(
+    times: torch.Tensor, fps: float, clock: Union[torch.Tensor, float]
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Where ``times`` [M], s, lie: in frames after frame number ``clock`` ([M], or one for all).
+
+    Returns:
+        Positions [M], whole where a time is on a frame, and whether each is finite [M]; 0 stands for others.
+    """
+    frame = times * fps
+    position = frame - clock
+    finite = torch.isfinite(position)
+    position = position.masked_fill(~finite, 0.0)
+    nearest = position.round()
+    return torch.where((position - nearest).abs() < ON_A_FRAME + ROUNDING * frame.abs(), nearest, position), finite
 
 
 class FrameQueries:
@@ -126,11 +142,8 @@ class FrameQueries:
 
     def _positions(self, ids: torch.Tensor, times: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """[M] where times are, in frames, 0 to the last; and [M] how often the motion began again before."""
-        asked = times * self._fps
         clock = self._motions.clock
-        position = on_frames(asked if clock is None else asked - clock.index_select(0, ids), asked)
-        finite = torch.isfinite(position)
-        position = position.masked_fill(~finite, 0.0)
+        position, finite = frame_positions(times, self._fps, 0.0 if clock is None else clock.index_select(0, ids))
         self.counts += torch.stack([(position < 0).sum(), (position > self._last).sum(), (~finite).sum()])
         position = position.clamp(min=0)
         loops = (torch.ceil(position / self._last) - 1).clamp(min=0)
@@ -144,13 +157,6 @@ class FrameQueries:
         rows, head = self._motions.rows, self._motions.head.index_select(0, ids)
         places = (head + frames * rows.shape[1]).remainder(rows.shape[0] * rows.shape[1])
         return self._motions.layout.split(rows.flatten(0, 1).index_select(0, places))
-
-
-def on_frames(position: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-    """``position`` [M], in frames after some frame, rounded where it is on a frame but for what float32 has done to
-    the time that was ``asked`` for, [M], in frames after time 0."""
-    nearest = position.round()
-    return torch.where((position - nearest).abs() < ON_A_FRAME + ROUNDING * asked.abs(), nearest, position)
 
 
 def _carried_on(frames: ReferenceFrames, way: torch.Tensor, loops: torch.Tensor) -> ReferenceFrames:

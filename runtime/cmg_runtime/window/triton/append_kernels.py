@@ -21,18 +21,18 @@ from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_roo
 
 
 @triton.jit
-def copy_motions(source, target, known, D: tl.constexpr):
-    """Copy D floats from each of the places ``source`` [N] to that of ``target`` [N]."""
+def copy_motions(source, target, known, source_rows, target_rows, D: tl.constexpr):
+    """Copy D floats from each of ``source_rows`` [N] of ``source`` to one of ``target_rows``, counted in floats."""
     for first in range(0, D, 32):
         wide = (first + tl.arange(0, 32))[None, :]
         mask = known[:, None] & (wide < D)
-        tl.store(target[:, None] + wide, tl.load(source[:, None] + wide, mask), mask)
+        tl.store(target + (target_rows[:, None] + wide), tl.load(source + (source_rows[:, None] + wide), mask), mask)
 
 
 @triton.jit
 def row_of(head, column, known, offset, horizon, columns):
-    """The flat ring's row, int64, of the frame at ``offset``, 0 to horizon, from the current one of ``column``."""
-    row = tl.load(head + column, mask=known, other=0) + offset * columns
+    """The flat ring's row, int32, of the frame at ``offset``, 0 to horizon, from the current one of ``column``."""
+    row = tl.load(head + column, mask=known, other=0).to(tl.int32) + offset * columns
     return tl.where(row >= horizon * columns, row - horizon * columns, row)
 
 
@@ -62,6 +62,7 @@ def write_bodies(
     GROUPS: tl.constexpr,
     STEPS: tl.constexpr,
     APPEND: tl.constexpr,
+    INDEX: tl.constexpr,  # for floats of the ring: tl.int32, which takes fewer registers, or tl.int64 for a large one
     BLOCK: tl.constexpr,
 ):
     """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles.
@@ -76,18 +77,18 @@ def write_bodies(
     if moving is not None:
         known = known & (tl.load(moving + env, mask=known, other=0) != 0)
     column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
-    row = ring + row_of(head, column, known, first + frame, horizon, columns) * W
+    row = row_of(head, column, known, first + frame, horizon, columns).to(INDEX) * W
     motion = motions + frame.to(tl.int64) * motion_pitch
     if group < GROUPS:
-        lowest = walk(motion, env * D, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS)
+        lowest = walk(motion, env * D, ring, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS)
         if group == 0:
             tl.store(heights + frame * n + env, -lowest, mask=known)
     else:
-        copy_motions(motion + env * D, row, known, D)
+        copy_motions(motion, ring, known, env * D, row, D)
         if APPEND:
-            copy_motions(motion + env * D, newest_motion + column * D, known, D)
-            behind = ring + row_of(head, column, known, 1, horizon, columns) * W
-            copy_motions(behind, current + column * D, known, D)
+            copy_motions(motion, newest_motion, known, env * D, column * D, D)
+            behind = row_of(head, column, known, 1, horizon, columns).to(INDEX) * W
+            copy_motions(ring, current, known, behind, column * D, D)
 
 
 @triton.jit(do_not_specialize=["n", "num_frames", "first", "command_pitch"])
@@ -153,7 +154,7 @@ def write_roots(
     y = y + tl.cumsum(dy, axis=0)
     yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
     world_vx, world_vy = turn(vx, vy, yaw)
-    place = ring + row * W + ROOT
+    place = ring + row.to(tl.int64) * W + ROOT
     count: tl.constexpr = BLOCK_T * BLOCK_N
     store_root(
         tl.reshape(place, (count,)),

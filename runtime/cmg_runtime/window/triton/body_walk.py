@@ -138,12 +138,12 @@ def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
 
 
 @triton.jit
-def walk(angles, source, rows, there, group, floats, marks, joints, targets, chunks, soles, STEPS: tl.constexpr):
+def walk(angles, source, rows, place, there, group, floats, marks, joints, targets, chunks, soles, STEPS: tl.constexpr):
     """Write the bodies of one group, whose tables :mod:`cmg_runtime.window.triton.body_tables` describes.
 
     Args:
         angles, source: where joint angles are, and [N] int32 floats from there to each lane's.
-        rows: [N] where each lane's row is.
+        rows, place: where rows are, and [N] floats from there to each lane's.
         there: [N] bool, lanes that have one.
 
     Returns:
@@ -179,5 +179,5 @@ def walk(angles, source, rows, there, group, floats, marks, joints, targets, chu
         target = tl.load(targets + first + columns // 4)[None, :]
         wanted = (target >= 0) & (columns % 4 < 3)[None, :]
         bodies = sixteen(tiles[0], tiles[1], tiles[2], tiles[3])
-        tl.store(rows[:, None] + (target + (columns % 4)[None, :]), bodies, mask=there[:, None] & wanted)
+        tl.store(rows + (place[:, None] + (target + (columns % 4)[None, :])), bodies, mask=there[:, None] & wanted)
     return lowest

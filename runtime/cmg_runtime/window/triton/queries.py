@@ -2,7 +2,7 @@
 
 A query reads two rows and writes some as many floats as one has. 20 x 4096 queries of 100 floats each are 66 MB read
 and 33 MB written, which an H200 moves in 25 us; next to that the host's time for a launch and seven new tensors counts.
-One warp has 32 queries: a lane for each where it is about times and roots, and side by side for the floats of a row.
+One warp has 8 queries: lanes side by side on the floats of one row after the other, then a lane for each query's root.
 """
 
 # A launch passes a kernel's arguments and its own options, which Python's checkers do not tell apart; what is inside
@@ -23,9 +23,8 @@ from cmg_runtime.window.plain.queries import FrameQueries, MotionFrames, MotionR
 from cmg_runtime.window.triton.body_walk import lerp, sin_cos, turn
 from cmg_runtime.window.triton.changes import add_count, finite, store_position
 
-LANES = 32
-ON_A_FRAME = tl.constexpr(queries.ON_A_FRAME)
-ROUNDING = tl.constexpr(queries.ROUNDING)
+QUERIES, LANES = 8, 32
+ON_A_FRAME, ROUNDING = tl.constexpr(queries.ON_A_FRAME), tl.constexpr(queries.ROUNDING)
 
 
 class TritonFrameQueries(FrameQueries):
@@ -46,7 +45,7 @@ class TritonFrameQueries(FrameQueries):
         if n == 0:
             return out
         with torch.cuda.device_of(times):
-            _answer[(triton.cdiv(n, LANES),)](
+            _answer[(triton.cdiv(n, QUERIES),)](
                 ids=ids.contiguous(),
                 times=times.contiguous(),
                 rows=motions.rows,
@@ -68,10 +67,24 @@ class TritonFrameQueries(FrameQueries):
                 W=motions.layout.width,
                 DOFS=len(self._joints),
                 BODY_FLOATS=len(self._body_floats),
+                QUERIES=QUERIES,
                 LANES=LANES,
                 num_warps=1,
             )
         return out
+
+
+@triton.jit
+def position_of(time, clock, fps):
+    """Where ``time`` [N], s, is: in frames after ``clock`` [N], whole where it is on a frame; and whether it is finite;
+    0 stands for others."""
+    frame = time * fps
+    position = frame - clock
+    known = finite(position)
+    position = tl.where(known, position, 0.0)
+    nearest = tl.floor(position + 0.5)
+    close = tl.abs(position - nearest) < ON_A_FRAME + ROUNDING * tl.abs(frame)
+    return tl.where(close, nearest, position), known
 
 
 @triton.jit
@@ -88,19 +101,41 @@ def _between(one, other, weight, there):
 
 
 @triton.jit
-def _blend_floats(out, query, one, other, weight, there, sources, skip, COUNT: tl.constexpr, LANES: tl.constexpr):
-    """COUNT floats of each row, the ``skip``-th after where ``sources`` [COUNT] says, into ``out`` [N, COUNT]."""
+def _locate(query, there, ids, times, heads, rows, clock, way, last, columns, fps, W: tl.constexpr):
+    """Of queries [N]: the motion, the position in frames, and whether it is finite; how often the motion began again
+    before; the rows before and after, and the weight of the second."""
+    motion = tl.load(ids + query, mask=there, other=0)
+    start = tl.zeros_like(motion).to(tl.float32)
+    if clock is not None:
+        start = tl.load(clock + motion, mask=there, other=0.0)
+    asked, known = position_of(tl.load(times + query, mask=there, other=0.0), start, fps)
+    end = tl.zeros_like(asked) + last
+    position = tl.maximum(asked, 0.0)
+    loops = tl.zeros_like(position)
+    if way is not None:
+        # Rounded as IEEE has it: a motion's very end is not yet the next one's beginning.
+        loops = tl.maximum(tl.ceil(tl.div_rn(position, end)) - 1, 0.0)
+        position -= loops * end
+    position = tl.minimum(tl.maximum(position, 0.0), end)
+    before = tl.floor(position)
+    head = tl.load(heads + query, mask=there, other=0)
+    one = rows + _row(head, before.to(tl.int64), last, columns) * W
+    other = rows + _row(head, tl.ceil(position).to(tl.int64), last, columns) * W
+    return motion, asked, known, loops, one, other, position - before
+
+
+@triton.jit
+def _blend_floats(out, query, lane, one, other, weight, there, sources, skip, COUNT: tl.constexpr, LANES: tl.constexpr):
+    """COUNT floats of each row, the ``skip``-th after where ``sources`` [COUNT] says, into ``out`` [n, COUNT]."""
     for first in range(0, COUNT, LANES):
-        lane = first + tl.arange(0, LANES)
-        source = tl.load(sources + lane, mask=lane < COUNT, other=-1)
-        known = there[:, None] & (source >= 0)[None, :]
-        place = (skip + source)[None, :]
-        value = _between(one[:, None] + place, other[:, None] + place, weight[:, None], known)
-        value = tl.where((source >= 0)[None, :], value, float("nan"))
-        tl.store(out + query[:, None] * COUNT + lane[None, :], value, mask=there[:, None] & (lane < COUNT)[None, :])
+        inside = there & (first + lane < COUNT)
+        source = tl.load(sources + first + lane, mask=inside, other=-1)
+        value = _between(one + skip + source, other + skip + source, weight, inside & (source >= 0))
+        value = tl.where(source >= 0, value, float("nan"))
+        tl.store(out + query * COUNT + first + lane, value, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["times"])
+@triton.jit(do_not_specialize=["n", "last", "columns"], do_not_specialize_on_alignment=["ids", "times"])
 def _answer(
     ids,  # [n] int64
     times,  # [n] float32, s
@@ -128,41 +163,27 @@ def _answer(
     W: tl.constexpr,
     DOFS: tl.constexpr,
     BODY_FLOATS: tl.constexpr,
+    QUERIES: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    query = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    block = tl.program_id(0).to(tl.int64) * QUERIES
+    # Lanes side by side on the floats of a row, all of them with what is the query's.
+    index = tl.arange(0, QUERIES * LANES)
+    query, lane = block + index // LANES, index % LANES
     there = query < n
-    motion = tl.load(ids + query, mask=there, other=0)
-    asked = tl.load(times + query, mask=there, other=0.0) * fps
-    position = asked
-    if clock is not None:
-        position -= tl.load(clock + motion, mask=there, other=0.0)
-    known = finite(position)
-    position = tl.where(known, position, 0.0)
-    nearest = tl.floor(position + 0.5)
-    position = tl.where(tl.abs(position - nearest) < ON_A_FRAME + ROUNDING * tl.abs(asked), nearest, position)
-    end = tl.zeros_like(position) + last
-    add_count(counts, there & (position < 0))
-    add_count(counts + 1, there & (position > end))
+    _, _, _, _, one, other, weight = _locate(query, there, ids, times, heads, rows, clock, way, last, columns, fps, W)
+    _blend_floats(dof_pos, query, lane, one, other, weight, there, joints, 0, DOFS, LANES)
+    _blend_floats(dof_vel, query, lane, one, other, weight, there, joints, JOINTS, DOFS, LANES)
+    _blend_floats(local_body_pos, query, lane, one, other, weight, there, body_floats, 0, BODY_FLOATS, LANES)
+
+    query = block + tl.arange(0, QUERIES)  # a lane each
+    there = query < n
+    motion, asked, known, loops, one, other, weight = _locate(
+        query, there, ids, times, heads, rows, clock, way, last, columns, fps, W
+    )
+    add_count(counts, there & (asked < 0))
+    add_count(counts + 1, there & (asked > last))
     add_count(counts + 2, there & (known == 0))
-    position = tl.maximum(position, 0.0)
-    loops = tl.zeros_like(position)
-    if way is not None:
-        # Rounded as IEEE has it: a motion's very end is not yet the next one's beginning.
-        loops = tl.maximum(tl.ceil(tl.div_rn(position, end)) - 1, 0.0)
-        position -= loops * end
-    position = tl.minimum(tl.maximum(position, 0.0), end)
-
-    before = tl.floor(position)
-    weight = position - before
-    frame, after = before.to(tl.int64), tl.ceil(position).to(tl.int64)
-    head = tl.load(heads + query, mask=there, other=0)
-    one = rows + _row(head, frame, last, columns) * W
-    other = rows + _row(head, after, last, columns) * W
-    _blend_floats(dof_pos, query, one, other, weight, there, joints, 0, DOFS, LANES)
-    _blend_floats(dof_vel, query, one, other, weight, there, joints, JOINTS, DOFS, LANES)
-    _blend_floats(local_body_pos, query, one, other, weight, there, body_floats, 0, BODY_FLOATS, LANES)
-
     one, other = one + ROOT, other + ROOT
     x, y = _between(one, other, weight, there), _between(one + 1, other + 1, weight, there)
     z = _between(one + 2, other + 2, weight, there)

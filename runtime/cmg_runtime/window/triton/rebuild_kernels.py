@@ -49,13 +49,15 @@ def place_bodies(
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0).to(tl.int32)
     there = known & (tl.load(fresh + column, mask=known, other=0) != 0)
-    row = ring + tl.load(head + column, mask=known, other=0) * W
+    row = tl.load(head + column, mask=known, other=0) * W
     if group < GROUPS:
-        lowest = walk(current, column * D, row, there, group, floats, marks, joints, targets, chunks, soles, STEPS)
+        lowest = walk(
+            current, column * D, ring, row, there, group, floats, marks, joints, targets, chunks, soles, STEPS
+        )
         if group == 0:
             tl.store(heights + rows, -lowest, mask=there)
     else:
-        copy_motions(current + column * D, row, there, D)
+        copy_motions(current, ring, there, column * D, row, D)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -153,8 +155,8 @@ def finish(
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = rows < n
     column = tl.load(ids + rows, mask=known, other=0).to(tl.int32)
-    copy_motions(motion + rows * D, newest_motion + column * D, known, D)
-    copy_motions(root + rows * 4, newest_root + column * 4, known, 4)
+    copy_motions(motion, newest_motion, known, rows * D, column * D, D)
+    copy_motions(root, newest_root, known, rows * 4, column * 4, 4)
     share = tl.minimum((tl.load(ramp_elapsed + column, mask=known, other=0.0) + horizon) / ramp_frames, 1.0)
     for axis in tl.static_range(3):
         command = _in_force(ramp_initial, ramp_target, column, axis, share, known, RAMP)

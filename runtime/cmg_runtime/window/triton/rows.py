@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Sequence
 
 import torch
 import triton
+import triton.language as tl
 
 from cmg_runtime.device.scratch import Scratch
 from cmg_runtime.folder.manifest import Manifest
@@ -21,6 +22,7 @@ from cmg_runtime.window.triton.arguments import ramp_arguments
 from cmg_runtime.window.triton.body_tables import chain_tables
 
 LANES = 32
+MOST_INT32 = 2**31 - 1
 
 
 class TritonFrameWriter(FrameWriter):
@@ -218,6 +220,7 @@ class TritonFrameWriter(FrameWriter):
                 D=width,
                 W=self.layout.width,
                 APPEND=append_to is not None,
+                INDEX=tl.int32 if ring.numel() <= MOST_INT32 else tl.int64,
                 **self._walk,
             )
         return heights[: num_frames * n]

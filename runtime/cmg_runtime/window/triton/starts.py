@@ -156,7 +156,7 @@ def _start_windows(
     origin = source + first * trajectories * W + ROOT
     angle = yaw - heading(tl.load(origin + 3), tl.load(origin + 6))
     rows = source + (first + offset) * trajectories * W
-    target = ring + row_of(head, column, chosen, offset, HORIZON, columns) * W
+    target = ring + row_of(head, column, chosen, offset, HORIZON, columns).to(tl.int64) * W
     lanes = tl.arange(0, WIDTH)
     values = tl.load(rows[:, None] + lanes[None, :], mask=there[:, None] & (lanes < W)[None, :], other=0.0)
     beside = (lanes < ROOT) | ((lanes >= ROOT_END) & (lanes < W))
