@@ -23,7 +23,7 @@ INSTALL := $(PIP) --no-deps $(if $(filter-out 0,$(HASHES)),--require-hashes) -r 
 # Whether torch is a build that computes with the CUDA libraries from the index.
 NEEDS_CUDA := import importlib.metadata as m, sys; sys.exit("nvidia" not in str(m.requires("torch")))
 
-CHECKED := CMG_Ref export legged_gym runtime tests
+CHECKED := CMG_Ref examples export legged_gym runtime tests
 
 # The versions that mjlab's robot models and the pinned wheels exist for.
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,13 +20,6 @@ from cmg_runtime import EngineError
 
 FORESEEN = (EngineError, FileNotFoundError, ModuleNotFoundError)
 """What the examples raise for bad input."""
-
-
-class _SummaryWriter:
-    """TensorBoard's, writing nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def add_scalar(self, *_: Any, **__: Any) -> None: ...
 
 
 def _print(text: Any, *_: Any, **__: Any) -> None:
@@ -37,13 +31,9 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 PLACEHOLDERS: dict[str, dict[str, Any]] = {
     "cv2": {},
-    "matplotlib": {"pyplot": None},
     "pydelatin": {"Delatin": None},
-    "rich": {"print": _print},
-    "tensorboard": {},
     "termcolor": {"cprint": _print, "colored": lambda text, *_, **__: text},
     "torchvision": {},
-    "tqdm": {"tqdm": lambda items, *_, **__: items},
     "wandb": {"init": _nothing, "log": _nothing, "save": _nothing},
 }
 """Packages of the published code, and what it takes from each; None: it is imported, and not used without a screen."""
@@ -59,22 +49,12 @@ def prepare(folders: Iterable[Path]) -> None:
         if not folder.is_dir():
             raise EngineError(f"{folder} is missing; expected a checkout of the published code")
         sys.path.insert(0, str(folder.resolve()))
-    for name, attributes in PLACEHOLDERS.items():
-        if importlib.util.find_spec(name) is None:
-            _stand_in(name, attributes)
+    for name in (name for name in PLACEHOLDERS if importlib.util.find_spec(name) is None):
+        module = ModuleType(name, "a placeholder: the package is not installed")
+        module.__spec__ = ModuleSpec(name, None)  # torch looks for it
+        vars(module).update(PLACEHOLDERS[name])
+        sys.modules[name] = module
     os.environ["WANDB_MODE"] = "disabled"
-
-
-def _stand_in(name: str, attributes: dict[str, Any]) -> None:
-    module = ModuleType(name, "a placeholder: the package is not installed")
-    vars(module).update(attributes)
-    sys.modules[name] = module
-    if name == "tensorboard":
-        writer = ModuleType("torch.utils.tensorboard")
-        vars(writer)["SummaryWriter"] = _SummaryWriter
-        sys.modules[writer.__name__] = writer
-    if name == "matplotlib":
-        sys.modules["matplotlib.pyplot"] = ModuleType("matplotlib.pyplot")
 
 
 def apply_patch(patch: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 REFERENCE_CALLS = ("sample_motions", "sample_time", "calc_motion_frame")
 
@@ -159,7 +160,7 @@ def read_record(folder: Path) -> list[dict[str, float]]:
 
 
 def summarise(folder: Path, title: str) -> None:
-    """Write ``summary.json`` (means over the first and the last tenth) and, where matplotlib is, ``curves.png``."""
+    """Write ``summary.json`` (means over the first and the last tenth) and ``curves.png``."""
     rows = read_record(folder)
     tenth = max(1, len(rows) // 10)
     parts = {"first": rows[:tenth], "last": rows[-tenth:]}
@@ -167,17 +168,9 @@ def summarise(folder: Path, title: str) -> None:
     (folder / "summary.json").write_text(json.dumps({"title": title, "iterations": len(rows), **summary}, indent=1))
     for key in ("reward", "episode_length", "steps_per_second"):
         print(f"{key}: {summary['first'][key]:.2f} at first, {summary['last'][key]:.2f} at last")
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no curves.png")
-        return
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     shown = {"reward": "mean reward", "episode_length": "mean episode length, steps", "steps_per_second": "steps/s"}
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(12, 3.2), layout="constrained")
-    for axis, (key, label) in zip(axes, shown.items(), strict=True):
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    for axis, (key, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         axis.plot([row["iteration"] for row in rows], [row[key] for row in rows])
         axis.set(xlabel="iteration", ylabel=label, ylim=(0, None) if key != "reward" else None)
     figure.suptitle(title)

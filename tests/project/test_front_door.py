@@ -220,7 +220,7 @@ def test_clean_keeps_the_environment_and_the_documentation(checkout: Path) -> No
     (checkout / "engines" / "g1_neutral").mkdir(parents=True)
     for file in ("engines/README.md", "engines/g1_neutral/manifest.json", "engines/.partial"):
         (checkout / file).touch()
-    for folder in ("CMG_Ref", "export", "legged_gym", "tests"):
+    for folder in ("CMG_Ref", "examples", "export", "legged_gym", "tests"):
         (checkout / folder / "__pycache__").mkdir(parents=True)
     assert make(checkout, "clean").returncode == 0
     assert [path.name for path in (checkout / "engines").iterdir()] == ["README.md"]

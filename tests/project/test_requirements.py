@@ -106,7 +106,7 @@ def test_every_import_is_in_a_list(folders: tuple[str, ...], left_out: set[str],
     providers = installed_modules()
     lock = {name for file in lists for name in pinned(file)}
     own = {path.stem for path in (ROOT / "tests").rglob("*.py")} | OPTIONAL
-    own |= {"CMG_Ref", "cmg_export", "cmg_gym", "cmg_runtime", "tests"}
+    own |= {"CMG_Ref", "cmg_export", "cmg_gym", "cmg_runtime", "examples", "tests"}
     found = (found for folder in folders for found in imported_modules(ROOT / folder))
     checked = {(path, name) for path, name in found if name not in own and not left_out & {*path.with_suffix("").parts}}
     assert [(path, name) for path, name in checked if not providers.get(name, set()) & lock] == []
