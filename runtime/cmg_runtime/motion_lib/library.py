@@ -284,11 +284,11 @@ class MotionLibCMG(MotionCatalogue, Closable):
         return self._queries.answer(ids, times)
 
     def report(self) -> QueryReport:
-        """Read the counters from the device (the host waits). The first time that one is not zero, warn; and of clamped
-        commands."""
+        """Read the counters from the device (the host waits). The first time that one but ``jumped`` is not zero, warn;
+        and of clamped commands."""
         self._engine.report()
         report = QueryReport(int(self._source.jumped), *self._queries.counts.tolist())
-        if any(report) and not self._warned:
+        if any(report._replace(jumped=0)) and not self._warned:
             self._warned = True
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)
         return report
