@@ -261,16 +261,16 @@ def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["torch", "fused"])
 def test_queries_in_a_cuda_graph(case: Case, backend: str) -> None:
-    """Two steps' queries, captured once: each replay moves the motions on, as the same calls without a graph do."""
+    """A query, captured once: each replay moves the motions on, as the same calls without a graph do."""
     libs = [make(case, num_envs=16, device="cuda", backend=backend) for _ in range(2)]
     ids = [lib.sample_motions(16) for lib in libs]
     assert torch.equal(*ids)
-    clock = torch.zeros((), device="cuda")
+    motions = ids[0].repeat_interleave(4)
+    clock, offsets = torch.zeros((), device="cuda"), torch.tensor([0.0, 1.0, 5.0, 7.0], device="cuda")
 
     def query(lib: MotionLibCMG) -> tuple[torch.Tensor, ...]:
         clock.add_(1)
-        times = (clock + torch.tensor([0.0, 1.0, 5.0, 7.0], device="cuda")) * DT
-        return lib.calc_motion_frame(ids[0].repeat_interleave(4), times.repeat(16))
+        return lib.calc_motion_frame(motions, ((clock + offsets) * DT).repeat(16))
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
