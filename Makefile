@@ -142,6 +142,7 @@ soak: $(VENV)/.engine  ## step the engine in OUT for STEPS= with random resets a
 clean:  ## remove built engines, caches and build leftovers (.venv stays)
 	@find engines -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	@rm -rf .pytest_cache .ruff_cache .hypothesis build dist ./*.egg-info runtime/*.egg-info runtime/build
+	@rm -rf legged_gym/isaacgym_warp/*.egg-info legged_gym/isaacgym_warp/build
 	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Set-up: each stamp is remade when the list it was made from changes.

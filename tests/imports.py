@@ -123,6 +123,27 @@ EXPORT = Package(
     upwards=frozenset({"cmg_export.bench.time_share"}),
 )
 
+ISAACGYM = Package(
+    "isaacgym",
+    ROOT / "legged_gym" / "isaacgym_warp" / "isaacgym",
+    (
+        ("structs", "shadowing"),
+        ("gymtorch", "gymutil", "terrain_utils", "torch_utils"),
+        ("links", "meshes", "triangles", "tensors", "graphs"),
+        ("robot", "buffers"),
+        ("urdf", "masses", "ground"),
+        ("asset",),
+        ("worlds",),
+        ("model",),
+        ("simulation",),
+        ("sim", "drawing"),
+        ("assets", "tensor_calls", "viewer"),
+        ("actors",),
+        ("gym",),
+        ("gymapi",),
+    ),
+)
+
 GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
@@ -149,7 +170,7 @@ REFERENCE = Package(
     frozenset({"CMG_Ref.utils.command_sampler", "CMG_Ref.utils.cmg_motion_generator"}),
 )
 
-PACKAGES = (RUNTIME, REFERENCE, EXPORT, GYM)
+PACKAGES = (ISAACGYM, RUNTIME, REFERENCE, EXPORT, GYM)
 """From the lowest up: each may import those before it, none after it."""
 
 

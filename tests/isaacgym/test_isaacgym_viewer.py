@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isaacgym import viewer
 from isaacgym.drawing import camera_pose, look_at, write_png
 from isaacgym.structs import CameraProperties, GymError, ImageType, KeyboardInput, Transform, Vec3
 from isaacgym.viewer import ViewerCalls
@@ -54,20 +55,38 @@ def test_without_a_display_there_is_no_viewer(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     gym, sim = ViewerCalls(), balls(device)
-    viewer = gym.create_viewer(sim, CameraProperties())
+    window = gym.create_viewer(sim, CameraProperties())
     (line,) = capsys.readouterr().out.splitlines()
-    assert viewer is None and line.startswith("no viewer: ") and said in line
-    gym.subscribe_viewer_keyboard_event(viewer, KeyboardInput["KEY_V"], "sync")
-    gym.viewer_camera_look_at(viewer, None, Vec3(1.0), Vec3())
+    assert window is None and line.startswith("no viewer: ") and said in line
+    gym.subscribe_viewer_keyboard_event(window, KeyboardInput["KEY_V"], "sync")
+    gym.viewer_camera_look_at(window, None, Vec3(1.0), Vec3())
     gym.step_graphics(sim)
-    gym.draw_viewer(viewer, sim, True)
-    gym.add_lines(viewer, None, 1, np.zeros((1, 2, 3)), np.zeros((1, 3)))
-    gym.clear_lines(viewer)
-    gym.destroy_viewer(viewer)
-    assert gym.query_viewer_action_events(viewer) == [] and not gym.query_viewer_has_closed(viewer)
-    assert repr(gym.get_viewer_camera_transform(viewer, None)) == repr(Transform())
+    gym.draw_viewer(window, sim, True)
+    gym.add_lines(window, None, 1, np.zeros((1, 2, 3)), np.zeros((1, 3)))
+    gym.clear_lines(window)
+    gym.destroy_viewer(window)
+    assert gym.query_viewer_action_events(window) == [] and not gym.query_viewer_has_closed(window)
+    assert repr(gym.get_viewer_camera_transform(window, None)) == repr(Transform())
     with pytest.raises(GymError, match="there is no viewer; a camera sensor draws without one"):
-        gym.write_viewer_image_to_file(viewer, str(tmp_path / "image.png"))
+        gym.write_viewer_image_to_file(window, str(tmp_path / "image.png"))
+
+
+def test_frames_are_as_far_apart_as_in_the_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 100.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+
+    monkeypatch.setattr(viewer.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(viewer.time, "sleep", sleep)
+    gym, sim = ViewerCalls(), balls()
+    for passed, simulated in ((0.0, 0.0), (0.005, 0.02), (0.5, 0.04), (0.0, 0.05)):  # the third comes too late
+        now += passed
+        sim.simulation.data.time.values[:] = simulated
+        gym.sync_frame_time(sim)
+    assert slept == pytest.approx([0.015, 0.01])
 
 
 def test_a_camera_is_where_it_was_put(rng: np.random.Generator) -> None:
@@ -82,7 +101,7 @@ def test_a_camera_is_where_it_was_put(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.draws
-def test_images_show_their_own_environment() -> None:
+def test_images_show_their_own_environment(tmp_path: Path) -> None:
     gym, sim = ViewerCalls(), balls()
     properties = CameraProperties()
     properties.width, properties.height, properties.horizontal_fov = 64, 48, 60.0
@@ -100,6 +119,8 @@ def test_images_show_their_own_environment() -> None:
         sizes.append(red[24].sum())
         assert sizes[-1] == pytest.approx(across, abs=2.0)
     assert sizes[0] > sizes[1]
+    gym.write_camera_image_to_file(sim, env, camera, ImageType.IMAGE_COLOR, str(tmp_path / "image.png"))
+    assert struct.unpack(">II", (tmp_path / "image.png").read_bytes()[16:24]) == (64, 48)
     with pytest.raises(GymError, match="cameras give IMAGE_COLOR here, not IMAGE_DEPTH"):
         gym.get_camera_image(sim, env, camera, ImageType.IMAGE_DEPTH)
     properties.enable_tensors = True

@@ -1,8 +1,14 @@
 """Isaac Gym's core API, as ``from isaacgym import gymapi``: structures, constants, and ``Gym``, which does the work."""
 
+from torch import Tensor as Tensor
+
+from isaacgym.asset import Asset as Asset
 from isaacgym.gym import Gym
+from isaacgym.sim import Sim as Sim
 from isaacgym.structs import *  # noqa: F403
 from isaacgym.structs import ENUMERATIONS
+from isaacgym.viewer import Viewer as Viewer
+from isaacgym.worlds import Env as Env
 
 for _enumeration in ENUMERATIONS:
     globals().update(_enumeration.__members__)

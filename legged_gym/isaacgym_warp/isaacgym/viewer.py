@@ -180,6 +180,9 @@ class ViewerCalls:
         if viewer is not None:
             viewer.lines.clear()
 
+    def set_light_parameters(self, sim: Any, light: int, intensity: Vec3, ambient: Vec3, direction: Vec3) -> None:
+        """Accepted; MuJoCo's own light shines."""
+
     def create_camera_sensor(self, env: Any, properties: CameraProperties) -> int:
         """A handle that is good in every environment."""
         if properties.enable_tensors:
@@ -195,10 +198,16 @@ class ViewerCalls:
 
     def get_camera_image(self, sim: Any, env: Any, camera: int, kind: ImageType) -> np.ndarray:
         """Red, green, blue and opacity side by side, uint8 [height, 4 width]."""
+        image = self._camera_image(sim, env, camera, kind)
+        return image.reshape(image.shape[0], -1)
+
+    def write_camera_image_to_file(self, sim: Any, env: Any, camera: int, kind: ImageType, path: str) -> None:
+        write_png(path, self._camera_image(sim, env, camera, kind))
+
+    def _camera_image(self, sim: Any, env: Any, camera: int, kind: ImageType) -> np.ndarray:
         if kind != ImageType.IMAGE_COLOR:
             raise GymError(f"cameras give IMAGE_COLOR here, not {ImageType(kind).name}")
         if self._states is None or self._states.simulation is not sim.simulation:
             self._states = States(sim.simulation)
         self._states.update()
-        image = self._cameras[camera].image(self._states, env.index)
-        return image.reshape(image.shape[0], -1)
+        return self._cameras[camera].image(self._states, env.index)
