@@ -11,7 +11,7 @@ import numpy as np
 
 from isaacgym.links import FREE_OF_LIMITS, Joint, Link, Shape, depth_first, merge_fixed_joints
 from isaacgym.masses import with_masses
-from isaacgym.robot import SLIDING_FRICTION, build_model
+from isaacgym.robot import build_model
 from isaacgym.structs import DOF_DTYPE, AssetOptions, ForceSensor, GymError, RigidShapeProperties
 from isaacgym.urdf import read_urdf
 
@@ -90,9 +90,6 @@ def _asset(spec: mujoco.MjSpec, root: Link, options: AssetOptions) -> Asset:
     links = depth_first(root)
     joints = [link.joint for link in links if link.joint is not None and not link.is_fixed]
     shape_bodies = [place for place, link in enumerate(links) for _ in link.shapes]
-    shape_properties = [RigidShapeProperties() for _ in shape_bodies]
-    for properties in shape_properties:
-        properties.friction = SLIDING_FRICTION
     return Asset(
         name=spec.modelname,
         spec=spec,
@@ -101,7 +98,7 @@ def _asset(spec: mujoco.MjSpec, root: Link, options: AssetOptions) -> Asset:
         dof_names=[joint.name for joint in joints],
         dof_properties=_dof_properties(joints, options),
         shape_bodies=shape_bodies,
-        shape_properties=shape_properties,
+        shape_properties=[RigidShapeProperties() for _ in shape_bodies],
     )
 
 

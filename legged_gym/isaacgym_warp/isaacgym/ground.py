@@ -10,12 +10,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from isaacgym.robot import CONTACT
 from isaacgym.structs import GymError, HeightFieldParams, PlaneParams, Transform, TriangleMeshParams
 from isaacgym.triangles import heights_at
 
 _FLAT = 1e-4
-_COARSEST_SPACING = 0.1
+_COARSEST_SPACING, _UNEVEN_SPACING = 0.1, 0.05
 _MOST_POINTS = 1 << 24
 _BASE_THICKNESS = 1.0
 
@@ -40,8 +39,6 @@ class Ground:
         name = next(each for each in ["ground", *(f"ground{i + 1}" for i in range(len(taken)))] if each not in taken)
         geom = spec.worldbody.add_geom(name=name)
         geom.friction[0] = self.friction
-        for key, value in CONTACT.items():
-            setattr(geom, key, value)
         low = float(self.heights.min())
         if self.heights.size == 1:
             geom.type, geom.size, geom.pos = mujoco.mjtGeom.mjGEOM_PLANE, [0.0, 0.0, 1.0], [0.0, 0.0, low]
@@ -98,11 +95,12 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
 
     Args:
         vertices: [V, 3] or flat, in m; triangles: [T, 3] or flat, indices.
-        spacing: distance [m] of the grid's points; None: as the vertices' coordinates are mostly spaced along x and y,
-            but at most 0.1 m.
+        spacing: distance [m] of the grid's points; None: that of the vertices along x and along y, or a whole part of
+            it up to 0.1 m; 0.05 m if they are not evenly spaced; more where that were above 16 million points.
 
     Raises:
-        GymError: there are no triangles, they name vertices that are not there, or the transform turns.
+        GymError: there are no triangles, they name vertices that are not there or are all vertical, or the transform
+            turns.
     """
     points = np.asarray(vertices, float).reshape(-1, 3) + _offset(params.transform)
     corners = np.asarray(triangles).astype(np.int64).reshape(-1, 3)
@@ -111,8 +109,12 @@ def triangle_mesh(vertices: Any, triangles: Any, params: TriangleMeshParams, spa
     low, high = points.min(0), points.max(0)
     if high[2] - low[2] < _FLAT:
         return _flat(high[2], params)
-    steps = [spacing or _usual_step(points[:, axis]) for axis in range(2)]
-    grid = [np.linspace(low[i], high[i], max(2, round((high[i] - low[i]) / steps[i]) + 1)) for i in range(2)]
+    extent = (high - low)[:2]
+    if extent.min() <= 0.0:
+        raise GymError("the ground's triangles are all vertical; seen from above there is nothing to stand on")
+    steps = np.array([spacing or _usual_step(points[:, axis]) for axis in range(2)])
+    steps *= max(1.0, np.sqrt((extent / steps).prod() / _MOST_POINTS))
+    grid = [np.linspace(low[i], high[i], max(2, round(extent[i] / steps[i]) + 1)) for i in range(2)]
     heights = _without_holes(heights_at(points, corners, *grid), low[2])
     return _grid(heights, low[:2].tolist(), [each[1] - each[0] for each in grid], params)
 
@@ -126,10 +128,12 @@ def _without_holes(heights: np.ndarray, lowest: float) -> np.ndarray:
 
 
 def _usual_step(coordinates: np.ndarray) -> float:
-    """The median distance between neighbouring different coordinates, within limits."""
+    """The distance [m] between neighbouring coordinates if they are evenly spaced, or a whole part of it."""
     steps = np.diff(np.unique(np.round(coordinates, 4)))
-    least = (coordinates.max() - coordinates.min()) / np.sqrt(_MOST_POINTS)
-    return float(np.clip(np.median(steps), least, max(least, _COARSEST_SPACING)))
+    step = np.median(steps)
+    if np.quantile(steps, 0.1) < 0.9 * step:
+        return _UNEVEN_SPACING
+    return float(step / np.ceil(step / _COARSEST_SPACING - 1e-3))
 
 
 def _flat(height: float, params: PlaneParams | HeightFieldParams | TriangleMeshParams) -> Ground:

@@ -13,11 +13,6 @@ from isaacgym.links import Inertial, Joint, Link, Shape, depth_first
 from isaacgym.meshes import hull_vertices
 from isaacgym.structs import GymError
 
-SLIDING_FRICTION = 1.0
-CONTACT = {"condim": 3, "solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001, 0.5, 2.0]}
-"""Contacts slide but neither roll nor twist, as PhysX's do. Their time constant of 20 ms is above MuJoCo's least of two
-time steps for all steps of up to 10 ms."""
-
 _GEOM_TYPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
     "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -31,6 +26,9 @@ _NO_RANGE = 1e-6
 
 def build_model(root: Link, fix_base_link: bool, armature: float, disable_gravity: bool) -> mujoco.MjSpec:
     """The model of a robot all of whose links have their masses.
+
+    Contacts have MuJoCo's defaults: friction against sliding only, of 1 (PhysX's have no other either), and a time
+    constant of 20 ms, above the least of two time steps for steps of up to 10 ms.
 
     Neighbours (a link and what hangs on it by a joint, with all that is fixed to either) and links fixed to each other
     do not collide. MuJoCo leaves them out by itself, but for neighbours of a base that stands fast: those are listed.
@@ -72,9 +70,6 @@ def add_shape(spec: mujoco.MjSpec, body: mujoco.MjsBody, shape: Shape, name: str
     """Adds a shape to a body: a geom, and a mesh of its own name if it is one."""
     geom = body.add_geom(name=name, type=_GEOM_TYPES[shape.kind])
     geom.pos, geom.quat = shape.pose.position, _quaternion(shape.pose.rotation)
-    geom.friction[0] = SLIDING_FRICTION
-    for key, value in CONTACT.items():
-        setattr(geom, key, value)
     if shape.kind == "mesh":
         vertices = hull_vertices(Path(shape.file)) * shape.size
         mesh = spec.add_mesh(name=name, uservert=vertices.flatten(), maxhullvert=_HULL_CORNERS)

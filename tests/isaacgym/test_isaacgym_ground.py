@@ -150,6 +150,7 @@ REFUSED = {
     "height samples": lambda: heightfield(np.zeros(9), params_of(HeightFieldParams, nbColumns=9, nbRows=1)),
     "not turned": lambda: triangle_mesh(*TRIANGLE, params_of(TriangleMeshParams, transform=TURNED)),
     "0 triangles": lambda: triangle_mesh(TRIANGLE[0], np.zeros(0, int), TriangleMeshParams()),
+    "all vertical": lambda: triangle_mesh(np.eye(3) * [1, 0, 1], TRIANGLE[1], TriangleMeshParams()),
     "indices": lambda: triangle_mesh(TRIANGLE[0], np.array([[0, 1, 3]]), TriangleMeshParams()),
 }
 

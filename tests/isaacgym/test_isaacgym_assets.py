@@ -161,6 +161,7 @@ def test_links_without_mass_stay_bodies(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.qacc[:6], [0, 0, -9.81, 0, 0, 0], atol=1e-8)
     merged = read(tmp_path, *parts, collapse_fixed_joints=True)
     assert merged.body_names == ["world", "between", "leg"]
+    np.testing.assert_allclose(merged.spec.compile().body_mass[1:], [1, 1e-3, 1])
 
 
 def write_meshes(folder: Path, corners: np.ndarray) -> list[str]:
@@ -189,7 +190,7 @@ def test_density_makes_the_mass_of_links_without(tmp_path: Path, rng: np.random.
         f'<sphere radius="{r}"/>': ball,
         f"<cylinder {round_sizes}/>": tube,
         f"<capsule {round_sizes}/>": tube + ball,
-        **{f'<mesh filename="{file}" scale="2 1 -0.5"/>': a * b * c / 6 for file in files},
+        **{f'<mesh filename="{file}" scale="2 3 -0.5"/>': a * b * c / 2 for file in files},
     }
     parts = [link("root", "")] + [link(f"l{index}", collision(shape)) for index, shape in enumerate(volumes)]
     parts += [joint(f"j{index}", "root", f"l{index}") for index in range(len(volumes))]
