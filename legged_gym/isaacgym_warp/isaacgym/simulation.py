@@ -29,7 +29,7 @@ from isaacgym.structs import GymError, SimParams
 from isaacgym.worlds import Worlds
 
 ITERATIONS, LINE_SEARCH_ITERATIONS = 10, 20  # of the solver: enough for legged robots from a warm start
-LARGEST = 1e6  # of positions and velocities, in SI units: an environment with more has diverged
+LARGEST_POSITION, LARGEST_VELOCITY = 1e6, 1e4  # m or rad, m/s or rad/s: an environment with more has diverged
 
 
 class Simulation:
@@ -125,7 +125,7 @@ class Simulation:
         wp.launch(
             step_kernels.start_diverged_anew,
             self.num_envs,
-            [self._initial_qpos, LARGEST, *state],
+            [self._initial_qpos, LARGEST_POSITION, LARGEST_VELOCITY, *state],
             [self._diverged, self._report.noted],
         )
         data.xfrc_applied.zero_()

@@ -12,7 +12,8 @@ from isaacgym.tensors import rotation, to_xyzw
 @wp.kernel
 def start_diverged_anew(
     initial_qpos: wp.array2d[float],
-    largest: float,
+    largest_position: float,
+    largest_velocity: float,
     qpos: wp.array2d[float],
     qvel: wp.array2d[float],
     qacc_warmstart: wp.array2d[float],
@@ -20,14 +21,14 @@ def start_diverged_anew(
     diverged: wp.array[int],
     noted: wp.array[int],
 ):
-    """Puts worlds whose numbers are none, or above `largest`, back to where they began, and counts them."""
+    """Puts worlds whose numbers are none, or too large, back to where they began, and counts them."""
     world = wp.tid()
     diverged[world] = 0
     for index in range(qpos.shape[1]):
-        if not wp.abs(qpos[world, index]) < largest:
+        if not wp.abs(qpos[world, index]) < largest_position:
             diverged[world] = 1
     for dof in range(qvel.shape[1]):
-        if not wp.abs(qvel[world, dof]) < largest:
+        if not wp.abs(qvel[world, dof]) < largest_velocity:
             diverged[world] = 1
     if diverged[world] == 0:
         return
