@@ -129,7 +129,7 @@ def test_a_gpu_moves_as_a_cpu_does_on_any_stream(tmp_path):
         for mine, its in zip(tensors(cpu), tensors(gpu), strict=True):
             torch.testing.assert_close(its.cpu(), mine, atol=0.02, rtol=0.02)
     for each in (cpu, gpu):
-        each.step(400)
+        each.step(1000)
     weight = 9.81 * 5.0
     torch.testing.assert_close(gpu.contacts.sum(1)[:, 2].cpu(), torch.full((8,), weight), rtol=0.01, atol=0.0)
 
