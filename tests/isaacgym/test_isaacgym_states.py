@@ -182,6 +182,7 @@ def test_properties_come_back_and_wrong_calls_say_what_is_wrong(tmp_path):
     assert gym.find_actor_rigid_body_index(env, 0, "leg", gymapi.DOMAIN_SIM) == 3
     assert gym.find_actor_dof_handle(env, 0, "hip") == 0
     assert gym.find_actor_rigid_body_handle(env, 0, "arm") == -1
+    assert not hasattr(gym, "get_jacobian")
     for message, call in [
         ("gym.get_jacobian is not there", lambda: gym.get_jacobian(sim)),
         ("create_env came after prepare_sim", lambda: gym.create_env(sim, gymapi.Vec3(), gymapi.Vec3(), 1)),
