@@ -65,6 +65,28 @@ def test_a_reset_changes_no_bit_of_what_others_do_from_then_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("value", [float("nan"), 1e8])
+def test_an_environment_that_diverges_begins_anew_and_is_reported(tmp_path, device, value):
+    case = Case(tmp_path, HOPPER, 3, device=device, height=0.3, sensor=gymapi.Transform())
+    case.step(20)
+    start = case.root.clone()
+    case.root[1, 7] = value
+    case.gym.set_actor_root_state_tensor_indexed(case.sim, case.root, case.indices(1), 1)
+    with pytest.warns(RuntimeWarning, match="environments have diverged 1 times"):
+        case.step()
+        if device != "cpu":  # the host has seen it by the next step
+            torch.cuda.synchronize()
+            case.step()
+    assert all(torch.isfinite(each).all() for each in tensors(case))
+    if device == "cpu":
+        case.step()  # it falls from where it was created
+        assert case.root[1, 2].item() == pytest.approx(0.3, abs=0.001)
+        assert case.root[1, 9].item() == pytest.approx(-9.81 * 0.005, rel=0.1)
+    assert (case.root[[0, 2], :2] - start[[0, 2], :2]).abs().max().item() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
 def test_indexed_controls_act_on_the_named_alone(tmp_path, device):
     def each(gym, env, index):
         props = gym.get_actor_dof_properties(env, 0)

@@ -29,6 +29,7 @@ class States:
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self.model = copy.copy(simulation.mj_model)
+        _light(self.model)
         self.update()
 
     def update(self) -> None:
@@ -44,6 +45,16 @@ class States:
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_comPos(self.model, data)
         mujoco.mj_camlight(self.model, data)
+
+
+def _light(model: mujoco.MjModel) -> None:
+    """Make it lighter than MuJoCo's defaults, and shapes without a colour brighter than ground without one."""
+    headlight = model.vis.headlight
+    headlight.ambient[:], headlight.diffuse[:], headlight.specular[:] = 0.4, 0.7, 0.1
+    uncoloured = (model.geom_rgba == [0.5, 0.5, 0.5, 1.0]).all(axis=1)
+    on_robot = model.geom_bodyid > 0
+    model.geom_rgba[uncoloured & on_robot, :3] = 0.8, 0.7, 0.5
+    model.geom_rgba[uncoloured & ~on_robot, :3] = 0.25, 0.3, 0.35
 
 
 def look_at(camera: mujoco.MjvCamera, position: Vec3, target: Vec3) -> None:

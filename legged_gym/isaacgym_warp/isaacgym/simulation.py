@@ -1,7 +1,8 @@
 """The simulation of all environments on MuJoCo Warp, and the tensors that users hold.
 
 A ``simulate`` is its substeps as one CUDA graph, launched on torch's current stream; on the CPU the same code runs
-eagerly. Kinematics after it run when somebody asks for bodies. Tensors keep their addresses from prepare_sim on.
+eagerly. Kinematics after it run when somebody asks for bodies. Tensors keep their addresses from prepare_sim on. An
+environment whose numbers explode begins anew where it was created, at rest, and a warning counts it.
 
 Not checked against Isaac Gym, which nobody here has: whether the velocities of bodies are those of their origins (they
 are here) or of their centres of mass, and whether efforts last longer than one ``simulate`` (here until they are set
@@ -19,14 +20,16 @@ import numpy as np
 import torch
 import warp as wp
 
-from isaacgym import tensors
-from isaacgym.buffers import OverflowReport, buffer_sizes
+from isaacgym import step_kernels, tensors
+from isaacgym.buffers import buffer_sizes
 from isaacgym.graphs import TorchStream, can_capture, captured
 from isaacgym.model import compile_model, target_gains
+from isaacgym.step_report import StepReport
 from isaacgym.structs import GymError, SimParams
 from isaacgym.worlds import Worlds
 
 ITERATIONS, LINE_SEARCH_ITERATIONS = 10, 20  # of the solver: enough for legged robots from a warm start
+LARGEST_POSITION, LARGEST_VELOCITY = 1e6, 1e4  # m or rad, m/s or rad/s: an environment with more has diverged
 
 
 class Simulation:
@@ -87,12 +90,15 @@ class Simulation:
         self._nothing = wp.empty((envs, 0, 3), dtype=float)
         self._contact_ids = wp.array(np.arange(self.data.naconmax), dtype=int)
         self._contact_forces = wp.zeros(self.data.naconmax, dtype=wp.spatial_vector)
-        self._overflow = OverflowReport(self.data)
+        self._report = StepReport(self.data)
+        self._diverged = wp.zeros(envs, dtype=int)
 
     def _set_poses(self, worlds: Worlds) -> None:
         rows = np.array([[*actor.pose.p, *actor.pose.r] for actor in worlds.actors], np.float32)
         self.root_state[:, :7] = torch.from_numpy(rows).to(self.device)
         self.write_root_states(self.root_state, self.all_indices)
+        with self.stream():
+            self._initial_qpos = wp.clone(self.data.qpos)
 
     def set_params(self, params: SimParams) -> None:
         """Takes over gravity and the time step; the captured graph reads both from where they are written."""
@@ -109,31 +115,38 @@ class Simulation:
         with self.stream():
             self._step()
         self._kinematics_stale = True
-        self._overflow.warn(stacklevel=4)
+        self._report.warn(stacklevel=3)
 
     def _substeps(self) -> None:
         for _ in range(self.substeps):
             mjwarp.step(self.model, self.data)
         data, force, moment = self.data, self._contact_force, self._contact_moment
+        state = [data.qpos, data.qvel, data.qacc_warmstart, data.qfrc_actuator]
+        wp.launch(
+            step_kernels.start_diverged_anew,
+            self.num_envs,
+            [self._initial_qpos, LARGEST_POSITION, LARGEST_VELOCITY, *state],
+            [self._diverged, self._report.noted],
+        )
         data.xfrc_applied.zero_()
         force.zero_()
         moment.zero_()
         mjwarp.contact_force(self.model, data, self._contact_ids, True, self._contact_forces)
         contact = data.contact
         wp.launch(
-            tensors.sum_contacts,
+            step_kernels.sum_contacts,
             data.naconmax,
-            [data.nacon, self._contact_forces, contact.pos, contact.geom, contact.worldid, self.model.geom_bodyid],
-            [data.xpos, force, moment],
+            [self._diverged, data.nacon, self._contact_forces, contact.pos, contact.geom, contact.worldid],
+            [self.model.geom_bodyid, data.xpos, force, moment],
         )
         if self.force_sensor.shape[1]:
             wp.launch(
-                tensors.read_force_sensors,
+                step_kernels.read_force_sensors,
                 self.force_sensor.shape[:2],
-                [*self._sensors, data.xquat, force, moment],
+                [*self._sensors, self._diverged, data.xquat, force, moment],
                 [self._sensor_wrench],
             )
-        self._overflow.note()
+        self._report.note_overflow()
 
     def _kinematics(self) -> None:
         mjwarp.kinematics(self.model, self.data)

@@ -171,63 +171,6 @@ def read_bodies(
 
 
 @wp.kernel
-def sum_contacts(
-    nacon: wp.array[int],
-    wrench: wp.array[wp.spatial_vector],
-    contact_position: wp.array[wp.vec3],
-    contact_geoms: wp.array[wp.vec2i],
-    contact_world: wp.array[int],
-    geom_bodyid: wp.array[int],
-    xpos: wp.array2d[wp.vec3],
-    contact_force: wp.array3d[float],
-    contact_moment: wp.array3d[float],
-):
-    """Adds each contact's wrench to its two bodies: force and moment about the body's origin, in the world's frame."""
-    contact = wp.tid()
-    if contact >= wp.min(nacon[0], wrench.shape[0]):
-        return
-    world = contact_world[contact]
-    force = wp.spatial_top(wrench[contact])
-    for side in range(2):
-        body = geom_bodyid[contact_geoms[contact][side]]
-        if body > 0:
-            # The contact's normal points from the first geom to the second: its force pushes the second.
-            sign = 2.0 * float(side) - 1.0
-            arm = contact_position[contact] - xpos[world, body]
-            moment = wp.cross(arm, force) + wp.spatial_bottom(wrench[contact])
-            for axis in range(3):
-                wp.atomic_add(contact_force, world, body - 1, axis, sign * force[axis])
-                wp.atomic_add(contact_moment, world, body - 1, axis, sign * moment[axis])
-
-
-@wp.kernel
-def read_force_sensors(
-    sensor_body: wp.array[int],
-    sensor_position: wp.array[wp.vec3],
-    sensor_rotation: wp.array[wp.quat],
-    use_world_frame: wp.array[int],
-    xquat: wp.array2d[wp.quat],
-    contact_force: wp.array3d[float],
-    contact_moment: wp.array3d[float],
-    sensor_wrench: wp.array3d[float],
-):
-    """The contacts' force and moment about the sensor's origin, in the sensor's frame or the world's."""
-    world, sensor = wp.tid()
-    body = sensor_body[sensor]
-    turn = rotation(to_xyzw(xquat[world, body + 1]))
-    force = wp.vec3(contact_force[world, body, 0], contact_force[world, body, 1], contact_force[world, body, 2])
-    moment = wp.vec3(contact_moment[world, body, 0], contact_moment[world, body, 1], contact_moment[world, body, 2])
-    moment = moment - wp.cross(wp.quat_rotate(turn, sensor_position[sensor]), force)
-    if use_world_frame[sensor] == 0:
-        turn = turn * sensor_rotation[sensor]
-        force = wp.quat_rotate_inv(turn, force)
-        moment = wp.quat_rotate_inv(turn, moment)
-    for axis in range(3):
-        sensor_wrench[world, sensor, axis] = force[axis]
-        sensor_wrench[world, sensor, 3 + axis] = moment[axis]
-
-
-@wp.kernel
 def add_external_forces(
     forces: wp.array3d[float],
     positions: wp.array3d[float],
@@ -258,15 +201,3 @@ def add_external_forces(
             point = xpos[world, body] + wp.quat_rotate(turn, point)
         torque += wp.cross(point - xipos[world, body], force)
     xfrc_applied[world, body] += wp.spatial_vector(force, torque)
-
-
-@wp.kernel
-def note_overflow(
-    overflow: wp.array[int], nefc: wp.array[int], nacon: wp.array[int], ncollision: wp.array[int], noted: wp.array[int]
-):
-    """Into `noted`: bits of what has overflowed (OverflowType), the most constraints of a world, all contacts."""
-    world = wp.tid()
-    if overflow[world] != 0:
-        wp.atomic_or(noted, 0, overflow[world])
-        wp.atomic_max(noted, 1, nefc[world])
-        wp.atomic_max(noted, 2, wp.max(nacon[0], ncollision[0]))

@@ -10,7 +10,7 @@ from typing import Any, Tuple  # noqa: UP035
 import numpy as np
 import torch
 
-Pair = Tuple[torch.Tensor, torch.Tensor]  # noqa: UP006
+_Pose = Tuple[torch.Tensor, torch.Tensor]  # noqa: UP006
 
 
 def to_torch(
@@ -93,7 +93,7 @@ def normalize_angle(x: torch.Tensor) -> torch.Tensor:
     return torch.atan2(torch.sin(x), torch.cos(x))
 
 
-def tf_inverse(q: torch.Tensor, t: torch.Tensor) -> Pair:
+def tf_inverse(q: torch.Tensor, t: torch.Tensor) -> _Pose:
     """The poses back: rotation [..., 4] and translation [..., 3]."""
     back = quat_conjugate(q)
     return back, -quat_apply(back, t)
@@ -109,7 +109,7 @@ def tf_vector(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return quat_apply(q, v)
 
 
-def tf_combine(q1: torch.Tensor, t1: torch.Tensor, q2: torch.Tensor, t2: torch.Tensor) -> Pair:
+def tf_combine(q1: torch.Tensor, t1: torch.Tensor, q2: torch.Tensor, t2: torch.Tensor) -> _Pose:
     """The second poses, given in the first ones' frames, in the frame that those are given in."""
     return quat_mul(q1, q2), quat_apply(q1, t2) + t1
 

@@ -280,11 +280,8 @@ class CMGMotionGenerator(Closable):
         if self.mode == "pregenerated":
             self._trajectories.advance(due)
             return
-        before = None if due is None else self._engine_motion()
         with self._stopwatch.measure():
-            self.engine.step()
-        if due is not None:  # the engine moves everybody; those that are not due are put back, bit for bit
-            self.engine.reset(~due.squeeze(1), motion=before)
+            self.engine.step(None if due is None else due.squeeze(1))
 
     def _generate(self, envs: EnvSelection, motion: torch.Tensor) -> None:
         """Trajectories of ``envs`` from ``motion`` [num_envs, motion_dim] under their commands."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
@@ -22,7 +21,7 @@ from cmg_runtime.motion_lib.catalogue import MotionCatalogue
 from cmg_runtime.motion_lib.reach import farthest
 from cmg_runtime.motion_lib.report import QueryReport
 from cmg_runtime.motion_lib.robot_layout import KEY_BODIES, kept_joints, known_bodies
-from cmg_runtime.motion_lib.slots import SLOTS_PER_ENV, SlotSource
+from cmg_runtime.motion_lib.slots import SLOTS_PER_ENV, SlotSource, frames_in
 from cmg_runtime.motion_lib.trajectories import PoolSource
 from cmg_runtime.window.footprint import pool_bytes
 from cmg_runtime.window.frames import FrameLayout
@@ -33,9 +32,6 @@ MODES = ("pregenerated", "realtime")
 
 HORIZON = 96
 """Frames: TWIST looks 95 frames past the current one."""
-
-MOST_CONTROL_DT = 1.0
-"""Seconds. A query makes a step of the engine for each frame of it."""
 
 ELSEWHERE = {
     "preload_duration": "motion_length is the frames that a motion lasts",
@@ -131,7 +127,7 @@ class MotionLibCMG(MotionCatalogue, Closable):
         require_choice(mode, "mode", MODES)
         num_motions, motion_length = as_count(num_motions, "num_motions"), as_count(motion_length, "motion_length")
         num_envs, horizon = as_count(num_envs, "num_envs"), as_count(horizon, "horizon")
-        frames_at_once = _frames_in(control_dt, fps)
+        frames_at_once = frames_in(control_dt, fps)
         folder = engine_folder(cmg_model_path, cmg_data_path)
         manifest = read_manifest(folder)
         if float(fps) != manifest.fps:
@@ -284,23 +280,14 @@ class MotionLibCMG(MotionCatalogue, Closable):
         return self._queries.answer(ids, times)
 
     def report(self) -> QueryReport:
-        """Read the counters from the device (the host waits). The first time that one is not zero, warn; and of clamped
-        commands."""
+        """Read the counters from the device (the host waits). The first time that one but ``jumped`` is not zero, warn;
+        and of clamped commands."""
         self._engine.report()
         report = QueryReport(int(self._source.jumped), *self._queries.counts.tolist())
-        if any(report) and not self._warned:
+        if any(report._replace(jumped=0)) and not self._warned:
             self._warned = True
             warnings.warn(f"motion library in {self.mode} mode: {report}", RuntimeWarning, stacklevel=2)
         return report
-
-
-def _frames_in(control_dt: float | None, fps: float) -> int:
-    """Frames that pass in ``control_dt``, begun ones too."""
-    if control_dt is None:
-        return 1
-    if not 0 < control_dt <= MOST_CONTROL_DT:
-        raise EngineError(f"control_dt is {control_dt!r}; expected the seconds of an environment step, above 0, to 1")
-    return max(1, math.ceil(control_dt * fps - 1e-3))
 
 
 def _elsewhere(name: str) -> str:

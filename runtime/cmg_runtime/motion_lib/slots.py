@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Optional
 
 import torch
@@ -14,6 +15,9 @@ from cmg_runtime.window.twins import make_motion_clocks
 
 SLOTS_PER_ENV = 2
 """Motions for each environment: what an environment lets go of in a step is not needed before the next."""
+
+MOST_CONTROL_DT = 1.0
+"""Seconds. A query makes a step of the engine for each frame of it."""
 
 TAKEN = -1e12
 """Score of a slot that is not free, less its stamp: far below every score of :meth:`MotionSampler.scores`."""
@@ -114,3 +118,12 @@ class SlotSource:
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.reset(slots, command=commands, command_at_once=True)
         self._clocks.begin(slots)
+
+
+def frames_in(control_dt: Optional[float], fps: float) -> int:
+    """Frames that pass in ``control_dt``, s, those begun too; 1 for None. Raises :class:`EngineError` above 1 s."""
+    if control_dt is None:
+        return 1
+    if not 0 < control_dt <= MOST_CONTROL_DT:
+        raise EngineError(f"control_dt is {control_dt!r}; expected the seconds of an environment step, above 0, to 1")
+    return max(1, math.ceil(control_dt * fps - 1e-3))

@@ -1,6 +1,6 @@
 """The clocks of motions that are generated as they are asked for: how far windows have to go for the times of a call.
 
-The class here is plain torch, for every device; on CUDA it is some seventy small kernels. A faster one subclasses it;
+The class here is plain torch, for every device; on CUDA it is some sixty small kernels. A faster one subclasses it;
 :mod:`cmg_runtime.window.twins` chooses. Nothing makes the host wait, and a CUDA graph can hold it.
 """
 

@@ -1,6 +1,6 @@
 """Reference frames at times between frames, out of rows that are there already: a window's or a pool's.
 
-The class here is plain torch, for every device; on CUDA it is some seventy small kernels. A faster one subclasses it;
+The class here is plain torch, for every device; on CUDA it is some hundred small kernels. A faster one subclasses it;
 :mod:`cmg_runtime.window.twins` chooses.
 """
 
