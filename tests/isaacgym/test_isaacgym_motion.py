@@ -38,9 +38,9 @@ def drives(mode, **values):
     return each
 
 
-def test_it_falls_as_gravity_says_and_gravity_can_change(tmp_path):
+def test_it_falls_as_gravity_says_and_gravity_can_change(tmp_path, generator):
     case = Case(tmp_path, BLOCK, 3, dt=0.002, substeps=2, height=5.0)
-    case.root[:, 7:10] = torch.randn(3, 3)
+    case.root[:, 7:10] = torch.randn(3, 3, generator=generator)
     case.set_root()
     start = case.root.clone()
     case.step(100)
@@ -145,12 +145,12 @@ def test_forces_last_one_step_and_act_where_and_along_what_they_say(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
 
 
-def test_velocities_are_what_positions_do(tmp_path):
+def test_velocities_are_what_positions_do(tmp_path, generator):
     """Tumbling in free space: velocities of bodies' origins and rates of turn in the world, by differences."""
     case = Case(tmp_path, HOPPER, 4, dt=0.0005, gravity=(0.0, 0.0, 0.0), ground_friction=None)
-    case.root[:, 3:7] = torch.nn.functional.normalize(torch.randn(4, 4), dim=1)
-    case.root[:, 7:] = torch.randn(4, 6)
-    case.dof[:] = 2.0 * torch.rand(4, 1, 2) - 1.0  # away from the limits
+    case.root[:, 3:7] = torch.nn.functional.normalize(torch.randn(4, 4, generator=generator), dim=1)
+    case.root[:, 7:] = torch.randn(4, 6, generator=generator)
+    case.dof[:] = 2.0 * torch.rand(4, 1, 2, generator=generator) - 1.0  # away from the limits
     case.set_root()
     case.set_dof()
     case.refresh()

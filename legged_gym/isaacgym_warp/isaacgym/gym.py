@@ -27,6 +27,10 @@ from isaacgym.viewer import ViewerCalls
 from isaacgym.worlds import Env
 
 
+class MissingMethodError(GymError, AttributeError):
+    """A method of Isaac Gym's that is not there; an AttributeError too, so that ``hasattr`` says no."""
+
+
 class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
     """The API, as :func:`isaacgym.gymapi.acquire_gym` gives it."""
 

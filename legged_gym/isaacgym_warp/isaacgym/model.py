@@ -33,6 +33,8 @@ def compile_model(worlds: Worlds) -> tuple[mujoco.MjModel, dict[str, np.ndarray]
     actors = worlds.actors
     model = make_spec(worlds).compile()
     model.dof_damping[:] = 0.0  # the drives' damping is all that there is
+    # Centres of mass differ from world to world: MuJoCo must not take a frame for another that it was equal to.
+    model.body_sameframe[:] = model.geom_sameframe[:] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
     fields = {name: np.repeat(getattr(model, name)[None], len(actors), 0) for name in WORLD_FIELDS}
     _fill_friction(fields, model, actors, [ground.friction for ground in worlds.grounds])
     _fill_dofs(fields, model, np.stack([actor.dof_properties for actor in actors]))
