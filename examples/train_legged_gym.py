@@ -56,9 +56,15 @@ def act(options: Options) -> None:
     env, runner = make(options)
     if options.play:
         return play(options, env, runner)
-    record.TrainingRecord(runner, options.out, None, options.max_minutes, options.verbose)
-    record.train(runner, options.iterations, options.out, options.resume)
-    record.summarise(options.out, f"legged_gym {options.task}, {options.num_envs} environments")
+    record.train(
+        runner,
+        options.iterations,
+        options.out,
+        f"legged_gym {options.task}, {options.num_envs} environments",
+        resume=options.resume,
+        max_minutes=options.max_minutes,
+        verbose=options.verbose,
+    )
 
 
 def make(options: Options) -> tuple[Any, Any]:
@@ -81,6 +87,7 @@ def make(options: Options) -> tuple[Any, Any]:
         cfg.noise.add_noise = cfg.domain_rand.push_robots = cfg.domain_rand.randomize_friction = False
     env, _ = task_registry.make_env(name=options.task, args=args, env_cfg=cfg)
     runner, _ = task_registry.make_alg_runner(env=env, args=args, train_cfg=train_cfg, log_root=str(options.out))
+    options.out.mkdir(parents=True, exist_ok=True)
     runner.log_dir = str(options.out)
     return env, runner
 

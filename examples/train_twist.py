@@ -131,11 +131,17 @@ def train(options: Options) -> None:
     env, registry, args = make_env(options, playing=False)
     runner = make_runner(options, env, registry, args)
     clock = record.ReferenceClock(env._motion_lib, options.device) if options.time_reference else None
-    record.TrainingRecord(runner, options.out, clock, options.max_minutes, options.verbose)
-    record.train(runner, options.iterations, options.out, options.resume)
+    record.train(
+        runner,
+        options.iterations,
+        options.out,
+        f"TWIST's teacher, {options.num_envs} environments, {options.mode}, {options.backend}",
+        resume=options.resume,
+        max_minutes=options.max_minutes,
+        verbose=options.verbose,
+        clock=clock,
+    )
     print(env._motion_lib.report())
-    title = f"TWIST's teacher, {options.num_envs} environments, {options.mode}, {options.backend}"
-    record.summarise(options.out, title)
 
 
 def play(options: Options) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from cmg_runtime import EngineError
+
+RECORD = "iterations.csv"
 REFERENCE_CALLS = ("sample_motions", "sample_time", "calc_motion_frame")
 
 
@@ -71,17 +74,16 @@ class TrainingRecord:
 
     Args:
         runner: rsl_rl's runner; its ``log`` is wrapped.
-        folder: gets ``iterations.csv``, a row an iteration (a resumed training goes on in it); made if missing.
-        clock: of the reference motion, or None.
+        folder: gets ``iterations.csv``, a row an iteration; a resumed training goes on in it.
         max_minutes: after which :class:`OutOfTime` ends the training; None: never.
         verbose: print what the runner itself prints, too.
+        clock: of the reference motion, or None.
     """
 
     def __init__(
-        self, runner: Any, folder: Path, clock: ReferenceClock | None, max_minutes: float | None, verbose: bool
+        self, runner: Any, folder: Path, max_minutes: float | None, verbose: bool, clock: ReferenceClock | None
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "iterations.csv"
+        self._path = folder / RECORD
         self._clock = clock
         self._runner = runner
         self._log = runner.log
@@ -129,20 +131,43 @@ def _mean(values: Any) -> float:
     return mean(numbers) if numbers else float("nan")
 
 
-def train(runner: Any, iterations: int, folder: Path, resume: bool) -> None:
-    """Train up to ``iterations`` in all, and leave the policy in ``folder``."""
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Of every column that has a number."""
+    means = {key: _mean(row[key] for row in rows) for key in rows[0]}
+    return {key: value for key, value in means.items() if value == value}
+
+
+def train(
+    runner: Any,
+    iterations: int,
+    folder: Path,
+    title: str,
+    *,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    verbose: bool = False,
+    clock: ReferenceClock | None = None,
+) -> None:
+    """Train up to ``iterations`` in all, and leave policy, record and pictures in ``folder``.
+
+    Raises:
+        EngineError: there is a training in ``folder``, and it is not to be resumed.
+    """
     if resume:
         runner.load(str(latest_checkpoint(folder)))
+    elif (folder / RECORD).exists():
+        raise EngineError(f"{folder} holds a training already; go on with it by --resume, or name another --out")
+    TrainingRecord(runner, folder, max_minutes, verbose, clock)
     runner.save_interval = 50
-    first = runner.current_learning_iteration
     done = iterations
     try:
-        runner.learn(iterations - first, init_at_random_ep_len=True)
+        runner.learn(iterations - runner.current_learning_iteration, init_at_random_ep_len=True)
     except OutOfTime:
-        done = read_record(folder)[-1]["iteration"] + 1
-        print(f"out of time; --resume goes on at iteration {done:.0f}")
-    runner.current_learning_iteration = int(done)
-    runner.save(str(folder / f"model_{int(done)}.pt"))
+        done = round(read_record(folder)[-1]["iteration"]) + 1
+        print(f"out of time; --resume goes on at iteration {done}")
+    runner.current_learning_iteration = done
+    runner.save(str(folder / f"model_{done}.pt"))
+    summarise(folder, title)
 
 
 def latest_checkpoint(folder: Path) -> Path:
@@ -155,7 +180,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 def read_record(folder: Path) -> list[dict[str, float]]:
     """The rows of ``iterations.csv``."""
-    with (folder / "iterations.csv").open(newline="") as stream:
+    with (folder / RECORD).open(newline="") as stream:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 
@@ -164,10 +189,11 @@ def summarise(folder: Path, title: str) -> None:
     rows = read_record(folder)
     tenth = max(1, len(rows) // 10)
     parts = {"first": rows[:tenth], "last": rows[-tenth:]}
-    summary = {name: {key: _mean(row[key] for row in part) for key in rows[0]} for name, part in parts.items()}
+    summary = {name: _means(part) for name, part in parts.items()}
     (folder / "summary.json").write_text(json.dumps({"title": title, "iterations": len(rows), **summary}, indent=1))
     for key in ("reward", "episode_length", "steps_per_second"):
-        print(f"{key}: {summary['first'][key]:.2f} at first, {summary['last'][key]:.2f} at last")
+        first, last = (means.get(key, float("nan")) for means in summary.values())
+        print(f"{key}: {first:.2f} at first, {last:.2f} at last")
     shown = {"reward": "mean reward", "episode_length": "mean episode length, steps", "steps_per_second": "steps/s"}
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     for axis, (key, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
