@@ -89,8 +89,9 @@ class TritonChanges(Changes):
 
 @triton.jit
 def finite(x):
-    """Whether ``x`` is neither NaN nor infinite."""
-    return (x - x) == 0
+    """Whether ``x`` is neither NaN nor infinite. Not by ``x - x``: where ``x`` is a product, that becomes a fused
+    multiply-add, and gives what the product was rounded by."""
+    return tl.abs(x) < float("inf")
 
 
 @triton.jit
