@@ -6,6 +6,7 @@
 import numpy as np
 import pytest
 import torch
+import warp as wp
 
 from devices import DEVICES
 from isaacgym import gymapi
@@ -112,6 +113,7 @@ def test_indexed_controls_act_on_the_named_alone(tmp_path, device):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not wp.is_cpu_available(), reason="this Warp compiles for no CPU")
 def test_a_gpu_moves_as_a_cpu_does_on_any_stream(tmp_path, generator):
     """Free motion, a landing, and a reset, by the graph; half of the steps on a stream of their own."""
     cpu, gpu = (Case(tmp_path, HOPPER, 8, device=device, substeps=2, height=0.5) for device in ("cpu", "cuda"))

@@ -134,7 +134,7 @@ def test_a_plan_of_a_newer_version_is_not_given_to_the_library(
 
 
 def used() -> tuple[int, int, int]:
-    """Bytes of this GPU's memory and of this process's, and open files."""
+    """Bytes of this GPU's memory, others' included, and of this process's, and open files."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -153,8 +153,7 @@ def test_what_the_real_library_took_is_free_again(folder: Path, lean: Any) -> No
 
     device, host, files = load(10)
     device_after, host_after, files_after = load(50)
-    assert device_after - device <= 0 and files_after <= files
-    assert host_after - host < 20 << 20
+    assert max(device_after - device, host_after - host) < 20 << 20 and files_after <= files
     assert not context._plans
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from cmg_runtime import load_engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.motion_lib import MotionLibCMG
 from dropin_case import MODES, Case, assert_frames, at_times, g1_case, library_truth
-from engine_folder import no_waiting
+from engine_folder import no_waiting, with_fused
 from mimic_case import DT, LINKS, NUM_ENVS, OFFSETS, MimicEnv
 
 KNOWN = LINKS[1:-1]
@@ -21,6 +23,13 @@ KNOWN = LINKS[1:-1]
 @pytest.fixture
 def case() -> Case:
     return g1_case()
+
+
+@pytest.fixture(params=["torch", "fused"])
+def gpu_case(request: pytest.FixtureRequest, case: Case, tmp_path: Path) -> tuple[Case, str]:
+    """A case whose folder has the backend, and the backend."""
+    folder = shutil.copytree(case.folder, tmp_path / "engine")
+    return case._replace(folder=with_fused(folder) if request.param == "fused" else folder), request.param
 
 
 def make(case: Case, **changes: Any) -> MotionLibCMG:
@@ -222,9 +231,8 @@ def test_easy_motions_come_first_in_a_curriculum(case: Case) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("backend", ["torch", "fused"])
-def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case, mode: str, backend: str) -> None:
-    num_envs = 300
+def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(gpu_case: tuple[Case, str], mode: str) -> None:
+    (case, backend), num_envs = gpu_case, 300
     settings: dict[str, Any] = {"mode": mode, "backend": backend, "precision": "fp32", "horizon": 96, "num_motions": 64}
     lib = make(case, num_envs=num_envs, device="cuda", **settings)
     everyone = torch.arange(num_envs, device="cuda")
@@ -237,7 +245,7 @@ def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case
         episode_length.add_(1)
         lib.calc_motion_frame(ids, episode_length * DT)
         ids[some] = lib.sample_motions(len(some), motion_difficulty=difficulty)
-        episode_length[some] = 0.0
+        episode_length.index_fill_(0, some, 0.0)
         lib.calc_motion_frame(ids[some], lib.sample_time(ids[some]))
         lib.get_motion_length(ids)
         times = offsets * DT + (episode_length * DT).unsqueeze(1)
@@ -259,9 +267,9 @@ def test_a_training_step_on_a_gpu_never_waits_and_has_the_same_values(case: Case
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["torch", "fused"])
-def test_queries_in_a_cuda_graph(case: Case, backend: str) -> None:
+def test_queries_in_a_cuda_graph(gpu_case: tuple[Case, str]) -> None:
     """A query, captured once: each replay moves the motions on, as the same calls without a graph do."""
+    case, backend = gpu_case
     libs = [make(case, num_envs=16, device="cuda", backend=backend) for _ in range(2)]
     ids = [lib.sample_motions(16) for lib in libs]
     assert torch.equal(*ids)
