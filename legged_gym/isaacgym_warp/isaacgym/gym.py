@@ -35,7 +35,7 @@ class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
     """The API, as :func:`isaacgym.gymapi.acquire_gym` gives it."""
 
     def __getattr__(self, name: str) -> Any:
-        raise GymError(
+        raise MissingMethodError(
             f"gym.{name} is not there: docs/isaacgym.md lists what is; use what does the same, or leave it out"
         )
 
