@@ -74,13 +74,14 @@ def act(options: Options) -> None:
     """Do what the options ask for."""
     if options.apply:
         published_code.apply_patch(PATCH, options.twist)
-        print(f"patched {options.twist}; set cmg_model_path in g1_mimic_distill_config.py")
+        print(f"patched {options.twist}; CMG_ENGINES names the folder that g1_neutral lies in")
         return
     with tempfile.TemporaryDirectory(prefix="twist-") as folder:
         patched = Path(folder)
         overlay(options.twist.resolve(), patched)
         published_code.prepare(patched / name for name in ("legged_gym", "rsl_rl", "pose"))
-        play(options) if options.play else train(options)
+        act_on = play if options.play else train
+        act_on(options)
 
 
 def overlay(twist: Path, folder: Path) -> None:
@@ -116,6 +117,7 @@ def make_env(options: Options, playing: bool) -> tuple[Any, Any, Any]:
 
 
 def make_runner(options: Options, env: Any, registry: Any, args: Any) -> Any:
+    """TWIST's rsl_rl, of which nothing goes to wandb."""
     import wandb
 
     wandb.init(mode="disabled")  # as its train.py does: its runner logs there
