@@ -64,8 +64,11 @@ def test_episodes_begin_on_the_reference_and_leave_the_others_alone(make_env: Ma
     assert env.root_states[[1, 3]].equal(before[1][[1, 3]])
 
 
-def test_what_is_seen_ahead_comes(make_env: MakeEnv) -> None:
+def test_what_is_seen_ahead_comes(make_env: MakeEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_env(max_body_error=1e6, max_height_error=1e6)
+    # From the motions' first frames on: networks of random weights soon come to rest.
+    monkeypatch.setattr(env.motion_lib, "sample_time", lambda ids: torch.zeros(len(ids), device=env.device))
+    env.reset_idx(torch.arange(NUM_ENVS, device=env.device))
     joints = slice(7, 7 + env.num_dof)
     seen = [env.reference_ahead()[:, :, joints]]
     came = [env.ref_dof_pos.clone()]
@@ -74,7 +77,7 @@ def test_what_is_seen_ahead_comes(make_env: MakeEnv) -> None:
         assert observations.isfinite().all() and not ended.any()
         seen.append(env.reference_ahead()[:, :, joints])
         came.append(env.ref_dof_pos.clone())
-    assert (came[0] - came[-1]).abs().max() > 1e-3  # it moves
+    assert (came[0] - came[1]).abs().max() > 0.01  # it moves, by much more than is allowed below
     for place, frames in enumerate(AHEAD):
         for now in range(LENGTH - frames):
             torch.testing.assert_close(seen[now][:, place], came[now + frames], atol=2e-4, rtol=0)
