@@ -101,6 +101,7 @@ class FrameQueries:
         self._motions = motions
         self._fps = fps
         self._last = len(rows) - 1
+        self._end = torch.full((), float(self._last), device=rows.device)
         self._joints = torch.tensor(list(joints), dtype=torch.int64, device=rows.device)
         self._bodies = torch.tensor(list(bodies), dtype=torch.int64, device=rows.device)
         self.counts = torch.zeros(3, dtype=torch.int64, device=rows.device)
@@ -146,7 +147,8 @@ class FrameQueries:
         position, finite = frame_positions(times, self._fps, 0.0 if clock is None else clock.index_select(0, ids))
         self.counts += torch.stack([(position < 0).sum(), (position > self._last).sum(), (~finite).sum()])
         position = position.clamp(min=0)
-        loops = (torch.ceil(position / self._last) - 1).clamp(min=0)
+        # By a tensor: a number's reciprocal would be multiplied by on a GPU, and a motion's very end begin the next one.
+        loops = (torch.ceil(position / self._end) - 1).clamp(min=0)
         if self._motions.repeats:
             position = position - loops * self._last
         return position.clamp(0, self._last), loops
