@@ -152,7 +152,8 @@ class ViewerCalls:
     def step_graphics(self, sim: Any) -> None:
         """Nothing to do: states are read when something is drawn."""
 
-    def draw_viewer(self, viewer: Viewer | None, sim: Any, render_collision: bool = False) -> None:
+    def draw_viewer(self, viewer: Viewer | None, sim: Any, render_collision: bool = True) -> None:
+        """``render_collision`` or not, collision shapes are all there is to draw."""
         if viewer is not None:
             viewer.draw()
 
