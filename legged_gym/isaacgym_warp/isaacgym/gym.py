@@ -61,6 +61,8 @@ class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
             raise GymError("use_gpu_pipeline is set, but torch sees no CUDA device; clear it to simulate on the CPU")
         if params.substeps < 1:
             raise GymError(f"substeps is {params.substeps}; at least 1 is expected")
+        if not params.dt > 0.0:
+            raise GymError(f"dt is {params.dt} s; more than 0 is expected")
         return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu", graphics_device)
 
     def prepare_sim(self, sim: Sim) -> bool:
