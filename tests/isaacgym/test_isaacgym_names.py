@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,5 +163,8 @@ def test_grounds_are_what_was_given(gym: gymapi.Gym, sim: gymapi.Sim) -> None:
 
 def test_a_simulation_ends(gym: gymapi.Gym, sim: gymapi.Sim) -> None:
     assert (gym.get_frame_count(sim), gym.get_sim_time(sim)) == (0, 0.0)
+    earlier = gym.get_elapsed_time(sim)
+    time.sleep(0.01)
+    assert gym.get_elapsed_time(sim) - earlier >= 0.01
     gym.destroy_sim(sim)
     assert gym.get_env_count(sim) == 0

@@ -221,3 +221,12 @@ def test_a_simulation_is_refused_before_anything_is_built():
         gym.prepare_sim(sim)
     with pytest.raises(GymError, match="not prepared"):
         gym.simulate(sim)
+
+
+def test_it_prints_what_a_long_preparation_waits_for_and_nothing_else(tmp_path, capfd, monkeypatch):
+    for seconds, said in ((60.0, 0), (0.0, 1)):
+        monkeypatch.setattr("isaacgym.sim.LONG", seconds)
+        Case(tmp_path, HOPPER, 1).step()
+        lines = capfd.readouterr().out.splitlines()
+        assert len(lines) == said and all("compiles its kernels" in line for line in lines)
+    assert wp.config.log_level > wp.LOG_INFO
