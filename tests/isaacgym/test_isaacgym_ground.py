@@ -54,7 +54,7 @@ def test_heightfield_has_its_columns_along_x(rng: np.random.Generator) -> None:
     samples = rng.integers(-200, 200, (columns, rows)).astype(np.int16)
     places = rng.integers(1, [columns - 1, rows - 1], (30, 2))
     expected = samples[tuple(places.T)] * 0.005 + 0.1
-    for given in (samples, samples.flatten()):
+    for given in (samples, samples.flatten(), samples.T):
         np.testing.assert_allclose(heights_below(heightfield(given, params), low + places * step), expected, atol=1e-4)
     # Between samples too, where all triangles of a slope lie in one plane.
     slope = (10 * np.arange(columns)[:, None] - 3 * np.arange(rows)).astype(np.int16)

@@ -3,6 +3,8 @@
 # Constants become names of gymapi when it is imported.
 # pyright: reportAttributeAccessIssue=false
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def scramble(case, envs, generator):
     case.root[:, 7:] = torch.randn(num_envs, 6, generator=generator)
     case.dof[:] = 2.0 * torch.rand(num_envs, 1, 2, generator=generator) - 1.0
     given = case.root.clone(), case.dof.clone()
-    case.gym.set_actor_root_state_tensor_indexed(case.sim, case.root, indices, len(indices))
+    case.gym.set_actor_root_state_tensor_indexed(case.sim, case.root, indices[None], len(indices))  # of any shape
     case.gym.set_dof_state_tensor_indexed(case.sim, case.dof.view(-1, 2), indices, len(indices))
     return given
 
@@ -194,6 +196,10 @@ def test_properties_come_back_and_wrong_calls_say_what_is_wrong(tmp_path):
             "torch.int32 on cpu were expected",
             lambda: gym.set_dof_state_tensor_indexed(sim, case.dof, torch.tensor([0]), 1),
         ),
+        (
+            "indices go from -1 to 2; there are 2",
+            lambda: gym.set_dof_state_tensor_indexed(sim, case.dof, case.indices(2, -1), 2),
+        ),
     ]:
         with pytest.raises(GymError, match=message) as caught:
             call()
@@ -205,8 +211,22 @@ def test_a_simulation_is_refused_before_anything_is_built():
     with pytest.raises(GymError, match="z is up"):
         gym.create_sim(0, -1, gymapi.SIM_PHYSX, params)
     params.up_axis = gymapi.UP_AXIS_Z
+    for name, value in (("dt", 0.0), ("substeps", 0)):
+        wrong = copy.copy(params)
+        setattr(wrong, name, value)
+        with pytest.raises(GymError, match=f"{name} is 0"):
+            gym.create_sim(0, -1, gymapi.SIM_PHYSX, wrong)
     sim = gym.create_sim(0, -1, gymapi.SIM_PHYSX, params)
     with pytest.raises(GymError, match="there is no actor"):
         gym.prepare_sim(sim)
     with pytest.raises(GymError, match="not prepared"):
         gym.simulate(sim)
+
+
+def test_it_prints_what_a_long_preparation_waits_for_and_nothing_else(tmp_path, capfd, monkeypatch):
+    for seconds, said in ((60.0, 0), (0.0, 1)):
+        monkeypatch.setattr("isaacgym.sim.LONG", seconds)
+        Case(tmp_path, HOPPER, 1).step()
+        lines = capfd.readouterr().out.splitlines()
+        assert len(lines) == said and all("compiles its kernels" in line for line in lines)
+    assert wp.config.log_level > wp.LOG_INFO

@@ -13,7 +13,16 @@ import pytest
 
 from isaacgym import viewer
 from isaacgym.drawing import camera_pose, look_at, write_png
-from isaacgym.structs import CameraProperties, GymError, ImageType, KeyboardInput, Transform, Vec3
+from isaacgym.structs import (
+    CameraFollowMode,
+    CameraProperties,
+    GymError,
+    ImageType,
+    KeyboardInput,
+    Quat,
+    Transform,
+    Vec3,
+)
 from isaacgym.viewer import ViewerCalls
 
 mujoco: Any = pytest.importorskip("mujoco")
@@ -126,6 +135,29 @@ def test_images_show_their_own_environment(tmp_path: Path) -> None:
     properties.enable_tensors = True
     with pytest.raises(GymError, match="cameras have no tensors here"):
         gym.create_camera_sensor(env, properties)
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize("mode", CameraFollowMode)
+def test_a_camera_on_a_body_sees_what_one_beside_it_does(rng: np.random.Generator, mode: CameraFollowMode) -> None:
+    gym, sim = ViewerCalls(), balls()
+    env, properties = SimpleNamespace(index=1), CameraProperties()
+    properties.width, properties.height = 64, 48
+    turn = Quat.from_euler_zyx(*rng.uniform(-1.0, 1.0, 3))
+    qpos = sim.simulation.data.qpos.values
+    qpos[1, 3:7] = turn.w, turn.x, turn.y, turn.z
+    body = Transform(Vec3(*qpos[1, :3]), turn)
+    standing, riding = (gym.create_camera_sensor(env, properties) for _ in range(2))
+    gym.set_camera_location(standing, env, Vec3(0.3, -1.5, 1.0), Vec3(0.05, -0.1, 0.5))
+    pose = camera_pose(gym._cameras[standing].view)
+    local = body.inverse() * pose
+    if mode == CameraFollowMode.FOLLOW_POSITION:
+        local = Transform(pose.p - body.p, pose.r)
+    gym.attach_camera_to_body(riding, env, 0, local, mode)
+    images = [gym.get_camera_image(sim, env, camera, ImageType.IMAGE_COLOR) for camera in (standing, riding)]
+    red = images[0].reshape(48, 64, 4)[..., 0]
+    assert red.max() > red.min()
+    assert np.abs(np.subtract(*images, dtype=float)).mean() < 0.5  # edges may fall on other sides of a pixel
 
 
 def test_a_png_holds_the_image(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -29,7 +29,7 @@ class ActorCalls:
         return len(env.worlds.asset.dof_names)
 
     def get_actor_joint_count(self, env: Env, actor_handle: int) -> int:
-        return len(env.worlds.asset.dof_names)
+        return len(env.worlds.asset.joint_names)
 
     def get_actor_rigid_body_count(self, env: Env, actor_handle: int) -> int:
         return len(env.worlds.asset.body_names)
@@ -43,6 +43,9 @@ class ActorCalls:
     def get_env_dof_count(self, env: Env) -> int:
         return len(env.worlds.asset.dof_names)
 
+    def get_env_joint_count(self, env: Env) -> int:
+        return len(env.worlds.asset.joint_names)
+
     def get_env_rigid_body_count(self, env: Env) -> int:
         return len(env.worlds.asset.body_names)
 
@@ -51,6 +54,9 @@ class ActorCalls:
 
     def get_sim_dof_count(self, sim: Sim) -> int:
         return len(sim.worlds.actors) * len(sim.worlds.asset.dof_names)
+
+    def get_sim_joint_count(self, sim: Sim) -> int:
+        return len(sim.worlds.actors) * len(sim.worlds.asset.joint_names)
 
     def get_sim_rigid_body_count(self, sim: Sim) -> int:
         return len(sim.worlds.actors) * len(sim.worlds.asset.body_names)
@@ -62,13 +68,16 @@ class ActorCalls:
         return list(env.worlds.asset.dof_names)
 
     def get_actor_joint_names(self, env: Env, actor_handle: int) -> list[str]:
-        return list(env.worlds.asset.dof_names)
+        return list(env.worlds.asset.joint_names)
 
     def get_actor_rigid_body_names(self, env: Env, actor_handle: int) -> list[str]:
         return list(env.worlds.asset.body_names)
 
     def get_actor_dof_dict(self, env: Env, actor_handle: int) -> dict[str, int]:
         return {name: index for index, name in enumerate(env.worlds.asset.dof_names)}
+
+    def get_actor_joint_dict(self, env: Env, actor_handle: int) -> dict[str, int]:
+        return {name: index for index, name in enumerate(env.worlds.asset.joint_names)}
 
     def get_actor_rigid_body_dict(self, env: Env, actor_handle: int) -> dict[str, int]:
         return {name: index for index, name in enumerate(env.worlds.asset.body_names)}

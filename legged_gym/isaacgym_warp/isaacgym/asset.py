@@ -3,6 +3,7 @@
 # MuJoCo's bindings come without types.
 # pyright: reportAttributeAccessIssue=false
 
+import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,20 +22,22 @@ class Asset:
     """A robot, read from a file.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the file's name without its ending; ``file``: where it is.
         spec: the robot alone: one tree below the world, a free joint on its root unless ``fix_base_link``. Once it is
             compiled, bodies 1..B and its hinges and slides are in the order of the names here. Shapes are geoms
             ``shape0``, ``shape1`` and so on.
-        body_names, dof_names: B and D of them.
+        body_names, joint_names, dof_names: B, B - 1 (one a body but the root) and D (of those that move).
         dof_properties: [D] of ``DOF_DTYPE``.
         shape_bodies: for each shape its body's place in ``body_names``; ``shape_properties`` likewise.
         force_sensors: what ``create_asset_force_sensor`` has added.
     """
 
     name: str
+    file: Path
     spec: mujoco.MjSpec
     options: AssetOptions
     body_names: list[str]
+    joint_names: list[str]
     dof_names: list[str]
     dof_properties: np.ndarray
     shape_bodies: list[int]
@@ -75,7 +78,7 @@ def load_asset(root: str, file: str, options: AssetOptions | None = None) -> Ass
     except GymError as error:
         raise GymError(f"{path}: {error}") from None
     spec.modelname = path.stem
-    return _asset(spec, link, options)
+    return _asset(path.resolve(), spec, link, options)
 
 
 def _with_capsules(link: Link) -> Link:
@@ -86,17 +89,20 @@ def _with_capsules(link: Link) -> Link:
     return replace(link, shapes=shapes, children=tuple(_with_capsules(child) for child in link.children))
 
 
-def _asset(spec: mujoco.MjSpec, root: Link, options: AssetOptions) -> Asset:
+def _asset(file: Path, spec: mujoco.MjSpec, root: Link, options: AssetOptions) -> Asset:
     links = depth_first(root)
-    joints = [link.joint for link in links if link.joint is not None and not link.is_fixed]
+    joints = [link.joint for link in links if link.joint is not None]
+    dofs = [joint for joint in joints if joint.kind != "fixed"]
     shape_bodies = [place for place, link in enumerate(links) for _ in link.shapes]
     return Asset(
-        name=spec.modelname,
+        name=file.stem,
+        file=file,
         spec=spec,
-        options=options,
+        options=copy.copy(options),
         body_names=[link.name for link in links],
-        dof_names=[joint.name for joint in joints],
-        dof_properties=_dof_properties(joints, options),
+        joint_names=[joint.name for joint in joints],
+        dof_names=[joint.name for joint in dofs],
+        dof_properties=_dof_properties(dofs, options),
         shape_bodies=shape_bodies,
         shape_properties=[RigidShapeProperties() for _ in shape_bodies],
     )

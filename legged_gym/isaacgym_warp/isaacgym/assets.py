@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from isaacgym.asset import Asset, load_asset
-from isaacgym.structs import AssetOptions, ForceSensor, ForceSensorProperties, RigidShapeProperties, Transform
+from isaacgym.structs import AssetOptions, ForceSensor, ForceSensorProperties, GymError, RigidShapeProperties, Transform
 from isaacgym.worlds import expect_count
 
 NOT_FOUND = -1
@@ -26,7 +26,7 @@ class AssetCalls:
         return len(asset.dof_names)
 
     def get_asset_joint_count(self, asset: Asset) -> int:
-        return len(asset.dof_names)
+        return len(asset.joint_names)
 
     def get_asset_rigid_body_count(self, asset: Asset) -> int:
         return len(asset.body_names)
@@ -38,7 +38,7 @@ class AssetCalls:
         return list(asset.dof_names)
 
     def get_asset_joint_names(self, asset: Asset) -> list[str]:
-        return list(asset.dof_names)
+        return list(asset.joint_names)
 
     def get_asset_rigid_body_names(self, asset: Asset) -> list[str]:
         return list(asset.body_names)
@@ -51,6 +51,9 @@ class AssetCalls:
 
     def get_asset_dof_dict(self, asset: Asset) -> dict[str, int]:
         return {name: index for index, name in enumerate(asset.dof_names)}
+
+    def get_asset_joint_dict(self, asset: Asset) -> dict[str, int]:
+        return {name: index for index, name in enumerate(asset.joint_names)}
 
     def get_asset_rigid_body_dict(self, asset: Asset) -> dict[str, int]:
         return {name: index for index, name in enumerate(asset.body_names)}
@@ -77,6 +80,10 @@ class AssetCalls:
         self, asset: Asset, body_idx: int, local_pose: Transform, props: ForceSensorProperties | None = None
     ) -> int:
         """Its reading is the wrench of all contacts of the body, about the sensor's origin."""
+        if not 0 <= body_idx < len(asset.body_names):
+            raise GymError(
+                f"a force sensor on body {body_idx}; asset {asset.name!r} has {len(asset.body_names)} bodies"
+            )
         props = ForceSensorProperties() if props is None else props
         asset.force_sensors.append(ForceSensor(body_idx, copy.deepcopy(local_pose), copy.deepcopy(props)))
         return len(asset.force_sensors) - 1

@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import mujoco
 import numpy as np
@@ -72,11 +72,35 @@ def camera_pose(camera: mujoco.MjvCamera) -> Transform:
     return Transform(Vec3(*camera.lookat) - turn.rotate(Vec3(camera.distance, 0.0, 0.0)), turn)
 
 
+def put(scene: mujoco.MjvScene, pose: Transform) -> None:
+    """Look at a scene from a pose (m): its x axis points ahead, its z axis up in the picture."""
+    ahead, up = (pose.transform_vector(axis) for axis in (Vec3(1.0, 0.0, 0.0), Vec3(0.0, 0.0, 1.0)))
+    for camera in scene.camera:  # one for each eye
+        camera.pos[:], camera.forward[:], camera.up[:] = [*pose.p], [*ahead], [*up]
+    for light in scene.lights[: scene.nlight]:
+        if light.headlight:
+            light.pos[:], light.dir[:] = [*pose.p], [*ahead]
+
+
+class Mount(NamedTuple):
+    """Where a camera is on a robot: the body's place in the asset, the pose there; whether it turns with the body."""
+
+    body: int
+    pose: Transform
+    turns: bool
+
+    def in_world(self, data: mujoco.MjData) -> Transform:
+        w, x, y, z = data.xquat[self.body + 1]
+        body = Transform(Vec3(*data.xpos[self.body + 1]), Quat(x, y, z, w))
+        return body * self.pose if self.turns else Transform(body.p + self.pose.p, self.pose.r)
+
+
 class Camera:
-    """Takes pictures of single environments."""
+    """Takes pictures of single environments, from a place in them or from a ``mount``."""
 
     def __init__(self, properties: CameraProperties) -> None:
         self.properties = properties
+        self.mount: Mount | None = None
         self.view = mujoco.MjvCamera()
         look_at(self.view, Vec3(2.0, 0.0, 1.0), Vec3())
         self._renderers: dict[States, tuple[mujoco.Renderer, mujoco.MjData]] = {}
@@ -92,6 +116,8 @@ class Camera:
         renderer, data = self._renderers[states]
         states.fill(data, env)
         renderer.update_scene(data, self.view)
+        if self.mount is not None:
+            put(renderer.scene, self.mount.in_world(data))
         return np.dstack([renderer.render(), np.full((renderer.height, renderer.width, 1), 255, np.uint8)])
 
     def _renderer(self, model: mujoco.MjModel) -> mujoco.Renderer:

@@ -70,14 +70,16 @@ def plane(params: PlaneParams) -> Ground:
 def heightfield(samples: Any, params: HeightFieldParams) -> Ground:
     """Heights by samples [nbColumns, nbRows] (or flat), times ``vertical_scale``: columns are along x, rows along y.
 
-    The first sample is at ``transform.p``. MuJoCo's triangles between four samples may be cut along the other diagonal
-    than PhysX's. If all heights are the same, the ground is a plane without end.
+    The first sample is at ``transform.p``. Samples count as they lie in memory, so a transposed view means the same
+    ground: legged_gym and its forks hand over [x, y], one of them the transpose, with the same rows and columns.
+    MuJoCo's triangles between four samples may be cut along the other diagonal than PhysX's. If all heights are the
+    same, the ground is a plane without end.
 
     Raises:
         GymError: the number of samples is not as said, or the transform turns.
     """
     offset = _offset(params.transform)
-    samples, shape = np.asarray(samples), (params.nbColumns, params.nbRows)
+    samples, shape = np.asarray(samples).ravel(order="K"), (params.nbColumns, params.nbRows)
     if samples.size != shape[0] * shape[1] or min(shape) < 2:
         raise GymError(f"{samples.size} height samples were given; nbColumns x nbRows are {shape[0]} x {shape[1]}")
     heights = samples.reshape(shape) * float(params.vertical_scale) + offset[2]

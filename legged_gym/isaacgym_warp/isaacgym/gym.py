@@ -3,6 +3,8 @@
 Names and arguments are Isaac Gym's, and so is what they return. A method that is not there raises one line.
 """
 
+import copy
+import time
 from typing import Any
 
 import torch
@@ -59,6 +61,8 @@ class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
             raise GymError("use_gpu_pipeline is set, but torch sees no CUDA device; clear it to simulate on the CPU")
         if params.substeps < 1:
             raise GymError(f"substeps is {params.substeps}; at least 1 is expected")
+        if not params.dt > 0.0:
+            raise GymError(f"dt is {params.dt} s; more than 0 is expected")
         return Sim(params, f"cuda:{compute_device}" if on_gpu else "cpu", graphics_device)
 
     def prepare_sim(self, sim: Sim) -> bool:
@@ -71,18 +75,18 @@ class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
         sim.destroy()
 
     def get_sim_params(self, sim: Sim) -> SimParams:
-        return sim.params
+        return copy.copy(sim.params)
 
     def set_sim_params(self, sim: Sim, params: SimParams) -> None:
         """Gravity and dt count from the next ``simulate``; substeps stay."""
         if sim.prepared:
             sim.simulation.set_params(params)
-        sim.params = params
+        sim.params = copy.copy(params)
 
     def simulate(self, sim: Sim) -> None:
         """Moves all environments one dt on; tensors follow when they are refreshed."""
         sim.simulation.simulate()
-        sim.time += sim.params.dt
+        sim.time, sim.frames = sim.time + sim.params.dt, sim.frames + 1
 
     def fetch_results(self, sim: Sim, wait_for_latest_sim_step: bool = True) -> None:
         """Nothing: results are there for whatever runs on torch's stream."""
@@ -91,8 +95,12 @@ class Gym(AssetCalls, ActorCalls, TensorCalls, ViewerCalls):
         """Simulated time in s."""
         return sim.time
 
+    def get_elapsed_time(self, sim: Sim) -> float:
+        """Seconds of the wall's clock since ``prepare_sim`` was done."""
+        return time.monotonic() - sim.started
+
     def get_frame_count(self, sim: Sim) -> int:
-        return round(sim.time / sim.params.dt)
+        return sim.frames
 
     # ---- the ground ----
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from isaacgym.ground import Ground
 from isaacgym.structs import DofDriveMode, GymError
 from isaacgym.worlds import Actor, Bodies, Worlds
 
@@ -29,20 +30,24 @@ MAX_FILTERS = 30  # bits of contype, less the ground's
 
 
 def compile_model(worlds: Worlds) -> tuple[mujoco.MjModel, dict[str, np.ndarray]]:
-    """The model, with the first environment's values, and the fields [num_envs, ...] that differ among environments."""
+    """The model, with the first environment's values, and the fields [num_envs, ...] that differ among environments.
+
+    Friction may come to differ later, and is among them always.
+    """
     actors = worlds.actors
     model = make_spec(worlds).compile()
     model.dof_damping[:] = 0.0  # the drives' damping is all that there is
     # Centres of mass differ from world to world: MuJoCo must not take a frame for another that it was equal to.
     model.body_sameframe[:] = model.geom_sameframe[:] = mujoco.mjtSameFrame.mjSAMEFRAME_NONE
     fields = {name: np.repeat(getattr(model, name)[None], len(actors), 0) for name in WORLD_FIELDS}
-    _fill_friction(fields, model, actors, [ground.friction for ground in worlds.grounds])
+    fields["geom_friction"][:, shape_geoms(model), 0] = shape_friction(actors, worlds.grounds)
     _fill_dofs(fields, model, np.stack([actor.dof_properties for actor in actors]))
     _fill_bodies(fields, Bodies.of_model(model), actors)
     _fill_constants(fields, model)
     for name, values in fields.items():
         getattr(model, name)[:] = values[0]
-    return model, {name: values for name, values in fields.items() if (values != values[:1]).any()}
+    kept = {"geom_friction", *(name for name, values in fields.items() if (values != values[:1]).any())}
+    return model, {name: values for name, values in fields.items() if name in kept}
 
 
 def make_spec(worlds: Worlds) -> mujoco.MjSpec:
@@ -75,6 +80,19 @@ def target_gains(actors: Sequence[Actor]) -> tuple[np.ndarray, np.ndarray]:
     position = np.where(mode == DofDriveMode.DOF_MODE_POS, properties["stiffness"], 0.0)
     velocity = np.where(mode == DofDriveMode.DOF_MODE_VEL, properties["damping"], 0.0)
     return position.astype(np.float32), velocity.astype(np.float32)
+
+
+def shape_geoms(model: mujoco.MjModel) -> np.ndarray:
+    """Which geoms the robot's shapes are."""
+    return np.nonzero(model.geom_bodyid > 0)[0]
+
+
+def shape_friction(actors: Sequence[Actor], grounds: Sequence[Ground]) -> np.ndarray:
+    """The friction of each shape [num_actors, shapes], averaged with the ground's."""
+    friction = np.array([[shape.friction for shape in actor.shape_properties] for actor in actors])
+    if grounds:
+        friction = 0.5 * (friction + np.mean([ground.friction for ground in grounds]))
+    return np.maximum(friction, 1e-5)  # the least that MuJoCo's contacts bear
 
 
 def _add_drive(spec: mujoco.MjSpec, name: str) -> None:
@@ -115,16 +133,6 @@ def _contact_bits(filters: Sequence[list[int]]) -> list[tuple[int, int]]:
     bits = {kind: 2 << place for place, kind in enumerate(kinds)}
     meets = {kind: 1 + sum(bits[other] for other in kinds if not kind & other) for kind in kinds}
     return [(bits[kind], meets[kind]) for kind in filters[0]]
-
-
-def _fill_friction(
-    fields: dict[str, np.ndarray], model: mujoco.MjModel, actors: Sequence[Actor], ground: list[float]
-) -> None:
-    friction = np.array([[shape.friction for shape in actor.shape_properties] for actor in actors])
-    if ground:
-        friction = 0.5 * (friction + np.mean(ground))
-    shapes = [model.geom(f"shape{index}").id for index in range(friction.shape[1])]
-    fields["geom_friction"][:, shapes, 0] = np.maximum(friction, 1e-5)  # the least that MuJoCo's contacts bear
 
 
 def _fill_dofs(fields: dict[str, np.ndarray], model: mujoco.MjModel, properties: np.ndarray) -> None:

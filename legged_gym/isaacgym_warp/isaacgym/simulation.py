@@ -269,10 +269,15 @@ class Simulation:
         return self._ctype(tensor.detach().view(shape))
 
     def checked_indices(self, indices: torch.Tensor):
+        """Indices for a kernel. Only on the CPU they are compared with how many actors there are: a GPU would wait."""
         if indices.dtype != torch.int32 or indices.device != self.device or not indices.is_contiguous():
             raise GymError(
                 f"actor indices are {indices.dtype} on {indices.device}; "
                 f"contiguous torch.int32 on {self.device} were expected"
+            )
+        if not indices.is_cuda and len(indices) and not 0 <= indices.min() <= indices.max() < self.num_envs:
+            raise GymError(
+                f"actor indices go from {indices.min()} to {indices.max()}; there are {self.num_envs} actors"
             )
         return self._ctype(indices)
 

@@ -69,7 +69,7 @@ class TensorCalls:
     def set_actor_root_state_tensor_indexed(
         self, sim: Sim, states: torch.Tensor, indices: torch.Tensor, count: int
     ) -> bool:
-        sim.simulation.write_root_states(states, indices[:count])
+        sim.simulation.write_root_states(states, indices.flatten()[:count])
         return True
 
     def set_dof_state_tensor(self, sim: Sim, states: torch.Tensor) -> bool:
@@ -77,7 +77,7 @@ class TensorCalls:
         return True
 
     def set_dof_state_tensor_indexed(self, sim: Sim, states: torch.Tensor, indices: torch.Tensor, count: int) -> bool:
-        sim.simulation.write_dof_states(states, indices[:count])
+        sim.simulation.write_dof_states(states, indices.flatten()[:count])
         return True
 
     def set_dof_actuation_force_tensor(self, sim: Sim, forces: torch.Tensor) -> bool:
@@ -88,7 +88,7 @@ class TensorCalls:
     def set_dof_actuation_force_tensor_indexed(
         self, sim: Sim, forces: torch.Tensor, indices: torch.Tensor, count: int
     ) -> bool:
-        sim.simulation.write_efforts(forces, indices[:count])
+        sim.simulation.write_efforts(forces, indices.flatten()[:count])
         return True
 
     def set_dof_position_target_tensor(self, sim: Sim, targets: torch.Tensor) -> bool:
@@ -99,7 +99,7 @@ class TensorCalls:
     def set_dof_position_target_tensor_indexed(
         self, sim: Sim, targets: torch.Tensor, indices: torch.Tensor, count: int
     ) -> bool:
-        sim.simulation.write_targets(targets, indices[:count], velocity=False)
+        sim.simulation.write_targets(targets, indices.flatten()[:count], velocity=False)
         return True
 
     def set_dof_velocity_target_tensor(self, sim: Sim, targets: torch.Tensor) -> bool:
@@ -110,7 +110,7 @@ class TensorCalls:
     def set_dof_velocity_target_tensor_indexed(
         self, sim: Sim, targets: torch.Tensor, indices: torch.Tensor, count: int
     ) -> bool:
-        sim.simulation.write_targets(targets, indices[:count], velocity=True)
+        sim.simulation.write_targets(targets, indices.flatten()[:count], velocity=True)
         return True
 
     def apply_rigid_body_force_tensors(

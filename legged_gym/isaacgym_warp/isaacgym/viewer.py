@@ -10,6 +10,7 @@ with ``graphics_device`` -1, ``create_viewer`` says so and returns None; all oth
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import sys
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import mujoco
 import numpy as np
 
-from isaacgym.drawing import Camera, States, camera_pose, look_at, write_png
+from isaacgym.drawing import Camera, Mount, States, camera_pose, look_at, write_png
 from isaacgym.structs import (
     ActionEvent,
+    CameraFollowMode,
     CameraProperties,
     GymError,
     ImageType,
@@ -152,7 +154,8 @@ class ViewerCalls:
     def step_graphics(self, sim: Any) -> None:
         """Nothing to do: states are read when something is drawn."""
 
-    def draw_viewer(self, viewer: Viewer | None, sim: Any, render_collision: bool = False) -> None:
+    def draw_viewer(self, viewer: Viewer | None, sim: Any, render_collision: bool = True) -> None:
+        """``render_collision`` or not, collision shapes are all there is to draw."""
         if viewer is not None:
             viewer.draw()
 
@@ -191,7 +194,18 @@ class ViewerCalls:
         return len(self._cameras) - 1
 
     def set_camera_location(self, camera: int, env: Any, position: Vec3, target: Vec3) -> None:
+        self._cameras[camera].mount = None
         look_at(self._cameras[camera].view, position, target)
+
+    def attach_camera_to_body(
+        self, camera: int, env: Any, body: int, local_pose: Transform, mode: CameraFollowMode
+    ) -> None:
+        """From then on the camera moves with a body: x ahead and z up of ``local_pose``, in the body's frame.
+
+        With FOLLOW_POSITION the pose's directions are those of the world, and so is its offset from the body.
+        """
+        pose = copy.copy(local_pose)
+        self._cameras[camera].mount = Mount(body, pose, mode == CameraFollowMode.FOLLOW_TRANSFORM)
 
     def render_all_camera_sensors(self, sim: Any) -> None:
         """Nothing to do: an image is drawn when it is asked for."""

@@ -8,7 +8,8 @@ All environments are worlds of one MuJoCo model. Each is a place of its own arou
 # pyright: reportAttributeAccessIssue=false
 
 import copy
-from collections.abc import Sequence, Sized
+import functools
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field
 
 import mujoco
@@ -45,7 +46,12 @@ class Bodies:
         )
 
     def properties(self) -> list[RigidBodyProperties]:
-        """As Isaac Gym gives them."""
+        """As Isaac Gym gives them; the caller's own."""
+        return [copy.copy(each) for each in self._properties]
+
+    @functools.cached_property
+    def _properties(self) -> list[RigidBodyProperties]:
+        """Made once: most environments have the asset's bodies."""
         turning = (self.mass > 0.0) & (np.linalg.det(self.inertia) > 0.0)
         inverse = np.zeros_like(self.inertia)
         inverse[turning] = np.linalg.inv(self.inertia[turning])
@@ -91,13 +97,20 @@ class Env:
 
 @dataclass
 class Worlds:
-    """All environments, their common asset, and the ground that they share."""
+    """All environments, their common asset, and the ground that they share.
+
+    ``write_friction`` takes an environment's friction over into the simulation; prepare_sim sets it.
+    """
 
     envs: list[Env] = field(default_factory=list)
     grounds: list[Ground] = field(default_factory=list)
     created_asset: Asset | None = None
     asset_bodies: Bodies | None = None
-    prepared: bool = False
+    write_friction: Callable[[Env], None] | None = None
+
+    @property
+    def prepared(self) -> bool:
+        return self.write_friction is not None
 
     @property
     def asset(self) -> Asset:
@@ -153,9 +166,14 @@ class Worlds:
         env.actor.dof_properties = properties.copy()
 
     def set_shape_properties(self, env: Env, properties: Sequence[RigidShapeProperties]) -> None:
-        self.must_not_be_prepared("set_actor_rigid_shape_properties")
-        expect_count("rigid shape properties", properties, len(env.actor.shape_properties))
+        """At any time; but collision filters stay after prepare_sim."""
+        old = env.actor.shape_properties
+        expect_count("rigid shape properties", properties, len(old))
+        if self.prepared and [each.filter for each in properties] != [each.filter for each in old]:
+            raise GymError("the collision filters of shapes changed after prepare_sim; set them before, friction later")
         env.actor.shape_properties = [copy.copy(each) for each in properties]
+        if self.write_friction is not None:
+            self.write_friction(env)
 
     def must_not_be_prepared(self, what: str) -> None:
         if self.prepared:
@@ -168,8 +186,9 @@ def expect_count(what: str, found: Sized, expected: int) -> None:
 
 
 def _equal(asset: Asset, other: Asset) -> bool:
-    names = (asset.name, asset.dof_names, asset.body_names, asset.shape_bodies)
-    return names == (other.name, other.dof_names, other.body_names, other.shape_bodies)
+    """Whether two assets are one robot: of the same file, with the same options and sensors."""
+    mine, others = ((each.file, repr(each.options), repr(each.force_sensors)) for each in (asset, other))
+    return mine == others
 
 
 def _matrix(rows: np.ndarray) -> Mat33:

@@ -64,6 +64,12 @@ class Struct:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{type(self).__name__}.{name}: {error}") from None
 
+    def __copy__(self) -> "Struct":
+        return _copied(self)
+
+    def __deepcopy__(self, memo: dict) -> "Struct":
+        return _copied(self)
+
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._defaults)
         return f"{type(self).__name__}({values})"
@@ -74,8 +80,9 @@ def _copied(value: Any) -> Any:
     if not isinstance(value, Struct):
         return value
     copy = object.__new__(type(value))
-    for name, each in value.__dict__.items():
-        copy.__dict__[name] = _copied(each)
+    copy.__dict__.update(
+        {name: _copied(each) if isinstance(each, Struct) else each for name, each in value.__dict__.items()}
+    )
     return copy
 
 
