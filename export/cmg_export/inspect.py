@@ -129,7 +129,7 @@ def _table(folder: Path, manifest: Manifest) -> Iterator[str]:
         names = (artifact.name.ljust(first), (artifact.file or "withheld").ljust(second))
         status = artifact.parity_status.replace("_", " ")
         yield f"{'  '.join(names)}  {_target(artifact.target).ljust(third)}{row(cells)}  {status}"
-    yield "one step: relative, in normalised units; 100 and 500 rad: worst joint of any environment within so many frames"
+    yield "one step: relative, in normalised units; 100 and 500 rad: worst joint of any environment in so many frames"
 
 
 def _entry(title: str, text: str, hanging: int = _INDENT) -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m cmg_export inspect``: all that a folder or a checkpoint says of itself, and what has become of its files."""
+"""``python -m cmg_export inspect``: what a folder or a checkpoint says of itself, and what has become of its files."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from setuptools.config.pyprojecttoml import read_configuration
 
 import cmg_export
 import cmg_gym
-import cmg_runtime
 import CMG_Ref
+import cmg_runtime
 from cmg_runtime import load_engine
 from gym_case import make_g1_engine
 
