@@ -119,7 +119,7 @@ EXPORT = Package(
         ("parity",),
         ("publish",),
         ("build",),
-        ("bench", "soak", "demo", "verify", "plan_layers"),
+        ("bench", "soak", "demo", "verify", "plan_layers", "inspect"),
     ),
     upwards=frozenset({"cmg_export.bench.time_share"}),
 )

@@ -1,4 +1,4 @@
-"""``python -m cmg_export CHECKPOINT``: see ``--help``."""
+"""``python -m cmg_export CHECKPOINT``, and ``python -m cmg_export inspect PATH``: see ``--help``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
+from cmg_export import inspect
 from cmg_export.build import Options, build_engine
 from cmg_export.errors import FORESEEN
 from CMG_Ref import interrupts
@@ -14,6 +15,9 @@ from CMG_Ref.command_line import run
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. Every foreseen failure is one line on stderr."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["inspect"]:
+        return inspect.main(args[1:])
     interrupted = "interrupted; the output folder is as it was, or complete"
     return run(Options, _build, args, "cmg_export", FORESEEN, interrupted)
 

@@ -52,6 +52,8 @@ class Options:
     parity.json with every measured error. An existing engine is replaced in one step at the end, or, if nothing that
     it was made from has changed, left as it is.
 
+    python -m cmg_export inspect FOLDER shows what an engine folder holds.
+
     Exit status: 0 every artifact that can run here passed parity; 1 one failed and was withheld; 2 bad input, one line
     on stderr says what to do; 130 interrupted, 143 asked to end. After these the output folder is as it was before.
     """

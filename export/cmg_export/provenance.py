@@ -91,24 +91,24 @@ def _imported(package: str, sources: Iterable[Path]) -> dict[str, Path]:
         for name in _imports(*left.pop()):
             parts = name.split(".")
             for depth in range(1, len(parts) + 1) if parts[0] == package else ():
-                path = _module_file(".".join(parts[:depth]))
+                module = ".".join(parts[:depth])
+                path = _module_file(module)
                 if path is not None and path not in found.values():
-                    found[".".join(parts[:depth])] = path
-                    left.append((".".join(parts[:depth]), path))
+                    found[module] = path
+                    left.append((module if path.name == "__init__.py" else module.rpartition(".")[0], path))
     return found
 
 
-def _imports(module: str, source: Path) -> set[str]:
-    """Whatever the source's import statements could mean: of ``from a import b``, ``a.b`` may be a module; of
-    ``from . import b``, which must be in a module with a name, b of its package."""
-    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+def _imports(package: str, source: Path) -> set[str]:
+    """Whatever the source's import statements could mean: of ``from a import b``, ``a.b`` may be a module. Relative
+    ones are of ``package``."""
     names = set()
     for node in ast.walk(ast.parse(source.read_bytes())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names.update(f"{origin}.{alias.name}" for alias in node.names)
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
     return names
 
 

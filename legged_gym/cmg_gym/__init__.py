@@ -19,3 +19,12 @@ if importlib.util.find_spec("rsl_rl") is not None:
 
     choose_renderer()
     from cmg_gym import tasks as tasks
+
+
+def __getattr__(name: str) -> str:
+    """``__version__``: the runtime's, whose import takes torch with it; so only when it is asked for."""
+    if name == "__version__":
+        from cmg_runtime import __version__
+
+        return __version__
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

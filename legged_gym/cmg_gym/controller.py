@@ -143,7 +143,7 @@ class Controller:
         """Start the reference from a state of the robot (default: the standing pose, at rest) under a command."""
         pos = self._default if dof_pos is None else np.asarray(dof_pos, dtype=np.float32)
         vel = np.zeros_like(pos) if dof_vel is None else np.asarray(dof_vel, dtype=np.float32)
-        self._engine.reset(motion=np.concatenate([pos, vel]), command=command, command_at_once=True)
+        self._engine.reset(motion=np.concatenate([pos, vel]), command=command)
         self.action = np.zeros(len(pos), dtype=np.float32)
         self._fresh = True
 

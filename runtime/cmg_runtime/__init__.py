@@ -6,6 +6,8 @@ Example:
     dof_pos, dof_vel = engine.step()
 """
 
+from pathlib import Path as _Path
+
 from cmg_runtime.engine import Engine
 from cmg_runtime.errors import BackendUnavailable, EngineError
 from cmg_runtime.folder.manifest import Manifest, read_manifest
@@ -15,6 +17,8 @@ from cmg_runtime.window.future_view import FutureView
 from cmg_runtime.window.planned_starts import PlannedStarts
 from cmg_runtime.window.pool import TrajectoryPool
 from cmg_runtime.window.report import Report
+
+__version__ = _Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip()
 
 __all__ = [
     "BackendUnavailable",

@@ -57,8 +57,9 @@ class Engine(Closable):
     A motion state is [joint positions (rad), joint velocities (rad/s)] in the order of :attr:`joint_names`; a
     command is (vx, vy, yaw rate) in m/s, m/s, rad/s in the robot's own frame; a frame is ``1 / fps`` seconds.
 
-    A new command is approached linearly: the command in force, zero at first, moves from what it is to the new one
-    in ``command_ramp_s`` seconds. With 0 s the frames after the current one are under the new command at once.
+    A reset is a new beginning: its command is in force from its frame on. A change of command by :meth:`set_command` is
+    approached linearly: the command in force moves from what it is to the new one in ``command_ramp_s`` seconds. With
+    0 s the frames after the current one are under the new command at once.
 
     With a horizon of at least 2 the engine holds a window: the current frame and the ``horizon - 1`` frames that
     follow if no command changes, with the root's motion and the key bodies. A step generates one frame, at the far
@@ -175,7 +176,6 @@ class Engine(Closable):
         command: Any = None,
         root_pos: Any = None,
         root_rot: Any = None,
-        command_at_once: bool = False,
     ) -> None:
         """Set the current frame of some environments, and make their windows anew; the others keep theirs bit for bit.
 
@@ -183,14 +183,14 @@ class Engine(Closable):
             env_ids: which; see the class.
             motion: [n, motion_dim] or [motion_dim], physical units; it becomes the current frame. None draws
                 from the bank with the engine's own seeded generator.
-            command: [n, command_dim] or [command_dim], approached in a ramp. None keeps the old one (zero at first).
+            command: [n, command_dim] or [command_dim], in force from the current frame on: no ramp. None keeps what was
+                set last (zero at first), and a ramp to it ends here.
             root_pos: [n, 3] or [3], world, m: the point on the ground below the root, an environment's origin for
                 example. x and y become the root's; z is the ground's height from now on, and the root's height above
                 it comes from kinematics. None: what was last given for the environment, here or to :meth:`start`,
                 (0, 0, 0) at first. Needs a window.
             root_rot: [n, 4] or [4], world, quaternion (w, x, y, z) of any length but 0. Only its heading (yaw) is
                 used. None: what was last given, along x at first. Needs a window.
-            command_at_once: no ramp: the command is in force in the current frame already. For a motion of its gait.
         """
         envs = select_envs(env_ids, self.num_envs, self.device)
         commands = None if command is None else as_rows(command, envs, self.command.shape[1], "command", self.device)
@@ -198,7 +198,7 @@ class Engine(Closable):
         rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
         motions = self._motions(motion, envs)
         with self._ready:
-            self._changes.reset(envs, motions, positions, rotations, commands, command_at_once)
+            self._changes.reset(envs, motions, positions, rotations, commands)
             self._stepper.rebuild(envs.columns(self._guard.columns))
             self._ready.note(envs)
 
@@ -250,8 +250,8 @@ class Engine(Closable):
     def set_command(self, command: Any, env_ids: Any = None) -> None:
         """Change the command of some environments; the motion goes on from the current frame, which stays as it is.
 
-        The windows of these environments are made anew. A command that an environment has already changes nothing
-        about its ramp.
+        The new command is approached in ``command_ramp_s``. The windows of these environments are made anew. A command
+        that an environment has already changes nothing about its ramp.
 
         Args:
             command: [n, command_dim] or [command_dim]. Entries outside :attr:`command_range` are clamped and counted.

@@ -70,7 +70,8 @@ def load_engine(
         seed: of the generator that draws initial states from the bank.
         horizon: frames of the reference window, the current one included. 1: no window. It takes ``num_envs *
             horizon`` times the bytes of a frame: 4 * (2 * joints + 13 + 3 * key bodies), rounded up to 16.
-        command_ramp_s: seconds in which a new command is reached, linearly, from the one in force. 0: at once.
+        command_ramp_s: seconds in which a change of command is reached, linearly, from the one in force. 0: at once.
+            The command of a reset is in force from its frame on.
         key_bodies: names of bodies of the manifest's robot whose positions each frame has, in this order. None:
             all of them. Each costs memory and time.
 

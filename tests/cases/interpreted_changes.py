@@ -33,7 +33,8 @@ def engines(
         monkeypatch.setattr("cmg_runtime.engine.make_pool_starts", starts)
         engine = load(num_envs=NUM_ENVS, precision="fp32", horizon=horizon, command_ramp_s=ramp_s)
         for _ in range(2):
-            engine.reset(command=commands_of(engine, NUM_ENVS, generator))
+            engine.reset()
+            engine.set_command(commands_of(engine, NUM_ENVS, generator))
             for _ in range(int(torch.randint(1, 9, (), generator=generator))):
                 engine.step()
         pair.append(engine)
@@ -99,10 +100,10 @@ def test_resets_and_commands(
                 engine.set_command(commands, env_ids)
         else:
             motion = spoiled(0.3 * torch.randn(n, expected.bank.shape[1], generator=generator), rng)
-            given, at_once = (commands if rng.random() < 0.5 else None), bool(rng.random() < 0.5)
+            given = commands if rng.random() < 0.5 else None
             place = places(n, rng, generator) if horizon > 1 else {}
             for engine in (expected, seen):
-                engine.reset(env_ids, motion, given, command_at_once=at_once, **place)
+                engine.reset(env_ids, motion, given, **place)
         compare(expected, seen)
         moving = torch.tensor(rng.random(NUM_ENVS) < 0.7)
         for engine in (expected, seen):

@@ -79,10 +79,9 @@ class PlainEnvironment:
             self.start, self.target, self.time = self.in_force(self.time), wanted, 0.0
         del self.frames[1:]
 
-    def place_again(self, at_once: bool = False) -> None:
-        """A reset's frame is under what is in force after its command was set."""
-        if at_once:
-            self.start = self.target
+    def place_again(self) -> None:
+        """A reset's frame is under its command, in force at once."""
+        self.start = self.target
         self.frames = [replace(self.frames[0], command=self.in_force(self.time))]
 
     def step(self) -> None:

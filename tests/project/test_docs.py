@@ -9,6 +9,10 @@ import pytest
 import torch
 from setuptools.config.pyprojecttoml import read_configuration
 
+import cmg_export
+import cmg_gym
+import CMG_Ref
+import cmg_runtime
 from cmg_runtime import load_engine
 from gym_case import make_g1_engine
 
@@ -55,11 +59,13 @@ def test_the_check_finds_a_test_that_is_not_there() -> None:
 
 
 def test_the_version_is_said_in_one_place() -> None:
-    version = (ROOT / "runtime" / "VERSION").read_text().strip()
+    version = (ROOT / "runtime" / "cmg_runtime" / "VERSION").read_text().strip()
     for file in (ROOT / "pyproject.toml", ROOT / "runtime" / "pyproject.toml"):
         assert read_configuration(str(file))["project"]["version"].strip() == version
     first = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text() + " ", re.MULTILINE)
     assert first is not None and first[1] == version
+    packages = (cmg_runtime, CMG_Ref, cmg_export, cmg_gym)
+    assert {package.__version__ for package in packages} == {version}
 
 
 @pytest.mark.slow

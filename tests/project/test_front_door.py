@@ -43,9 +43,16 @@ def test_runtime_installs_and_imports_alone(tmp_path: Path) -> None:
 
     runtime, utils = files(ROOT / "runtime", ROOT / "runtime"), files(ROOT / "CMG_Ref" / "utils", ROOT)
     assert files(site, site) == runtime - {Path("setup.py")} | utils
-    done = run_python("-c", "import cmg_runtime; print(cmg_runtime.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
+    done = run_python(
+        "-c",
+        "import cmg_runtime; print(cmg_runtime.__file__, cmg_runtime.__version__)",
+        cwd=tmp_path,
+        PYTHONPATH=str(site),
+    )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).parent == site / "cmg_runtime"
+    file, version = done.stdout.split()
+    assert Path(file).parent == site / "cmg_runtime"
+    assert version == (ROOT / "runtime" / "cmg_runtime" / "VERSION").read_text().strip()
 
 
 LIFE = """

@@ -110,7 +110,7 @@ def _engine_reset(settings: Settings, backend: str, env_ids: torch.Tensor) -> Ca
     engine = load_engine(settings.options.engine, size, settings.device, backend, horizon=HORIZON, key_bodies=bodies)
     engine.reset()
     command = _commands(settings, len(env_ids))
-    return functools.partial(engine.reset, env_ids, command=command, command_at_once=True)
+    return functools.partial(engine.reset, env_ids, command=command)
 
 
 def _queries(library: Library, ids: torch.Tensor, offsets: Sequence[Sequence[int]], fps: float) -> Callable[[], None]:

@@ -45,7 +45,6 @@ class Change:
         motion: [num_rows, motion_dim], or None to draw from the bank.
         root_pos: [num_rows, 3], or None to leave it.
         root_rot: [num_rows, 4], or None to leave it.
-        at_once: the command is in force at once.
         looked: ids and offsets [m] of single frames to look at.
         expected: what it adds to the counters.
     """
@@ -58,14 +57,13 @@ class Change:
     motion: torch.Tensor | None
     root_pos: torch.Tensor | None
     root_rot: torch.Tensor | None
-    at_once: bool
     looked: tuple[torch.Tensor, torch.Tensor]
     expected: Expected
 
     def apply(self, engine: Engine) -> None:
         """Do it."""
         if self.resets:
-            engine.reset(self.env_ids, self.motion, self.command, self.root_pos, self.root_rot, self.at_once)
+            engine.reset(self.env_ids, self.motion, self.command, self.root_pos, self.root_rot)
         else:
             engine.set_command(self.command, self.env_ids)
         engine.frames(*self.looked)
@@ -138,14 +136,14 @@ def _draw(engine: Engine, generator: torch.Generator, resets: bool, form: str, c
         motion=moved(drawn if resets and chance(0.5) else None),
         root_pos=moved(torch.cat([10 * normal(num_rows, 2), 0.2 * normal(num_rows, 1)], dim=1) if places else None),
         root_rot=moved(normal(num_rows, 4) if places else None),
-        at_once=resets and chance(0.3),
         looked=(ids.to(device), offsets.to(device)),
         expected=expected + Expected(lookups=lookups),
     )
 
 
 class Told:
-    """What the environments were told so far: their commands, approached in ramps, and the ground under them.
+    """What the environments were told so far: their commands, of which changes are approached in ramps, and the ground
+    under them.
 
     All of it in float64, from the calls alone: nothing is asked of the engine. Nothing here makes the host wait.
 
@@ -173,7 +171,7 @@ class Told:
             start = torch.where(other[:, None], self.in_force(step, 0)[envs], start)
             target = torch.where(other[:, None], wanted, target)
             changed_at = changed_at.masked_fill(other, float(step))  # of torch.where's scalar the host would wait
-        if change.at_once:
+        if change.resets:
             start = target
         self._start[envs], self._target[envs], self._changed_at[envs] = start, target, changed_at
         if change.root_pos is not None:

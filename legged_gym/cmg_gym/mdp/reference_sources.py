@@ -74,7 +74,7 @@ class RealtimeSource:
             self._planned.start(env_ids)
             return
         given = (*self._held, self._planned.root_pos, self._planned.root_rot)
-        self._engine.reset(env_ids, *(rows[env_ids] for rows in given), command_at_once=True)
+        self._engine.reset(env_ids, *(rows[env_ids] for rows in given))
 
     def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
         self._engine.set_command(commands, env_ids)

@@ -64,7 +64,7 @@ def prove_here(
         BackendUnavailable: it failed, or there is nothing to compare it with.
     """
     about = _circumstances(backend, artifact, device)
-    records = _read(folder)
+    records = read_records(folder)
     record = _sound(records.get(artifact.name), about)
     proved = [] if record is None else record["batches"]
     batches = [batch for batch in sorted({*BATCHES, num_envs}) if batch <= num_envs and batch not in proved]
@@ -126,7 +126,9 @@ def _library_versions() -> Dict[str, str]:
     return installed_versions(("triton", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"))
 
 
-def _read(folder: Path) -> Dict[str, Any]:
+def read_records(folder: Path) -> Dict[str, Dict[str, Any]]:
+    """Artifact -> what its last first load has recorded in ``folder``; empty where there is no such file, or a damaged
+    one."""
     try:
         records = typed_json.loads((read_kept(Path(folder) / FILE_NAME) or b"{}").decode())
     except ValueError:

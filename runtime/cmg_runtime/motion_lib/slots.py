@@ -47,7 +47,7 @@ class SlotSource:
     def __init__(self, engine: Engine, num_envs: int, commands: torch.Tensor, most_steps: int, seed: int) -> None:
         self.num_motions = engine.num_envs
         self._engine = engine
-        engine.reset(command=commands, command_at_once=True)  # so that every id means something at once
+        engine.reset(command=commands)  # so that every id means something at once
         self._own_commands = engine.command.clone()
         self._sampler = MotionSampler(self._own_commands, seed)
         self._clocks = make_motion_clocks(engine.motion_rows(), engine.fps, most_steps, num_envs)
@@ -116,7 +116,7 @@ class SlotSource:
         return scores.topk(n).indices
 
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
-        self._engine.reset(slots, command=commands, command_at_once=True)
+        self._engine.reset(slots, command=commands)
         self._clocks.begin(slots)
 
 

@@ -202,7 +202,7 @@ def test_frames_that_had_to_be_replaced_are_accounted_for(
     monkeypatch.setattr("cmg_runtime.loading.load_bank", close)
     engine = load_engine(random_robot_case()[0], 2000, device="cpu", backend="torch", precision="fp32", seed=SEED)
     low, high = engine.command_range
-    engine.reset(command=low + (high - low) * torch.rand(2000, 3, generator=generator), command_at_once=True)
+    engine.reset(command=low + (high - low) * torch.rand(2000, 3, generator=generator))
     engine.step()
     generated = torch.quantile(torch.cat([engine.dof_pos, engine.dof_vel], dim=1), 29 / 30, dim=0)
     value = int((generated - engine.bank.amax(dim=0)).argmax())

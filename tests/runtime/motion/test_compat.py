@@ -183,7 +183,7 @@ def load(backend):
     return load_engine(FOLDER, NUM_ENVS, backend=backend)
 
 def stepped(engine):
-    engine.reset(motion=engine.bank[0], command=[0.3, 0.1, -0.2], command_at_once=True)
+    engine.reset(motion=engine.bank[0], command=[0.3, 0.1, -0.2])
     for _ in range(3):
         engine.step()
     return torch.cat([engine.dof_pos, engine.dof_vel], dim=1).numpy().copy()

@@ -50,7 +50,7 @@ def test_golden_folder_computes_what_it_did(folder: Path, precision: str, backen
     rolled = engine.rollout(starts[0], command, num_frames=frames - 1).transpose(0, 1)
     assert relative(folder, stepped, motion[1:].reshape(-1, width)) < TOLERANCE[precision]
     assert relative(folder, rolled, motion) < 5 * TOLERANCE[precision]
-    engine.reset(motion=starts[0], command=command, command_at_once=True)
+    engine.reset(motion=starts[0], command=command)
     assert relative(folder, torch.cat(engine.step(), dim=1), motion[1]) < TOLERANCE[precision]
 
 

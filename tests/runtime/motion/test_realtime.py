@@ -52,7 +52,7 @@ class ByHand:
         engine, motion = self.engine, torch.cat([out[4], out[5]], 1)
         if what == "reset":
             commands = env.lib.get_motion_command(env.motion_ids[env_ids])
-            engine.reset(env_ids, motion, commands, command_at_once=True)
+            engine.reset(env_ids, motion, commands)
             offsets = [0]
         elif what == "now":
             engine.step()
@@ -100,7 +100,7 @@ def test_clocks_that_start_at_random_go_on_by_a_frame_a_step(case: Case, seed: i
     by_hand = ByHand(case)
     commands = env.lib.get_motion_command(env.motion_ids)
     motion, poses = torch.cat([second[4], second[5]], 1), (second[0], second[1].roll(1, 1))
-    by_hand.engine.reset(None, motion, commands, *(poses[0] * torch.tensor([1.0, 1.0, 0.0]), poses[1]), True)
+    by_hand.engine.reset(None, motion, commands, *(poses[0] * torch.tensor([1.0, 1.0, 0.0]), poses[1]))
     for _ in range(30):
         env.step(reset=False)
     assert by_hand.checked == 60

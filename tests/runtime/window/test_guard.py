@@ -268,7 +268,7 @@ def test_a_wild_motion_of_the_bundled_checkpoint_is_replaced(tmp_path: Path) -> 
     truth = make_g1_engine(tmp_path)
     stride, forward, reverse = 293, [0.99, -0.52, -0.80], [-0.70, -0.55, 0.17]  # of the bank; m/s, m/s, rad/s
     engine = load_engine(tmp_path, 2, horizon=96, command_ramp_s=0.5)
-    engine.reset(motion=engine.bank[stride], command=forward, command_at_once=True)
+    engine.reset(motion=engine.bank[stride], command=forward)
     assert quiet_report(engine).frames_replaced == 0
     engine.set_command(reverse)
     assert quiet_report(engine).frames_replaced == engine.num_envs

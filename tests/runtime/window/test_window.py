@@ -23,7 +23,7 @@ from plain_rollout import PlainEnvironment
 from random_robot import random_robot
 from window_case import assert_same, check_frame, everything, load, one_frame, quiet_report, random_robot_case
 
-CHANGES = ["reset", "set_command", "same again", "both", "at once", "start", "planned"]
+CHANGES = ["reset", "set_command", "same again", "both", "start", "planned"]
 OPERATION = st.tuples(
     st.sampled_from(["step", "some step", "steps", "frames", *CHANGES]),
     st.sampled_from(["ids", "mask", "all"]),
@@ -168,17 +168,15 @@ class Both:
             self.plain[i].set_command(commands[i])
 
     def reset(self, action: str, chosen: Chosen, rng: np.random.Generator) -> None:
-        at_once = action == "at once"
-        with_command = action == "both" or (at_once and rng.random() < 0.5)
-        commands = self.commands(chosen, rng) if with_command else None
+        commands = self.commands(chosen, rng) if action == "both" else None
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 32)))
         values = self.truth.states(self.engine.num_envs, generator).numpy(), commands, *self.place(chosen, rng)
-        self.engine.reset(chosen.env_ids, *map(chosen.rows, values), command_at_once=at_once)
+        self.engine.reset(chosen.env_ids, *map(chosen.rows, values))
         for i in chosen.envs:
             self.plain[i].reset(values[0][i].astype(float), self.root_pos[i], self.yaw[i])
             if commands is not None:
                 self.plain[i].set_command(commands[i])
-            self.plain[i].place_again(at_once)
+            self.plain[i].place_again()
 
     def start(self, action: str, chosen: Chosen, rng: np.random.Generator) -> None:
         n, places = self.engine.num_envs, self.place(chosen, rng)

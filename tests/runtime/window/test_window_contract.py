@@ -23,7 +23,8 @@ def test_each_new_frame_is_the_reference_step(
     truth, horizon, num_envs = random_robot_case()[1], 24, 301
     engine = load(device, backend, num_envs, precision, horizon=horizon, command_ramp_s=0.5)
     command = truth.commands(num_envs, generator)
-    engine.reset(motion=truth.states(num_envs, generator), command=command)
+    engine.reset(motion=truth.states(num_envs, generator))
+    engine.set_command(command)
     newest = motions_of(everything(engine))[:, -1]
     for step in range(1, 4):
         engine.step()
@@ -45,7 +46,8 @@ def test_environments_that_step_by_themselves_have_the_bits_of_those_that_step_t
         return {**everything(one), "in force": one.command_in_force.cpu()}
 
     for one in (engine, together):
-        one.reset(motion=motion, command=command)
+        one.reset(motion=motion)
+        one.set_command(command)
     frames = [all_of(together)]
     for _ in shares:
         together.step()

@@ -48,6 +48,7 @@ def test_batches_of_every_size(backend: str, count: int, generator: torch.Genera
         env = PlainEnvironment(truth, robot, ramp_s=0.5)
         env.set_command(command[i].numpy())
         env.reset(motion[i].double().numpy(), np.array([1.0, 2.0, 0.5]), 0.0)
+        env.place_again()
         for offset in (0, 1, HORIZON - 1):
             check_frame(robot, env, offset, one_frame(frames, (i, offset)))
 

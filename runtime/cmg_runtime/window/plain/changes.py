@@ -36,16 +36,15 @@ class Changes:
         root_pos: Optional[torch.Tensor],
         root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
-        at_once: bool,
     ) -> None:
-        """Set current frames. Rows with a value that is not finite or beyond the limits are ignored and counted.
+        """Set current frames; the commands, old or new, are in force at once. Rows with a value that is not finite or
+        beyond the limits are ignored and counted.
 
         Args:
             motions: [envs.num_rows, motion_dim] float32, rad and rad/s.
             root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world; None: as last given.
             root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used. None: as last given.
             commands: [envs.num_rows, command_dim] as in :meth:`set_command`, or None.
-            at_once: the commands, old or new, are in force at once.
         """
         usable = self._state.guard.within(motions)
         if self._buffers is not None:
@@ -56,8 +55,7 @@ class Changes:
         envs.write(self._current, torch.where(usable.unsqueeze(1), motions, envs.read(self._current)))
         if commands is not None:
             self.set_command(envs, commands)
-        if at_once:
-            self._state.ramp.finish(envs)
+        self._state.ramp.finish(envs)
 
     def set_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
         """Start ramps to ``commands`` [envs.num_rows, command_dim] float32, clamped; not finite ones are ignored."""

@@ -36,12 +36,11 @@ class TritonChanges(Changes):
         root_pos: Optional[torch.Tensor],
         root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
-        at_once: bool,
     ) -> None:
-        self._launch(envs, motions, root_pos, root_rot, commands, at_once)
+        self._launch(envs, motions, root_pos, root_rot, commands)
 
     def set_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
-        self._launch(envs, None, None, None, commands, False)
+        self._launch(envs, None, None, None, commands)
 
     def _launch(
         self,
@@ -50,7 +49,6 @@ class TritonChanges(Changes):
         root_pos: Optional[torch.Tensor],
         root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
-        at_once: bool,
     ) -> None:
         state, counters, buffers = self._state, self._counters, self._buffers
         n, ramp, guard = envs.num_rows, state.ramp, state.guard
@@ -77,7 +75,6 @@ class TritonChanges(Changes):
                 RESET=motions is not None,
                 PLACE=motions is not None and buffers is not None,
                 COMMAND=commands is not None,
-                AT_ONCE=at_once,
                 D=state.current.shape[1],
                 WIDTH=triton.next_power_of_2(state.current.shape[1]),
                 C=ramp.target.shape[1],
@@ -153,7 +150,6 @@ def _change(
     RESET: tl.constexpr,
     PLACE: tl.constexpr,
     COMMAND: tl.constexpr,
-    AT_ONCE: tl.constexpr,
     RAMP: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -192,7 +188,7 @@ def _change(
             tl.store(fresh + column, usable, mask=there)
         add_count(counts + MOTIONS_IGNORED, there & (usable == 0))
         tl.store(current + column[:, None] * D + lanes[None, :], value, mask=inside & usable[:, None])
-    if COMMAND or AT_ONCE:
+    if COMMAND or RESET:
         entries = tl.arange(0, COMMAND_WIDTH)
         used = entries < C
         inside = there[:, None] & used[None, :]
@@ -219,7 +215,7 @@ def _change(
             target = tl.where(restart[:, None], clamped, target)
             tl.store(ramp_target + places, target, mask=inside)
             tl.store(ramp_elapsed + column, elapsed * 0, mask=there & restart)
-        if AT_ONCE:
+        if RESET:  # the commands, old or new, are in force at once
             initial = target
         tl.store(ramp_initial + places, initial, mask=inside)
 
