@@ -251,11 +251,13 @@ class MotionLibCMG(MotionCatalogue, Closable):
         Raises:
             EngineError: wrong arguments, or pregenerated mode.
         """
-        of_envs = motion_ids is None
-        chosen = select_envs(
-            env_ids if of_envs else motion_ids, self.num_envs if of_envs else self.num_motions(), self.device
-        )
-        self._source.update_commands(commands, chosen, of_envs)
+        if motion_ids is None:
+            chosen = select_envs(env_ids, self.num_envs, self.device)
+        elif env_ids is None:
+            chosen = select_envs(motion_ids, self.num_motions(), self.device, "motion_ids")
+        else:
+            raise EngineError("update_commands() has env_ids and motion_ids; expected one of them")
+        self._source.update_commands(commands, chosen, of_envs=motion_ids is None)
 
     @torch.no_grad()
     def calc_motion_frame(self, motion_ids: Any, motion_times: Any) -> MotionFrames:
