@@ -147,7 +147,7 @@ class FrameQueries:
         position, finite = frame_positions(times, self._fps, 0.0 if clock is None else clock.index_select(0, ids))
         self.counts += torch.stack([(position < 0).sum(), (position > self._last).sum(), (~finite).sum()])
         position = position.clamp(min=0)
-        # By a tensor: a number's reciprocal would be multiplied by on a GPU, and a motion's very end begin the next one.
+        # By a tensor: a GPU would multiply by a number's reciprocal, and a motion's very end begin the next one.
         loops = (torch.ceil(position / self._end) - 1).clamp(min=0)
         if self._motions.repeats:
             position = position - loops * self._last
