@@ -193,7 +193,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
         self, n: int, motion_difficulty: Any = None, curriculum_level: float | None = None
     ) -> torch.Tensor:
         """Draw motion ids [n] int64: in pregenerated mode with repetition, in realtime mode distinct motions that
-        nobody asks for any more, which then begin anew.
+        nobody asks for any more, which then begin anew: a query of ``num_envs`` motions has left them out since they
+        were named. Where no such is left, those named longest ago are drawn, whatever their weights.
 
         Args:
             motion_difficulty: [num_motions] weights of the draw.

@@ -299,3 +299,4 @@ def test_queries_in_a_cuda_graph(gpu_case: tuple[Case, str]) -> None:
         expected = query(libs[1])
     for field, other in zip(captured, expected):
         torch.testing.assert_close(field, other, rtol=1e-5, atol=1e-5)
+    assert libs[0].report() == libs[1].report() == (0, 0, 0, 0)
