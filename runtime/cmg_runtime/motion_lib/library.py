@@ -266,7 +266,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
 
         Args:
             motion_ids: [N] integers.
-            motion_times: [N] s. Negative times give the first frame, and are counted; past the end see the class.
+            motion_times: [N] s. Pregenerated motions give their first frame for negative ones, and count them; past the
+                end see the class.
 
         Returns:
             ``root_pos`` [N, 3] m, world; ``root_rot`` [N, 4] quaternion (x, y, z, w), world, yaw only; ``root_vel``
