@@ -30,7 +30,7 @@ def warn_where_ground_ends(env: Any, distance: float) -> None:
     environment without these settings, or without ``env_origins``, is not looked at.
     """
     terrain, origins = getattr(env.cfg, "terrain", None), getattr(env, "env_origins", None)
-    if origins is None or not all(hasattr(terrain, name) for name in SETTINGS):
+    if terrain is None or origins is None or not all(hasattr(terrain, name) for name in SETTINGS):
         return
     if terrain.mesh_type not in ("trimesh", "heightfield"):
         return
