@@ -71,8 +71,8 @@ class SlotSource:
     def draw_for(
         self, env_ids: torch.Tensor, commands: Any, motion_difficulty: Any, curriculum_level: Optional[float]
     ) -> torch.Tensor:
-        """As :meth:`draw`, for environments [n] int64, and remember which has which: no two of them the same. None for
-        the slots' own ``commands``."""
+        """As :meth:`draw`, for environments [n] int64, and remember which has which; as long as those that were given
+        slots ask for them, no two have the same. None for the slots' own ``commands``."""
         given = None
         if commands is not None:
             given = as_rows(commands, EnvSelection(len(env_ids)), 3, "commands", self._engine.device)
@@ -95,10 +95,11 @@ class SlotSource:
         elif chosen.mask is None:
             self._engine.set_command(rows, chosen.read(self._slot_of_env))
         else:
-            mask = torch.zeros(self.num_motions, dtype=torch.bool, device=self._engine.device)
-            mask.index_copy_(0, self._slot_of_env, chosen.mask)
-            of_slots = self._engine.command.index_copy(0, self._slot_of_env, rows)
-            self._engine.set_command(of_slots, mask)
+            # What is not chosen goes to one slot more: another environment may have had its slot before.
+            slots = torch.where(chosen.mask, self._slot_of_env, self.num_motions)
+            of_slots = rows.new_zeros(self.num_motions + 1, 3).index_copy_(0, slots, rows)
+            mask = torch.zeros_like(of_slots[:, 0], dtype=torch.bool).index_fill_(0, slots, True)
+            self._engine.set_command(of_slots[:-1], mask[:-1])
 
     def step(self) -> None:
         """One frame forward, all slots."""

@@ -184,10 +184,11 @@ def test_a_reset_touches_only_its_environments(case: Case) -> None:
 
 
 def test_environments_never_share_a_motion_by_resets(case: Case, seed: int) -> None:
-    """Whoever is reset how often, asked for or not, each environment's commands are its own motion's."""
+    """Once all have been asked for, whoever is reset how often: each environment's commands are its own motion's."""
     random = np.random.default_rng(seed)
     lib = make(case, mode="realtime", horizon=2)
     ids, commands, range_ = torch.arange(5), lib.motion_commands[:5], case.truth.high.numpy()
+    lib.calc_motion_frame(ids, torch.zeros(5))
     for _ in range(40):
         some = random.permutation(5)[: random.integers(1, 4)]
         ids[some] = lib.reset(some)
