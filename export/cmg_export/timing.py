@@ -10,7 +10,7 @@ On a CPU there is only wall.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Timing:
-    """One kind of call by the three clocks; ``gpu`` and ``call`` are None on a CPU.
+    """One kind of call by the three clocks; ``gpu`` and ``call`` are None on a CPU, ``gpu`` also where nobody asked.
 
     Attributes:
         count: calls timed, by each clock.
@@ -83,6 +83,7 @@ def interleave(
     block: int = BLOCK,
     failed: Failed | None = None,
     samples: dict[str, Samples] | None = None,
+    waiting: Collection[str] = (),
 ) -> dict[str, Samples]:
     """Time every one of ``runs``, in turns of ``block`` calls. The samples of those that got through it.
 
@@ -93,6 +94,8 @@ def interleave(
         failed: called with the name of one that raises, and its error, and the others go on without it. None: it is
             raised here.
         samples: what is returned, empty so far; so the caller has it when an interrupt comes.
+        waiting: names of those whose calls make the host wait, so that the GPU's clock says no more than the wall's:
+            they are timed by that alone.
     """
     samples = {} if samples is None else samples
     samples.update({name: Samples() for name in runs})
@@ -117,7 +120,8 @@ def interleave(
         for name in list(samples):
             size = counts[name] * (turn + 1) // turns - counts[name] * turn // turns
             if size:
-                attempt(name, lambda name=name, size=size: time_block(runs[name], device, size, samples[name]))
+                block_of = time_block if name not in waiting else _wall_block
+                attempt(name, lambda name=name, size=size, time=block_of: time(runs[name], device, size, samples[name]))
     return samples
 
 

@@ -94,34 +94,35 @@ class EnvSelection:
         return torch.where(self.mask, everyone, len(everyone))
 
 
-def select_envs(env_ids: Any, num_envs: int, device: torch.device) -> EnvSelection:
+def select_envs(env_ids: Any, num_envs: int, device: torch.device, name: str = "env_ids") -> EnvSelection:
     """``env_ids`` as a selection.
 
     Args:
         env_ids: None for every environment; distinct integers in 0..num_envs-1 [n]; or a bool mask [num_envs].
             Integers in a CUDA tensor are not range-checked here: one out of range fails torch's device-side assert.
+        name: what to call them in messages.
 
     Raises:
         EngineError: of another shape, type or device; on the host also: out of range, or the same id twice.
     """
     if env_ids is None:
         return EnvSelection(num_envs)
-    ids = _tensor(env_ids, "env_ids", device)
+    ids = _tensor(env_ids, name, device)
     if ids.dim() != 1:
-        raise EngineError(f"env_ids has shape {_text(ids.shape)}; expected [n] integers or [{num_envs}] bool")
+        raise EngineError(f"{name} has shape {_text(ids.shape)}; expected [n] integers or [{num_envs}] bool")
     if ids.dtype == torch.bool:
         if len(ids) != num_envs:
-            raise EngineError(f"env_ids is a mask of {len(ids)}; expected one entry per environment, {num_envs}")
+            raise EngineError(f"{name} is a mask of {len(ids)}; expected one entry for each, {num_envs}")
         return EnvSelection(num_envs, mask=_to(ids, device))
     if ids.numel() == 0:
         ids = ids.long()  # an empty list has no type of its own
     if ids.is_floating_point() or ids.is_complex():
-        raise EngineError(f"env_ids has type {ids.dtype}; expected integers or bool")
+        raise EngineError(f"{name} has type {ids.dtype}; expected integers or bool")
     ids = ids.long()
     if ids.device.type == "cpu":
-        _require_in_range(ids, num_envs, "env_ids")
+        _require_in_range(ids, num_envs, name)
         if len(ids.unique()) != len(ids):
-            raise EngineError("env_ids has the same environment twice; expected each at most once")
+            raise EngineError(f"{name} has the same id twice; expected each at most once")
     return EnvSelection(len(ids), ids=_to(ids, device))
 
 

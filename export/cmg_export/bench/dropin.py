@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from cmg_export.bench.results import Call
 from cmg_export.bench.settings import Settings
 from cmg_export.progress import stage
 from cmg_export.read.checkpoint import Checkpoint
-from cmg_export.timing import Run, interleave
+from cmg_export.timing import Run, Samples, interleave
 from cmg_runtime.commands.sampler import CommandSampler
 from cmg_runtime.folder.arrays import load_bank
 from cmg_runtime.loading import load_engine
@@ -51,16 +51,17 @@ def _time_generators(settings: Settings, network: ReferenceForm, mode: str, call
     options, num_envs, frames = settings.options, settings.num_envs, settings.options.dropin.frames
     commands = _commands(settings, num_envs)
     generators: dict[str, Any] = {}
-    for backend in options.backends or ("auto",):
-        ours = CMGMotionGenerator(
-            options.engine, None, num_envs, settings.device, mode, preload_duration=frames, backend=backend
-        )
-        generators[f"{ours.engine.backend_name}_{ours.engine.precision}"] = ours
-    bank = _bank(settings)
-    if mode == "realtime":
-        generators["reference"] = ReferenceRealtime(network, bank, num_envs)
-    else:
-        generators["reference"] = ReferencePregenerated(network, bank, num_envs, frames)
+    with stage(f"generators, {mode}"):
+        for backend in options.backends or ("auto",):
+            ours = CMGMotionGenerator(
+                options.engine, None, num_envs, settings.device, mode, preload_duration=frames, backend=backend
+            )
+            generators[f"{ours.engine.backend_name}_{ours.engine.precision}"] = ours
+        bank = _bank(settings)
+        if mode == "realtime":
+            generators["reference"] = ReferenceRealtime(network, bank, num_envs)
+        else:
+            generators["reference"] = ReferencePregenerated(network, bank, num_envs, frames)
 
     def restart(generator: Any) -> Callable[[], None]:
         def run() -> None:
@@ -69,8 +70,11 @@ def _time_generators(settings: Settings, network: ReferenceForm, mode: str, call
 
         return run
 
-    _time(settings, f"reset of all, {mode}", {name: restart(made) for name, made in generators.items()}, calls)
-    _time(settings, f"get_motion, {mode}", {name: made.get_motion for name, made in generators.items()}, calls)
+    for what, runs in (
+        ("reset of all", {name: restart(made) for name, made in generators.items()}),
+        ("get_motion", {name: made.get_motion for name, made in generators.items()}),
+    ):
+        _time(settings, f"{what}, {mode}", runs, calls, waiting=("reference",))
 
 
 def _time_libraries(settings: Settings, network: ReferenceForm, calls: list[Call]) -> None:
@@ -79,12 +83,13 @@ def _time_libraries(settings: Settings, network: ReferenceForm, calls: list[Call
     num_envs = settings.num_envs
     given = (options.engine, None, dropin.num_motions, dropin.frames, num_envs, device)
     backends, libraries = options.backends or ("auto",), dict[str, MotionLibCMG]()
-    for backend in backends:
-        for mode in MODES:
-            made = MotionLibCMG(*given, manifest.sizes.num_joints, manifest.fps, mode=mode, backend=backend)
-            libraries[f"{backend}, {mode}"] = made
-    commands = _commands(settings, dropin.num_motions)
-    reference = ReferenceMotionLib(network, _bank(settings), commands, dropin.frames, manifest.fps)
+    with stage("motion libraries"):
+        for backend in backends:
+            for mode in MODES:
+                made = MotionLibCMG(*given, manifest.sizes.num_joints, manifest.fps, mode=mode, backend=backend)
+                libraries[f"{backend}, {mode}"] = made
+        commands = _commands(settings, dropin.num_motions)
+        reference = ReferenceMotionLib(network, _bank(settings), commands, dropin.frames, manifest.fps)
     everyone = torch.arange(num_envs, device=device)
     askers: list[tuple[str, Library, torch.Tensor]] = [("reference", reference, everyone % dropin.num_motions)]
     askers += [(name, made, made.sample_motions(num_envs)) for name, made in libraries.items()]
@@ -129,11 +134,17 @@ def _queries(library: Library, ids: torch.Tensor, offsets: Sequence[Sequence[int
     return run
 
 
-def _time(settings: Settings, what: str, runs: Mapping[str, Run], calls: list[Call]) -> None:
-    dropin = settings.options.dropin
+def _time(
+    settings: Settings, what: str, runs: Mapping[str, Run], calls: list[Call], waiting: Collection[str] = ()
+) -> None:
+    """Into ``calls``, also what there is when an interrupt comes."""
+    options, timed = settings.options.dropin, dict[str, Samples]()
+    count = settings.calls(options.count)
     with stage(what):
-        timed = interleave(runs, settings.device, settings.calls(dropin.count), dropin.seconds)
-        calls += [Call(what, name, samples.timing()) for name, samples in timed.items()]
+        try:
+            interleave(runs, settings.device, count, options.seconds, samples=timed, waiting=waiting)
+        finally:
+            calls += [Call(what, name, samples.timing()) for name, samples in timed.items() if samples.wall]
 
 
 def _bank(settings: Settings) -> torch.Tensor:

@@ -32,8 +32,8 @@ class DropinOptions:
     """Of a pregenerated trajectory."""
     count: int = 200
     """Calls of each that are wanted."""
-    seconds: float = 20.0
-    """That one contender may take at each call; slow ones get fewer calls, at least 3."""
+    seconds: float = 1.0
+    """That one contender may take at each call, by each clock; slow ones get fewer calls, at least 3."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
         self, n: int, motion_difficulty: Any = None, curriculum_level: float | None = None
     ) -> torch.Tensor:
         """Draw motion ids [n] int64: in pregenerated mode with repetition, in realtime mode distinct motions that
-        nobody asks for any more, which then begin anew.
+        nobody asks for any more, which then begin anew: a query of ``num_envs`` motions has left them out since they
+        were named. Where no such is left, those named longest ago are drawn, whatever their weights.
 
         Args:
             motion_difficulty: [num_motions] weights of the draw.
@@ -251,11 +252,13 @@ class MotionLibCMG(MotionCatalogue, Closable):
         Raises:
             EngineError: wrong arguments, or pregenerated mode.
         """
-        of_envs = motion_ids is None
-        chosen = select_envs(
-            env_ids if of_envs else motion_ids, self.num_envs if of_envs else self.num_motions(), self.device
-        )
-        self._source.update_commands(commands, chosen, of_envs)
+        if motion_ids is None:
+            chosen = select_envs(env_ids, self.num_envs, self.device)
+        elif env_ids is None:
+            chosen = select_envs(motion_ids, self.num_motions(), self.device, "motion_ids")
+        else:
+            raise EngineError("update_commands() has env_ids and motion_ids; expected one of them")
+        self._source.update_commands(commands, chosen, of_envs=motion_ids is None)
 
     @torch.no_grad()
     def calc_motion_frame(self, motion_ids: Any, motion_times: Any) -> MotionFrames:
@@ -263,7 +266,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
 
         Args:
             motion_ids: [N] integers.
-            motion_times: [N] s. Negative times give the first frame, and are counted; past the end see the class.
+            motion_times: [N] s. Pregenerated motions give their first frame for negative ones, and count them; past the
+                end see the class.
 
         Returns:
             ``root_pos`` [N, 3] m, world; ``root_rot`` [N, 4] quaternion (x, y, z, w), world, yaw only; ``root_vel``

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+SETTINGS = ("mesh_type", "border_size", "num_rows", "num_cols", "terrain_length", "terrain_width")
+"""Of legged_gym's terrains."""
+
 
 def farthest(commands: torch.Tensor, seconds: float) -> float:
     """The largest distance, m, from where it began, of a root that one of ``commands`` [M, 3] moves for ``seconds``.
@@ -27,7 +30,9 @@ def warn_where_ground_ends(env: Any, distance: float) -> None:
     environment without these settings, or without ``env_origins``, is not looked at.
     """
     terrain, origins = getattr(env.cfg, "terrain", None), getattr(env, "env_origins", None)
-    if terrain is None or origins is None or terrain.mesh_type not in ("trimesh", "heightfield"):
+    if terrain is None or origins is None or not all(hasattr(terrain, name) for name in SETTINGS):
+        return
+    if terrain.mesh_type not in ("trimesh", "heightfield"):
         return
     border = float(terrain.border_size)
     size = torch.tensor(

@@ -22,6 +22,9 @@ MOST_CONTROL_DT = 1.0
 TAKEN = -1e12
 """Score of a slot that is not free, less its stamp: far below every score of :meth:`MotionSampler.scores`."""
 
+ANOTHERS = 1e10
+"""What an environment's slot has less in a draw for others: it comes after all that are as free, but nobody's."""
+
 
 class SlotSource:
     """Motions that are generated as they are asked for. Each has a command of its own, and a window in the engine.
@@ -68,12 +71,14 @@ class SlotSource:
     def draw_for(
         self, env_ids: torch.Tensor, commands: Any, motion_difficulty: Any, curriculum_level: Optional[float]
     ) -> torch.Tensor:
-        """As :meth:`draw`, for environments [n] int64, and remember which has which; None for the slots' own
-        ``commands``."""
+        """As :meth:`draw`, for environments [n] int64, and remember which has which; as long as those that were given
+        slots ask for them, no two have the same. None for the slots' own ``commands``."""
         given = None
         if commands is not None:
             given = as_rows(commands, EnvSelection(len(env_ids)), 3, "commands", self._engine.device)
-        slots = self._free_slots(len(env_ids), motion_difficulty, curriculum_level)
+        anothers = torch.zeros_like(self._clocks.named, dtype=torch.bool).index_fill_(0, self._slot_of_env, True)
+        anothers.index_fill_(0, self._slot_of_env.index_select(0, env_ids), False)
+        slots = self._free_slots(len(env_ids), motion_difficulty, curriculum_level, anothers)
         self._begin(slots, self._own_commands.index_select(0, slots) if given is None else given)
         self._slot_of_env.index_copy_(0, env_ids, slots)
         return slots
@@ -90,10 +95,11 @@ class SlotSource:
         elif chosen.mask is None:
             self._engine.set_command(rows, chosen.read(self._slot_of_env))
         else:
-            mask = torch.zeros(self.num_motions, dtype=torch.bool, device=self._engine.device)
-            mask.index_copy_(0, self._slot_of_env, chosen.mask)
-            of_slots = self._engine.command.index_copy(0, self._slot_of_env, rows)
-            self._engine.set_command(of_slots, mask)
+            # What is not chosen goes to one slot more: another environment may have had its slot before.
+            slots = torch.where(chosen.mask, self._slot_of_env, self.num_motions)
+            of_slots = rows.new_zeros(self.num_motions + 1, 3).index_copy_(0, slots, rows)
+            mask = torch.zeros_like(of_slots[:, 0], dtype=torch.bool).index_fill_(0, slots, True)
+            self._engine.set_command(of_slots[:-1], mask[:-1])
 
     def step(self) -> None:
         """One frame forward, all slots."""
@@ -105,14 +111,19 @@ class SlotSource:
         for moving in self._clocks.follow(ids, times):
             self._engine.step(moving)
 
-    def _free_slots(self, n: int, motion_difficulty: Any, curriculum_level: Optional[float]) -> torch.Tensor:
-        """``n`` slots by weight among those that are free; where these are too few, also those named longest ago."""
+    def _free_slots(
+        self, n: int, motion_difficulty: Any, curriculum_level: Optional[float], anothers: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """``n`` slots by weight among those that are free; where these are too few, also those named longest ago. Of
+        both, those that ``anothers`` [S] bool chooses come last."""
         if n > self.num_motions:
             raise EngineError(f"n is {n}; expected at most {self.num_motions}, the motions of this realtime library")
         scores = self._sampler.scores(motion_difficulty, curriculum_level)
         # What was named last before a call that named as many as there are environments is nobody's any more.
         named = self._clocks.named
         scores = torch.where(named < self._clocks.all_named, scores, TAKEN - named.double())
+        if anothers is not None:
+            scores = torch.where(anothers, scores - ANOTHERS, scores)
         return scores.topk(n).indices
 
     def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:

@@ -323,6 +323,27 @@ def test_the_section_measures_everything_on_a_cpu(tmp_path: Path, capsys: pytest
     assert "get_motion, realtime: reference" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_section_cut_short_reports_the_calls_that_were_timed(tmp_path: Path, monkeypatch: Patch) -> None:
+    case, count = g1_case(), 0
+
+    def get_motion(self: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:  # once the contender before it has been timed
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReferencePregenerated, "get_motion", get_motion)
+    checkpoint = next((case.folder / "checkpoint").glob("*.pt"))
+    given = ["--sections", "dropin", "--engine", str(case.folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    numbers = ["--num-envs", "3", "--dropin.num-motions", "2", "--dropin.frames", "4", "--dropin.count", "3"]
+    assert bench.main([*given, *numbers, "--out", str(tmp_path)]) == 130
+    report = json.loads((tmp_path / "bench.json").read_text())
+    whats = [call["what"] for call in report["dropin"]]
+    assert whats == [*["reset of all, realtime"] * 2, *["get_motion, realtime"] * 2, "reset of all, pregenerated"]
+    assert report["left_out"] == ["the drop-in interfaces and what comes behind: interrupted"]
+
+
 @pytest.mark.gpu
 def test_on_a_gpu(tmp_path: Path) -> None:
     report = run(tmp_path, "--device", "cuda", "--backends", "torch", "--num-envs", "64", "--sizes", "64", "257")

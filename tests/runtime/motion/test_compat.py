@@ -155,7 +155,10 @@ def load_and_step(queue: Any) -> None:
 def test_a_spawned_worker_that_sees_no_gpu_gets_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product that is split among threads is summed in another order, so there bits may differ."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the worker, however many this process has
     expected = [stepped(started(backend)) for backend in BACKENDS]
+    torch.set_num_threads(threads)
     frames, with_threads, cuda = from_worker("spawn", load_and_step)
     assert all(np.array_equal(found, frame) for found, frame in zip(frames, expected)) and not cuda
     np.testing.assert_allclose(with_threads, expected[0], rtol=1e-5, atol=1e-6)

@@ -138,8 +138,11 @@ def test_how_far_motions_go_and_where_the_ground_ends(case: Case) -> None:
         ),
         ("trimesh", lib.max_distance, []),
         ("plane", 0.5, []),
+        ("trimesh", None, []),
     ):
         env.cfg.terrain = SimpleNamespace(mesh_type=mesh_type, border_size=border, **sizes)
+        if border is None:  # a terrain of another kind
+            del env.cfg.terrain.border_size
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             create_motion_lib_cmg(env)

@@ -219,7 +219,7 @@ def test_bad_calls_are_refused_and_change_nothing(case: Case, mode: str) -> None
     one.reset()
     before = shown(one, advance=False)
     refused: list[tuple[Any, str]] = [
-        (lambda: one.get_motion([1, 1]), "same environment twice"),
+        (lambda: one.get_motion([1, 1]), "same id twice"),
         (lambda: one.update_commands([math.nan, 0, 0]), "command has entries that are NaN"),
         (lambda: one.update_commands(torch.zeros(3, device="meta")), "command is on meta"),
         (lambda: one.reset(init_motion=torch.zeros(2, 58)), "motion has shape"),

@@ -183,6 +183,25 @@ def test_a_reset_touches_only_its_environments(case: Case) -> None:
     assert lib.reset([]).shape == (0,)
 
 
+def test_environments_never_share_a_motion_by_resets(case: Case, seed: int) -> None:
+    """Once all have been asked for, whoever is reset how often: each environment's commands are its own motion's."""
+    random = np.random.default_rng(seed)
+    lib = make(case, mode="realtime", horizon=2)
+    ids, commands, range_ = torch.arange(5), lib.motion_commands[:5], case.truth.high.numpy()
+    lib.calc_motion_frame(ids, torch.zeros(5))
+    for _ in range(40):
+        some = random.permutation(5)[: random.integers(1, 4)]
+        ids[some] = lib.reset(some)
+        assert len(ids.unique()) == 5
+        if random.random() < 0.3:
+            lib.calc_motion_frame(ids, torch.zeros(5))
+        commands[some] = lib.get_motion_command(ids[some])
+        steered, new = torch.tensor(random.random(5) < 0.5), torch.tensor(random.random((5, 3)) * range_).float()
+        commands[steered] = new[steered]
+        lib.update_commands(new, steered) if random.random() < 0.5 else lib.update_commands(commands)
+        torch.testing.assert_close(lib.get_motion_command(ids), commands)
+
+
 def test_bad_queries_are_refused(case: Case) -> None:
     lib, realtime, ids, times = (
         make(case),
@@ -208,6 +227,8 @@ def test_bad_queries_are_refused(case: Case) -> None:
         (lambda: lib.reset([0], commands=[0, 0, 0]), (), kept),
         (realtime.sample_motions, (11,), "n is 11; expected at most 10"),
         (realtime.reset, ([5],), "env_ids has 5"),
+        (realtime.update_commands, ([0, 0, 0], None, [10]), "motion_ids has 10; expected 0..9"),
+        (realtime.update_commands, ([0, 0, 0], [1], [1]), "has env_ids and motion_ids; expected one of them"),
         (realtime.update_commands, ([math.nan, 0, 0],), "commands has entries that are NaN or infinite"),
     ]
     for call, given, message in refused:

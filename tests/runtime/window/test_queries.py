@@ -8,10 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from cmg_runtime.motion_lib import MotionLibCMG
-from dropin_case import g1_case
 from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,22 +38,3 @@ def test_clocks_on_a_gpu(most_steps: int, rng: np.random.Generator) -> None:
     from clocks_case import check_calls
 
     check_calls("cuda", most_steps, rng)
-
-
-@pytest.mark.gpu
-def test_a_query_can_be_part_of_the_callers_own_graph() -> None:
-    folder, num_envs = g1_case().folder, 37
-    lib, same = (MotionLibCMG(folder, None, 8, 20, num_envs, "cuda", mode="realtime", horizon=12) for _ in range(2))
-    ids, offsets = lib.sample_motions(num_envs), torch.arange(0, 12, 3, device="cuda").repeat_interleave(num_envs) / 50
-    assert torch.equal(same.sample_motions(num_envs), ids)
-    ids, times, graph = ids.repeat(4), offsets.clone(), torch.cuda.CUDAGraph()
-    for one in (lib, same):
-        one.calc_motion_frame(ids, times)
-    with torch.cuda.graph(graph):
-        seen = lib.calc_motion_frame(ids, times)
-    for frame in range(1, 30):
-        times.copy_(offsets + frame / 50)
-        graph.replay()
-        for value, expected in zip(seen, same.calc_motion_frame(ids, times), strict=True):
-            assert torch.equal(value, expected)
-    assert lib.report() == same.report() == (0, 0, 0, 0)

@@ -146,7 +146,7 @@ WRONG_CALLS: list[tuple[Any, str]] = [
     (lambda e: e.set_command(torch.zeros(3, device="meta")), "command is on meta; expected"),
     (lambda e: e.reset([0, 11]), r"env_ids has 11; expected 0\.\.10"),
     (lambda e: e.set_command([0.0] * 3, [-1]), r"env_ids has -1; expected 0\.\.10"),
-    (lambda e: e.reset([3, 1, 3]), "env_ids has the same environment twice"),
+    (lambda e: e.reset([3, 1, 3]), "env_ids has the same id twice"),
     (lambda e: e.reset([0.0, 1.0]), "env_ids has type .*; expected integers or bool"),
     (lambda e: e.reset(3), r"env_ids has shape \[\]"),
     (lambda e: e.reset([True, False]), "mask of 2; .* 11"),

@@ -68,21 +68,22 @@ class MotionClocks:
         """A call with ``times`` [N] float32, s, of motions ``ids`` [N] int64. The clocks are then those of the windows
         after the steps that it asks for: returns :attr:`moving`."""
         clock, most_steps, last = self._clock, len(self.moving), len(self.motions.rows) - 1
-        known = ~torch.isnan(clock)
-        current = clock.masked_fill(~known, 0.0)
-        position, finite = frame_positions(times, self._fps, current.index_select(0, ids))
-        bounds = torch.stack([-position, position]).masked_fill(~finite, -math.inf)
+        bounds = torch.stack([-times, times]).masked_fill(~torch.isfinite(times * self._fps), -math.inf)
         most = torch.full((2, len(clock)), -math.inf, dtype=torch.float32, device=ids.device)
         most = most.scatter_reduce_(1, ids.expand(2, -1), bounds, "amax")
-        earliest, latest = -most[0], most[1]
-        named = torch.isfinite(latest)
+        named, known = torch.isfinite(most[1]), ~torch.isnan(clock)
+        current = clock.masked_fill(~known, 0.0)
+        earliest, _ = frame_positions(-most[0], self._fps, current)
+        latest, _ = frame_positions(most[1], self._fps, current)
+        # Not by way of the old clock: after hours of it float32 would have the new one past the time.
+        beginning, _ = frame_positions(-most[0], self._fps, 0.0)
 
         wanted = torch.minimum(latest.ceil() - last, earliest.floor())
         backward = named & known & (earliest < 0)
         jumped = backward | (named & known & (wanted > most_steps))
         begun = jumped | (named & ~known)
         due = torch.where(begun, 0.0, wanted.clamp(0, most_steps))
-        clock.copy_(torch.where(named, current + torch.where(begun, earliest, 0.0) + due, clock))
+        clock.copy_(torch.where(named, torch.where(begun, beginning, current + due), clock))
         self._origin.copy_(torch.where(backward.unsqueeze(1), self._back_at_the_start(), self._origin))
         torch.gt(due, self._steps, out=self.moving)
 

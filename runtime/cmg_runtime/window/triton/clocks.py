@@ -1,6 +1,6 @@
 """Motions that follow times, as two kernels: see :mod:`cmg_runtime.window.plain.clocks`.
 
-The first finds each motion's smallest and largest position by atomics, the second has a lane for each motion. 20 x 4096
+The first finds each motion's smallest and largest time by atomics, the second has a lane for each motion. 20 x 4096
 times are 1 MB to read and 160 000 atomics, a few microseconds.
 """
 
@@ -18,7 +18,7 @@ import triton.language as tl
 from cmg_runtime.window.plain.clocks import MotionClocks
 from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.triton.body_walk import heading, turn
-from cmg_runtime.window.triton.changes import add_count, store_position
+from cmg_runtime.window.triton.changes import add_count, finite, store_position
 from cmg_runtime.window.triton.queries import position_of
 
 LANES = 128
@@ -33,6 +33,7 @@ class TritonMotionClocks(MotionClocks):
         # Between calls, as here: the second kernel leaves them so.
         self._earliest = torch.full_like(self._clock, MOST, dtype=torch.int32)
         self._latest = torch.full_like(self._clock, LEAST, dtype=torch.int32)
+        self._everyone = torch.arange(len(self._clock), device=self.now.device)
         self._tally = torch.zeros(2, dtype=torch.int64, device=self.now.device)
 
     def follow(self, ids: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
@@ -40,10 +41,9 @@ class TritonMotionClocks(MotionClocks):
         with torch.cuda.device_of(self._clock):
             if n > 0:
                 _bounds[(triton.cdiv(n, LANES),)](
-                    ids=ids.contiguous(),
-                    times=times.contiguous(),
                     # torch fetches these, so that an id out of range fails its device-side assert.
-                    clocks=self._clock.index_select(0, ids),
+                    ids=self._everyone.index_select(0, ids),
+                    times=times.contiguous(),
                     earliest=self._earliest,
                     latest=self._latest,
                     n=n,
@@ -67,6 +67,7 @@ class TritonMotionClocks(MotionClocks):
                 count=count,
                 last=len(motions.rows) - 1,
                 num_askers=self._num_askers,
+                fps=self._fps,
                 MOST_STEPS=len(self.moving),
                 ROOT=motions.layout.root_pos,
                 W=motions.layout.width,
@@ -88,28 +89,26 @@ def _key(bits):
 def _bounds(
     ids,  # [n] int64
     times,  # [n] float32, s
-    clocks,  # [n] float32, of each time's motion
-    earliest,  # in and out: [count] int32 keys of positions
+    earliest,  # in and out: [count] int32 keys of times
     latest,
     n,
     fps,
     LANES: tl.constexpr,
 ):
-    """Each motion's smallest and largest position."""
+    """Each motion's smallest and largest time."""
     query = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     there = query < n
     motion = tl.load(ids + query, mask=there, other=0)
-    clock = tl.load(clocks + query, mask=there, other=0.0)
-    clock = tl.where(clock == clock, clock, 0.0)
-    position, known = position_of(tl.load(times + query, mask=there, other=0.0), clock, fps)
-    key = _key(position.to(tl.int32, bitcast=True))
-    tl.atomic_min(earliest + motion, key, mask=there & known, sem="relaxed")
-    tl.atomic_max(latest + motion, key, mask=there & known, sem="relaxed")
+    time = tl.load(times + query, mask=there, other=0.0)
+    there = there & finite(time * fps)
+    key = _key(time.to(tl.int32, bitcast=True))
+    tl.atomic_min(earliest + motion, key, mask=there, sem="relaxed")
+    tl.atomic_max(latest + motion, key, mask=there, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["count", "last", "num_askers"])
 def _follow(
-    earliest,  # in, and out: [count] int32 keys of positions; MOST where there is none
+    earliest,  # in, and out: [count] int32 keys of times; MOST where there is none
     latest,  # LEAST where there is none
     clock,  # in and out: [count] float32
     origin,  # out: [count, 3] float32
@@ -124,6 +123,7 @@ def _follow(
     count,
     last,
     num_askers,
+    fps,
     MOST_STEPS: tl.constexpr,
     ROOT: tl.constexpr,
     W: tl.constexpr,
@@ -138,18 +138,20 @@ def _follow(
     tl.store(earliest + motion, tl.zeros_like(low) + MOST, mask=there)
     tl.store(latest + motion, tl.zeros_like(high) + LEAST, mask=there)
     asked = low <= high
-    soonest = tl.where(asked, _key(low).to(tl.float32, bitcast=True), 0.0)
-    furthest = tl.where(asked, _key(high).to(tl.float32, bitcast=True), 0.0)
-
+    first = tl.where(asked, _key(low).to(tl.float32, bitcast=True), 0.0)
     before = tl.load(clock + motion, mask=there, other=0.0)
     known = before == before
-    wanted = tl.minimum(tl.ceil(furthest) - last, tl.floor(soonest))
+    current = tl.where(known, before, 0.0)
+    soonest, _ = position_of(first, current, fps)
+    furthest, _ = position_of(tl.where(asked, _key(high).to(tl.float32, bitcast=True), 0.0), current, fps)
+    beginning, _ = position_of(first, tl.zeros_like(first), fps)
+
+    wanted = tl.where(asked, tl.minimum(tl.ceil(furthest) - last, tl.floor(soonest)), 0.0)
     backward = asked & known & (soonest < 0)
     leaps = backward | (asked & known & (wanted > MOST_STEPS))
     begun = leaps | (asked & (known == 0))
     due = tl.where(begun, 0.0, tl.minimum(tl.maximum(wanted, 0.0), MOST_STEPS))
-    after = tl.where(known, before, 0.0) + tl.where(begun, soonest, 0.0) + due
-    tl.store(clock + motion, after, mask=there & asked)
+    tl.store(clock + motion, tl.where(begun, beginning, current + due), mask=there & asked)
     for step in tl.static_range(MOST_STEPS):
         tl.store(moving + step * count + motion, due > step, mask=there)
 
