@@ -76,44 +76,40 @@ def prism_contact(
     shape.pos = wp.vec3(0.0, 0.0, 0.0)
     lowest = support(shape, shape_type, -normal).point
     depth = wp.dot(corner - lowest, normal)
-    dist = float(0.0)
-    contacts = int(0)
-    on_prism = wp.vec3(0.0, 0.0, 0.0)
-    on_shape = wp.vec3(0.0, 0.0, 0.0)
-    if depth > 0.0:
-        dist, contacts, on_prism, on_shape, _edge = ccd(
-            tolerance,
-            cutoff,
-            gjk_iterations,
-            epa_iterations,
-            prism,
-            shape,
-            prism_type,
-            shape_type,
-            prism_center - shape_center,
-            shape.pos,
-            vert,
-            vert_index,
-            face,
-            face_pr,
-            face_norm2,
-            horizon,
-            warn_overflow,
-            worldid,
-            overflow,
-        )
-        if not dist < 0.0:
-            contacts = 0
-        possible = dist >= -depth - _ROUNDING and wp.dot(on_prism - on_shape, normal) > 0.0
-        possible = possible and wp.abs(wp.dot(on_prism - corner, normal)) < _ON_PLANE
-        if contacts > 0 and not (possible and is_over_triangle(corner, side1, side2, on_prism)):
-            dist = -depth
-            on_shape = lowest
-            on_prism = lowest + depth * normal
-            if not is_over_triangle(corner, side1, side2, lowest):
-                contacts = 0
+    if depth <= 0.0:
+        shape.pos = shape_center
+        return 0.0, 0, shape_center, shape_center, -1
+    dist, contacts, on_prism, on_shape, _edge = ccd(
+        tolerance,
+        cutoff,
+        gjk_iterations,
+        epa_iterations,
+        prism,
+        shape,
+        prism_type,
+        shape_type,
+        prism_center - shape_center,
+        shape.pos,
+        vert,
+        vert_index,
+        face,
+        face_pr,
+        face_norm2,
+        horizon,
+        warn_overflow,
+        worldid,
+        overflow,
+    )
     shape.pos = shape_center
-    return dist, contacts, on_prism + shape_center, on_shape + shape_center, -1
+    if contacts == 0 or not dist < 0.0:
+        return 0.0, 0, shape_center, shape_center, -1
+    possible = dist >= -depth - _ROUNDING and wp.dot(on_prism - on_shape, normal) > 0.0
+    possible = possible and wp.abs(wp.dot(on_prism - corner, normal)) < _ON_PLANE
+    if possible and is_over_triangle(corner, side1, side2, on_prism):
+        return dist, 1, on_prism + shape_center, on_shape + shape_center, -1
+    if is_over_triangle(corner, side1, side2, lowest):
+        return -depth, 1, lowest + depth * normal + shape_center, lowest + shape_center, -1
+    return 0.0, 0, shape_center, shape_center, -1
 
 
 def install() -> None:
