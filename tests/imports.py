@@ -131,7 +131,7 @@ ISAACGYM = Package(
         ("structs", "shadowing"),
         ("gymtorch", "gymutil", "terrain_utils", "torch_utils"),
         ("links", "meshes", "triangles", "tensors", "graphs"),
-        ("robot", "buffers", "step_kernels"),
+        ("robot", "buffers", "step_kernels", "ground_contacts"),
         ("urdf", "masses", "ground", "step_report"),
         ("asset",),
         ("worlds",),

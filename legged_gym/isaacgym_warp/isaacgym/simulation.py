@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import warp as wp
 
-from isaacgym import step_kernels, tensors
+from isaacgym import ground_contacts, step_kernels, tensors
 from isaacgym.buffers import buffer_sizes
 from isaacgym.graphs import TorchStream, can_capture, captured
 from isaacgym.model import compile_model, target_gains
@@ -42,6 +42,7 @@ class Simulation:
         self.num_bodies, self.num_dofs = len(worlds.asset.body_names), len(worlds.asset.dof_names)
         self.qpos_start, self.qvel_start = (0, 0) if self.fixed else (7, 6)
         self.stream = TorchStream(self.wp_device)
+        ground_contacts.install()
         model, per_world = compile_model(worlds)
         self.mj_model = model
         model.opt.iterations, model.opt.ls_iterations = ITERATIONS, LINE_SEARCH_ITERATIONS
