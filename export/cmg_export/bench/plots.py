@@ -54,6 +54,8 @@ def _latency(report: BenchReport) -> bytes:
             )
         axis.set(xscale="log", yscale="log", xlabel="environments", ylabel="p50, us", title=title)
         axis.set_xscale("log", base=2)
+        sizes = sorted({int(size) for result in report.results for size in getattr(result, kind)})
+        axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.grid(True, which="both", linewidth=0.3)
         axis.legend(fontsize=7)
     return _png(figure, report, "p50 by the GPU's clock" if report.machine.device != "cpu" else "p50 by the wall clock")

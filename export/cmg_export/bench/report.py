@@ -18,7 +18,7 @@ _QUANTILES = ("p50", "p99", "p99.9", "max")
 
 def format_table(report: BenchReport) -> str:
     """The report, at most 120 columns wide."""
-    size = widest([result.name for result in report.results], "implementation")
+    size = widest([result.name for result in report.results], "what")
     engine = [
         _timings(report, size, "network only, one frame", {r.name: r.frame for r in report.results}),
         _timings(report, size, f"step(), window of {report.horizon} frames", {r.name: r.step for r in report.results}),
@@ -62,7 +62,7 @@ def _timings(report: BenchReport, size: int, title: str, timings: dict[str, dict
     lines = [
         f"{title}, {report.num_envs} environments, us",
         " " * size + "".join(centred(clock, count) for clock, count in columns.items()),
-        "implementation".ljust(size) + row([q for count in columns.values() for q in _QUANTILES[:count]] + ["calls"]),
+        "what".ljust(size) + row([q for count in columns.values() for q in _QUANTILES[:count]] + ["calls"]),
     ]
     for name, timing in rows.items():
         cells = [cell for clock, count in columns.items() for cell in _cells(getattr(timing, clock), count)]
@@ -77,7 +77,7 @@ def _rebuilds(report: BenchReport, size: int) -> list[str]:
     lines = [
         f"rebuild of windows by reset(env_ids), {report.horizon} frames, ms, p50 by the GPU's clock and by the wall's",
         " " * size + "".join(centred(f"{count} windows", 2) for count in windows),
-        "implementation".ljust(size) + row(["gpu", "wall"] * len(windows)),
+        "what".ljust(size) + row(["gpu", "wall"] * len(windows)),
     ]
     for result in report.results:
         if result.rebuild:
@@ -94,7 +94,7 @@ def _costs(report: BenchReport, size: int) -> list[str]:
         "weights and window by torch's allocator and by the driver; cost per environment at "
         f"{MANY_ENVS} against {NUM_ENVS}",
         " " * size + row([""]) + centred("memory, MiB", 3) + centred("cost per env", 2),
-        "implementation".ljust(size) + row(["error", "frame", "engine", "driver", "frame", "step()"]),
+        "what".ljust(size) + row(["error", "frame", "engine", "driver", "frame", "step()"]),
     ]
     for r in report.results:
         memory = [number(value, ".1f") for value in (r.frame_memory_mib, r.memory_mib, r.device_memory_mib)]
@@ -109,7 +109,7 @@ def _sweep(report: BenchReport, width: int) -> list[str]:
         return []
     lines = [
         "network only, one frame, p50 us" + (" by the GPU's clock" if report.machine.device != "cpu" else ""),
-        "implementation".ljust(width) + row([str(size) for size in sizes]),
+        "what".ljust(width) + row([str(size) for size in sizes]),
     ]
     for result in report.results:
         lines.append(result.name.ljust(width) + row([_p50(result, size) for size in sizes]))
