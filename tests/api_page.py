@@ -20,7 +20,8 @@ From the docstrings, by `python -m tests.api_page`; a test holds this page to th
 [frames.md](frames.md); the motion library and the generator in existing code: [twist.md](twist.md); the control loop:
 [deploy.md](deploy.md).
 
-Arguments may be tensors, numpy arrays or lists. `n` and `M` are however many are given, `..` the dimensions of the call.
+Arguments may be tensors, numpy arrays or lists. `n` and `M` are however many are given, `..` the dimensions of
+the call.
 """
 
 CHAPTERS = (
@@ -85,9 +86,9 @@ def public_members(thing: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in ours:
         for name, member in vars(base).items():
-            if not name.startswith("_") and name not in OWN and name not in found:
-                if isinstance(member, property) or inspect.isfunction(member):
-                    found[name] = member
+            public = not name.startswith("_") and name not in OWN
+            if public and (isinstance(member, property) or inspect.isfunction(member)):
+                found.setdefault(name, member)
     return found
 
 

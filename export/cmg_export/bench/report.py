@@ -136,7 +136,7 @@ def _dropin(report: BenchReport) -> list[str]:
     size = widest(names, "call")
     lines = [
         f"drop-in interfaces, {report.num_envs} environments, us by the wall, and by the GPU's clock; "
-        "reference: as the reference implementation does it",
+        "reference: as that does it",
         "call".ljust(size) + row(["p50", "p99", "max", "calls", "gpu p50"]),
     ]
     for name, call in zip(names, report.dropin, strict=True):

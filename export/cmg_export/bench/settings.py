@@ -62,7 +62,7 @@ class Options:
     engine: Path = Path("engines/g1_neutral")
     """The engine folder."""
     checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
-    """The checkpoint that it was made from: the float64 reference and the other implementations take their weights from it."""
+    """The checkpoint that it was made from: the float64 reference and other implementations have its weights."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where the stats are, if not in the checkpoint: cmg_training_data.pt or a YAML file."""
     out: Path = Path("build/bench")
