@@ -271,7 +271,7 @@ def test_the_table_of_a_gpu() -> None:
     assert [row("one_product_max_autotune")[place] for place in (0, -1)] == ["67.0", "100"]
     assert any("p99 / p50" in line and line.endswith("MISS") and " 1.2 " in line for line in lines)
     assert row("arithmetic fp16")[0] == "0.2"
-    assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3"]
+    assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3", "-"]
     assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
     assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
     assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)
