@@ -35,7 +35,7 @@ HERE = () if torch.cuda.is_available() else (
 """What is written otherwise where there is no GPU."""
 
 OTHERS = ("pytest", "tensorboard")
-"""Modules whose options are not ours; nor are lines that begin with sudo, pip, ncu or nsys, or in a checkout of TWIST."""
+"""Modules whose options are not ours; nor are lines that begin with sudo, pip, ncu or nsys, or TWIST's."""
 
 
 @dataclass(frozen=True)
