@@ -1,7 +1,8 @@
 """What the documents show can be typed in: their Python runs, and their commands are there with these options.
 
 A block that is not run has a line `<!-- not run: why -->` above it; one that is another file's text,
-`<!-- from path -->`.
+`<!-- from path -->`; one that a test here runs by itself, `<!-- run by name -->`. Commands build, train and measure for
+minutes or days, and have tests of their own; here they are held to the Makefile and to what `--help` says.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from bare_checkout import bare_checkout, make, needs_make
 from gym_case import make_g1_engine
+from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -50,7 +52,7 @@ class Block:
 def blocks() -> list[Block]:
     found = []
     for path in DOCUMENTS:
-        for remark, text in re.findall(r"(?:<!-- (.*) -->\n)?```python\n(.*?)```", path.read_text(), re.DOTALL):
+        for remark, text in re.findall(r"(?:<!-- ([^\n]*) -->\n)?```python\n(.*?)```", path.read_text(), re.DOTALL):
             found.append(Block(path, text, remark))
     return found
 
@@ -80,9 +82,33 @@ def test_what_is_not_run_is_another_files_or_says_why() -> None:
     for block in blocks():
         if block.remark:
             kind, _, what = block.remark.partition(" ")
-            assert kind == "from" or (block.remark.startswith("not run: ") and len(what) > 15), block.remark
+            assert kind in ("from", "run") or (block.remark.startswith("not run: ") and len(what) > 15), block.remark
             if kind == "from":
                 assert block.text in (ROOT / what).read_text(), (block.document, what)
+            if kind == "run":
+                assert what.removeprefix("by ") in globals()
+
+
+@pytest.mark.slow
+def test_another_robots_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From clips by formula to frames of a Go1, as docs/another_robot.md says, with a training of some steps."""
+    from mjlab.asset_zoo.robots.unitree_go1.go1_constants import GO1_XML
+
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "another_robot.md"
+    samples, frames = (b.text for b in blocks() if b.document == page and not b.remark.startswith("from"))
+    exec(compile(samples, "trot.py", "exec"), {"__name__": "__main__"})
+    given = [words for where, words in commands() if where.startswith(page.name)]
+    for module, longer, shorter in (
+        ("CMG_Ref.train", "--phases 1500 1 1000 4 500 16", "--phases 20 1 5 4"),
+        ("cmg_export", "$ROBOT", f"{GO1_XML} --precision fp32"),
+    ):
+        (words,) = ([*words[3:]] for words in given if words[2:3] == [module])
+        arguments = " ".join(words).replace(longer, shorter)
+        assert shorter in arguments
+        done = run_python("-m", module, *arguments.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    exec(frames, {})
 
 
 def commands() -> list[tuple[str, list[str]]]:
