@@ -16,11 +16,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bare_checkout import bare_checkout, make, needs_make
-from gym_case import make_g1_engine
+from gym_case import deployable_engine
 from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,23 @@ class Block:
     remark: str
 
 
+class StandIn:
+    """What docs/deploy.md calls a robot: one that stands still for five steps, whatever it is sent."""
+
+    def __init__(self) -> None:
+        self.steps = iter([True] * 5)
+        self.gyroscope, self.gravity = (lambda: np.zeros(3)), (lambda: np.array([0.0, 0.0, -1.0]))
+        self.positions = self.velocities = lambda names: np.zeros(len(names))
+        self.sent: list[tuple[object, ...]] = []
+
+    @property
+    def on(self) -> bool:
+        return next(self.steps, False)
+
+    def send(self, *what: object) -> None:
+        self.sent.append(what)
+
+
 def blocks() -> list[Block]:
     found = []
     for path in DOCUMENTS:
@@ -64,11 +82,11 @@ PAGES = sorted({block.document for block in blocks() if not block.remark})
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's blocks one after the other, in a folder with the bundled engine and policy; smaller without a GPU."""
-    (tmp_path / "engines" / "g1_neutral").mkdir(parents=True)
-    make_g1_engine(tmp_path / "engines" / "g1_neutral")
-    (tmp_path / "policy").symlink_to(ROOT / "legged_gym" / "policies" / "g1_neutral")
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "g1_neutral").symlink_to(deployable_engine())
+    (tmp_path / "legged_gym").symlink_to(ROOT / "legged_gym")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "__main__"}
+    names: dict[str, object] = {"__name__": "__main__", "robot": StandIn(), "joystick": lambda: (0.5, 0.0, 0.0)}
     for block in blocks():
         if block.document == page and not block.remark:
             text = block.text
