@@ -20,7 +20,8 @@ TESTS = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_document_names_is_there(document: Path) -> None:
     text = document.read_text()
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", prose)
     assert [link for link in links if not (document.parent / link).exists()] == []
     paths = re.findall(
         r"`((?:tests|docs|requirements|CMG_Ref|export|legged_gym|runtime)/[a-z0-9_/.-]+\.(?:py|md|sh|txt|cu))`", text

@@ -75,7 +75,10 @@ def blocks() -> list[Block]:
     return found
 
 
-PAGES = sorted({block.document for block in blocks() if not block.remark})
+RUN_BY = {"formats.md": "test_formats_page"}
+"""Pages whose Python and commands a test file of their own runs."""
+
+PAGES = sorted({block.document for block in blocks() if not block.remark and block.document.name not in RUN_BY})
 
 
 @pytest.mark.slow
@@ -98,7 +101,10 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_not_run_is_another_files_or_says_why() -> None:
     for block in blocks():
-        if block.remark:
+        if block.document.name in RUN_BY:
+            test = ROOT / "tests" / "project" / f"{RUN_BY[block.document.name]}.py"
+            assert f'"{block.document.name}"' in test.read_text()
+        elif block.remark:
             kind, _, what = block.remark.partition(" ")
             assert kind in ("from", "run") or (block.remark.startswith("not run: ") and len(what) > 15), block.remark
             if kind == "from":
