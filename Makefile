@@ -76,7 +76,7 @@ help:  ## list the targets (default)
 	@echo "Options: CKPT=checkpoint.pt DATA=stats.yaml OUT=folder NUM_ENVS=4096 PRECISION=fp32|fp16|all ROBOT=robot.xml"
 	@echo "         JOBS=2 (test processes), ARGS='-k name' (passed on), PYTHON=python3.12 (makes .venv)"
 
-engine: $(VENV)/.engine  ## compile CKPT into OUT and prove every artifact against it
+engine: $(VENV)/.engine  ## compile CKPT into OUT and check every artifact against it
 	@$(PY) -m cmg_export '$(CKPT)' $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(NUM_ENVS),--num-envs $(NUM_ENVS)) $(if $(PRECISION),--precision $(PRECISION)) \
 		$(if $(ROBOT),--robot '$(ROBOT)') $(ARGS)
@@ -129,7 +129,7 @@ demo: $(VENV)/.test  ## render the gait of the engine in OUT to docs/images/gait
 	$(needs_engine)
 	@$(PY) -m cmg_export.demo --engine '$(OUT)' $(ARGS)
 
-bench: $(VENV)/.test  ## time the engine in OUT and its peers: table, and JSON and pictures in build/bench
+bench: $(VENV)/.test  ## time the engine in OUT beside other implementations: table, and JSON and pictures in build/bench
 	$(needs_engine)
 	@$(PY) -m cmg_export.bench --engine '$(OUT)' --checkpoint '$(CKPT)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 

@@ -4,7 +4,7 @@
 
 Every command of a grid is rolled out from bank states and from standing poses. Reported for each: whether
 joints stay within their limits, whether the robot keeps moving (or stands, where it should), the velocity that
-the standing foot implies, the stride frequency and whether left mirrors right. Exit status: 0 when every bar is
+the standing foot implies, the stride frequency and whether left mirrors right. Exit status: 0 when every requirement is
 met, 1 when one is missed, 2 for bad input, 130 when interrupted.
 """
 

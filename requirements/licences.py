@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "licences.md"
 
 LISTS = {
-    "engine": "`make engine`: compiling, proving, and the runtime's own two, torch and numpy",
+    "engine": "`make engine`: compiling, checking, and the runtime's own two, torch and numpy",
     "test": "`make test`, `make demo`, `make bench`: tests, checks and pictures",
     "train": "`make train`, and the tests of it",
     "kernels": "tests of the kernels on a CPU, where torch brings no compilers",

@@ -61,7 +61,7 @@ def _tracking(
     line = np.linspace(low, high, 200)
     if tolerance:
         band = np.maximum(tolerance[0], tolerance[1] * np.abs(line))
-        axes.fill_between(line, line - band, line + band, color="#dfe7ef", lw=0, label="bar")
+        axes.fill_between(line, line - band, line + band, color="#dfe7ef", lw=0, label="allowed")
     axes.plot(line, line, color="#9aa7b4", lw=1, zorder=1)
     seen: set[str] = set()
     for r in results:
@@ -108,7 +108,7 @@ def _frequency(axes: Axes, results: list[CaseResult]) -> None:
 
 def _bars(axes: Axes, evaluation: Evaluation) -> None:
     axes.axis("off")
-    axes.set_title("Bars")
+    axes.set_title("Requirements")
     for row, criterion in enumerate(evaluation.criteria):
         height = 0.97 - row * 0.97 / max(len(evaluation.criteria), 1)
         colour = "#3a8f4d" if criterion.passed else "#c0392b"

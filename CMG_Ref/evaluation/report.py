@@ -28,9 +28,9 @@ def text_report(evaluation: Evaluation) -> str:
 
 
 def markdown_report(evaluation: Evaluation) -> str:
-    """The bars and the commands as two Markdown tables."""
+    """The requirements and the commands as two Markdown tables."""
     groups = [name for name in evaluation.cases[0].groups if name != "all"]
-    lines = ["| bar | asked | found | |", "| --- | --- | --- | --- |"]
+    lines = ["| requirement | asked | found | |", "| --- | --- | --- | --- |"]
     lines += [f"| {c.name} | {c.bar} | {c.found} | {'pass' if c.passed else 'FAIL'} |" for c in evaluation.criteria]
     lines += ["", f"| family | command: vx, vy, yaw rate | {' | '.join(f'ok from {g}' for g in groups)} |"]
     lines[-1] += " vx (m/s) | vy (m/s) | yaw rate (rad/s) | strides (Hz) |"

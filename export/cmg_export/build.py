@@ -45,7 +45,7 @@ _NO_HASH = "0" * 64
 
 @dataclass(frozen=True)
 class Options:
-    """Compile a trained CMG checkpoint into an engine folder, and prove it against the float64 reference.
+    """Compile a trained CMG checkpoint into an engine folder, and check it against the float64 reference.
 
     The folder gets ONNX, TorchScript and plain weights in fp32 and fp16, a TensorRT plan where tensorrt or
     tensorrt_rtx is installed, a manifest.json that describes them (engines/README.md explains each field) and
@@ -168,7 +168,7 @@ def _without_doubt(checkpoint: Checkpoint, about: Manifest, weights: dict[str, n
     if doubt:
         print(
             f"cmg_export: warning: {doubt}; see that stats, bank and card are in rad, rad/s and m/s and in the order "
-            "of joint_names" + ("" if about.robot else " (no robot is known to prove it: --robot)"),
+            "of joint_names" + ("" if about.robot else " (no robot is known to check it with: --robot)"),
             file=sys.stderr,
             flush=True,
         )

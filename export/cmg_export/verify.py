@@ -1,4 +1,4 @@
-"""``python -m cmg_export.verify``: prove and time one backend of a published engine on this machine."""
+"""``python -m cmg_export.verify``: check and time one backend of a published engine on this machine."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def open_env(
 ) -> RslRlVecEnvWrapper:
     """The play environment with episodes of ``seconds``."""
     require_room(num_envs, options.device)
+    notice = f"Building the simulation of {num_envs} robots; kernels that were never compiled here take minutes."
+    print(notice, file=sys.stderr, flush=True)
     cfg = make_env_cfg(play=True, robot=robot_of(read_manifest(options.engine)))
     cfg.scene.num_envs = num_envs
     cfg.episode_length_s = seconds

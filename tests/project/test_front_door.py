@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from bare_checkout import bare_checkout, make, needs_make
 from python_process import environment, run_python
 
 ROOT = Path(__file__).resolve().parents[2]
-
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def test_syntax_is_python_38() -> None:
@@ -102,27 +101,7 @@ def test_an_engines_life_opens_no_socket() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The Makefile in a folder whose .venv is up to date and has a Python that only prints what it is given."""
-    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
-    for folder in ("runtime", ".venv/bin"):
-        (tmp_path / folder).mkdir(parents=True)
-    for file in ("Makefile", "pyproject.toml", "runtime/pyproject.toml"):
-        shutil.copy(ROOT / file, tmp_path / file)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text('#!/bin/sh\nprintf "[%s]" "$@"\necho\n')
-    python.chmod(0o755)
-    for stamp in (".created", ".engine", ".test", ".train"):
-        (tmp_path / ".venv" / stamp).touch()
-    return tmp_path
-
-
-def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    # Without what an outer make passes down: its variables would override ours.
-    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    inner = {name: value for name, value in os.environ.items() if name not in outer}
-    return subprocess.run(
-        ["make", *args], cwd=folder, env=inner, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
-    )
+    return bare_checkout(tmp_path)
 
 
 BUNDLED = "CMG_Ref/runs/g1_neutral/cmg_final.pt"

@@ -1,4 +1,4 @@
-"""``python -m cmg_export.bench``: time an engine and its peers; table, JSON and pictures."""
+"""``python -m cmg_export.bench``: time an engine and other implementations; table, JSON and pictures."""
 
 from __future__ import annotations
 

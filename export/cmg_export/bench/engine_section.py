@@ -54,18 +54,18 @@ class EngineSection:
             self._left_out.append("the GPU: torch sees none, so CPU backends at small sizes are all that is timed")
         if self._settings.manifest.robot is None:
             self._left_out.append("kinematics: the engine has no robot model, so step() is timed without them")
-        with stage("contenders") as note:
+        with stage("implementations") as note:
             self._contenders = backend_contenders(settings, self._left_out)
             if not self._contenders:
                 raise ExportError(
                     f"no backend runs here: {'; '.join(self._left_out)}; choose others or build the engine"
                 )
             if settings.options.quick:
-                self._left_out.append("the peers: not asked for")
+                self._left_out.append("other implementations: not asked for")
             else:
                 self._contenders += peer_contenders(self._checkpoint, settings.device)
                 if not settings.on_gpu:
-                    self._left_out.append("peers in torch.compile: timed on a GPU only")
+                    self._left_out.append("other implementations in torch.compile: timed on a GPU only")
             note(", ".join(contender.name for contender in self._contenders))
 
     def time_all(self, began: float) -> None:
@@ -110,7 +110,7 @@ class EngineSection:
             timed = self._time("frame", num_envs, runs, settings.steps // 5)
             if table:
                 self.samples.update({name: s for name, s in timed.items() if self.results[name].kind == "peer"})
-            note(f"{len(frames)} contenders")
+            note(f"{len(frames)} implementations")
 
     def _measure_memory(self) -> None:
         """What each engine takes beyond weights and window, on a GPU."""

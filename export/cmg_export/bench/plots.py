@@ -30,6 +30,8 @@ def draw(report: BenchReport, samples: Mapping[str, Samples], folder: Path) -> N
 
 
 def _latency(report: BenchReport) -> bytes:
+    """Also what the arithmetic alone takes at the machine's highest rate: no implementation can be below that. (At the
+    rate of plain float32 products one can, where it multiplies on tensor cores.)"""
     figure, axes = _figure(2)
     styles = _styles(report)
     titles = ("network only, one frame", f"whole step(), window of {report.horizon} frames")
@@ -44,12 +46,16 @@ def _latency(report: BenchReport) -> bytes:
                     label=result.name,
                     **styles[result.name],
                 )
-        for (precision, floors), dash in zip(report.floor_us.items(), ("--", ":"), strict=False):
-            sizes = sorted(int(size) for size in floors)
-            floor = [floors[str(size)] for size in sizes]
-            axis.plot(sizes, floor, dash, color="black", linewidth=1, label=f"floor {precision}")
+        if report.floor_us:
+            precision = max(report.machine.tflops, key=report.machine.tflops.__getitem__)
+            floors = sorted((int(size), floor) for size, floor in report.floor_us[precision].items())
+            axis.plot(
+                *zip(*floors, strict=True), ":", color="black", linewidth=1, label=f"arithmetic alone, {precision}"
+            )
         axis.set(xscale="log", yscale="log", xlabel="environments", ylabel="p50, us", title=title)
         axis.set_xscale("log", base=2)
+        sizes = sorted({int(size) for result in report.results for size in getattr(result, kind)})
+        axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.grid(True, which="both", linewidth=0.3)
         axis.legend(fontsize=7)
     return _png(figure, report, "p50 by the GPU's clock" if report.machine.device != "cpu" else "p50 by the wall clock")
@@ -69,15 +75,18 @@ def _distribution(report: BenchReport, samples: Mapping[str, Samples]) -> bytes:
         axis.grid(True, which="both", linewidth=0.3)
         if samples:
             axis.legend(fontsize=7)
-    what = f"{report.num_envs} environments: step() of each backend, one frame of the network of each peer"
+    what = f"{report.num_envs} environments: step() of each backend, one frame of the network of others"
     return _png(figure, report, what)
 
 
 def _styles(report: BenchReport) -> dict[str, dict[str, Any]]:
-    """One colour a contender in every picture; peers are dashed."""
+    """A colour for each implementation, the same in every picture; those that are not backends are dashed."""
+    from matplotlib import colormaps
+
+    colours = colormaps["tab20"].colors  # pyright: ignore[reportAttributeAccessIssue]
     return {
         result.name: {
-            "color": f"C{index % 10}",
+            "color": colours[index % len(colours)],
             "marker": "o" if result.kind == "backend" else "s",
             "markersize": 4,
             "linestyle": "-" if result.kind == "backend" else "--",

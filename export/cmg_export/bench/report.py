@@ -10,7 +10,7 @@ from cmg_export.timing import Quantiles, Timing
 _CLOCKS = (
     "gpu: from event to event while the host keeps the queue full, what a frame costs the GPU. wall: from the call "
     "until the GPU has finished, nothing queued before, what a caller feels who waits for each frame. call: until the "
-    "call returns, what a caller feels who does not wait. Contenders take turns. On a CPU there is only wall."
+    "call returns, what a caller feels who does not wait. Implementations take turns. On a CPU there is only wall."
 )
 
 _QUANTILES = ("p50", "p99", "p99.9", "max")
@@ -18,7 +18,7 @@ _QUANTILES = ("p50", "p99", "p99.9", "max")
 
 def format_table(report: BenchReport) -> str:
     """The report, at most 120 columns wide."""
-    size = widest([result.name for result in report.results], "contender")
+    size = widest([result.name for result in report.results], "what")
     engine = [
         _timings(report, size, "network only, one frame", {r.name: r.frame for r in report.results}),
         _timings(report, size, f"step(), window of {report.horizon} frames", {r.name: r.step for r in report.results}),
@@ -44,7 +44,7 @@ def _head(report: BenchReport) -> list[str]:
         f"Benchmark of {report.engine} on {machine.device}, {machine.processor}; seed {report.seed}, "
         f"{report.seconds:.0f} s",
         f"{versions}" + (f"; {clocks}" if clocks else ""),
-        f"Floor of a frame of {report.num_envs} environments: {report.flop_per_env / 1e6:.2f} MFLOP each at the "
+        f"Arithmetic alone of {report.num_envs} environments: {report.flop_per_env / 1e6:.2f} MFLOP each at the "
         f"TFLOP/s of a large matrix product here ({rates}): {floor}",
         f"backend='auto': {report.selection}",
         _CLOCKS,
@@ -62,7 +62,7 @@ def _timings(report: BenchReport, size: int, title: str, timings: dict[str, dict
     lines = [
         f"{title}, {report.num_envs} environments, us",
         " " * size + "".join(centred(clock, count) for clock, count in columns.items()),
-        "contender".ljust(size) + row([q for count in columns.values() for q in _QUANTILES[:count]] + ["calls"]),
+        "what".ljust(size) + row([q for count in columns.values() for q in _QUANTILES[:count]] + ["calls"]),
     ]
     for name, timing in rows.items():
         cells = [cell for clock, count in columns.items() for cell in _cells(getattr(timing, clock), count)]
@@ -77,7 +77,7 @@ def _rebuilds(report: BenchReport, size: int) -> list[str]:
     lines = [
         f"rebuild of windows by reset(env_ids), {report.horizon} frames, ms, p50 by the GPU's clock and by the wall's",
         " " * size + "".join(centred(f"{count} windows", 2) for count in windows),
-        "contender".ljust(size) + row(["gpu", "wall"] * len(windows)),
+        "what".ljust(size) + row(["gpu", "wall"] * len(windows)),
     ]
     for result in report.results:
         if result.rebuild:
@@ -94,7 +94,7 @@ def _costs(report: BenchReport, size: int) -> list[str]:
         "weights and window by torch's allocator and by the driver; cost per environment at "
         f"{MANY_ENVS} against {NUM_ENVS}",
         " " * size + row([""]) + centred("memory, MiB", 3) + centred("cost per env", 2),
-        "contender".ljust(size) + row(["error", "frame", "engine", "driver", "frame", "step()"]),
+        "what".ljust(size) + row(["error", "frame", "engine", "driver", "frame", "step()"]),
     ]
     for r in report.results:
         memory = [number(value, ".1f") for value in (r.frame_memory_mib, r.memory_mib, r.device_memory_mib)]
@@ -109,19 +109,19 @@ def _sweep(report: BenchReport, width: int) -> list[str]:
         return []
     lines = [
         "network only, one frame, p50 us" + (" by the GPU's clock" if report.machine.device != "cpu" else ""),
-        "contender".ljust(width) + row([str(size) for size in sizes]),
+        "what".ljust(width) + row([str(size) for size in sizes]),
     ]
     for result in report.results:
         lines.append(result.name.ljust(width) + row([_p50(result, size) for size in sizes]))
     for precision, floors in report.floor_us.items():
-        lines.append(f"floor {precision}".ljust(width) + row([f"{floors[str(size)]:.1f}" for size in sizes]))
+        lines.append(f"arithmetic {precision}".ljust(width) + row([f"{floors[str(size)]:.1f}" for size in sizes]))
     return lines
 
 
 def _targets(report: BenchReport) -> list[str]:
     size = widest([target.what for target in report.targets], "")
     held = f": {report.auto}, what backend='auto' loads, by the GPU's clock" if report.auto else ""
-    lines = [f"bars, {NUM_ENVS} environments{held}", " " * size + "          " + row(["found", "at least", "aim"])]
+    lines = [f"targets, {NUM_ENVS} environments{held}", " " * size + "          " + row(["found", "at most", "aim"])]
     for target in report.targets:
         cells = [number(value, ".4g") for value in (target.value, target.at_least, target.aim)]
         lines.append(f"{target.what.ljust(size)}  {target.unit.ljust(8)}{row(cells)}  {target.verdict}")
@@ -136,7 +136,7 @@ def _dropin(report: BenchReport) -> list[str]:
     size = widest(names, "call")
     lines = [
         f"drop-in interfaces, {report.num_envs} environments, us by the wall, and by the GPU's clock; "
-        "reference: as the reference implementation does it",
+        "reference: as that does it",
         "call".ljust(size) + row(["p50", "p99", "max", "calls", "gpu p50"]),
     ]
     for name, call in zip(names, report.dropin, strict=True):

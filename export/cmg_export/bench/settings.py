@@ -33,7 +33,7 @@ class DropinOptions:
     count: int = 200
     """Calls of each that are wanted."""
     seconds: float = 1.0
-    """That one contender may take at each call, by each clock; slow ones get fewer calls, at least 3."""
+    """That one implementation may take at each call, by each clock; slow ones get fewer calls, at least 3."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Options:
 
     Prints a table and writes bench.json and, of the section engine, latency.png and distribution.png; cut short, of
     what it has. Exit status: 0 done, 1 an error of the device or a library cut it short, 2 wrong input, 130 interrupted
-    or asked to end. A figure that misses its bar is no error.
+    or asked to end. A figure that misses its target is no error.
     """
 
     engine: Path = Path("engines/g1_neutral")
     """The engine folder."""
     checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
-    """The checkpoint that it was made from: the float64 reference and the peers take their weights from it."""
+    """The checkpoint that it was made from: the float64 reference and other implementations have its weights."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where the stats are, if not in the checkpoint: cmg_training_data.pt or a YAML file."""
     out: Path = Path("build/bench")
@@ -75,7 +75,7 @@ class Options:
     backends: tuple[str, ...] = ()
     """Which of them; none means all, for dropin the one that auto takes."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave the peers out, and time a tenth of the calls."""
+    """Leave the other implementations out, and time a tenth of the calls."""
     num_envs: int | None = None
     """Environments of the table; 4096 on a GPU, 64 on a CPU."""
     sizes: tuple[int, ...] = ()
@@ -101,7 +101,7 @@ class Settings:
         num_envs: environments of the table.
         sizes: numbers of environments of the sweep; ``num_envs`` is always one.
         steps: calls of ``step()`` by each clock.
-        seconds: how long one contender may take by one clock at one size; ``step()`` may take five times as long.
+        seconds: how long one implementation may take by one clock at one size; ``step()`` may take five times as long.
     """
 
     options: Options

@@ -1,4 +1,4 @@
-"""``python -m cmg_export.parity``: prove a published engine again."""
+"""``python -m cmg_export.parity``: check a published engine again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _run(arguments: Arguments) -> int:
     if report.passed:
         return 0
     failed = [artifact.name for artifact in report.artifacts if artifact.status == "failed"]
-    why = f"past tolerance: {', '.join(failed)}" if failed else "no artifact could run here, nothing is proved"
+    why = f"past tolerance: {', '.join(failed)}" if failed else "no artifact could run here, nothing is checked"
     print(f"{MODULE}: {why}", file=sys.stderr)
     return 1
 

@@ -88,7 +88,7 @@ def prove_here(
             f"{artifact.name} failed parity on this GPU (one step: {record['one_step_relative']} relative, allowed "
             f"{record['one_step_relative_allowed']}); rebuild it on this machine, or choose another backend"
         )
-    return f"one step proved on this GPU ({record['one_step_relative']:.1e} relative)"
+    return f"one step checked on this GPU ({record['one_step_relative']:.1e} relative)"
 
 
 def _sound(record: Optional[Dict[str, Any]], about: Dict[str, Any]) -> Optional[Dict[str, Any]]:
@@ -149,7 +149,7 @@ def _one_step_error(
     """
     weights = [a for a in manifest.artifacts if a.backend == "torch" and a.usable]
     if not weights:
-        raise BackendUnavailable("the engine folder has no weights.npz to prove this artifact with; rebuild it")
+        raise BackendUnavailable("the engine folder has no weights.npz to check this artifact with; rebuild it")
     reference = OneProductNetwork(read_weights(folder, weights[0], manifest), "fp32").double()
     motion, command = _states(folder, manifest)
     errors: List[float] = []

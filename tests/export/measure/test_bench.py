@@ -131,7 +131,7 @@ def test_a_contender_that_fails_is_a_line_and_the_others_go_on(tmp_path: Path, m
     assert all(any(name in line for line in pulled) for name in ("torchscript_fp32", "torchscript_fp16"))
     empty = [line for line in report["left_out"] if "not finite, or was not written" in line]
     assert len(empty) == 1 and sum("torch_fp" in line for line in [*pulled, *empty]) == 2
-    assert "the peers: not asked for" in report["left_out"]
+    assert "other implementations: not asked for" in report["left_out"]
     complete = {result["name"]: set(result["rebuild"]) == {"16"} for result in report["results"]}
     assert complete == {name: "onnx" in name for name in ON_CPU if not name.startswith("torch_")}
 
@@ -270,8 +270,8 @@ def test_the_table_of_a_gpu() -> None:
 
     assert [row("one_product_max_autotune")[place] for place in (0, -1)] == ["67.0", "100"]
     assert any("p99 / p50" in line and line.endswith("MISS") and " 1.2 " in line for line in lines)
-    assert row("floor fp16")[0] == "0.2"
-    assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3"]
+    assert row("arithmetic fp16")[0] == "0.2"
+    assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3", "-"]
     assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
     assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
     assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)

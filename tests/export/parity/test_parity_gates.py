@@ -214,7 +214,7 @@ def test_no_artifacts_or_another_network_is_an_error_and_nothing_run_is_no_pass(
         manifest = dataclasses.replace(case.manifest, artifacts=(artifact,))
         assert with_results(manifest, report).artifacts[0].parity["status"] == expected
     assert main([str(copy), str(case.checkpoint)]) == 1
-    assert "no artifact could run here, nothing is proved" in capsys.readouterr().err
+    assert "no artifact could run here, nothing is checked" in capsys.readouterr().err
 
 
 def torch_engine(

@@ -244,7 +244,7 @@ def test_without_weights_nothing_is_proved(folder: Path, trt: FakeTensorRT) -> N
     manifest = read_manifest(folder)
     kept = tuple(a for a in manifest.artifacts if a.backend != "torch")
     (folder / "manifest.json").write_text(replace(manifest, artifacts=kept).to_json())
-    unavailable("no weights.npz to prove", load_engine, folder, 8, "cpu", "trt")
+    unavailable("no weights.npz to check", load_engine, folder, 8, "cpu", "trt")
 
 
 # The gate
@@ -257,7 +257,7 @@ def test_a_plan_is_proved_when_it_is_first_loaded(folder: Path, trt: FakeTensorR
     for num_envs, batches in ((1, [1]), (8, [1, 8]), (3, [1, 3, 8]), (50, [1, 3, 8, 50]), (70, [1, 3, 8, 50, 64, 70])):
         engine = load_engine(folder, num_envs)
         assert engine.backend_name == "trt"
-        assert "by tensorrt_rtx 1.7.1.116, parity not_run, one step proved on this GPU" in engine.selection
+        assert "by tensorrt_rtx 1.7.1.116, parity not_run, one step checked on this GPU" in engine.selection
         record = json.loads((folder / FILE_NAME).read_text())["trt_fp32"]
         assert (record["status"], record["batches"]) == ("passed", batches)
         assert 0 < record["one_step_relative"] < record["one_step_relative_allowed"] == 1e-5
