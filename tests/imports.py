@@ -153,7 +153,7 @@ GYM = Package(
         ("robots",),
         ("rl_cfg",),
         ("env_cfg", "learning"),
-        ("tasks", "command_line", "evaluation"),
+        ("tasks", "command_line", "evaluation", "simulated_robot"),
         ("train", "play", "evaluate", "export_checkpoint", "time_share"),
     ),
 )

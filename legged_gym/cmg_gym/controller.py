@@ -37,6 +37,9 @@ class PolicyCard:
         dof_lower, dof_upper: rad; targets are clipped to these.
         action_scale: rad per unit of action.
         lead_s: s; times the reference's joint velocities this is fed forward.
+        kp, kd: N m/rad and N m s/rad of the joints' position controllers, as trained with.
+        effort_limit: N m; torques are clipped to +- these.
+        armature: kg m^2, inertia of the rotors at the joints; for simulations.
         observation: the policy's input, in order.
     """
 
@@ -51,6 +54,10 @@ class PolicyCard:
     dof_upper: tuple[float, ...]
     action_scale: tuple[float, ...]
     lead_s: tuple[float, ...]
+    kp: tuple[float, ...]
+    kd: tuple[float, ...]
+    effort_limit: tuple[float, ...]
+    armature: tuple[float, ...]
     observation: tuple[ObservationTerm, ...]
 
 
@@ -58,11 +65,14 @@ def read_card(folder: str | Path) -> PolicyCard:
     """``policy.json`` of an exported policy.
 
     Raises:
-        EngineError: there is none, or it is another format.
+        EngineError: there is none, or it is of an older version or another format.
     """
     try:
         fields: dict[str, Any] = json.loads((Path(folder) / "policy.json").read_text())
         terms = tuple(ObservationTerm(t["name"], t["width"], tuple(t["offsets"])) for t in fields.pop("observation"))
+        missing = [name for name in ("kp", "kd", "effort_limit", "armature") if name not in fields]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}: it is older")
         lists: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -72,7 +82,8 @@ def read_card(folder: str | Path) -> PolicyCard:
         return card
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
-            f"{folder} is no exported policy ({error}); `make train` writes one into its run's folder"
+            f"{folder} is no exported policy of this version ({error}); `make train` writes one into its run's folder, "
+            "and `python -m cmg_gym.export_checkpoint --policy RUN` another one"
         ) from None
 
 
