@@ -149,7 +149,8 @@ GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
     (
-        ("mdp", "controller", "ppo", "curves", "drawing"),
+        ("mdp", "generator", "ppo", "curves", "drawing"),
+        ("controller",),
         ("robots",),
         ("rl_cfg",),
         ("env_cfg", "learning"),
