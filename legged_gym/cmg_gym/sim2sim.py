@@ -45,7 +45,8 @@ class Options:
     out: Path = Path("build/sim2sim")
     """Where sim2sim.md and sim2sim.json go."""
     warp: Path | None = None
-    """An evaluation.json of `python -m cmg_gym.evaluate`, whose figures the table sets beside."""
+    """An evaluation.json of `python -m cmg_gym.evaluate`, whose figures the table sets beside; without one,
+    evaluation.json (evaluation_pushes.json) in the policy's folder, if it is there."""
     document: Path | None = None
     """A document whose table, between <!-- sim2sim --> and <!-- /sim2sim -->, is replaced."""
     episodes: int = 4
@@ -70,7 +71,7 @@ def sim2sim(options: Options) -> None:
     require_seed(options.seed)
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
-    beside = read_evaluation(options.warp)
+    beside = read_evaluation(options.warp or bundled_evaluation(options))
     if options.document is not None:
         split_document(options.document)  # before the work is done
     controller = Controller(options.policy, options.engine)
@@ -166,6 +167,12 @@ def run_episode(
         joint_error[step] = float(np.sqrt(np.square(error).mean()))
         alive[step] = True
     return Episode(velocity, joint_error, alive)
+
+
+def bundled_evaluation(options: Options) -> Path | None:
+    """What MuJoCo Warp gave for this policy, if it came with it."""
+    file = options.policy / ("evaluation_pushes.json" if options.pushes else "evaluation.json")
+    return file if file.is_file() else None
 
 
 def read_evaluation(path: Path | None) -> dict[tuple[float, ...], dict[str, float]]:
