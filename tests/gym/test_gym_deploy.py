@@ -7,6 +7,8 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -103,6 +105,56 @@ def test_the_files_and_the_page_are_enough(controller: Controller, rng: np.rando
     assert controller.fault is None
     # Two forms of one sum of rounded numbers; a wrong frame or term is tenths of a radian away.
     np.testing.assert_allclose(np.load(tmp_path / "targets.npy"), expected, atol=1e-4)
+
+
+class WiredRobot:
+    """What the page's first piece of Python calls ``robot``, on a clock of its own: 60 steps, of which one is late."""
+
+    def __init__(self, body: SimulatedRobot) -> None:
+        self.body, self.seconds, self.steps = body, 0.0, 0
+        body.reset()
+
+    @property
+    def on(self) -> bool:
+        return self.steps < 60
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def gyroscope(self) -> np.ndarray:
+        return self.body.proprioception().base_ang_vel
+
+    def gravity(self) -> np.ndarray:
+        """As the page makes it of an IMU's quaternion."""
+        w, x, y, z = self.body.data.xquat[self.body.root_body]
+        return np.array([2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y) - 1])
+
+    def positions(self, names: tuple[str, ...]) -> np.ndarray:
+        return self.body.data.qpos[[self.body.model.joint(f"robot/{name}").qposadr[0] for name in names]]
+
+    def velocities(self, names: tuple[str, ...]) -> np.ndarray:
+        return self.body.data.qvel[[self.body.model.joint(f"robot/{name}").dofadr[0] for name in names]]
+
+    def send(self, names: tuple[str, ...], target: np.ndarray, kp: np.ndarray, kd: np.ndarray) -> None:
+        assert len(names) == len(target) == len(kp) == len(kd) == NUM_JOINTS
+        np.testing.assert_allclose(self.gravity(), self.body.proprioception().projected_gravity, atol=1e-9)
+        self.body.step(target, kp)
+        self.steps += 1
+        self.seconds += 0.001 if self.steps != 30 else 0.06
+
+
+def test_the_pages_loop_walks(robot: SimulatedRobot) -> None:
+    first = re.findall(r"```python\n(.*?)```", DEPLOY.read_text(), re.DOTALL)[0]
+    code = first.replace("import time\n", "").replace('"engines/g1_neutral"', repr(str(deployable_engine())))
+    code = code.replace('"legged_gym/policies/g1_neutral"', repr(str(BUNDLED_POLICY)))
+    wired = WiredRobot(robot)
+    clock = SimpleNamespace(monotonic=lambda: wired.seconds, sleep=wired.sleep)
+    names = {"robot": wired, "joystick": lambda: (0.8, 0.0, 0.0), "time": clock}
+    exec(code, names)
+    controller: Any = names["controller"]
+    assert (controller.fault, controller.late_steps, controller.ignored_commands) == (None, 1, 0)
+    assert robot.upright and robot.heading_velocity[0] > 0.3
+    assert abs(wired.seconds - (60 * PERIOD_S + 0.04)) < 1e-6  # a step of 60 ms, and no hurry after it
 
 
 @pytest.mark.parametrize(
