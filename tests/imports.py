@@ -149,12 +149,14 @@ GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
     (
-        ("mdp", "controller", "ppo", "curves", "drawing"),
+        ("mdp", "generator", "ppo", "curves", "drawing"),
+        ("controller",),
         ("robots",),
         ("rl_cfg",),
         ("env_cfg", "learning"),
-        ("tasks", "command_line", "evaluation"),
-        ("train", "play", "evaluate", "export_checkpoint", "time_share"),
+        ("tasks", "command_line", "evaluation", "simulated_robot"),
+        ("train", "play", "evaluate", "export_checkpoint", "latency", "time_share"),
+        ("sim2sim",),
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,16 +108,21 @@ ROBOTS = (G1, GO1)
 
 
 def robot_of(manifest: Manifest) -> RobotCfg:
-    """The robot that an engine's motion is for: the one with its joints, in its order.
+    """The robot that an engine's motion is for; see :func:`find_robot`."""
+    return find_robot(manifest.joint_names, f"engine {manifest.name!r}")
+
+
+def find_robot(joint_names: Sequence[str], owner: str) -> RobotCfg:
+    """The robot with these joints, in this order. ``owner`` is who has them, for the error.
 
     Raises:
         EngineError: there is none in :data:`ROBOTS`.
     """
     for robot in ROBOTS:
-        if robot.joint_names == tuple(manifest.joint_names):
+        if robot.joint_names == tuple(joint_names):
             return robot
-    joints = f"{len(manifest.joint_names)} joints, {manifest.joint_names[0]} .. {manifest.joint_names[-1]}"
+    joints = f"{len(joint_names)} joints, {joint_names[0]} .. {joint_names[-1]}"
     raise EngineError(
-        f"engine {manifest.name!r} has {joints}; expected those of a robot in cmg_gym/robots.py "
+        f"{owner} has {joints}; expected those of a robot in cmg_gym/robots.py "
         f"({', '.join(robot.name for robot in ROBOTS)}), all of them and in its order"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -67,5 +68,21 @@ def describe(env: ManagerBasedRlEnv, iterations: int) -> PolicyCard:
         dof_upper=tuple(limits[:, 1].tolist()),
         action_scale=tuple(action.scale[0].tolist()),  # pyright: ignore[reportIndexIssue]
         lead_s=tuple(action.lead_s.tolist()),
+        **_actuators(env, action.target_names),
         observation=tuple(terms),
     )
+
+
+def _actuators(env: ManagerBasedRlEnv, joint_names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """The nominal gains, limits and rotor inertias that the training environment gives the joints."""
+    model = env.sim.mj_model
+    joints = [model.joint(f"robot/{name}") for name in joint_names]
+    driver = {int(joint): actuator for actuator, joint in enumerate(model.actuator_trnid[:, 0])}
+    actuators = [driver[joint.id] for joint in joints]
+    columns = {
+        "kp": model.actuator_gainprm[actuators, 0],
+        "kd": -model.actuator_biasprm[actuators, 2],
+        "effort_limit": model.actuator_forcerange[actuators, 1],
+        "armature": model.dof_armature[[int(joint.dofadr[0]) for joint in joints]],
+    }
+    return {name: tuple(values.tolist()) for name, values in columns.items()}
