@@ -155,7 +155,8 @@ GYM = Package(
         ("rl_cfg",),
         ("env_cfg", "learning"),
         ("tasks", "command_line", "evaluation", "simulated_robot"),
-        ("train", "play", "evaluate", "export_checkpoint", "time_share"),
+        ("train", "play", "evaluate", "export_checkpoint", "latency", "time_share"),
+        ("sim2sim",),
     ),
 )
 

@@ -108,8 +108,15 @@ class SimulatedRobot:
             dof_vel=self.data.qvel[self._dof_vel_at],
         )
 
-    def step(self, target: np.ndarray) -> None:
-        """One control step: joint position targets [num_joints], rad, held for :attr:`decimation` steps of physics."""
+    def step(self, target: Any, kp: Any = None) -> None:
+        """One control step: what is sent is held for :attr:`decimation` steps of physics.
+
+        Args:
+            target: [num_joints] joint position targets, rad.
+            kp: [num_joints] N m/rad, as :class:`cmg_gym.controller.Controller` says it: 0 where it damps. None: the
+                card's.
+        """
+        self._set_kp(np.asarray(self.card.kp if kp is None else kp))
         self.data.ctrl[self._actuators] = target
         mujoco.mj_step(self.model, self.data, self.decimation)
         mujoco.mj_forward(self.model, self.data)  # sensors and body poses of where the robot is now
@@ -154,13 +161,16 @@ class SimulatedRobot:
         return self.tilt < FALLEN_TILT and self.height > self.minimum_height  # NaN is not
 
     def _use_actuators_of(self, card: PolicyCard) -> None:
-        model, kp, kd = self.model, np.array(card.kp), np.array(card.kd)
-        limit = np.array(card.effort_limit)
-        model.actuator_gainprm[self._actuators, 0] = kp
-        model.actuator_biasprm[self._actuators, 1:3] = -np.stack([kp, kd], axis=1)
+        model, limit = self.model, np.array(card.effort_limit)
+        self._set_kp(np.array(card.kp))
+        model.actuator_biasprm[self._actuators, 2] = -np.array(card.kd)
         model.actuator_forcerange[self._actuators] = np.stack([-limit, limit], axis=1)
         model.actuator_forcelimited[self._actuators] = 1
         model.dof_armature[self._dof_vel_at] = card.armature
+
+    def _set_kp(self, kp: np.ndarray) -> None:
+        self.model.actuator_gainprm[self._actuators, 0] = kp
+        self.model.actuator_biasprm[self._actuators, 1] = -kp
 
     def _root_rotation(self) -> np.ndarray:
         """[3, 3] from the root's frame to the world's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
+from cmg_export.compile.onnx import export_onnx
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import load_checkpoint
@@ -38,6 +40,22 @@ def g1_engine() -> tuple[Path, Truth]:
     _kept.append(tempfile.TemporaryDirectory())
     folder = Path(_kept[-1].name)
     return folder, make_g1_engine(folder)
+
+
+@functools.cache
+def deployable_engine() -> Path:
+    """The same with the ONNX file that a robot runs, once in a process."""
+    _kept.append(tempfile.TemporaryDirectory())
+    folder = Path(_kept[-1].name) / "engine"
+    shutil.copytree(g1_engine()[0], folder)
+    manifest = read_manifest(folder)
+    with np.load(folder / "weights.npz") as weights:
+        export_onnx(dict(weights), "fp32", manifest, folder / "cmg_fp32.onnx")
+    sha256 = file_sha256(folder / "cmg_fp32.onnx")
+    onnx = Artifact("onnx_fp32", "onnx", "fp32", "cmg_fp32.onnx", sha256, {"device": "any"}, parity=PASSED)
+    whole = dataclasses.replace(manifest, artifacts=(*manifest.artifacts, onnx))
+    (folder / "manifest.json").write_text(whole.to_json())
+    return folder
 
 
 def make_g1_engine(folder: Path) -> Truth:

@@ -31,7 +31,16 @@ from cmg_gym.mdp.start_states import SETTLE_FRAMES
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.robots import GO1, robot_of
 from CMG_Ref.robot_g1 import mirror_map
-from gym_case import current_motion, follow_rollout, g1_engine, make_engine, make_env, random_commands, zero
+from gym_case import (
+    current_motion,
+    deployable_engine,
+    follow_rollout,
+    g1_engine,
+    make_engine,
+    make_env,
+    random_commands,
+    zero,
+)
 from make_checkpoint import make_checkpoint, save_checkpoint
 
 Patch = pytest.MonkeyPatch
@@ -376,7 +385,7 @@ def test_deployment_reproduces_the_environment(
     runner.alg.actor.update_normalization(TensorDict({"actor": spread}, batch_size=[256]))
     export_policy(runner, tmp_path)
     policy = load_policy(tmp_path, env)
-    controller = Controller(str(tmp_path), str(g1_engine()[0]))  # as text; Paths are what the others give
+    controller = Controller(str(tmp_path), str(deployable_engine()))  # as text; Paths are what the others give
 
     term, data, command = reference(floating), reference(floating).robot.data, (0.7, 0.0, 0.3)
     term.hold(command)

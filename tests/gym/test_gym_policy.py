@@ -24,7 +24,7 @@ from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import CHECKPOINT, few_trajectories, g1_engine, make_env
+from gym_case import CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_env
 
 pytestmark = pytest.mark.xdist_group("gym")
 
@@ -80,7 +80,7 @@ def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWr
         with pytest.raises(EngineError, match=message):
             load_policy(tmp_path, robots)
     with pytest.raises(EngineError, match="another checkpoint"):
-        Controller(tmp_path, g1_engine()[0])
+        Controller(tmp_path, deployable_engine())
 
 
 def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:

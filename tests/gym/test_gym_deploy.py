@@ -1,0 +1,251 @@
+"""The deployed control loop: by itself, in plain MuJoCo, from its files alone, and where something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmg_gym import latency, sim2sim
+from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.controller import LATE_LIMIT_S, Controller, Proprioception, read_card
+from cmg_gym.generator import Generator
+from cmg_gym.simulated_robot import SimulatedRobot
+from cmg_runtime import EngineError, load_engine
+from gym_case import deployable_engine, g1_engine
+from python_process import run_python
+
+pytestmark = pytest.mark.xdist_group("gym")
+
+DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
+NUM_JOINTS, PERIOD_S = 29, 0.02
+
+
+@pytest.fixture(scope="module")
+def controller() -> Controller:
+    return Controller(BUNDLED_POLICY, deployable_engine())
+
+
+@pytest.fixture(scope="module")
+def robot() -> SimulatedRobot:
+    return SimulatedRobot(read_card(BUNDLED_POLICY))
+
+
+def standing(**changes: np.ndarray) -> Proprioception:
+    pose = np.array(read_card(BUNDLED_POLICY).default_dof_pos)
+    upright = Proprioception(np.zeros(3), np.array([0.0, 0.0, -1.0]), pose, np.zeros(NUM_JOINTS))
+    return replace(upright, **changes)
+
+
+def commands_of_a_joystick(rng: np.random.Generator, num_steps: int) -> np.ndarray:
+    """[num_steps, 3]: held for up to forty steps, some beyond the range, and changed in the middle of a ramp too."""
+    lengths = rng.integers(1, 40, num_steps)
+    return np.repeat(rng.uniform(-1.6, 1.6, (num_steps, 3)), lengths, axis=0)[:num_steps]
+
+
+def test_the_frames_of_one_robot_are_the_engines(rng: np.random.Generator) -> None:
+    ahead = 10
+    generator = Generator(deployable_engine(), ahead, 0.5)
+    engine = load_engine(
+        deployable_engine(), 1, "cpu", backend="torch", horizon=ahead + 1, command_ramp_s=0.5, key_bodies=()
+    )
+    motion = engine.bank[int(rng.integers(len(engine.bank)))]
+    generator.reset(motion.numpy(), (0.0, 0.0, 0.0))
+    engine.reset(motion=motion)
+    for command in commands_of_a_joystick(rng, 200):
+        generator.step(command)
+        engine.step()
+        engine.set_command(command)
+        frames = engine.future(range(ahead + 1))
+        expected = torch.cat([frames.dof_pos, frames.dof_vel], dim=2)[0].numpy()
+        np.testing.assert_allclose(generator.command_at(0), engine.command_in_force[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(generator.frames, expected, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.slow
+def test_the_files_and_the_page_are_enough(controller: Controller, rng: np.random.Generator, tmp_path: Path) -> None:
+    """The page's last piece of Python, in a process that can import nothing of the project and no torch."""
+    num_steps = 120
+    pose = np.array(controller.card.default_dof_pos)
+    inputs = {
+        "commands": commands_of_a_joystick(rng, num_steps),
+        "base_ang_vel": rng.normal(0, 0.3, (num_steps, 3)),
+        "projected_gravity": rng.normal((0, 0, -1), 0.02, (num_steps, 3)),
+        "dof_pos": pose + rng.normal(0, 0.1, (num_steps, NUM_JOINTS)),
+        "dof_vel": rng.normal(0, 1, (num_steps, NUM_JOINTS)),
+    }
+    shutil.copytree(BUNDLED_POLICY, tmp_path / "policy")
+    (tmp_path / "engine").mkdir()
+    for name in ("cmg_fp32.onnx", "manifest.json"):
+        shutil.copy(deployable_engine() / name, tmp_path / "engine")
+    np.savez(tmp_path / "inputs.npz", **inputs)  # pyright: ignore[reportArgumentType]
+    code = re.findall(r"```python\n(.*?)```", DEPLOY.read_text(), re.DOTALL)[-1]
+    (tmp_path / "loop.py").write_text(
+        f"{code}\n\n"
+        "import sys\n"
+        "given, loop = np.load('inputs.npz'), Loop('policy', 'engine')\n"
+        "np.save('targets.npy', [loop.step(*row) for row in zip(*(given[name] for name in given.files))])\n"
+        "assert not {'torch', 'cmg_gym', 'cmg_runtime', 'CMG_Ref'} & set(sys.modules)\n"
+    )
+    ran = run_python("loop.py", cwd=tmp_path, PYTHONPATH="")
+    assert ran.returncode == 0, ran.stderr
+    controller.reset()
+    expected = [
+        controller.step(command, Proprioception(*felt)) for command, *felt in zip(*inputs.values(), strict=True)
+    ]
+    assert controller.fault is None
+    # Two forms of one sum of rounded numbers; a wrong frame or term is tenths of a radian away.
+    np.testing.assert_allclose(np.load(tmp_path / "targets.npy"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("felt", "fault"),
+    [
+        (standing(dof_vel=np.full(NUM_JOINTS, np.nan)), "dof_vel is not finite"),
+        (standing(base_ang_vel=np.array([0.0, np.inf, 0.0])), "base_ang_vel is not finite"),
+        (standing(projected_gravity=np.zeros(3)), "projected_gravity has length 0.00"),
+        (standing(projected_gravity=np.array([0.9, 0.0, -0.43])), "leans by 64 degrees"),
+    ],
+)
+def test_what_cannot_be_controlled_is_damped(controller: Controller, felt: Proprioception, fault: str) -> None:
+    controller.reset()
+    controller.step((0.5, 0, 0), standing())
+    assert controller.fault is None and (controller.kp == np.float32(controller.card.kp)).all()
+    for robot in (felt, standing()):  # it stays damped
+        target = controller.step((0.5, 0, 0), robot)
+        assert controller.fault is not None and fault in controller.fault
+        assert not controller.kp.any() and (controller.kd > 0).all()
+        np.testing.assert_allclose(target, robot.dof_pos, rtol=1e-6)
+    controller.reset()
+    assert controller.fault is None and controller.kp.all()
+
+
+def test_late_steps_are_counted_and_too_late_is_a_fault(controller: Controller) -> None:
+    controller.reset()
+    for now in (10.0, 10.0 + PERIOD_S, 10.0 + 2.9 * PERIOD_S):
+        controller.step((0, 0, 0), standing(), now)
+    assert (controller.late_steps, controller.fault) == (1, None)
+    controller.step((0, 0, 0), standing(), 10.0 + 2.9 * PERIOD_S + LATE_LIMIT_S + 0.01)
+    assert controller.fault is not None and "came 0.110 s after the last one" in controller.fault
+    assert controller.late_steps == 2
+    controller.reset()
+    controller.step((0, 0, 0), standing(), 11.0)
+    controller.step((0, 0, 0), standing(), 10.0)
+    assert controller.fault is not None  # a clock that goes back
+
+
+def test_a_command_that_is_not_finite_means_standing(controller: Controller) -> None:
+    controller.reset(command=(0.8, 0, 0))
+    for _ in range(30):
+        controller.step((np.nan, 0, 0), standing())
+    assert controller.ignored_commands == 30 and controller.fault is None
+    np.testing.assert_array_equal(controller.command_in_force, 0)
+    controller.step((5.0, 0, 0), standing())
+    for _ in range(30):
+        controller.step((5.0, 0, 0), standing())
+    low_high = json.loads((deployable_engine() / "manifest.json").read_text())["command_range"]
+    assert controller.command_in_force[0] == np.float32(low_high["max"][0])
+
+
+def test_a_wrong_length_an_older_policy_and_an_engine_without_onnx_are_refused(
+    controller: Controller, tmp_path: Path
+) -> None:
+    controller.reset()
+    with pytest.raises(EngineError, match="joint_vel has 28 numbers; the policy expects 29"):
+        controller.step((0, 0, 0), standing(dof_vel=np.zeros(28)))
+    card = json.loads((BUNDLED_POLICY / "policy.json").read_text())
+    del card["kp"], card["armature"]
+    (tmp_path / "policy.json").write_text(json.dumps(card))
+    with pytest.raises(EngineError, match="no kp, armature: it is older"):
+        read_card(tmp_path)
+    with pytest.raises(EngineError, match="no ONNX file in fp32"):
+        Controller(BUNDLED_POLICY, g1_engine()[0])
+
+
+def test_the_simulated_robot_has_the_cards_actuators(robot: SimulatedRobot, rng: np.random.Generator) -> None:
+    card, model = robot.card, robot.model
+    robot.reset()
+    assert robot.upright and robot.tilt < 1e-6
+    target = np.array(card.default_dof_pos) + rng.uniform(-2, 2, NUM_JOINTS)
+    dof_vel = rng.uniform(-1, 1, NUM_JOINTS)
+    robot.reset(dof_vel=dof_vel)
+    felt = robot.proprioception()
+    torque = np.array(card.kp) * (target - felt.dof_pos) - np.array(card.kd) * dof_vel
+    limit = np.array(card.effort_limit)
+    assert (np.abs(torque) > limit).any()
+    # The motors' torques of where the robot is now: one step of physics that is undone.
+    robot.decimation, decimation = 1, robot.decimation
+    before = robot.data.qpos.copy(), robot.data.qvel.copy()
+    robot.step(target)
+    robot.decimation = decimation
+    robot.data.qpos[:], robot.data.qvel[:] = before
+    __import__("mujoco").mj_forward(model, robot.data)
+    joints = [model.joint(f"robot/{name}").dofadr[0] for name in card.joint_names]
+    np.testing.assert_allclose(robot.data.qfrc_actuator[joints], np.clip(torque, -limit, limit), atol=1e-6)
+    np.testing.assert_allclose(model.dof_armature[joints], card.armature)
+
+
+def test_velocities_are_in_the_heading_frame(robot: SimulatedRobot) -> None:
+    robot.reset(root_vel=(0.5, 0.2, 0.0), root_ang_vel=(0.0, 0.0, 0.4), heading=2.1)
+    np.testing.assert_allclose(robot.heading_velocity, (0.5, 0.2, 0.4), atol=1e-9)
+    np.testing.assert_allclose(robot.data.qvel[:2], (0.5 * np.cos(2.1) - 0.2 * np.sin(2.1),
+                                                     0.5 * np.sin(2.1) + 0.2 * np.cos(2.1)))  # fmt: skip
+    robot.push((0.3, -0.1, 0.0, 0.0, 0.0, 0.2))
+    np.testing.assert_allclose(robot.heading_velocity, (0.8, 0.1, 0.6), atol=1e-9)
+    felt = robot.proprioception()
+    np.testing.assert_allclose(felt.base_ang_vel, (0, 0, 0.6), atol=1e-6)
+    np.testing.assert_allclose(felt.projected_gravity, (0, 0, -1), atol=1e-9)
+
+
+@pytest.mark.slow
+def test_it_walks_is_pushed_and_is_damped(controller: Controller, robot: SimulatedRobot) -> None:
+    controller.reset()
+    robot.reset()
+    velocities = []
+    for step in range(300):
+        if step == 150:
+            robot.push((0.0, 0.4))
+        robot.step(controller.step((0.8, 0, 0), robot.proprioception(), step * PERIOD_S), controller.kp)
+        velocities.append(robot.heading_velocity)
+    assert robot.upright and controller.fault is None and controller.late_steps == 0
+    np.testing.assert_allclose(np.mean(velocities[200:], axis=0)[:2], (0.8, 0.0), atol=0.15)
+    broken = replace(robot.proprioception(), base_ang_vel=np.full(3, np.nan))
+    robot.step(controller.step((0.8, 0, 0), broken), controller.kp)
+    for _ in range(150):
+        robot.step(controller.step((0.8, 0, 0), robot.proprioception()), controller.kp)
+    assert not robot.upright and robot.height > 0  # it sank down, and lies
+    assert np.abs(robot.proprioception().dof_vel).max() < 1.0
+
+
+@pytest.mark.slow
+def test_sim2sim_over_a_short_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{sim2sim.BEGIN}\nold\n{sim2sim.END}\nafter\n")
+    given = ["--engine", str(deployable_engine()), "--out", str(tmp_path), "--document", str(page), "--pushes"]
+    commands = ["--commands", "0.8", "0", "0", "0", "0", "0"]
+    assert sim2sim.main([*given, *commands, "--episodes", "2", "--seconds", "4"]) == 0
+    results = json.loads((tmp_path / "sim2sim.json").read_text())["results"]
+    assert [result["command"] for result in results] == [[0.8, 0, 0], [0, 0, 0]]
+    for result in results:
+        assert result["survival"] >= 0.5 and result["velocity_error"] < 0.4 and result["joint_error"] < 0.3
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| +0.80 | +0.00 | +0.00 | 100 % / 100 % |" in text or "| 50 % / 100 %" in text
+    page.write_text("no place")
+    assert sim2sim.main([*given, *commands]) == 2
+    assert "has no place for the table" in capsys.readouterr().err
+
+
+def test_latency_says_what_a_step_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert latency.main(["--engine", str(deployable_engine()), "--steps", "20"]) == 0
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["held"] * 2 + ["new at every step"] * 2
+    for row in rows:
+        p50, p99, most = map(float, row[3:6])
+        assert 0 < p50 <= p99 <= most
