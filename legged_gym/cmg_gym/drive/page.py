@@ -21,7 +21,8 @@ PARTS = (("forward", "m/s", "I", "K"), ("left", "m/s", "U", "O"), ("turn left", 
 """Of a command: name, unit, and the keys for more and for less. The letters W, A, S, D move the camera."""
 KEYS = (
     "**I K** faster, slower &nbsp; **J L** turn left, right &nbsp; **U O** step left, right &nbsp; **X** stop &nbsp; "
-    "**P** push &nbsp; **G** reference &nbsp; **R** start anew. The mouse turns the view."
+    "**P** push &nbsp; **G** reference &nbsp; **R** start anew. The mouse turns the view. Green: the reference, joint angles "
+    "from the generator, its pelvis drawn upright."
 )
 
 
@@ -42,8 +43,8 @@ class Page:
         server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
         server.gui.set_panel_label("CMG drive")
         server.scene.set_background_image(_sky())
-        server.initial_camera.position = (2.0, -2.2, 0.5)
-        server.initial_camera.look_at = (0.0, 0.25, -0.1)
+        server.initial_camera.position = (1.35, -1.75, 0.30)
+        server.initial_camera.look_at = (0.30, 0.30, -0.12)
         self._figures = Figures(robot, driver.walk.controller.card.joint_names)
         self._scene: Any = ViserMujocoScene(server, self._figures.model, num_envs=1)
         self._reference = _add_reference(server, self._figures)
@@ -82,7 +83,7 @@ class Page:
             ("achieved", moment.achieved),
         )
         table = "".join(f"\n| {name} | " + " | ".join(f"{v + 0.0:+.2f}" for v in values) + " |" for name, values in rows)
-        self._velocities.content = "| | forward m/s | left m/s | turn rad/s |\n| --- | --- | --- | --- |" + table
+        self._velocities.content = "| | forward | left | turn |\n| --- | --- | --- | --- |" + table
         self._load.content = (
             f"{load.rate:.1f} control steps a second; late: {driver.late} of {driver.steps}; falls: {driver.falls}\n\n"
             f"generator {load.generator_ms:.2f} ms, policy {load.policy_ms:.2f} ms, whole step with physics and page "
@@ -103,10 +104,10 @@ class Page:
             self._sliders.append(slider)
             self._on_key(f"{name}: more", more, lambda part=part: self._change(part, KEY_STEP))
             self._on_key(f"{name}: less", less, lambda part=part: self._change(part, -KEY_STEP))
-        buttons = gui.add_button_group("do", ("stop", "push", "start anew"))
+        buttons = gui.add_button_group("robot", ("stop", "push", "start anew"))
         actions = {"stop": self._stop, "push": driver.push, "start anew": driver.start_anew}
         buttons.on_click(lambda _: actions[buttons.value]())
-        self._ghost = gui.add_checkbox("green reference: the generator's joint angles", initial_value=True)
+        self._ghost = gui.add_checkbox("green reference", initial_value=True)
         self._ghost.on_update(lambda _: self._show_reference(self._ghost.value))
         self._on_key("stop", "X", self._stop)
         self._on_key("push", "P", driver.push)

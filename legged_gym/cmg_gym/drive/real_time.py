@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ LYING_S = 1.5
 """A robot that has fallen lies so long, and begins anew."""
 FORGIVEN_S = 0.1
 """Delay that is caught up with by shorter waits; what is beyond is lost, and real time with it."""
+SWITCH_S = 0.001
+"""After so long the page's thread hands Python back to the control loop; 5 ms otherwise, a quarter of a period."""
 HISTORY_S = 10.0
 """Of velocities, for the plot."""
 PUSH = 0.6
@@ -83,6 +86,7 @@ class Driver:
 
     def run(self, show: Callable[[Moment], None], seconds: float = 0.0) -> None:
         """Step until ``seconds`` have passed (0: for good), and show each step."""
+        sys.setswitchinterval(SWITCH_S)
         self._began = due = time.perf_counter()
         last = self._began + seconds if seconds else math.inf
         while due < last:
