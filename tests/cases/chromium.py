@@ -44,7 +44,7 @@ class Browser:
         complaints: what the page has said in its console as an error, or thrown.
     """
 
-    def __init__(self, url: str, profile: Path, size: tuple[int, int] = (900, 640)) -> None:
+    def __init__(self, url: str, profile: Path, size: tuple[int, int] = (1280, 800)) -> None:
         path = find_chromium()
         assert path is not None
         window = f"--window-size={size[0]},{size[1]}"
