@@ -42,6 +42,7 @@ TAKES_verify := CKPT OUT DATA BACKEND NUM_ENVS ARGS
 TAKES_train := $(TAKES_engine) BACKEND ITERATIONS GPUS RESUME
 TAKES_play := $(TAKES_engine) POLICY BACKEND
 TAKES_evaluate := $(TAKES_play)
+TAKES_sim2sim := $(TAKES_engine) POLICY
 TAKES_test := JOBS ARGS
 TAKES_test-fast := JOBS ARGS
 TAKES_test-py38 := ARGS
@@ -67,7 +68,7 @@ define needs_engine
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity verify train play evaluate test test-fast test-py38 test-matrix lint fuzz demo bench soak clean
+.PHONY: help engine parity verify train play evaluate sim2sim test test-fast test-py38 test-matrix lint fuzz demo bench soak clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
@@ -102,6 +103,10 @@ evaluate: $(VENV)/.train  ## measure a policy (the bundled one, or POLICY=) over
 	$(needs_engine)
 	@$(PY) -m cmg_gym.evaluate --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') \
 		$(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+sim2sim: $(VENV)/.train  ## run a policy as a robot would, in plain MuJoCo, over a grid of commands: build/sim2sim
+	$(needs_engine)
+	@$(PY) -m cmg_gym.sim2sim --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(ARGS)
 
 test: $(VENV)/.train  ## run the tests; ARGS=tests/runtime/window runs some of them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)

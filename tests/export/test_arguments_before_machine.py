@@ -20,6 +20,8 @@ CASES = (
     ("cmg_gym.play", "--device cuda:1 --backend cubist", "unknown backend 'cubist'"),
     ("cmg_gym.play", "--viewer --device cuda:1 --policy nowhere", "nowhere is neither"),
     ("cmg_gym.export_checkpoint", "--device cuda:1 --policy nowhere", "nowhere is neither"),
+    ("cmg_gym.sim2sim", "--policy nowhere", "nowhere is no exported policy"),
+    ("cmg_gym.latency", "--policy nowhere", "nowhere is no exported policy"),
     ("cmg_gym.train", "--gpus 3 --engine nowhere", "cannot read nowhere/manifest.json"),
     ("cmg_gym.train", "--gpus 3 --resume --logs nowhere", "no checkpoint below nowhere"),
     ("cmg_gym.train", "--gpus 3 --backend cubist", "unknown backend 'cubist'"),

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from cmg_gym import evaluate, export_checkpoint, play, train
+from cmg_gym import evaluate, export_checkpoint, latency, play, sim2sim, train
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import read_card
 from cmg_gym.learning.policies import require_same_generator
@@ -28,6 +28,11 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (evaluate, "--device cuda:99", "cuda:99"),
     (evaluate, "--device nonsense", "unknown device 'nonsense'"),
     (evaluate, "--seed -2", "--seed is -2"),
+    (sim2sim, "--episodes 0", "--episodes is 0"),
+    (sim2sim, "--seconds nan", "--seconds is nan"),
+    (sim2sim, "--commands 0.5 nan 0", "--commands is"),
+    (sim2sim, "--seed -2", "--seed is -2"),
+    (latency, "--steps 0", "--steps is 0"),
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
     (play, "--commands inf 0 0", "--commands is"),

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_the_files_and_the_page_are_enough(controller: Controller, rng: np.rando
 def test_what_cannot_be_controlled_is_damped(controller: Controller, felt: Proprioception, fault: str) -> None:
     controller.reset()
     controller.step((0.5, 0, 0), standing())
-    assert controller.fault is None and (controller.kp == np.float32(controller.card.kp)).all()
+    assert controller.fault is None and (controller.kp == np.array(controller.card.kp, np.float32)).all()
     for robot in (felt, standing()):  # it stays damped
         target = controller.step((0.5, 0, 0), robot)
         assert controller.fault is not None and fault in controller.fault
@@ -185,7 +186,7 @@ def test_the_simulated_robot_has_the_cards_actuators(robot: SimulatedRobot, rng:
     robot.step(target)
     robot.decimation = decimation
     robot.data.qpos[:], robot.data.qvel[:] = before
-    __import__("mujoco").mj_forward(model, robot.data)
+    mujoco.mj_forward(model, robot.data)  # pyright: ignore[reportAttributeAccessIssue]
     joints = [model.joint(f"robot/{name}").dofadr[0] for name in card.joint_names]
     np.testing.assert_allclose(robot.data.qfrc_actuator[joints], np.clip(torque, -limit, limit), atol=1e-6)
     np.testing.assert_allclose(model.dof_armature[joints], card.armature)

@@ -130,6 +130,7 @@ train OUT=engines/x NUM_ENVS=7 BACKEND=torch ITERATIONS=3 GPUS=2 RESUME=1 ARGS='
     cmg_gym.train --engine engines/x --num-envs 7 --backend torch --iterations 3 --gpus 2 --resume --seed 5
 play OUT=engines/x POLICY='a b' BACKEND=onnx -> cmg_gym.play --engine engines/x --policy 'a b' --backend onnx
 evaluate OUT=engines/x POLICY='a b' BACKEND=onnx -> cmg_gym.evaluate --engine engines/x --policy 'a b' --backend onnx
+sim2sim OUT=engines/x POLICY='a b' ARGS='--pushes' -> cmg_gym.sim2sim --engine engines/x --policy 'a b' --pushes
 evaluate OUT=engines/y ARGS='--seconds 2' -> \
     cmg_export BUNDLED --out engines/y -> cmg_gym.evaluate --engine engines/y --seconds 2
 train OUT=engines/y NUM_ENVS=3 -> cmg_export BUNDLED --out engines/y -> cmg_gym.train --engine engines/y --num-envs 3
