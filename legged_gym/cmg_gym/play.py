@@ -16,15 +16,15 @@ from tqdm import tqdm
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.drawing import require_renderer
-from cmg_gym.figures import Moment
 from cmg_gym.learning.policies import require_same_generator
 from cmg_gym.mdp.reference_command import reference
+from cmg_gym.pictures.figures import Moment
+from cmg_gym.pictures.stage import Stage
+from cmg_gym.pictures.videos import save_gif, save_mp4
 from cmg_gym.robots import robot_of
-from cmg_gym.stage import Stage
-from cmg_gym.videos import save_gif, save_mp4
 from cmg_gym.walk import Walk, clamped, exported_policy
 from CMG_Ref.command_line import require_positive, run
-from cmg_runtime import read_manifest
+from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.device import resolve_device
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
@@ -36,7 +36,7 @@ class Options(command_line.PolicyOptions):
     green, the reference motion."""
 
     warp: bool = False
-    """Walk in the training environment (MuJoCo Warp) instead, which takes minutes to compile. Takes a checkpoint, too."""
+    """Walk in the training environment (MuJoCo Warp) instead, which compiles for minutes. Takes checkpoints, too."""
     viewer: bool = False
     """Open mjlab's viewer on the training environment instead of writing an animation: commands then come at random."""
     out: Path = Path("build/play.gif")
@@ -78,6 +78,8 @@ def draw(options: Options) -> None:
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     command_line.require_options(options)
+    if not options.warp and options.backend not in ("auto", "onnx"):
+        raise EngineError(f"--backend is {options.backend}; the deployed loop runs onnx: leave it out, or add --warp")
     manifest = read_manifest(options.engine)
     require_same_generator(options.policy, manifest)
     resolve_device(options.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cmg_gym.controller import Controller
-from cmg_gym.figures import Moment
+from cmg_gym.pictures.figures import Moment
 from cmg_gym.simulated_robot import SimulatedRobot
 from cmg_runtime import EngineError, read_manifest
 

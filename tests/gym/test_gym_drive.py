@@ -15,7 +15,7 @@ import pytest
 from chromium import MISSING, Browser, find_chromium
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.drive.real_time import Driver
-from cmg_gym.figures import Moment
+from cmg_gym.pictures.figures import Moment
 from cmg_gym.walk import Walk
 from gym_case import deployable_engine
 

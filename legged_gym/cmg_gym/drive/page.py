@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 
 from cmg_gym.drive.real_time import HISTORY_S, Driver
-from cmg_gym.figures import (
-    ACHIEVED_COLOUR, COMMAND_COLOUR, REFERENCE_COLOUR, SKY_HORIZON, SKY_TOP, Figures, Moment,
+from cmg_gym.pictures.figures import (
+    ACHIEVED_COLOUR,
+    COMMAND_COLOUR,
+    REFERENCE_COLOUR,
+    SKY_HORIZON,
+    SKY_TOP,
+    Figures,
+    Moment,
 )  # fmt: skip
 from cmg_gym.robots import RobotCfg
 
@@ -21,8 +27,8 @@ PARTS = (("forward", "m/s", "I", "K"), ("left", "m/s", "U", "O"), ("turn left", 
 """Of a command: name, unit, and the keys for more and for less. The letters W, A, S, D move the camera."""
 KEYS = (
     "**I K** faster, slower &nbsp; **J L** turn left, right &nbsp; **U O** step left, right &nbsp; **X** stop &nbsp; "
-    "**P** push &nbsp; **G** reference &nbsp; **R** start anew. The mouse turns the view. Green: the reference, joint angles "
-    "from the generator, its pelvis drawn upright."
+    "**P** push &nbsp; **G** reference &nbsp; **R** start anew. The mouse turns the view. "
+    "Green: the reference, joint angles from the generator, its pelvis drawn upright."
 )
 
 
@@ -82,7 +88,9 @@ class Page:
             ("command in force", moment.command),
             ("achieved", moment.achieved),
         )
-        table = "".join(f"\n| {name} | " + " | ".join(f"{v + 0.0:+.2f}" for v in values) + " |" for name, values in rows)
+        table = "".join(
+            f"\n| {name} | " + " | ".join(f"{v + 0.0:+.2f}" for v in values) + " |" for name, values in rows
+        )
         self._velocities.content = "| | forward | left | turn |\n| --- | --- | --- | --- |" + table
         self._load.content = (
             f"{load.rate:.1f} control steps a second; late: {driver.late} of {driver.steps}; falls: {driver.falls}\n\n"
@@ -131,9 +139,7 @@ class Page:
             low, high = (limits[part] for limits in self._driver.walk.command_range)
             scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(range=(1.2 * low - 0.1, 1.2 * high + 0.1))}
             data = (nothing, 0 * nothing, 0 * nothing)
-            self._plots.append(
-                gui.add_uplot(data, series, title=f"{name}, {unit}", scales=scales, height=150)
-            )
+            self._plots.append(gui.add_uplot(data, series, title=f"{name}, {unit}", scales=scales, height=150))
 
     def _on_key(self, name: str, key: Any, action: Callable[[], object]) -> None:
         self._server.gui.add_command(name, hotkey=key).on_trigger(lambda _: action())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cmg_gym.figures import Moment
+from cmg_gym.pictures.figures import Moment
 from cmg_gym.walk import Walk, clamped
 
 LYING_S = 1.5

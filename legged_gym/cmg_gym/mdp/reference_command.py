@@ -256,7 +256,7 @@ class ReferenceCommand(CommandTerm):
         return yaw_quat(self.robot.data.root_link_quat_w)
 
     def robot_velocity(self) -> torch.Tensor:
-        """[num_envs, 3] the roots' velocities forward and to the left (m/s), in heading frames, and yaw rate (rad/s)."""
+        """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
         data = self.robot.data
         velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
         return torch.cat([velocity[:, :2], data.root_link_ang_vel_w[:, 2:]], dim=1)

@@ -10,8 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cmg_gym.drawing import require_renderer
-from cmg_gym.figures import (
-    ACHIEVED_COLOUR, COMMAND_COLOUR, REFERENCE_COLOUR, Figures, Moment, heading_of, way_ahead,
+from cmg_gym.pictures.figures import (
+    ACHIEVED_COLOUR,
+    COMMAND_COLOUR,
+    REFERENCE_COLOUR,
+    Figures,
+    Moment,
+    heading_of,
+    way_ahead,
 )  # fmt: skip
 from cmg_gym.robots import RobotCfg
 
@@ -59,9 +65,9 @@ class Stage:
         self._model = self._figures.model
         self._looks = self._model.geom_rgba.copy(), self._model.geom_matid.copy()
         self._renderer: Any = mujoco.Renderer(self._model, height, width)
-        self._option: Any = mujoco.MjvOption()
+        self._option: Any = self._mujoco.MjvOption()
         self._option.sitegroup[:] = 0
-        self._camera: Any = mujoco.MjvCamera()
+        self._camera: Any = self._mujoco.MjvCamera()
         self._camera_heading: float | None = None
 
     def __enter__(self) -> Stage:

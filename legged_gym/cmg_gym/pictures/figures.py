@@ -74,8 +74,8 @@ class Figures:
         self.model.geom_group[colliding] = HIDDEN_GROUP
         self._floor, self._colliding = floor, colliding
         coarsen(self.model)
-        self.robot: Any = mujoco.MjData(self.model)
-        self.reference: Any = mujoco.MjData(self.model)
+        self.robot: Any = self._mujoco.MjData(self.model)
+        self.reference: Any = self._mujoco.MjData(self.model)
         self.stands = float(entity.init_state.pos[2])
         self._addresses = np.array([int(self.model.joint(name).qposadr[0]) for name in joint_names])
 

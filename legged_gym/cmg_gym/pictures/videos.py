@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,9 @@ def save_mp4(pictures: Sequence[Image.Image], path: Path, seconds: float) -> str
         return f"no {path}: it takes the package imageio-ffmpeg (pip install imageio-ffmpeg)"
     import imageio_ffmpeg
 
+    rate: Any = 1 / seconds  # a float is well, whatever its annotation says
     writer = imageio_ffmpeg.write_frames(
-        str(path), pictures[0].size, fps=1 / seconds, quality=7, macro_block_size=2, ffmpeg_log_level="error"
+        str(path), pictures[0].size, fps=rate, quality=7, macro_block_size=2, ffmpeg_log_level="error"
     )
     writer.send(None)
     for picture in pictures:
