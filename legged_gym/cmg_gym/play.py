@@ -104,9 +104,6 @@ def moments_of(options: Options, steps: int) -> Iterator[Moment]:
     """The walk in plain MuJoCo; from standing again after a fall."""
     walk = Walk(exported_policy(options.policy), options.engine)
     for command in options.commands:
-        taken = clamped(command, walk.command_range)
-        if taken != tuple(command):
-            print(f"{command} is beyond the generator's range: {taken}")
         for _ in range(steps):
             yield walk.step(command)
             if not walk.robot.upright:
@@ -121,6 +118,7 @@ def warp_moments(options: Options, steps: int) -> Iterator[Moment]:
     term = reference(env.unwrapped)
     term.hold(options.commands[0])
     observations, _ = env.reset()
+    low, high = (limits.tolist() for limits in term.engine.command_range)
     velocities: list[np.ndarray] = []
     for command in options.commands:
         term.hold(command)
@@ -131,6 +129,7 @@ def warp_moments(options: Options, steps: int) -> Iterator[Moment]:
             velocities = [*velocities[-24:], velocity]
             yield Moment(
                 asked=tuple(command),
+                taken=clamped(command, (low, high)),
                 command=tuple(term.command[0].tolist()),
                 achieved=tuple(np.mean(velocities, axis=0).tolist()),
                 root=data.root_link_pose_w[0].cpu().numpy(),

@@ -27,6 +27,7 @@ class Walk:
     Attributes:
         controller, robot: the two.
         dt: s of a control step.
+        command_range: (min, max) of commands.
     """
 
     def __init__(self, policy: str | Path, engine: str | Path) -> None:
@@ -49,6 +50,7 @@ class Walk:
         self._velocities.append(self.robot.heading_velocity)
         return Moment(
             asked=tuple(command),
+            taken=clamped(command, self.command_range),
             command=tuple(self.controller.command_in_force.tolist()),
             achieved=tuple(np.mean(self._velocities, axis=0).tolist()),
             root=self.robot.data.qpos[:7].copy(),

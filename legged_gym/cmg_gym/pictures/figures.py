@@ -33,13 +33,15 @@ class Moment:
 
     Attributes:
         asked: the command as it was given.
-        command: what became of it: clamped to the generator's range, and approached in a ramp.
+        taken: the same, clamped to the generator's range.
+        command: the one in force, on a ramp to the one that is taken.
         achieved: of the root, mean of the last half second.
         root: [7] place (m) and quaternion (w, x, y, z) of the robot's root.
         dof_pos, reference_dof_pos: [num_joints] rad.
     """
 
     asked: tuple[float, ...]
+    taken: tuple[float, ...]
     command: tuple[float, ...]
     achieved: tuple[float, ...]
     root: np.ndarray

@@ -139,7 +139,7 @@ def annotated(picture: Image.Image, moment: Moment) -> Image.Image:
     page.paste(picture)
     write = ImageDraw.Draw(page)
     large, small = ImageFont.load_default(19), ImageFont.load_default(14)
-    write.text((14, height + 8), caption(moment.asked), INK, large)
+    write.text((14, height + 8), caption(moment.taken, moment.asked), INK, large)
     write.text((14, height + 36), "command in force", rgb(COMMAND_COLOUR), small)
     write.text((14, height + 54), "achieved", rgb(ACHIEVED_COLOUR), small)
     write.text((14, height + 78), GREEN, INK, small)
@@ -157,9 +157,15 @@ def annotated(picture: Image.Image, moment: Moment) -> Image.Image:
     return page
 
 
-def caption(asked: Sequence[float]) -> str:
+def caption(taken: Sequence[float], asked: Sequence[float]) -> str:
+    """The command that a generator takes in words, and the one that was asked for where it is another."""
+    differs = any(abs(a - b) > 1e-6 for a, b in zip(taken, asked, strict=True))
+    return f"{in_words(taken)} (asked: {in_words(asked)})" if differs else in_words(taken)
+
+
+def in_words(command: Sequence[float]) -> str:
     """A command in words."""
-    vx, vy, yaw = asked
+    vx, vy, yaw = command
     parts = [f"{vx:.1f} m/s"] if vx or vy else []
     parts += [f"{vy:+.1f} m/s to the left"] if vy else []
     parts += [f"turn {yaw:+.1f} rad/s"] if yaw else []
