@@ -118,7 +118,9 @@ def test_play_draws_it(where: list[str], tmp_path: Path, monkeypatch: pytest.Mon
     reference = (green > red + 40) & (green > blue + 40)
     rows, columns = np.nonzero(reference[: height * 3 // 4])
     assert len(rows) > 1500 and np.ptp(rows) > height / 3  # it is large, and
-    robot = (np.ptp(pictures[0], axis=2) < 20) & (green > 120)  # so is the robot, to the right of it: left in the picture
+    robot = (np.ptp(pictures[0], axis=2) < 20) & (
+        green > 120
+    )  # so is the robot, to the right of it: left in the picture
     assert np.median(columns) > width / 2 and robot[height // 5 : height // 2, : width // 2].sum() > 1500
     assert (blue[:10] > red[:10] + 40).mean() > 0.9  # a sky
     assert all((before != after).any() for before, after in zip(pictures, pictures[1:], strict=False))
