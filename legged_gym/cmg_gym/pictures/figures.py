@@ -13,7 +13,7 @@ from cmg_gym.robots import RobotCfg
 
 REFERENCE_ASIDE = 1.05
 """The reference walks so far to the left of the robot, times the height at which its root stands."""
-DETAIL = 0.004
+DETAIL = 0.005
 """m; what is finer of a robot's meshes is not drawn."""
 HIDDEN_GROUP = 5
 """Of geoms that are for contacts; MuJoCo draws the groups 0 to 2."""
