@@ -48,7 +48,7 @@ def test_steps_that_take_longer_than_their_period_are_counted_as_late(driver: Dr
 
 def test_it_goes_where_it_is_asked_to_and_stands_up_after_a_fall(driver: Driver) -> None:
     def walk(seconds: float) -> list[Moment]:
-        return [driver._step() for _ in range(round(seconds / driver.walk.dt))]
+        return [driver.step() for _ in range(round(seconds / driver.walk.dt))]
 
     driver.start_anew()
     assert driver.ask((9.0, 0.0, -9.0)) == (driver.walk.command_range[1][0], 0.0, driver.walk.command_range[0][2])

@@ -28,7 +28,7 @@ PARTS = (("forward", "m/s", "I", "K"), ("left", "m/s", "U", "O"), ("turn left", 
 KEYS = (
     "**I K** faster, slower &nbsp; **J L** turn left, right &nbsp; **U O** step left, right &nbsp; **X** stop &nbsp; "
     "**P** push &nbsp; **G** reference &nbsp; **R** start anew. The mouse turns the view. "
-    "Green: the reference, joint angles from the generator, its pelvis drawn upright."
+    "Green: the reference, the generator's joint angles, drawn upright."
 )
 
 

@@ -91,7 +91,7 @@ class Driver:
         last = self._began + seconds if seconds else math.inf
         while due < last:
             started = time.perf_counter()
-            show(self._step())
+            show(self.step())
             due += self.walk.dt
             now = time.perf_counter()
             self._note(now - started, now)
@@ -116,7 +116,8 @@ class Driver:
             f"{self.late} late, {self.falls} falls"
         )
 
-    def _step(self) -> Moment:
+    def step(self) -> Moment:
+        """One control step, however long it takes."""
         walk = self.walk
         if self._anew or self._lying_steps > LYING_S / walk.dt:
             self._anew, self._lying_steps = False, 0

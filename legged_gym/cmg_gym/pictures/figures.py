@@ -12,7 +12,9 @@ import numpy as np
 from cmg_gym.robots import RobotCfg
 
 REFERENCE_ASIDE = 1.05
-"""The reference walks so far to the left of the robot, times the height at which its root stands."""
+"""The reference walks so far to the left of the robot, times its size."""
+SMALLEST = 0.65
+"""m, of a robot's size: four legs carry a long trunk low."""
 DETAIL = 0.005
 """m; what is finer of a robot's meshes is not drawn."""
 HIDDEN_GROUP = 5
@@ -61,6 +63,7 @@ class Figures:
         model: of one robot on a floor.
         robot, reference: MuJoCo's data of both, with poses of bodies and geoms.
         stands: height of the root in the standing pose, m.
+        size: by which distances go, m: that height, or more for a robot that is longer than high.
     """
 
     def __init__(self, robot: RobotCfg, joint_names: Sequence[str], size: tuple[int, int] = (640, 480)) -> None:
@@ -79,6 +82,7 @@ class Figures:
         self.robot: Any = self._mujoco.MjData(self.model)
         self.reference: Any = self._mujoco.MjData(self.model)
         self.stands = float(entity.init_state.pos[2])
+        self.size = max(self.stands, SMALLEST)
         self._addresses = np.array([int(self.model.joint(name).qposadr[0]) for name in joint_names])
 
     def pose(self, moment: Moment) -> None:
@@ -99,7 +103,7 @@ class Figures:
 
     def aside(self, root: np.ndarray, heading: float, share: float = 1.0) -> tuple[float, float]:
         """x, y on the way from the robot to its reference, m."""
-        distance = share * REFERENCE_ASIDE * self.stands
+        distance = share * REFERENCE_ASIDE * self.size
         return float(root[0]) - distance * math.sin(heading), float(root[1]) + distance * math.cos(heading)
 
 

@@ -28,7 +28,7 @@ OVERSAMPLING = 1.5
 AZIMUTH, ELEVATION = 122.0, -10.0
 """Degrees, from the robot's heading: it is seen from the front and its right."""
 DISTANCE = 2.9
-"""From the camera to where it looks, times the height at which the root stands."""
+"""From the camera to where it looks, times its size."""
 ARROW_S = 0.8
 """An arrow is as long as the way in this time."""
 SHORTEST_ARROW = 0.1
@@ -36,10 +36,10 @@ SHORTEST_ARROW = 0.1
 CAMERA_LAG_S = 0.6
 """In which the camera follows the robot's heading: a gait sways."""
 
-STRIP = 100
+STRIP = 116
 """Height of what is written below a picture, pixels."""
 INK, PAPER = (28, 38, 50), (250, 250, 250)
-GREEN = "green: the reference, joint angles from the generator, its pelvis drawn upright"
+GREEN = "green: the reference, the generator's joint angles, drawn upright"
 NAMES = (("forward", "m/s", 1.2), ("left", "m/s", 0.6), ("turn", "rad/s", 1.0))
 """Of a velocity's parts: name, unit, and what fills half a bar."""
 
@@ -99,7 +99,7 @@ class Stage:
         x, y = self._figures.aside(moment.root, self._camera_heading, share=0.42)
         self._camera.lookat[:] = x, y, 0.70 * self._figures.stands
         self._camera.azimuth = math.degrees(self._camera_heading) + AZIMUTH
-        self._camera.elevation, self._camera.distance = ELEVATION, DISTANCE * self._figures.stands
+        self._camera.elevation, self._camera.distance = ELEVATION, DISTANCE * self._figures.size
 
     def _add_reference(self) -> None:
         mujoco, model = self._mujoco, self._model
@@ -140,20 +140,20 @@ def annotated(picture: Image.Image, moment: Moment) -> Image.Image:
     write = ImageDraw.Draw(page)
     large, small = ImageFont.load_default(19), ImageFont.load_default(14)
     write.text((14, height + 8), caption(moment.taken, moment.asked), INK, large)
-    write.text((14, height + 36), "command in force", rgb(COMMAND_COLOUR), small)
-    write.text((14, height + 54), "achieved", rgb(ACHIEVED_COLOUR), small)
-    write.text((14, height + 78), GREEN, INK, small)
+    write.text((14, height + 50), "command in force", rgb(COMMAND_COLOUR), small)
+    write.text((14, height + 68), "achieved", rgb(ACHIEVED_COLOUR), small)
+    write.text((14, height + 92), GREEN, INK, small)
     for column, (name, unit, full) in enumerate(NAMES):
         x, middle, half = 262 + 126 * column, 262 + 40 + 126 * column, 34
-        write.text((x, height + 12), f"{name}, {unit}", INK, small)
+        write.text((x, height + 30), f"{name}, {unit}", INK, small)
         for values, colour, y in (
-            (moment.command, COMMAND_COLOUR, height + 40),
-            (moment.achieved, ACHIEVED_COLOUR, height + 58),
+            (moment.command, COMMAND_COLOUR, height + 54),
+            (moment.achieved, ACHIEVED_COLOUR, height + 72),
         ):
             length = round(half * max(-1.0, min(1.0, values[column] / full)))
             write.rectangle((middle + min(length, 0), y, middle + max(length, 0), y + 10), rgb(colour))
             write.text((x + 78, y - 4), f"{values[column] + 0.0:+.2f}".replace("-0.00", "+0.00"), rgb(colour), small)
-        write.line((middle, height + 36, middle, height + 72), INK)
+        write.line((middle, height + 50, middle, height + 86), INK)
     return page
 
 
