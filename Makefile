@@ -42,6 +42,7 @@ TAKES_verify := CKPT OUT DATA BACKEND NUM_ENVS ARGS
 TAKES_train := $(TAKES_engine) BACKEND ITERATIONS GPUS RESUME
 TAKES_play := $(TAKES_engine) POLICY BACKEND
 TAKES_evaluate := $(TAKES_play)
+TAKES_drive := $(TAKES_engine) POLICY PORT
 TAKES_sim2sim := $(TAKES_engine) POLICY
 TAKES_test := JOBS ARGS
 TAKES_test-fast := JOBS ARGS
@@ -68,7 +69,7 @@ define needs_engine
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help engine parity verify train play evaluate sim2sim test test-fast test-py38 test-matrix lint fuzz demo bench soak clean
+.PHONY: help engine parity verify train play drive evaluate sim2sim test test-fast test-py38 test-matrix lint fuzz demo bench soak clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets (default)
@@ -95,9 +96,13 @@ train: $(VENV)/.train  ## train a walking policy on the engine: NUM_ENVS= BACKEN
 		$(if $(BACKEND),--backend $(BACKEND)) $(if $(ITERATIONS),--iterations $(ITERATIONS)) \
 		$(if $(GPUS),--gpus $(GPUS)) $(if $(RESUME),--resume) $(ARGS)
 
-play: $(VENV)/.train  ## draw a policy (the bundled one, or POLICY=) to build/play.gif; ARGS=--viewer opens the viewer
+play: $(VENV)/.train  ## draw a policy (the bundled one, or POLICY=) to build/play.gif and .mp4; ARGS=--viewer opens the viewer
 	$(needs_engine)
 	@$(PY) -m cmg_gym.play --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+drive: $(VENV)/.train  ## drive a policy (the bundled one, or POLICY=) by keys on a page in the browser: PORT= (8080)
+	$(needs_engine)
+	@$(PY) -m cmg_gym.drive --engine '$(OUT)' $(if $(POLICY),--policy '$(POLICY)') $(if $(PORT),--port $(PORT)) $(ARGS)
 
 evaluate: $(VENV)/.train  ## measure a policy (the bundled one, or POLICY=) over a grid of commands, into build/evaluation
 	$(needs_engine)

@@ -152,10 +152,11 @@ GYM = Package(
         ("mdp", "generator", "ppo", "curves", "drawing"),
         ("controller",),
         ("robots",),
-        ("rl_cfg",),
+        ("rl_cfg", "pictures"),
         ("env_cfg", "learning"),
         ("tasks", "command_line", "evaluation", "simulated_robot"),
-        ("train", "play", "evaluate", "export_checkpoint", "latency", "time_share"),
+        ("walk",),
+        ("train", "play", "drive", "evaluate", "export_checkpoint", "latency", "time_share"),
         ("sim2sim",),
     ),
 )

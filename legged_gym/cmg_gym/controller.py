@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ class Controller:
         kp, kd: [num_joints] gains that go with the targets of the last step, N m/rad and N m s/rad.
         late_steps: steps that came more than half a period late, of those that said when.
         ignored_commands: commands that were not finite; the robot was told to stand instead.
+        generator_s, policy_s: what the two took in the last step, s.
 
     Raises:
         EngineError: the engine is not the one that the policy was trained with, or one of the folders is none.
@@ -167,6 +169,7 @@ class Controller:
         self.fault: str | None = None
         self.kp = self._stiff
         self.late_steps = self.ignored_commands = 0
+        self.generator_s = self.policy_s = 0.0
         self._target = np.clip(pos, self._lower, self._upper)
         self._last_time: float | None = None
         self._fresh = True
@@ -216,12 +219,15 @@ class Controller:
         return np.concatenate(parts).astype(np.float32)
 
     def _follow(self, command: np.ndarray, robot: Proprioception) -> np.ndarray:
+        start = time.perf_counter()
         if self._fresh:
             self._generator.set_command(command)
         else:
             self._generator.step(command)
         self._fresh = False
+        generated = time.perf_counter()
         self.action = self._policy.run(None, {self._input: self.observe(robot)[None]})[0][0]
+        self.generator_s, self.policy_s = generated - start, time.perf_counter() - generated
         dof_pos, dof_vel = self.reference(1)
         return np.clip(dof_pos + self._lead * dof_vel + self._scale * self.action, self._lower, self._upper)
 

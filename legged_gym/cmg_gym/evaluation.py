@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from mjlab.utils.lab_api.math import quat_apply_inverse
 from tqdm import tqdm
 
 from cmg_gym.env_cfg import FEET_CONTACT
@@ -89,8 +88,7 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
         observations, _, _, _ = env.step(policy(observations))
         alive = alive & ~world.reset_terminated
         data = robot.data
-        velocity = quat_apply_inverse(term.robot_heading(), data.root_link_lin_vel_w)
-        velocity = torch.cat([velocity[:, :2], data.root_link_ang_vel_w[:, 2:]], dim=1)
+        velocity = term.robot_velocity()
         contact = feet_in_contact(world, FEET_CONTACT)
         speed = data.site_lin_vel_w[:, sites, :2].norm(dim=-1)
         slip = (speed * contact).sum(dim=1) / contact.sum(dim=1).clamp(min=1)

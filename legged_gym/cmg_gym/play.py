@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
+from cmg_gym.drawing import require_renderer
+from cmg_gym.learning.policies import require_same_generator
 from cmg_gym.mdp.reference_command import reference
+from cmg_gym.pictures.figures import Moment
+from cmg_gym.pictures.stage import Stage
+from cmg_gym.pictures.videos import save_gif, save_mp4
+from cmg_gym.robots import robot_of
+from cmg_gym.walk import Walk, clamped, exported_policy
 from CMG_Ref.command_line import require_positive, run
+from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.device import resolve_device
 
 COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
-
-CAPTION = (230, 230, 230)
 
 
 @dataclass(frozen=True)
 class Options(command_line.PolicyOptions):
-    """Watch a trained policy; the reference motion is drawn as a ghost."""
+    """Watch a trained policy in plain MuJoCo, on a CPU, through the control loop that is deployed. Beside it walks, in
+    green, the reference motion."""
 
+    warp: bool = False
+    """Walk in the training environment (MuJoCo Warp) instead, which compiles for minutes. Takes checkpoints, too."""
     viewer: bool = False
-    """Open mjlab's viewer instead of writing an animation: commands then come at random."""
+    """Open mjlab's viewer on the training environment instead of writing an animation: commands then come at random."""
     out: Path = Path("build/play.gif")
-    """The animation."""
+    """The animation; a film, .mp4, comes beside it."""
     commands: tuple[tuple[float, float, float], ...] = COMMANDS
     """vx, vy (m/s) and yaw rate (rad/s), one after the other."""
-    seconds: float = 3.0
+    seconds: float = 2.0
     """Of each command."""
-    frames_per_picture: int = 2
+    frames_per_picture: int = 4
     """Control steps between two pictures of the animation."""
 
 
@@ -62,43 +74,69 @@ def watch(options: Options) -> None:
 
 def draw(options: Options) -> None:
     """The robot under one command after the other."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    from cmg_export.demo.pictures import save_gif
-
     require_positive(options, "frames_per_picture")
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
-    env, policy = command_line.open_policy(options, 1, seconds=1e9, render_mode="rgb_array")
-    world = env.unwrapped
-    term = reference(world)
-    steps = max(1, round(options.seconds / world.step_dt))
-    pictures, font = [], ImageFont.load_default(16)
-    with torch.inference_mode():
-        term.hold(options.commands[0])
-        observations, _ = env.reset()
-        for command in options.commands:
-            term.hold(command)
-            for step in range(steps):
-                observations, _, _, _ = env.step(policy(observations))
-                if step % options.frames_per_picture == 0:
-                    picture = world.render()
-                    assert picture is not None
-                    pictures.append(Image.fromarray(picture))
-                    ImageDraw.Draw(pictures[-1]).text((12, 8), caption(command), CAPTION, font)
-    env.close()
+    command_line.require_options(options)
+    if not options.warp and options.backend not in ("auto", "onnx"):
+        raise EngineError(f"--backend is {options.backend}; the deployed loop runs onnx: leave it out, or add --warp")
+    manifest = read_manifest(options.engine)
+    require_same_generator(options.policy, manifest)
+    resolve_device(options.device)
+    require_renderer()
+    robot, fps = robot_of(manifest), manifest.fps
+    steps = max(1, round(options.seconds * fps))
+    moments = (warp_moments if options.warp else moments_of)(options, steps)
+    seconds = options.frames_per_picture / fps
+    pictures = []
+    with Stage(robot, manifest.joint_names) as stage:
+        total = steps * len(options.commands)
+        for step, moment in enumerate(tqdm(moments, "drawing", total, unit="step", mininterval=1.0)):
+            if step % options.frames_per_picture == 0:
+                pictures.append(stage.draw(moment, seconds))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    # GIF counts in hundredths of a second.
-    save_gif(pictures, options.out, fps=100 / round(100 * world.step_dt * options.frames_per_picture))
-    print(f"{len(pictures)} pictures in {options.out}")
+    save_gif(pictures, options.out, seconds)
+    print(f"{len(pictures)} pictures in {options.out}, {options.out.stat().st_size / 1e6:.1f} MB")
+    print(save_mp4(pictures, options.out.with_suffix(".mp4"), seconds))
 
 
-def caption(command: Sequence[float]) -> str:
-    """What is asked for, in words."""
-    vx, vy, yaw = command
-    sideways = f", {vy:+.1f} m/s sideways" if vy else ""
-    turn = f", turning {yaw:+.1f} rad/s" if yaw else ""
-    return f"{vx:.1f} m/s{sideways}{turn}" if any(command) else "stand"
+def moments_of(options: Options, steps: int) -> Iterator[Moment]:
+    """The walk in plain MuJoCo; from standing again after a fall."""
+    walk = Walk(exported_policy(options.policy), options.engine)
+    for command in options.commands:
+        for _ in range(steps):
+            yield walk.step(command)
+            if not walk.robot.upright:
+                print(f"it fell under the command {command}, and begins anew")
+                walk.reset()
+
+
+@torch.inference_mode()
+def warp_moments(options: Options, steps: int) -> Iterator[Moment]:
+    """The walk in the training environment, from a settled gait."""
+    env, policy = command_line.open_policy(options, 1, seconds=1e9)
+    term = reference(env.unwrapped)
+    term.hold(options.commands[0])
+    observations, _ = env.reset()
+    low, high = (limits.tolist() for limits in term.engine.command_range)
+    velocities: list[np.ndarray] = []
+    for command in options.commands:
+        term.hold(command)
+        for _ in range(steps):
+            observations, _, _, _ = env.step(policy(observations))
+            data = term.robot.data
+            velocity = term.robot_velocity()[0].cpu().numpy()
+            velocities = [*velocities[-24:], velocity]
+            yield Moment(
+                asked=tuple(command),
+                taken=clamped(command, (low, high)),
+                command=tuple(term.command[0].tolist()),
+                achieved=tuple(np.mean(velocities, axis=0).tolist()),
+                root=data.root_link_pose_w[0].cpu().numpy(),
+                dof_pos=data.joint_pos[0].cpu().numpy(),
+                reference_dof_pos=term.frames.dof_pos[0, 0].cpu().numpy(),
+            )
+    env.close()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from imageio_ffmpeg import count_frames_and_secs
 from mjlab.rl import RslRlVecEnvWrapper
 from PIL import Image, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
@@ -21,7 +22,9 @@ from cmg_gym.controller import Controller, read_card
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner
+from cmg_gym.pictures.stage import caption
 from cmg_gym.rl_cfg import make_rl_cfg
+from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
 from gym_case import CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_env
@@ -99,21 +102,42 @@ def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp
 
 @pytest.mark.slow
 @pytest.mark.draws
-def test_play_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", [[], ["--warp"]], ids=["plain", "warp"])
+def test_play_draws_it(where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_trajectories(monkeypatch)
     out = tmp_path / "play.gif"
-    given = ["--engine", str(g1_engine()[0]), "--out", str(out), "--seconds", "0.08"]
-    assert play.main([*given, "--commands", *map(str, (*STAND, *FORWARD))]) == 0
+    given = ["--engine", str(deployable_engine()), "--out", str(out), "--seconds", "0.08", "--frames-per-picture", "2"]
+    assert play.main([*given, *where, "--commands", *map(str, (*STAND, *FORWARD))]) == 0
     with Image.open(out) as animation:
         assert isinstance(animation, GifImageFile)
         assert (animation.n_frames, animation.info["duration"]) == (4, 40)
         pictures = [np.asarray(picture.convert("RGB"), dtype=int) for picture in ImageSequence.Iterator(animation)]
-    # The robot and its ghost are the lightest things in the picture, and in the middle of it.
-    rows, columns = np.nonzero(pictures[0][40:].min(axis=2) > 120)
-    assert len(rows) > 1500 and abs(columns.mean() / pictures[0].shape[1] - 0.5) < 0.1
+    assert count_frames_and_secs(str(out.with_suffix(".mp4")))[0] == 4
+    red, green, blue = np.moveaxis(pictures[0], 2, 0)
+    height, width = red.shape
+    reference = (green > red + 40) & (green > blue + 40)
+    rows, columns = np.nonzero(reference[: height * 3 // 4])
+    assert len(rows) > 1500 and np.ptp(rows) > height / 3  # it is large, and
+    robot = (np.ptp(pictures[0], axis=2) < 20) & (
+        green > 120
+    )  # so is the robot, to the right of it: left in the picture
+    assert np.median(columns) > width / 2 and robot[height // 5 : height // 2, : width // 2].sum() > 1500
+    assert (blue[:10] > red[:10] + 40).mean() > 0.9  # a sky
     assert all((before != after).any() for before, after in zip(pictures, pictures[1:], strict=False))
 
 
 def test_captions() -> None:
-    said = [play.caption(command) for command in (STAND, (0.8, 0.0, -0.5), (0.0, 0.4, 0.0))]
-    assert said == ["stand", "0.8 m/s, turning -0.5 rad/s", "0.0 m/s, +0.4 m/s sideways"]
+    said = [caption(command, command) for command in (STAND, (0.8, 0.0, -0.5), (0.0, 0.4, 0.0))]
+    assert said == ["stand", "0.8 m/s, turn -0.5 rad/s", "0.0 m/s, +0.4 m/s to the left"]
+    assert caption((1.4, 0.0, 0.0), (2.0, 0.0, 0.0)) == "1.4 m/s (asked: 2.0 m/s)"
+
+
+def test_what_the_deployed_loop_cannot_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--engine", str(deployable_engine())]
+    (tmp_path / "model_3.pt").write_bytes(b"")
+    assert play.main([*given, "--backend", "torch"]) == 2
+    assert "leave it out, or add --warp" in capsys.readouterr().err
+    with pytest.raises(EngineError, match="export_checkpoint --policy .*model_3.pt"):
+        exported_policy(tmp_path / "model_3.pt")
+    shutil.copytree(BUNDLED_POLICY, tmp_path / "policy")
+    assert exported_policy(tmp_path) == tmp_path / "policy"

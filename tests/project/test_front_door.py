@@ -115,6 +115,7 @@ parity CKPT='my runs/a walk/x.pt' -> cmg_export.parity 'engines/a walk' 'my runs
 train OUT=engines/x NUM_ENVS=7 BACKEND=torch ITERATIONS=3 GPUS=2 RESUME=1 ARGS='--seed 5' -> \
     cmg_gym.train --engine engines/x --num-envs 7 --backend torch --iterations 3 --gpus 2 --resume --seed 5
 play OUT=engines/x POLICY='a b' BACKEND=onnx -> cmg_gym.play --engine engines/x --policy 'a b' --backend onnx
+drive OUT=engines/x POLICY='a b' PORT=8081 -> cmg_gym.drive --engine engines/x --policy 'a b' --port 8081
 evaluate OUT=engines/x POLICY='a b' BACKEND=onnx -> cmg_gym.evaluate --engine engines/x --policy 'a b' --backend onnx
 sim2sim OUT=engines/x POLICY='a b' ARGS='--pushes' -> cmg_gym.sim2sim --engine engines/x --policy 'a b' --pushes
 evaluate OUT=engines/y ARGS='--seconds 2' -> \

@@ -55,10 +55,10 @@ def draw_row(stage: Stage, gait: Gait) -> Image.Image:
     return row
 
 
-def save_gif(pictures: Sequence[Image.Image], path: str | Path, fps: float) -> None:
+def save_gif(pictures: Sequence[Image.Image], path: str | Path, fps: float, colours: int = 72) -> None:
     """Write an animation: one palette for all pictures and no dithering, so small, and free of flicker."""
     sample = stack([pictures[i * len(pictures) // 4] for i in range(4)])
-    palette = sample.quantize(72, method=Image.Quantize.MEDIANCUT, kmeans=2)
+    palette = sample.quantize(colours, method=Image.Quantize.MEDIANCUT, kmeans=2)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     duration, content = round(1000 / fps), io.BytesIO()
     indexed[0].save(content, format="GIF", save_all=True, append_images=indexed[1:], duration=duration, loop=0)

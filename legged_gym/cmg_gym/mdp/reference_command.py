@@ -255,6 +255,12 @@ class ReferenceCommand(CommandTerm):
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
         return yaw_quat(self.robot.data.root_link_quat_w)
 
+    def robot_velocity(self) -> torch.Tensor:
+        """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
+        data = self.robot.data
+        velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
+        return torch.cat([velocity[:, :2], data.root_link_ang_vel_w[:, 2:]], dim=1)
+
     def robot_key_bodies(self) -> torch.Tensor:
         """[num_envs, B, 3] the robots' key bodies from the root, in the heading frame, m."""
         data, ids = self.robot.data, self._key_body_ids
