@@ -39,15 +39,22 @@ PLACEHOLDERS: dict[str, dict[str, Any]] = {
 """Packages of the published code, and what it takes from each; None: it is imported, and not used without a screen."""
 
 
+def require_folders(folders: Iterable[Path]) -> list[Path]:
+    """``folders``. Raises :class:`EngineError` where one is missing."""
+    given = list(folders)
+    for folder in given:
+        if not folder.is_dir():
+            raise EngineError(f"{folder} is missing; expected a checkout of the published code")
+    return given
+
+
 def prepare(folders: Iterable[Path]) -> None:
     """Make the published code in ``folders`` importable, and what it imports. Call it before it is imported.
 
     Raises:
         EngineError: a folder is missing.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise EngineError(f"{folder} is missing; expected a checkout of the published code")
+    for folder in require_folders(folders):
         sys.path.insert(0, str(folder.resolve()))
     for name in (name for name in PLACEHOLDERS if importlib.util.find_spec(name) is None):
         module = ModuleType(name, "a placeholder: the package is not installed")

@@ -86,6 +86,7 @@ def act(options: Options) -> None:
 
 def overlay(twist: Path, folder: Path) -> None:
     """A checkout in ``folder`` that can be patched: a copy of TWIST's environments, and links to the rest."""
+    published_code.require_folders(twist / name for name in ("legged_gym", "assets", "pose", "rsl_rl"))
     shutil.copytree(twist / "legged_gym", folder / "legged_gym", ignore=shutil.ignore_patterns("logs", "__pycache__"))
     for name in ("assets", "pose", "rsl_rl"):
         (folder / name).symlink_to(twist / name)

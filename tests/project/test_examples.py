@@ -123,3 +123,10 @@ def test_a_training_is_recorded_and_goes_on(tmp_path: Path, capsys: pytest.Captu
     assert training_record.latest_checkpoint(tmp_path).name == "model_4.pt"
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert "what rsl_rl prints" not in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_twist.main(["--twist", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "legged_gym is missing; expected a checkout" in said and "\n" not in said
+    assert not list(tmp_path.iterdir())
