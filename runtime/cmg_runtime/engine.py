@@ -27,7 +27,8 @@ from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window.report import Counters, Report
 from cmg_runtime.window.ring import Window
 from cmg_runtime.window.rollout import as_commands, per_frame, roll_out
-from cmg_runtime.window.state import EngineState, SingleFrame
+from cmg_runtime.window.single_frame import SingleFrame
+from cmg_runtime.window.state import EngineState, WindowBuffers
 from cmg_runtime.window.twins import bad_row_replacement, make_changes, make_pool_starts
 
 
@@ -126,7 +127,7 @@ class Engine(Closable):
         low, high = limits(manifest, bank)
         self._guard = Guard(low, high, bank, num_envs, self._counters.replaced, bad_row_replacement(device))
         ramp_frames = options.command_ramp_s * manifest.fps
-        self._state = EngineState(manifest, num_envs, device, ramp_frames, self._backend, self._guard)
+        self._state = EngineState(manifest, num_envs, device, ramp_frames, self._backend, self._guard, options.seed)
         current = self._state.current[:num_envs]
         self.command = self._state.ramp.target[:num_envs]
         self.dof_pos = current[:, : manifest.sizes.num_joints]
@@ -134,14 +135,14 @@ class Engine(Closable):
         self._window = self._pool_starts = buffers = None
         if self.horizon > 1:
             root_writer = require_root_motion(writer)
-            self._window = Window(self._state, self.horizon, root_writer)
-            buffers = self._window.buffers
+            buffers = WindowBuffers.of(self._state, self.horizon, root_writer.layout.width)
             self._pool_starts = make_pool_starts(buffers, self._counters, root_writer)
-        self._stepper = self._window or SingleFrame(self._state)
+        self._changes = make_changes(self._state, self._counters, buffers)
+        if buffers is not None:
+            self._window = Window(self._state, buffers, require_root_motion(writer), self._changes)
+        self._stepper = self._window or SingleFrame(self._state, self._changes)
         self._stepper.clear()
         self._guard.clear()
-        self._changes = make_changes(self._state, self._counters, buffers)
-        self._generator = torch.Generator(device=device).manual_seed(options.seed)
         self._watch = GuardWatch(self._counters.replaced, repr(self))
         self._ready = Readiness(num_envs)
         self._made()
@@ -196,10 +197,10 @@ class Engine(Closable):
         commands = None if command is None else as_rows(command, envs, self.command.shape[1], "command", self.device)
         positions = self._pose_rows(root_pos, 3, envs, "root_pos")
         rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
-        motions = self._motions(motion, envs)
+        motions = None if motion is None else self._motions(motion, envs)
         with self._ready:
             self._changes.reset(envs, motions, positions, rotations, commands)
-            self._stepper.rebuild(envs.columns(self._guard.columns))
+            self._stepper.rebuild(envs)
             self._ready.note(envs)
 
     @of_a_sound_engine
@@ -261,7 +262,7 @@ class Engine(Closable):
         commands = as_rows(command, envs, self.command.shape[1], "command", self.device)
         with self._ready:
             self._changes.set_command(envs, commands)
-            self._stepper.rebuild(envs.columns(self._guard.columns))
+            self._stepper.rebuild(envs)
 
     @of_a_sound_engine
     def step(self, moving: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -394,7 +395,7 @@ class Engine(Closable):
         what = f"a pool of {n} trajectories of {num_frames} frames"
         with room_for(pool_bytes(n, num_frames, writer.layout), self.device, what, "make fewer or shorter ones"):
             given = as_commands(commands, n, 3, self.device, num_frames - 1)
-            initial = self._motions(motion, EnvSelection(n))
+            initial = self.bank[self._state.draw(n)] if motion is None else self._motions(motion, EnvSelection(n))
             self._guard.require_within(initial, "motion")
             clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.num_frames
             in_force = commands_in_force(clamped, num_frames, ramp_frames)
@@ -419,9 +420,7 @@ class Engine(Closable):
         return room_for(needed, self.device, f"a copy of {count} frames", "ask for fewer")
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:
-        if values is not None:
-            return as_rows(values, envs, self.bank.shape[1], "motion", self.device, self._guard.require_within)
-        return self.bank[torch.randint(len(self.bank), (envs.num_rows,), generator=self._generator, device=self.device)]
+        return as_rows(values, envs, self.bank.shape[1], "motion", self.device, self._guard.require_within)
 
     def _starts_from(self, pool: TrajectoryPool, name: str) -> PoolStarts:
         self._require_window(name)

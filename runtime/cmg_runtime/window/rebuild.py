@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 
-from cmg_runtime.device.graphs import Piece
+from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
+from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.state import EngineState, WindowBuffers
 
@@ -23,6 +25,41 @@ ALIGNMENT = 64
 def batch_sizes(num_envs: int) -> Tuple[int, ...]:
     """Sizes at which windows are rebuilt, ascending."""
     return tuple(size for size in BATCHES if size < num_envs) + (num_envs,)
+
+
+class Rebuilds:
+    """What follows a change of some environments. On CUDA it is a graph for each of a few sizes.
+
+    Args:
+        changes: of the environments; what is left of one to do runs first.
+        pieces: what to run for columns [size] int64. They are read when it runs, and written before.
+    """
+
+    def __init__(self, changes: Changes, pieces: Callable[[torch.Tensor], List[Piece]]) -> None:
+        self._changes = changes
+        self._pieces = pieces
+        self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
+
+    def record(self, recorder: GraphRecorder, sizes: Sequence[int], device: torch.device) -> None:
+        """As CUDA graphs of these ``sizes``, ascending; the largest is recorded first."""
+        recorded: List[Tuple[int, torch.Tensor, Program]] = []
+        for size in reversed(sizes):
+            ids = torch.arange(size, device=device)
+            recorded.append((size, ids, recorder.record(self._changes.pieces(ids) + self._pieces(ids))))
+        self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
+
+    def run(self, envs: EnvSelection) -> None:
+        """After a change of ``envs``."""
+        n = envs.num_rows
+        if n == 0:
+            return
+        if not self._programs:
+            ids = self._changes.columns(envs)
+            run_eagerly(self._changes.pieces(ids) + self._pieces(ids))
+            return
+        ids, program = self._programs[next(size for size in self._programs if size >= n)]
+        self._changes.write_columns(envs, ids)
+        program()
 
 
 class WindowRebuild:

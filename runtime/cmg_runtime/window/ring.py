@@ -7,12 +7,14 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 
-from cmg_runtime.device.graphs import GraphRecorder, Piece, Program, run_eagerly
+from cmg_runtime.device.graphs import GraphRecorder, Piece
 from cmg_runtime.errors import EngineError
+from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
-from cmg_runtime.window.rebuild import WindowRebuild, batch_sizes
+from cmg_runtime.window.rebuild import Rebuilds, WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, Steps, WindowBuffers
 
 MAX_KNOWN_OFFSETS = 64
@@ -25,26 +27,29 @@ class Window:
 
     Args:
         state: the engine's; its current motion, ramps and next command are this window's.
-        horizon: frames, at least 2, the current one included.
+        buffers: what it keeps.
         writer: root motion and kinematics.
+        changes: of the environments.
     """
 
-    def __init__(self, state: EngineState, horizon: int, writer: FrameWriter) -> None:
+    def __init__(self, state: EngineState, buffers: WindowBuffers, writer: FrameWriter, changes: Changes) -> None:
         self._state = state
         self._writer = writer
-        columns, device = state.num_envs + 1, state.device
-        ring = torch.zeros(horizon, columns, writer.layout.width, dtype=torch.float32, device=device)
-        self.buffers = WindowBuffers(
-            state.num_envs, horizon, ring, state.current, state.next_motion, state.next_command, state.ramp
-        )
-        self._all_ids = torch.arange(state.num_envs, device=device)
+        self._changes = changes
+        self.buffers = buffers
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
         # Functions, not methods of this object, which would then keep itself alive.
-        infer = Piece(functools.partial(_infer, state, self.buffers), state.captures_network)
-        self._steps = Steps(state, infer, functools.partial(_append, state, self.buffers, writer))
-        self._programs: Dict[int, Tuple[torch.Tensor, Program]] = {}
-        if device.type == "cuda":
-            self._record()
+        infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
+        self._steps = Steps(state, infer, functools.partial(_append, state, buffers, writer))
+        workspace = None
+        if state.device.type == "cuda":  # one for all sizes
+            floats = max(WindowRebuild.workspace_size(size, buffers) for size in batch_sizes(state.num_envs))
+            workspace = torch.empty(floats, dtype=torch.float32, device=state.device)
+        self._rebuilds = Rebuilds(changes, functools.partial(_rebuild, state, buffers, writer, workspace))
+        if state.device.type == "cuda":
+            recorder = GraphRecorder(state.device)
+            self._rebuilds.record(recorder, batch_sizes(state.num_envs), state.device)
+            self._steps.record(recorder)
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -56,26 +61,18 @@ class Window:
         self.buffers.ground.zero_()
         self.buffers.placement.zero_()
         self.buffers.fresh.fill_(True)
-        self.rebuild(self._all_ids)
+        everyone = EnvSelection(self._state.num_envs)
+        self._changes.nothing(everyone)
+        self.rebuild(everyone)
 
     def step(self, moving: Optional[torch.Tensor] = None) -> None:
         """Every environment one frame forward, or those that ``moving`` [num_envs] bool chooses."""
         self._steps.run(moving)
 
-    def rebuild(self, ids: torch.Tensor) -> None:
-        """Make the windows of ``ids`` [n] int64 anew from their current frames; the others keep their bits."""
-        n = len(ids)
-        if n == 0:
-            return
-        if not self._programs:
-            floats = WindowRebuild.workspace_size(n, self.buffers)
-            workspace = torch.empty(floats, dtype=torch.float32, device=ids.device)
-            run_eagerly(WindowRebuild(self.buffers, self._state, self._writer, ids, workspace).pieces())
-            return
-        static_ids, program = self._programs[next(size for size in self._programs if size >= n)]
-        static_ids[n:].fill_(self._state.num_envs)
-        static_ids[:n].copy_(ids)
-        program()
+    def rebuild(self, envs: EnvSelection) -> None:
+        """Make the windows of ``envs``, which have just been changed, anew from their current frames; the others keep
+        their bits."""
+        self._rebuilds.run(envs)
 
     def future(self, offsets: Tuple[int, ...]) -> ReferenceFrames:
         """The frames at ``offsets`` of every environment, [num_envs, K, ...].
@@ -128,19 +125,18 @@ class Window:
         """Every environment's frames, from the current one on, as those of a motion: live, not to be written."""
         return MotionRows(self.buffers.ring, self._writer.layout, self.buffers.head[: self.buffers.num_envs])
 
-    def _record(self) -> None:
-        """Capture the rebuild of every size, the largest first, and the steps."""
-        device, sizes = self._state.device, batch_sizes(self._state.num_envs)
-        floats = max(WindowRebuild.workspace_size(size, self.buffers) for size in sizes)
-        workspace = torch.empty(floats, dtype=torch.float32, device=device)
-        recorder = GraphRecorder(device)
-        recorded: List[Tuple[int, torch.Tensor, Program]] = []
-        for size in reversed(sizes):
-            ids = torch.arange(size, device=device)
-            rebuild = WindowRebuild(self.buffers, self._state, self._writer, ids, workspace)
-            recorded.append((size, ids, recorder.record(rebuild.pieces())))
-        self._programs = {size: (ids, program) for size, ids, program in reversed(recorded)}
-        self._steps.record(recorder)
+
+def _rebuild(
+    state: EngineState,
+    buffers: WindowBuffers,
+    writer: FrameWriter,
+    workspace: Optional[torch.Tensor],
+    ids: torch.Tensor,
+) -> List[Piece]:
+    if workspace is None:
+        floats = WindowRebuild.workspace_size(len(ids), buffers)
+        workspace = torch.empty(floats, dtype=torch.float32, device=ids.device)
+    return WindowRebuild(buffers, state, writer, ids, workspace).pieces()
 
 
 def _infer(state: EngineState, buffers: WindowBuffers) -> None:

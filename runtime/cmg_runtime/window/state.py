@@ -1,6 +1,5 @@
 """What engines keep on their device: allocated once, at addresses that never change, so that CUDA graphs can be
-replayed. Commands' ramps and current frames, and the window's memory where there is one; and the step of engines
-without."""
+replayed. Commands' ramps and current frames, and the window's memory where there is one."""
 
 from __future__ import annotations
 
@@ -121,11 +120,13 @@ class EngineState:
         ramp_frames: float,
         backend: Backend,
         guard: Guard,
+        seed: int,
     ) -> None:
         self.num_envs = num_envs
         self.device = device
         self.backend = backend
         self.guard = guard
+        self._generator = torch.Generator(device=device).manual_seed(seed)
         self._rest = torch.tensor(manifest.stats.motion_mean, dtype=torch.float32, device=device)
         self.current = self._rest.repeat(num_envs + 1, 1)
         self.next_motion = torch.empty_like(self.current)
@@ -135,6 +136,10 @@ class EngineState:
         self.captures_network = device.type == "cpu" or (
             backend.capturable and can_be_captured(self.infer_from_current, device)
         )
+
+    def draw(self, n: int, out: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Rows [n] int64 of the guard's bank, drawn by the engine's own generator; into ``out`` if there is one."""
+        return torch.randint(len(self.guard.bank), (n,), generator=self._generator, device=self.device, out=out)
 
     def clear(self) -> None:
         """As it was made: undoes the steps of warm-ups. A window is not valid then until its rebuild."""
@@ -191,6 +196,13 @@ class WindowBuffers:
     placement: torch.Tensor = field(init=False)
     fresh: torch.Tensor = field(init=False)
 
+    @staticmethod
+    def of(state: EngineState, horizon: int, width: int) -> WindowBuffers:
+        """Those of an engine, whose rows have ``width`` floats."""
+        ring = torch.zeros(horizon, state.num_envs + 1, width, dtype=torch.float32, device=state.device)
+        shared = state.current, state.next_motion, state.next_command, state.ramp
+        return WindowBuffers(state.num_envs, horizon, ring, *shared)
+
     def __post_init__(self) -> None:
         columns, device = len(self.current), self.current.device
         self.head = torch.arange(columns, device=device)
@@ -234,35 +246,3 @@ class Steps:
         else:
             self._moving.copy_(moving)
             self._some()
-
-
-class SingleFrame:
-    """The step of an engine without a window: the current frame is the newest one. On CUDA it is a CUDA graph."""
-
-    def __init__(self, state: EngineState) -> None:
-        self._state = state
-        infer = Piece(state.infer_from_current, state.captures_network)
-        # Functions of the state, not methods of this object, which would then keep itself alive.
-        self._steps = Steps(state, infer, functools.partial(_advance, state))
-        if state.device.type == "cuda":
-            self._steps.record(GraphRecorder(state.device))
-
-    def clear(self) -> None:
-        """As it was made."""
-        self._state.clear()
-
-    def step(self, moving: Optional[torch.Tensor] = None) -> None:
-        """Every environment one frame forward, or those that ``moving`` [num_envs] bool chooses."""
-        self._steps.run(moving)
-
-    def rebuild(self, ids: torch.Tensor) -> None:
-        """Take notice of the new commands of ``ids`` [n] int64."""
-        self._state.next_command.index_copy_(0, ids, self._state.ramp.at(1, ids))
-
-
-def _advance(state: EngineState, moving: Optional[torch.Tensor]) -> None:
-    n, envs = state.num_envs, EnvSelection(state.num_envs, mask=moving)
-    state.guard.apply(state.next_motion[:n], state.guard.columns, 1, advance=True, moving=moving)
-    envs.write(state.current[:n], state.next_motion[:n])
-    state.ramp.advance(moving)
-    envs.write(state.next_command[:n], state.ramp.at(1)[:n])

@@ -1,15 +1,16 @@
 """What callers change: motions, places and commands of some environments, written into the engine's state.
 
-The class here is plain torch, for every device; on CUDA it is some eighty small kernels. A faster one subclasses it;
-:mod:`cmg_runtime.window.twins` chooses.
+The class here is plain torch, for every device; on CUDA it is some eighty small kernels. A faster one subclasses it,
+and leaves the work to the graph of the rebuild that follows; :mod:`cmg_runtime.window.twins` chooses.
 """
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 import torch
 
+from cmg_runtime.device.graphs import Piece
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.geometry import yaw_from_quat
 from cmg_runtime.window.report import Counters
@@ -17,7 +18,8 @@ from cmg_runtime.window.state import EngineState, WindowBuffers
 
 
 class Changes:
-    """Writes changes; the windows are then to be rebuilt.
+    """Takes changes. Each is to be followed by a rebuild of the same environments, whose :meth:`pieces` may be what
+    writes the change: see :class:`cmg_runtime.window.rebuild.Rebuilds`.
 
     Args:
         buffers: of the window, or None.
@@ -29,10 +31,26 @@ class Changes:
         self._buffers = buffers
         self._current = state.current[: state.num_envs]
 
+    def pieces(self, ids: torch.Tensor) -> List[Piece]:
+        """What a rebuild of ``ids`` [size] int64 begins with."""
+        return []
+
+    def columns(self, envs: EnvSelection) -> torch.Tensor:
+        """``ids`` for a rebuild that is of just these environments."""
+        return envs.columns(self._state.guard.columns)
+
+    def write_columns(self, envs: EnvSelection, ids: torch.Tensor) -> None:
+        """``ids`` [size] for one that is of more, with the scratch column behind them."""
+        ids[envs.num_rows :].fill_(self._state.num_envs)
+        ids[: envs.num_rows].copy_(self.columns(envs))
+
+    def nothing(self, envs: EnvSelection) -> None:
+        """No change, for a rebuild all the same."""
+
     def reset(
         self,
         envs: EnvSelection,
-        motions: torch.Tensor,
+        motions: Optional[torch.Tensor],
         root_pos: Optional[torch.Tensor],
         root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
@@ -41,11 +59,13 @@ class Changes:
         beyond the limits are ignored and counted.
 
         Args:
-            motions: [envs.num_rows, motion_dim] float32, rad and rad/s.
+            motions: [envs.num_rows, motion_dim] float32, rad and rad/s; None: drawn from the bank.
             root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world; None: as last given.
             root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used. None: as last given.
             commands: [envs.num_rows, command_dim] as in :meth:`set_command`, or None.
         """
+        if motions is None:
+            motions = self._state.guard.bank.index_select(0, self._state.draw(envs.num_rows))
         usable = self._state.guard.within(motions)
         if self._buffers is not None:
             wanted = wanted_placement(self._buffers, envs, root_pos, root_rot)
