@@ -123,6 +123,8 @@ def select_envs(env_ids: Any, num_envs: int, device: torch.device, name: str = "
         _require_in_range(ids, num_envs, name)
         if len(ids.unique()) != len(ids):
             raise EngineError(f"{name} has the same id twice; expected each at most once")
+    elif len(ids) > num_envs:
+        raise EngineError(f"{name} has {len(ids)} ids of {num_envs}; expected each at most once")
     return EnvSelection(len(ids), ids=_to(ids, device))
 
 
@@ -218,7 +220,9 @@ def as_mask(values: Any, length: int, name: str, device: torch.device) -> torch.
 def as_offsets(offsets: Any) -> Tuple[int, ...]:
     """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers, not absurdly long."""
     try:
-        known = tuple(_index(offset) for offset in itertools.islice(offsets, MOST_OFFSETS + 1))
+        known = tuple(itertools.islice(offsets, MOST_OFFSETS + 1))
+        if not set(map(type, known)) <= {int}:
+            known = tuple(map(_index, known))
     except TypeError:
         raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
     if len(known) > MOST_OFFSETS:
@@ -294,6 +298,8 @@ def _tensor(values: Any, name: str, device: torch.device) -> torch.Tensor:
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.device == device:
+        return tensor
     # Of pageable memory the driver keeps its own copy, so there is nothing to wait for. Pinned memory it reads later.
     return tensor.to(device, non_blocking=not (device.type == "cuda" and tensor.is_pinned()))
 

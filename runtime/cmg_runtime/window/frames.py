@@ -84,20 +84,14 @@ class FrameLayout:
         self.key_body_pos = self.root_ang_vel + 3
         self.used = self.key_body_pos + 3 * key_bodies
         self.width = -(-self.used // 4) * 4
+        self._sizes = [num_joints, num_joints, 3, 4, 3, 3, 3 * key_bodies, self.width - self.used]
         self._kind = ReferenceFrames if has_robot else FramesWithoutRobot
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
         """``rows`` [.., width] as fields, which are views of it."""
-        joints, bodies = self.num_joints, rows[..., self.key_body_pos : self.used]
-        return self._kind(
-            rows[..., :joints],
-            rows[..., joints : self.motion_dim],
-            rows[..., self.root_pos : self.root_rot],
-            rows[..., self.root_rot : self.root_vel],
-            rows[..., self.root_vel : self.root_ang_vel],
-            rows[..., self.root_ang_vel : self.key_body_pos],
-            bodies.unflatten(-1, (self.key_bodies, 3)),
-        )
+        dof_pos, dof_vel, pos, rot, vel, ang_vel, bodies, _ = rows.split_with_sizes(self._sizes, -1)
+        bodies = bodies.view(*bodies.shape[:-1], self.key_bodies, 3)
+        return self._kind(dof_pos, dof_vel, pos, rot, vel, ang_vel, bodies)
 
 
 def flat_places(rows: torch.Tensor, ids: torch.Tensor, shape: Sequence[int], limit: int) -> torch.Tensor:

@@ -28,7 +28,7 @@ class FutureView(NotCopied):
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
             ahead = window.offsets_on_device(offsets)
-            self._rows = buffers.flat_ring.new_zeros(len(offsets) * buffers.num_envs, buffers.flat_ring.shape[1])
+            self._rows = buffers.ring.new_zeros(len(offsets), buffers.num_envs, buffers.ring.shape[2])
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
             # A function, not a method of this object, which would then keep itself alive.
@@ -54,5 +54,5 @@ class FutureView(NotCopied):
 
 def _read(window: Window, ahead: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
     buffers = window.buffers
-    torch.index_select(buffers.flat_ring, 0, window.rows_ahead(ahead), out=rows)
+    window.copy_ahead(ahead, rows)
     command.copy_(buffers.ramp.now()[: buffers.num_envs])

@@ -16,6 +16,7 @@ from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import Rebuilds, WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, Steps, WindowBuffers
+from cmg_runtime.window.twins import ahead_copy
 
 MAX_KNOWN_OFFSETS = 64
 """Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
@@ -37,6 +38,7 @@ class Window:
         self._writer = writer
         self._changes = changes
         self.buffers = buffers
+        self._copy_ahead = ahead_copy(state.device)
         self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
         # Functions, not methods of this object, which would then keep itself alive.
         infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
@@ -86,10 +88,13 @@ class Window:
             if len(self._offsets) == MAX_KNOWN_OFFSETS:
                 del self._offsets[next(iter(self._offsets))]
             self._offsets[offsets] = known
-        return self.split(self.buffers.flat_ring.index_select(0, self.rows_ahead(known)))
+        rows = self.buffers.ring.new_empty((len(offsets), self.buffers.num_envs, self.buffers.ring.shape[2]))
+        self._copy_ahead(self.buffers, known, rows)
+        return self.split(rows)
 
     def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` for :meth:`rows_ahead`, a new tensor, which the caller keeps. Raises as :meth:`future` does."""
+        """``offsets`` in rows of the ring, [K] int64, a new tensor, which the caller keeps. Raises as :meth:`future`
+        does."""
         last = self.buffers.horizon - 1
         outside = [offset for offset in offsets if not 0 <= offset <= last]
         if outside:
@@ -97,21 +102,15 @@ class Window:
                 f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
             )
         on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
-        ahead = (on_host * self.buffers.ring.shape[1]).unsqueeze(1)
-        return ahead.to(self._state.device, non_blocking=True)
+        return (on_host * self.buffers.ring.shape[1]).to(self._state.device, non_blocking=True)
 
-    def rows_ahead(self, ahead: torch.Tensor) -> torch.Tensor:
-        """[K * num_envs] int64: the rows of the flat ring with the frames at K offsets of every environment.
-
-        Args:
-            ahead: [K, 1] int64, the offsets in rows of the ring.
-        """
-        head = self.buffers.head[: self.buffers.num_envs]
-        return (head + ahead).remainder_(len(self.buffers.flat_ring)).flatten()
+    def copy_ahead(self, ahead: torch.Tensor, out: torch.Tensor) -> None:
+        """The frames at the offsets ``ahead``, as of :meth:`offsets_on_device`, into ``out`` [K, num_envs, W]."""
+        self._copy_ahead(self.buffers, ahead, out)
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
-        """``rows`` [K * num_envs, W] as frames [num_envs, K, ...], which are views of them."""
-        return self._writer.layout.split(rows.unflatten(0, (-1, self.buffers.num_envs)).transpose(0, 1))
+        """``rows`` [K, num_envs, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows.transpose(0, 1))
 
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
         """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]. An environment that is out of range

@@ -9,6 +9,7 @@ import torch
 from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
+from cmg_runtime.window.plain.ahead import CopyAhead, copy_ahead
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.clocks import MotionClocks
 from cmg_runtime.window.plain.queries import FrameQueries, MotionRows
@@ -45,6 +46,15 @@ def make_changes(state: EngineState, counters: Counters, buffers: Optional[Windo
     from cmg_runtime.window.triton.changes import TritonChanges
 
     return TritonChanges(state, counters, buffers)
+
+
+def ahead_copy(device: torch.device) -> CopyAhead:
+    """What copies frames ahead out of a window."""
+    if not _runs_kernels(device):
+        return copy_ahead
+    from cmg_runtime.window.triton import ahead
+
+    return ahead.copy_ahead
 
 
 def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:
