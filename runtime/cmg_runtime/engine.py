@@ -14,15 +14,16 @@ from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.limits import limits
 from cmg_runtime.folder.manifest import Artifact, Manifest
 from cmg_runtime.guard import Guard, GuardWatch
-from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_mask, as_offsets, as_rows, select_envs
+from cmg_runtime.inputs import EnvSelection, as_count, as_floats, as_integers, as_mask, as_rows, select_envs
 from cmg_runtime.window.footprint import pool_bytes, rollout_bytes
 from cmg_runtime.window.frames import ReferenceFrames
 from cmg_runtime.window.future_view import FutureView
+from cmg_runtime.window.offsets import as_offsets
 from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter, require_root_motion
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.planned_starts import PlannedStarts
-from cmg_runtime.window.pool import TrajectoryPool, commands_in_force, generate
+from cmg_runtime.window.pool import TrajectoryPool, generate_pool
 from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window.report import Counters, Report
 from cmg_runtime.window.ring import Window
@@ -397,11 +398,8 @@ class Engine(Closable):
             given = as_commands(commands, n, 3, self.device, num_frames - 1)
             initial = self.bank[self._state.draw(n)] if motion is None else self._motions(motion, EnvSelection(n))
             self._guard.require_within(initial, "motion")
-            clamped, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.num_frames
-            in_force = commands_in_force(clamped, num_frames, ramp_frames)
-            rows = generate(self._backend, writer, self._guard, initial.contiguous(), in_force)
-        held = clamped.clone() if clamped.dim() == 2 else None
-        return TrajectoryPool(rows, writer.layout, writer.key_body_names, self.fps, held, ramp_frames)
+            held, ramp_frames = self._counters.clamp_commands(given), self._state.ramp.num_frames
+            return generate_pool(self._backend, writer, self._guard, self.fps, initial, held, num_frames, ramp_frames)
 
     @of_a_sound_engine
     def report(self) -> Report:

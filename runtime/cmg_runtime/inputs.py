@@ -6,7 +6,6 @@ checked for shape, type and device only: looking at their values would make the 
 
 from __future__ import annotations
 
-import itertools
 import operator
 from dataclasses import dataclass
 from typing import Any, Callable, List, Sequence, Tuple
@@ -17,9 +16,6 @@ import torch
 from cmg_runtime.errors import EngineError, first_line
 
 SEEDS = range(-(1 << 63), 1 << 64)
-
-MOST_OFFSETS = 1 << 20
-"""Frames ahead that are asked for in one call."""
 
 MOST_BITS = 256
 """Of a count, whose bytes can then still be told in a message: Python makes no float and no digits of any integer."""
@@ -217,30 +213,24 @@ def as_mask(values: Any, length: int, name: str, device: torch.device) -> torch.
     return _to(mask, device)
 
 
-def as_offsets(offsets: Any) -> Tuple[int, ...]:
-    """``offsets`` as a tuple. Raises :class:`EngineError` unless they are a sequence of integers, not absurdly long."""
-    try:
-        known = tuple(itertools.islice(offsets, MOST_OFFSETS + 1))
-        if not set(map(type, known)) <= {int}:
-            known = tuple(map(_index, known))
-    except TypeError:
-        raise EngineError(f"offsets are {offsets!r}; expected a sequence of integers") from None
-    if len(known) > MOST_OFFSETS:
-        raise EngineError(f"there are more than {MOST_OFFSETS} offsets; expected those of the window, each once or so")
-    return known
-
-
 def require_choice(value: str, name: str, choices: Sequence[str]) -> None:
     """Raise :class:`EngineError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise EngineError(f"unknown {name} {value!r}; expected {' or '.join(choices)}")
 
 
+def as_integer(value: Any) -> int:
+    """An integer of Python's, numpy's or torch's. Raises ``TypeError`` for another, and for booleans."""
+    if isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, np.bool_):
+        raise TypeError
+    return operator.index(value)
+
+
 def as_count(value: Any, name: str, least: int = 1) -> int:
     """``value``, of any integral type, as an int. Raises :class:`EngineError` where it is none, is below ``least``, or
     has more than :data:`MOST_BITS`."""
     try:
-        count = _index(value)
+        count = as_integer(value)
     except TypeError:
         count = least - 1
     if count < least or count.bit_length() > MOST_BITS:
@@ -251,7 +241,7 @@ def as_count(value: Any, name: str, least: int = 1) -> int:
 def as_seed(value: Any) -> int:
     """``value``, of any integral type, as an int. Raises :class:`EngineError` unless torch's generators take it."""
     try:
-        seed = _index(value)
+        seed = as_integer(value)
     except TypeError:
         seed = SEEDS.stop
     if seed not in SEEDS:
@@ -263,13 +253,6 @@ def require_finite(tensor: torch.Tensor, name: str) -> None:
     """Raise :class:`EngineError` unless every entry is finite. On CUDA the host waits for the answer."""
     if not bool(torch.isfinite(tensor).all()):
         raise EngineError(f"{name} has entries that are NaN or infinite; expected finite float32 numbers")
-
-
-def _index(value: Any) -> int:
-    """An integer of Python's, numpy's or torch's. Raises ``TypeError`` for another, and for booleans."""
-    if isinstance(value, bool) or getattr(value, "dtype", None) in (torch.bool, np.bool_):
-        raise TypeError
-    return operator.index(value)
 
 
 def _said(value: Any) -> str:

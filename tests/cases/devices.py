@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmg_runtime import BackendUnavailable, Engine, load_engine
 from engine_folder import BACKENDS
@@ -48,3 +49,24 @@ def rough_products(device: str) -> Iterator[None]:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+class _Counting(TorchDispatchMode):
+    """Collects the operations of torch that do something: all but those that give a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aliases = [value.alias_info for value in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in aliases):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(work: Callable[[], Any]) -> list[str]:
+    """The operations of torch, but for views, that ``work`` makes: on a GPU each is a launch or an allocation."""
+    with _Counting() as counting:
+        work()
+    return counting.names

@@ -12,10 +12,15 @@ import torch
 
 from cmg_runtime import Engine, inputs
 from cmg_runtime.guard import Guard
+from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.window.plain.ahead import copy_ahead
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.starts import PoolStarts
+from cmg_runtime.window.rebuild import Rebuilds
+from cmg_runtime.window.triton import ahead
 from cmg_runtime.window.triton.changes import TritonChanges
 from cmg_runtime.window.triton.starts import TritonPoolStarts
+from devices import operations
 from window_case import assert_same, everything, load, quiet_report
 
 NUM_ENVS = 19
@@ -27,9 +32,11 @@ def engines(
     """A plain one and one of the kernels, in the midst of ramps, with the same random contents. From here on values are
     not looked at by the host, as those on a GPU are not."""
     begin, pair = generator.get_state(), []
-    for changes, starts in ((Changes, PoolStarts), (TritonChanges, TritonPoolStarts)):
+    twins = (Changes, PoolStarts, copy_ahead), (TritonChanges, TritonPoolStarts, ahead.copy_ahead)
+    for changes, starts, copy in twins:
         generator.set_state(begin)
         monkeypatch.setattr("cmg_runtime.engine.make_changes", changes)
+        monkeypatch.setattr("cmg_runtime.window.ring.ahead_copy", lambda device, copy=copy: copy)
         monkeypatch.setattr("cmg_runtime.engine.make_pool_starts", starts)
         engine = load(num_envs=NUM_ENVS, precision="fp32", horizon=horizon, command_ramp_s=ramp_s)
         for _ in range(2):
@@ -100,6 +107,7 @@ def test_resets_and_commands(
                 engine.set_command(commands, env_ids)
         else:
             motion = spoiled(0.3 * torch.randn(n, expected.bank.shape[1], generator=generator), rng)
+            motion = motion if rng.random() < 0.7 else None
             given = commands if rng.random() < 0.5 else None
             place = places(n, rng, generator) if horizon > 1 else {}
             for engine in (expected, seen):
@@ -110,6 +118,47 @@ def test_resets_and_commands(
             engine.step(moving)
     report = quiet_report(expected)
     assert min(report.commands_clamped, report.entries_clamped, report.commands_ignored, report.motions_ignored) > 0
+
+
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on ids are not looked at by the host, as those on a GPU are not."""
+    monkeypatch.setattr("cmg_runtime.engine.select_envs", lambda ids, *_: EnvSelection(len(ids), ids=ids))
+
+
+def test_of_an_id_that_is_given_twice_the_last_row_counts(
+    rng: np.random.Generator, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, seen = engines(0.5, 3, generator, monkeypatch)
+    unchecked(monkeypatch)
+    for _ in range(3):
+        ids = torch.tensor(rng.integers(0, NUM_ENVS, NUM_ENVS))
+        motion = 0.3 * torch.randn(NUM_ENVS, expected.bank.shape[1], generator=generator)
+        command, root_pos = torch.randn(2, NUM_ENVS, 3, generator=generator)
+        rows = motion, command, root_pos
+        last = torch.tensor(sorted({int(column): row for row, column in enumerate(ids)}.values()))
+        seen.reset(ids, *rows)
+        expected.reset(ids[last], *(values[last] for values in rows))
+        compare(expected, seen)
+        for engine, chosen in ((seen, torch.arange(NUM_ENVS)), (expected, last)):
+            engine.set_command(command.flip(1)[chosen], ids[chosen])
+        compare(expected, seen)
+
+
+def test_a_change_is_a_copy_of_each_argument_and_a_graph(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, engine = engines(0.5, 3, generator, monkeypatch)
+    unchecked(monkeypatch)
+    ids, commands, count = torch.tensor([3, 0, 7]), commands_of(engine, 3, generator), []
+    monkeypatch.setattr(Rebuilds, "run", lambda self, envs: count.append(envs.num_rows))  # on a GPU the graph
+    place = {"root_pos": torch.zeros(3, 3), "root_rot": torch.ones(3, 4)}
+    for most, change in (
+        (3, lambda: engine.set_command(commands, ids)),
+        (4, lambda: engine.reset(ids, command=commands)),
+        (6, lambda: engine.reset(ids, engine.bank[:3], commands, **place)),
+    ):
+        assert len(operations(change)) <= most
+    assert count == [3, 3, 3]
 
 
 @pytest.mark.parametrize("ramp_s", [0.5, 0.0])

@@ -27,7 +27,7 @@ class FutureView(NotCopied):
         buffers = window.buffers
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
-            ahead = window.offsets_on_device(offsets)
+            ahead = window.offsets.new(offsets)
             self._rows = buffers.ring.new_zeros(len(offsets), buffers.num_envs, buffers.ring.shape[2])
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)

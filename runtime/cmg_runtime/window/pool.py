@@ -99,8 +99,31 @@ class TrajectoryPool:
         return int(self.clamped)
 
 
-def commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: float) -> torch.Tensor:
-    """What :func:`generate` takes: commands [F, P, 3], the one that led to each frame.
+def generate_pool(
+    backend: Backend,
+    writer: FrameWriter,
+    guard: Guard,
+    fps: float,
+    motion: torch.Tensor,
+    commands: torch.Tensor,
+    num_frames: int,
+    ramp_frames: float,
+) -> TrajectoryPool:
+    """A pool. Memory beyond it stays bounded, whatever the numbers.
+
+    Args:
+        guard: of the engine.
+        motion: [P, motion_dim] float32, rad and rad/s: frame 0.
+        commands, ramp_frames: as of :func:`_commands_in_force`.
+    """
+    in_force = _commands_in_force(commands, num_frames, ramp_frames)
+    rows = _generate(backend, writer, guard, motion.contiguous(), in_force)
+    held = commands.clone() if commands.dim() == 2 else None
+    return TrajectoryPool(rows, writer.layout, writer.key_body_names, fps, held, ramp_frames)
+
+
+def _commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: float) -> torch.Tensor:
+    """What :func:`_generate` takes: commands [F, P, 3], the one that led to each frame.
 
     Args:
         commands: [P, F - 1, 3], one per generated frame (frame 0 is then under the first of them); or [P, 3],
@@ -116,16 +139,11 @@ def commands_in_force(commands: torch.Tensor, num_frames: int, ramp_frames: floa
     return ramp.at(torch.arange(num_frames, dtype=torch.float32, device=commands.device).unsqueeze(1))
 
 
-def generate(
+def _generate(
     backend: Backend, writer: FrameWriter, guard: Guard, motion: torch.Tensor, commands: torch.Tensor
 ) -> torch.Tensor:
-    """The rows [F, P, W] of a pool. Memory beyond them stays bounded, whatever the numbers.
-
-    Args:
-        guard: of the engine.
-        motion: [P, motion_dim] float32, rad and rad/s: frame 0.
-        commands: [F, P, 3] float32: the command in force at each frame, which is the one that led to it.
-    """
+    """The rows [F, P, W] of a pool, under ``commands`` [F, P, 3] float32: the command in force at each frame, which is
+    the one that led to it."""
     num_frames, num_trajectories = commands.shape[:2]
     rows = torch.empty(num_frames, num_trajectories, writer.layout.width, dtype=torch.float32, device=motion.device)
     apart = guard.apart(num_trajectories)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import functools
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 
 from cmg_runtime.device.graphs import GraphRecorder, Piece
-from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import ReferenceFrames
+from cmg_runtime.window.offsets import DeviceOffsets
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.rebuild import Rebuilds, WindowRebuild, batch_sizes
 from cmg_runtime.window.state import EngineState, Steps, WindowBuffers
 from cmg_runtime.window.twins import ahead_copy
-
-MAX_KNOWN_OFFSETS = 64
-"""Lists of offsets that are kept on the device for :meth:`Window.future`: a new one is a copy from the host, and they
-may be the caller's whim."""
 
 
 class Window:
@@ -31,6 +27,10 @@ class Window:
         buffers: what it keeps.
         writer: root motion and kinematics.
         changes: of the environments.
+
+    Attributes:
+        buffers: as given.
+        offsets: those of frames ahead, on the device.
     """
 
     def __init__(self, state: EngineState, buffers: WindowBuffers, writer: FrameWriter, changes: Changes) -> None:
@@ -39,7 +39,7 @@ class Window:
         self._changes = changes
         self.buffers = buffers
         self._copy_ahead = ahead_copy(state.device)
-        self._offsets: Dict[Tuple[int, ...], torch.Tensor] = {}
+        self.offsets = DeviceOffsets(buffers.horizon, buffers.ring.shape[1], state.device)
         # Functions, not methods of this object, which would then keep itself alive.
         infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
         self._steps = Steps(state, infer, functools.partial(_append, state, buffers, writer))
@@ -82,30 +82,13 @@ class Window:
         Raises:
             EngineError: an offset is outside 0..horizon-1.
         """
-        known = self._offsets.get(offsets)
-        if known is None:
-            known = self.offsets_on_device(offsets)
-            if len(self._offsets) == MAX_KNOWN_OFFSETS:
-                del self._offsets[next(iter(self._offsets))]
-            self._offsets[offsets] = known
+        ahead = self.offsets.of(offsets)
         rows = self.buffers.ring.new_empty((len(offsets), self.buffers.num_envs, self.buffers.ring.shape[2]))
-        self._copy_ahead(self.buffers, known, rows)
+        self.copy_ahead(ahead, rows)
         return self.split(rows)
 
-    def offsets_on_device(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` in rows of the ring, [K] int64, a new tensor, which the caller keeps. Raises as :meth:`future`
-        does."""
-        last = self.buffers.horizon - 1
-        outside = [offset for offset in offsets if not 0 <= offset <= last]
-        if outside:
-            raise EngineError(
-                f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
-            )
-        on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
-        return (on_host * self.buffers.ring.shape[1]).to(self._state.device, non_blocking=True)
-
     def copy_ahead(self, ahead: torch.Tensor, out: torch.Tensor) -> None:
-        """The frames at the offsets ``ahead``, as of :meth:`offsets_on_device`, into ``out`` [K, num_envs, W]."""
+        """The frames at the offsets ``ahead``, as :attr:`offsets` makes them, into ``out`` [K, num_envs, W]."""
         self._copy_ahead(self.buffers, ahead, out)
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
