@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from cmg_runtime import Engine, EngineError
+from devices import operations
 from engine_folder import BACKENDS, no_waiting, state
 from plain_rollout import PlainEnvironment
-from window_case import assert_same, check_frame, everything, load, one_frame, random_robot_case
+from window_case import assert_same, check_frame, everything, load, one_frame, quiet_report, random_robot_case
 
 pytestmark = pytest.mark.gpu
 
@@ -153,6 +154,78 @@ def test_a_step_can_be_part_of_the_callers_own_graph(backend: str, horizon: int,
         same.step(moving)
         assert torch.equal(seen, same.dof_pos)
         same.step()
+        assert_same(everything(engine), everything(same))
+
+
+@every_horizon
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_a_change_is_a_copy_of_each_argument_and_a_graph(
+    backend: str, horizon: int, generator: torch.Generator
+) -> None:
+    engine, (motion, command) = loaded(backend, horizon), [values.cuda() for values in drawn(generator)]
+    engine.reset()
+    ids, mask = torch.tensor([7, 0, 299], device="cuda"), torch.zeros(NUM_ENVS, dtype=torch.bool, device="cuda")
+    root_pos, root_rot = torch.zeros(3, 3, device="cuda"), torch.ones(3, 4, device="cuda")
+    place = {"root_pos": root_pos, "root_rot": root_rot} if horizon > 1 else {}
+    for most, change in (
+        (3, lambda: engine.set_command(command[:3], ids)),
+        (3, lambda: engine.reset(command=command)),
+        (4, lambda: engine.reset(mask, command=command)),
+        (4, lambda: engine.reset(ids, command=command[0])),
+        (4 + len(place), lambda: engine.reset(ids, motion[:3], command[:3], **place)),
+    ):
+        change()
+        assert len(operations(change)) <= most
+    if horizon > 1:
+        engine.future([1, 5])
+        assert operations(lambda: engine.future([1, 5])) == ["aten.new_empty.default"]
+
+
+@every_horizon
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_of_an_id_that_is_given_twice_the_last_row_counts(
+    backend: str, horizon: int, generator: torch.Generator
+) -> None:
+    (engine, same), (motion, command) = (loaded(backend, horizon) for _ in range(2)), drawn(generator)
+    for one in (engine, same):
+        one.reset(motion=motion, command=command)
+    for count in (40, NUM_ENVS):
+        ids = torch.randint(NUM_ENVS, (count,), generator=generator)
+        motion, command = motion.roll(1, 0), 1.5 * command.roll(1, 0)
+        last = torch.tensor(sorted({int(column): row for row, column in enumerate(ids)}.values()))
+        assert len(last) < count
+        engine.reset(ids.cuda(), motion[:count], command[:count])
+        same.reset(ids[last], motion[last], command[last])
+        for one in (engine, same):
+            one.step()
+        assert torch.equal(engine.command, same.command)
+        assert_same(everything(engine), everything(same), atol=1e-4, root_vel=0.1)
+    assert quiet_report(engine) == quiet_report(same)
+    with pytest.raises(EngineError, match="ids of 301"):
+        engine.reset(torch.zeros(NUM_ENVS + 1, dtype=torch.int64, device="cuda"))
+
+
+@every_horizon
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_a_change_can_be_part_of_the_callers_own_graph(backend: str, horizon: int, generator: torch.Generator) -> None:
+    """What the tensors say when the graph is replayed is what counts; changes beside it are not disturbed by it."""
+    engine, same = (loaded(backend, horizon) for _ in range(2))
+    for one in (engine, same):
+        one.reset(motion=drawn(generator)[0][0])
+    ids = torch.arange(20, device="cuda")
+    motion, command = (values[:20].cuda() for values in drawn(generator))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        engine.reset(ids, motion, command)
+    for _ in range(3):
+        for kept, new in zip((motion, command), drawn(generator), strict=True):
+            kept.copy_(new[:20])
+        ids.copy_(torch.randperm(NUM_ENVS, generator=generator)[:20])
+        graph.replay()
+        same.reset(ids, motion, command)
+        for one in (engine, same):
+            one.set_command(command.flip(0), ids)
+            one.step()
         assert_same(everything(engine), everything(same))
 
 
