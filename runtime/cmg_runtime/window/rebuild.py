@@ -55,7 +55,8 @@ class Rebuilds:
             return
         if not self._programs:
             ids = self._changes.columns(envs)
-            run_eagerly(self._changes.pieces(ids) + self._pieces(ids))
+            if len(ids):  # of a mask on a host perhaps none
+                run_eagerly(self._changes.pieces(ids) + self._pieces(ids))
             return
         ids, program = self._programs[next(size for size in self._programs if size >= n)]
         self._changes.write_columns(envs, ids)

@@ -52,6 +52,7 @@ class Window:
             recorder = GraphRecorder(state.device)
             self._rebuilds.record(recorder, batch_sizes(state.num_envs), state.device)
             self._steps.record(recorder)
+            self.future((0,))  # so that its kernel is compiled now, not in a query, or within a graph of the caller's
 
     @torch.no_grad()
     def clear(self) -> None:

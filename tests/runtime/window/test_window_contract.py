@@ -63,6 +63,21 @@ def test_environments_that_step_by_themselves_have_the_bits_of_those_that_step_t
     assert steps.min() >= 2 and len(steps.unique()) > 3
 
 
+@pytest.mark.parametrize("horizon", [1, 3])
+@pytest.mark.parametrize("device, backend", WITH_FUSED)
+def test_a_change_of_nobody_changes_nothing(
+    device: str, backend: str, horizon: int, generator: torch.Generator
+) -> None:
+    truth, num_envs = random_robot_case()[1], 5
+    engine = load(device, backend, num_envs, "fp32", horizon=horizon)
+    engine.reset(motion=truth.states(num_envs, generator), command=truth.commands(num_envs, generator))
+    before, mask = everything(engine), torch.zeros(num_envs, dtype=torch.bool)
+    for nobody in ([], torch.tensor([], dtype=torch.int64, device=device), mask, mask.to(device)):
+        engine.reset(nobody)
+        engine.set_command([0.1, 0.0, 0.1], nobody)
+    assert_same(everything(engine), before)
+
+
 def test_root_motion_needs_three_commands(tmp_path: Path) -> None:
     make_engine_folder(tmp_path, SEED, ("fp32",), without=COMPILED, num_joints=5, command_dim=2)
     engine = load_engine(tmp_path, 2)

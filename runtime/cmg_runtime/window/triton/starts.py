@@ -50,7 +50,7 @@ class TritonPoolStarts(PoolStarts):
         # torch fetches the commands, so that a trajectory out of range fails its device-side assert.
         commands = pool.commands.index_select(0, trajectory_ids)
         with torch.cuda.device_of(buffers.ring):
-            _start_windows[(n, triton.cdiv(buffers.horizon, FRAMES))](
+            _start_windows[(n, -(-buffers.horizon // FRAMES))](
                 **selection_arguments(envs, self._everyone),
                 trajectory_ids=trajectory_ids.contiguous(),
                 frame_ids=frame_ids.contiguous(),
