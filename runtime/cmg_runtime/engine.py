@@ -198,7 +198,7 @@ class Engine(Closable):
         commands = None if command is None else as_rows(command, envs, self.command.shape[1], "command", self.device)
         positions = self._pose_rows(root_pos, 3, envs, "root_pos")
         rotations = self._pose_rows(root_rot, 4, envs, "root_rot")
-        motions = None if motion is None else self._motions(motion, envs)
+        motions = self._changes.draw(envs.num_rows) if motion is None else self._motions(motion, envs)
         with self._ready:
             self._changes.reset(envs, motions, positions, rotations, commands)
             self._stepper.rebuild(envs)

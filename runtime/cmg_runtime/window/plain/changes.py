@@ -44,6 +44,10 @@ class Changes:
         ids[envs.num_rows :].fill_(self._state.num_envs)
         ids[: envs.num_rows].copy_(self.columns(envs))
 
+    def draw(self, n: int) -> Optional[torch.Tensor]:
+        """Motions [n, motion_dim] of the bank for the reset that follows, or None where that knows which."""
+        return self._state.guard.bank.index_select(0, self._state.draw(n))
+
     def nothing(self, envs: EnvSelection) -> None:
         """No change, for a rebuild all the same."""
 
@@ -59,13 +63,12 @@ class Changes:
         beyond the limits are ignored and counted.
 
         Args:
-            motions: [envs.num_rows, motion_dim] float32, rad and rad/s; None: drawn from the bank.
+            motions: [envs.num_rows, motion_dim] float32, rad and rad/s; or what :meth:`draw` gave.
             root_pos: [envs.num_rows, 3] x, y and the height of the ground, m, world; None: as last given.
             root_rot: [envs.num_rows, 4], world, (w, x, y, z), of any length; only its yaw is used. None: as last given.
             commands: [envs.num_rows, command_dim] as in :meth:`set_command`, or None.
         """
-        if motions is None:
-            motions = self._state.guard.bank.index_select(0, self._state.draw(envs.num_rows))
+        assert motions is not None
         usable = self._state.guard.within(motions)
         if self._buffers is not None:
             wanted = wanted_placement(self._buffers, envs, root_pos, root_rot)

@@ -51,6 +51,9 @@ class TritonChanges(Changes):
     def write_columns(self, envs: EnvSelection, ids: torch.Tensor) -> None:
         pass
 
+    def draw(self, n: int) -> Optional[torch.Tensor]:
+        self._state.draw(n, out=self._given.states[:n])
+
     def nothing(self, envs: EnvSelection) -> None:
         self._given.put(envs, {})
 
@@ -62,8 +65,6 @@ class TritonChanges(Changes):
         root_rot: Optional[torch.Tensor],
         commands: Optional[torch.Tensor],
     ) -> None:
-        if motions is None:
-            self._state.draw(envs.num_rows, out=self._given.states[: envs.num_rows])
         rows = {"motion": motions, "root_pos": root_pos, "root_rot": root_rot, "command": commands}
         self._given.put(envs, rows, drawn=motions is None)
 
