@@ -85,15 +85,18 @@ _RESERVED = 1024
 SomePart = TypeVar("SomePart", Gate, First, Middle)
 
 
-def by_hand(precision: str, shapes: Shapes, device: Device) -> Tiles:
+def by_hand(precision: str, shapes: Shapes, device: Device, known: bool = True) -> Tiles:
     """The tiles for a network on a GPU, without timing any. Those that do not fit give way to the first of the
     candidates that do.
+
+    Args:
+        known: False for the cautious tiles also where better ones are known.
 
     Raises:
         ValueError: none do.
     """
     classes = HOPPER[precision].classes
-    if not device.tuned_by_hand:
+    if not (known and device.tuned_by_hand):
         classes = tuple((most, CAUTIOUS[precision]) for most, _ in classes)
     return Tiles(tuple((most, _fitted(config, precision, shapes, device)) for most, config in classes))
 

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "CMG_TUNE"
 """Environment variable: "0" neither times nor reads what was timed; "1" does both on every GPU, those with tiles chosen
-by hand among them; unset, on all others."""
+by hand among them, as if nobody had; unset, on all others."""
 
 MOST_ROWS = 4096
 """Rows that the class for any number of rows is timed with."""
@@ -91,7 +91,8 @@ def choose_tiles(weights: Dict[str, np.ndarray], packed: Packed, precision: str,
     def timed() -> Tuned:
         with torch.cuda.device(device):
             timer = FrameTimer(weights, packed, precision, device)
-            tuned = tune(hand, precision, packed.shapes, limits, timer)
+            start = by_hand(precision, packed.shapes, limits, known=False)
+            tuned = tune(start, precision, packed.shapes, limits, timer)
             torch.cuda.empty_cache()  # of the graphs
             return tuned
 
@@ -113,22 +114,21 @@ def circumstances(shapes: Shapes, precision: str, device: torch.device) -> Dict[
     }
 
 
-def tune(hand: Tiles, precision: str, shapes: Shapes, device: Device, timer: Timer) -> Tuned:
-    """Find faster tiles for each class of rows: kernel by kernel, the one that costs most first, each timed in whole
-    frames.
+def tune(start: Tiles, precision: str, shapes: Shapes, device: Device, timer: Timer) -> Tuned:
+    """Find faster tiles for each class of rows: kernel by kernel, each timed in whole frames; then once more, among
+    what was found for the others.
 
     Raises:
         ValueError: none run.
     """
     begin = time.perf_counter()
     found: List[Tuple[FrameConfig, float, float]] = []
-    for index, (most, config) in enumerate(hand.classes):
+    for index, (most, config) in enumerate(start.classes):
         rows = int(min(most, MOST_ROWS))
-        logger.warning("timing tiles: %d of %d, frames of %d rows", index + 1, len(hand.classes), rows)
+        logger.warning("timing tiles: %d of %d, frames of %d rows", index + 1, len(start.classes), rows)
         best = config
-        for kernel, options in _candidates(rows, precision, shapes, device).items():
-            others = [replace(best, **{kernel: option}) for option in options if option != getattr(best, kernel)]
-            tried = [best, *others]
+        for kernel, options in 2 * list(_candidates(rows, precision, shapes, device).items()):
+            tried = [best, *(replace(best, **{kernel: part}) for part in options if part != getattr(best, kernel))]
             times = timer(rows, tried)
             if min(times) < (1 - MARGIN) * times[0]:
                 best = tried[times.index(min(times))]
@@ -144,9 +144,9 @@ def tune(hand: Tiles, precision: str, shapes: Shapes, device: Device, timer: Tim
 
 
 def _candidates(rows: int, precision: str, shapes: Shapes, device: Device) -> Dict[str, List[Any]]:
-    """What is tried of each kernel: what fits the GPU, and has no more rows than there are. Products of up to 64 rows
-    cost the same."""
-    kernels = {"middle": MIDDLES[precision], "first": FIRSTS, "gate": GATES, "finish": FINISHES}
+    """What is tried of each kernel, the one that costs most first, the gate before the layer that is compiled for its
+    tiles: what fits the GPU, and has no more rows than there are. Products of up to 64 rows cost the same."""
+    kernels = {"middle": MIDDLES[precision], "gate": GATES, "first": FIRSTS, "finish": FINISHES}
     most = max(rows, 64)
     candidates: Dict[str, List[Any]] = {
         name: [part for part in parts if part.block_m <= most and fits(part, precision, shapes, device)]
