@@ -10,6 +10,7 @@ import torch
 
 from cmg_export.compile.weights import one_product_weights
 from cmg_export.read.checkpoint import load_checkpoint
+from cmg_runtime.backends.fused.capacity import Device, by_hand
 from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
 from cmg_runtime.backends.fused.packing import pack
 from cmg_runtime.folder.manifest import Manifest, Sizes, Stats
@@ -28,7 +29,8 @@ def fused_network(
         made = make_checkpoint(Path(folder), seed=seed, **sizes)
         weights = one_product_weights(load_checkpoint(made.path))
     packed = pack(weights, OPERANDS[precision][0], device)
-    return FrameNetwork(packed, precision, num_rows, device), Truth(made.model, made.stats)
+    tiles = by_hand(precision, packed.shapes, Device.of(device))
+    return FrameNetwork(packed, precision, num_rows, device, tiles), Truth(made.model, made.stats)
 
 
 def manifest_of_robot(robot: KinematicChain) -> Manifest:

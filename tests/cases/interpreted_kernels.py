@@ -14,6 +14,7 @@ import triton.language as tl
 
 from cmg_export.read.robot import RobotModel
 from cmg_runtime.backends.fused import launch
+from cmg_runtime.backends.fused.capacity import Device
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.triton.body_walk import heading, sin_cos
 from cmg_runtime.window.triton.rows import TritonFrameWriter
@@ -37,9 +38,18 @@ NETWORKS = [
 SIZES = ("num_joints", "command_dim", "hidden_dim", "gating_hidden_dim", "num_experts", "num_layers")
 
 
+@pytest.mark.parametrize("capability", [(8, 6), (9, 0)])  # pointers, descriptors
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
-def test_one_frame(case: tuple[int, ...], precision: str, seed: int, generator: torch.Generator) -> None:
+def test_one_frame(
+    case: tuple[int, ...],
+    precision: str,
+    capability: tuple[int, int],
+    seed: int,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Device, "of", lambda device: Device(101_376, capability, interpreted=True))
     rows, *sizes = case
     network, truth = fused_network(precision, rows, CPU, seed, **dict(zip(SIZES, sizes, strict=True)))
     motion, command = truth.states(rows, generator), truth.commands(rows, generator)

@@ -80,12 +80,15 @@ def _kernels(options: Options, manifest: Manifest, device: torch.device) -> dict
     from cmg_runtime.backends.fused.cluster import ClusterNetwork, fits
     from cmg_runtime.backends.fused.launch import FrameNetwork
     from cmg_runtime.backends.fused.packing import pack
+    from cmg_runtime.backends.fused.tuning import choose_tiles
 
     artifact = next((a for a in manifest.artifacts if (a.backend, a.precision) == ("fused", "fp16")), None)
     if artifact is None:
         raise ExportError(f"{options.engine} has no fused artifact in fp16; build it with --precision fp16 or all")
-    packed = pack(read_weights(options.engine, artifact, manifest), torch.float16, device)
-    kernels: dict[str, Any] = {"triton": FrameNetwork(packed, "fp16", max(options.rows), device)}
+    weights = read_weights(options.engine, artifact, manifest)
+    packed = pack(weights, torch.float16, device)
+    tiles = choose_tiles(weights, packed, "fp16", device)
+    kernels: dict[str, Any] = {"triton": FrameNetwork(packed, "fp16", max(options.rows), device, tiles)}
     if fits(packed.shapes, "fp16", device):
         kernels["cluster"] = ClusterNetwork(packed, device)
     return kernels

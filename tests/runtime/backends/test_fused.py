@@ -63,6 +63,24 @@ def test_every_size_on_the_gpu(sizes: dict[str, Any], precision: str, seed: int,
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("sizes", NETWORKS, ids=lambda sizes: "-".join(str(v) for v in sizes.values()))
+def test_every_size_with_pointers_as_older_gpus_have_them(
+    sizes: dict[str, Any], precision: str, seed: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmg_runtime.backends.fused.capacity import Device
+    from fused_case import fused_network, poisoned
+
+    monkeypatch.setattr(Device, "of", lambda _: Device(101_376, (8, 6)))
+    network, truth = fused_network(precision, 64, torch.device("cuda"), seed, **sizes)
+    for rows in (1, 63, 257, 4097):
+        motion, command = truth.states(rows, generator), truth.commands(rows, generator)
+        out = poisoned(motion.cuda())
+        network(motion.cuda(), command.cuda(), out)
+        assert truth.error(out, truth.step(motion, command)) < TOLERANCE[precision], rows
+
+
+@pytest.mark.gpu
 def test_more_rows_than_one_pass_and_rows_apart_in_memory(seed: int, generator: torch.Generator) -> None:
     from fused_case import fused_network
 

@@ -53,13 +53,15 @@ class FusedBackend(Backend):
             raise BackendUnavailable(f"the fused backend cannot run here: {reason}; use backend='torch'")
         from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
         from cmg_runtime.backends.fused.packing import pack
+        from cmg_runtime.backends.fused.tuning import choose_tiles
 
         weights = read_weights(folder, artifact, manifest)
         try:
             packed = pack(weights, OPERANDS[artifact.precision][0], device)
+            tiles = choose_tiles(weights, packed, artifact.precision, device)
         except ValueError as error:
             raise BackendUnavailable(f"{first_line(error)}; use backend='torch'") from None
-        network = FrameNetwork(packed, artifact.precision, num_envs, device)
+        network = FrameNetwork(packed, artifact.precision, num_envs, device, tiles)
         return cls(network, _cluster_network(packed, artifact.precision, device), device)
 
     def step(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:

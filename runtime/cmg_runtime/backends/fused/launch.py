@@ -14,8 +14,9 @@ import triton
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from cmg_runtime.backends.fused import layers
+from cmg_runtime.backends.fused.capacity import Device, stages
 from cmg_runtime.backends.fused.packing import Packed
-from cmg_runtime.backends.fused.tiles import FrameConfig, Middle, choose, gate_block, num_parts, tile_columns, up_to
+from cmg_runtime.backends.fused.tiles import FrameConfig, Tiles, first_block, gate_block, num_parts, tile_columns
 from cmg_runtime.device.scratch import Scratch
 
 OPERANDS = {"fp16": (torch.float16, "ieee"), "fp32": (torch.float32, "tf32x3")}
@@ -32,21 +33,6 @@ compute of rows past the last is never read: rows do not mix."""
 SMALLEST_GATE_BLOCK = 32
 
 _Descriptors = Dict[Any, TensorDescriptor]
-
-
-@dataclass(frozen=True)
-class Device:
-    """What the launches have to know about the device: bytes of shared memory, and programmatic dependent launch."""
-
-    shared_memory: int
-    pdl: bool
-
-    @staticmethod
-    def of(device: torch.device) -> Device:
-        if device.type == "cpu":  # Triton's interpreter
-            return Device(shared_memory=1 << 30, pdl=False)
-        properties = torch.cuda.get_device_properties(device)
-        return Device(properties.shared_memory_per_block_optin, pdl=properties.major >= 9)
 
 
 @dataclass(frozen=True)
@@ -76,7 +62,7 @@ class FrameNetwork:
         precision: "fp16" or "fp32".
         num_rows: most rows that calls will usually have.
         device: CUDA, or the CPU in Triton's interpreter.
-        config: instead of the measured tables' choice.
+        tiles: those that fit the network and the device.
     """
 
     def __init__(
@@ -85,16 +71,16 @@ class FrameNetwork:
         precision: str,
         num_rows: int,
         device: torch.device,
-        config: FrameConfig | None = None,
+        tiles: Tiles,
     ) -> None:
         self._packed = packed
         self._precision = precision
         self._device = device
         self._limits = Device.of(device)
-        self._config = config
+        self._tiles = tiles
         self._descriptors: _Descriptors = {}  # of the weights
         self._scratch = Scratch(
-            functools.partial(_new_scratch, packed, precision, self._limits, config, device), _Scratch.tensors, MAX_ROWS
+            functools.partial(_new_scratch, packed, precision, tiles, device), _Scratch.tensors, MAX_ROWS
         )
         self._scratch_for(num_rows)
 
@@ -106,7 +92,7 @@ class FrameNetwork:
 
     def _pass(self, motion: torch.Tensor, command: torch.Tensor, out: torch.Tensor) -> None:
         num_rows = len(motion)
-        config = self._config or choose(self._precision, num_rows, self._limits.shared_memory)
+        config = self._tiles.of(num_rows)
         scratch, shapes = self._scratch_for(num_rows), self._packed.shapes
         self._gate(motion, command, scratch, config)
         source, parts = self._first(motion, command, scratch, config), 1
@@ -120,7 +106,7 @@ class FrameNetwork:
         block_n = gate_block(shapes, tiles)
         layers.gate_layer[(triton.cdiv(len(motion), tiles.block_m), shapes.gate // block_n)](
             **self._inputs(motion, command),
-            weight=_descriptor(packed.gate_weight, block_n, shapes.inputs_padded, self._descriptors),
+            weight=self._matrix(packed.gate_weight, block_n, shapes.inputs_padded, self._descriptors),
             out_weight=packed.gate_out_weight,
             logits=scratch.logits,
             MOTION=shapes.motion,
@@ -141,8 +127,7 @@ class FrameNetwork:
         last = shapes.num_layers == 1
         columns = shapes.outputs if last else shapes.hidden
         weight, _ = packed.layers[0]
-        # Wide inputs: a tile of weights stays as large as that of 64.
-        block_n = tile_columns(tiles.width * 64 // max(shapes.inputs_padded, 64), shapes.experts, columns)
+        block_n = first_block(shapes, tiles)
         parts = shapes.gate // gate_block(shapes, config.gate)
         out = scratch.parts if last else scratch.activations[0]
         num_tiles = min(tiles.tiles, columns // block_n)
@@ -151,7 +136,7 @@ class FrameNetwork:
             **self._inputs(motion, command),
             logits=scratch.logits,
             gate_bias=packed.gate_out_bias,
-            weight=_descriptor(weight, block_n * shapes.experts, shapes.inputs_padded, self._descriptors),
+            weight=self._matrix(weight, block_n * shapes.experts, shapes.inputs_padded, self._descriptors),
             coefficients=scratch.coefficients,
             y=out,
             MOTION=shapes.motion,
@@ -185,11 +170,11 @@ class FrameNetwork:
         last_weight = packed.layers[-1][0]
         last_block = (shapes.outputs * shapes.experts, block_n) if fused else (16, 16)
         layers.middle_layer[(triton.cdiv(num_rows, tiles.block_m), groups)](
-            x=_descriptor(source, tiles.block_m, tiles.block_k, scratch.descriptors),
+            x=self._matrix(source, tiles.block_m, tiles.block_k, scratch.descriptors),
             coefficients=scratch.coefficients,
-            weight=_descriptor(weight, block_n * shapes.experts, tiles.block_k, self._descriptors),
+            weight=self._matrix(weight, block_n * shapes.experts, tiles.block_k, self._descriptors),
             bias=bias,
-            last_weight=_descriptor(last_weight, *last_block, self._descriptors),
+            last_weight=self._matrix(last_weight, *last_block, self._descriptors),
             y=out,
             padded_rows=_whole_blocks(num_rows),
             IN=shapes.hidden,
@@ -203,7 +188,7 @@ class FrameNetwork:
             BLOCK_K=tiles.block_k,
             TILES=tiles.tiles,
             FLATTEN=tiles.flatten,
-            num_stages=self._stages(tiles, block_n, fused),
+            num_stages=stages(tiles, self._precision, shapes, self._limits),
             **self._options(tiles.num_warps, config),
         )
         return out, num_parts(shapes, tiles) if fused else 1
@@ -233,21 +218,15 @@ class FrameNetwork:
             **self._launch(config),
         )
 
-    def _stages(self, tiles: Middle, block_n: int, fused: bool) -> int:
-        """As many stages of the pipeline as fit into shared memory, at most those of the configuration.
-
-        A stage holds a tile of x and one of the weights. The last layer's tile lies beside them where it is read first
-        or the loops are flattened; where one stage is all of K, the compiler pipelines the loop over tiles instead, and
-        each stage has one.
-        """
-        shapes, size = self._packed.shapes, OPERANDS[self._precision][0].itemsize
-        stage = (tiles.block_m + block_n * shapes.experts) * tiles.block_k * size
-        last = shapes.outputs * shapes.experts * block_n * size if fused else 0
-        if shapes.hidden == tiles.block_k and tiles.tiles > 1:
-            stage, last = stage + last, 0
-        beside = last if tiles.flatten or tiles.tiles == 1 else 0
-        fitting = (self._limits.shared_memory - 2048 - beside) // stage
-        return max(1, min(tiles.num_stages, fitting))
+    def _matrix(self, matrix: torch.Tensor, rows: int, columns: int, known: _Descriptors) -> Any:
+        """What kernels read tiles of: a descriptor, made once for each matrix and tile, and kept among the ``known``
+        ones, which live as long as the matrix; without TMA the matrix itself."""
+        if not self._limits.tma:
+            return matrix
+        key = (matrix.data_ptr(), rows, columns)
+        if key not in known:
+            known[key] = TensorDescriptor.from_tensor(matrix, [rows, columns])
+        return known[key]
 
     def _inputs(self, motion: torch.Tensor, command: torch.Tensor) -> Dict[str, Any]:
         """What the two kernels that read them have in common."""
@@ -260,7 +239,10 @@ class FrameNetwork:
 
     def _options(self, num_warps: int, config: FrameConfig) -> Dict[str, Any]:
         """What the kernels with products have in common."""
-        return {"PRECISION": OPERANDS[self._precision][1], "num_warps": num_warps, **self._launch(config)}
+        return {
+            "PRECISION": OPERANDS[self._precision][1], "TMA": self._limits.tma, "num_warps": num_warps,
+            **self._launch(config),
+        }  # fmt: skip
 
     def _launch(self, config: FrameConfig) -> Dict[str, Any]:
         return {"PDL": True, "launch_pdl": True} if self._limits.pdl and config.pdl else {"PDL": False}
@@ -269,14 +251,11 @@ class FrameNetwork:
         return self._scratch.of(_whole_blocks(min(num_rows, MAX_ROWS)))
 
 
-def _new_scratch(
-    packed: Packed, precision: str, limits: Device, config: FrameConfig | None, device: torch.device, rows: int
-) -> _Scratch:
+def _new_scratch(packed: Packed, precision: str, tiles: Tiles, device: torch.device, rows: int) -> _Scratch:
     shapes = packed.shapes
-    configs = [(rows, config)] if config else up_to(precision, rows, limits.shared_memory)
     part_rows = rows
     if shapes.fuses_last:  # all parts together, for any number of rows up to ``rows``
-        part_rows = max(_whole_blocks(most) * num_parts(shapes, chosen.middle) for most, chosen in configs)
+        part_rows = max(_whole_blocks(most) * num_parts(shapes, chosen.middle) for most, chosen in tiles.up_to(rows))
     empty = functools.partial(torch.empty, device=device)
     # The second one is written by the first middle layer that is not the last to be computed on its own.
     alternate = shapes.num_layers - shapes.fuses_last >= 3
@@ -286,14 +265,6 @@ def _new_scratch(
         activations=empty((1 + alternate, rows, shapes.hidden), dtype=OPERANDS[precision][0]),
         parts=empty((part_rows, shapes.outputs), dtype=torch.float32),
     )
-
-
-def _descriptor(matrix: torch.Tensor, rows: int, columns: int, known: _Descriptors) -> TensorDescriptor:
-    """Made once for each matrix and tile, and kept among the ``known`` ones, which live as long as the matrix."""
-    key = (matrix.data_ptr(), rows, columns)
-    if key not in known:
-        known[key] = TensorDescriptor.from_tensor(matrix, [rows, columns])
-    return known[key]
 
 
 def _whole_blocks(rows: int) -> int:

@@ -13,6 +13,9 @@ float32 results: they are never rounded to the operands' precision, and each til
 
 Hidden values are kept multiplied by log2(e), which the weights absorb: ELU then needs no multiplication of its own.
 
+``TMA`` (compute capability 9.0): matrices are tensor descriptors, whose tiles one instruction fetches. Elsewhere they
+are pointers: of a descriptor, Triton would make loads of single values there, and no pipeline.
+
 ``PDL`` is programmatic dependent launch (compute capability 9.0): a kernel starts while the one before it still runs,
 reads its weights, and waits in front of the first value that depends on it. Only then does it let the next one start,
 so that no more than one is waiting: kernels that wait hold their multiprocessors' shared memory.
@@ -28,43 +31,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from cmg_runtime.backends.fused import packing
-
-GRANULE = tl.constexpr(packing.GRANULE)
-LOG2E = tl.constexpr(packing.LOG2E)
-
-
-@triton.jit
-def elu(x):
-    """``log2(e) elu(x / log2(e))``. NaN stays NaN."""
-    return tl.where(x > 0, x, tl.exp2(x) * LOG2E - LOG2E)
-
-
-@triton.jit
-def mix(products, coefficients, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr):
-    """``sum_e c_e y_e`` of [ROWS, COLUMNS * EXPERTS], the experts in turn for every 16 columns."""
-    split = tl.reshape(products, (ROWS, COLUMNS // GRANULE, EXPERTS, GRANULE))
-    return tl.reshape(tl.sum(split * coefficients[:, None, :, None], axis=2), (ROWS, COLUMNS))
-
-
-@triton.jit
-def _inputs(
-    motion, command, motion_stride, command_stride, shift, scale, rows, num_rows,
-    MOTION: tl.constexpr, INPUT: tl.constexpr, INPUT_PAD: tl.constexpr,
-):  # fmt: skip
-    """The normalised inputs of ``rows``. The padding is what shift and scale say: first two ones, for the biases."""
-    columns = tl.arange(0, INPUT_PAD)
-    wide_rows = rows.to(tl.int64)[:, None]
-    there = (rows < num_rows)[:, None]
-    x = tl.load(
-        motion + wide_rows * motion_stride + columns[None, :], mask=there & (columns < MOTION)[None, :], other=0.0
-    )
-    x += tl.load(
-        command + wide_rows * command_stride + (columns - MOTION)[None, :],
-        mask=there & ((columns >= MOTION) & (columns < INPUT))[None, :],
-        other=0.0,
-    )
-    return (x - tl.load(shift + columns)[None, :]) * tl.load(scale + columns)[None, :]
+from cmg_runtime.backends.fused.layer_parts import elu, mix, normalised_inputs, tile_of
 
 
 @triton.jit(
@@ -78,7 +45,7 @@ def gate_layer(
     command_stride,
     shift,  # [INPUT_PAD] float32: x = (input - shift) * scale
     scale,
-    weight,  # descriptor [GATE, INPUT_PAD], biases included
+    weight,  # matrix [GATE, INPUT_PAD], biases included
     out_weight,  # [EXPERTS, GATE] float32
     logits,  # out: [GATE / BLOCK_N, N padded, EXPERTS] float32
     num_rows,
@@ -91,17 +58,20 @@ def gate_layer(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """BLOCK_N of the gate's hidden units for BLOCK_M rows, and at once their part of the logits, in float32."""
     part = tl.program_id(1)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    tile = weight.load([part * BLOCK_N, 0])
+    tile = tile_of(weight, part * BLOCK_N, 0, BLOCK_N, INPUT_PAD, INPUT_PAD, TMA)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
-    x = _inputs(motion, command, motion_stride, command_stride, shift, scale, rows, num_rows, MOTION, INPUT, INPUT_PAD)
-    hidden = elu(tl.dot(x.to(weight.dtype), tile.T, input_precision=PRECISION))
+    x = normalised_inputs(
+        motion, command, motion_stride, command_stride, shift, scale, rows, num_rows, MOTION, INPUT, INPUT_PAD
+    )
+    hidden = elu(tl.dot(x.to(tile.dtype), tile.T, input_precision=PRECISION))
     experts = tl.arange(0, EXPERTS)
     sums = tl.zeros((BLOCK_M, EXPERTS), tl.float32)
     for expert in tl.static_range(EXPERTS):
@@ -123,7 +93,7 @@ def first_layer(
     scale,
     logits,  # [PARTS, N padded, EXPERTS] float32
     gate_bias,  # [EXPERTS] float32, -1e30 past the last expert
-    weight,  # descriptor [OUT * EXPERTS, INPUT_PAD], biases included
+    weight,  # matrix [OUT * EXPERTS, INPUT_PAD], biases included
     coefficients,  # out: [N padded, EXPERTS] float32
     y,  # out: [N padded, OUT]; float32 where this is the last layer
     num_rows,
@@ -140,6 +110,7 @@ def first_layer(
     BLOCK_N: tl.constexpr,
     TILES: tl.constexpr,
     PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """TILES tiles of the first layer, one after another. The programs of column 0 write the coefficients too."""
@@ -147,7 +118,7 @@ def first_layer(
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     experts = tl.arange(0, EXPERTS)
     if TILES == 1:
-        w = weight.load([group * BLOCK_N * EXPERTS, 0])
+        w = tile_of(weight, group * BLOCK_N * EXPERTS, 0, BLOCK_N * EXPERTS, INPUT_PAD, INPUT_PAD, TMA)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -157,9 +128,9 @@ def first_layer(
         mask=(parts < PARTS)[:, None, None],
         other=0.0,
     )
-    x = _inputs(
+    x = normalised_inputs(
         motion, command, motion_stride, command_stride, shift, scale, rows, num_rows, MOTION, INPUT, INPUT_PAD
-    ).to(weight.dtype)
+    ).to(weight.dtype if TMA else weight.dtype.element_ty)
     c = tl.sum(c, axis=0) + tl.load(gate_bias + experts)[None, :]
     c = tl.exp(c - tl.max(c, axis=1)[:, None])
     c = c / tl.sum(c, axis=1)[:, None]
@@ -169,7 +140,7 @@ def first_layer(
         _first_tile(x, w, c, y, rows, group, EXPERTS, OUT, LAST, BLOCK_M, BLOCK_N, PRECISION)
     else:
         for tile in range(group * TILES, tl.minimum(group * TILES + TILES, OUT // BLOCK_N)):
-            w = weight.load([tile * BLOCK_N * EXPERTS, 0])
+            w = tile_of(weight, tile * BLOCK_N * EXPERTS, 0, BLOCK_N * EXPERTS, INPUT_PAD, INPUT_PAD, TMA)
             _first_tile(x, w, c, y, rows, tile, EXPERTS, OUT, LAST, BLOCK_M, BLOCK_N, PRECISION)
 
 
@@ -187,11 +158,11 @@ def _first_tile(
 
 @triton.jit
 def middle_layer(
-    x,  # descriptor [N padded, IN]
+    x,  # matrix [N padded, IN]
     coefficients,  # [N padded, EXPERTS] float32
-    weight,  # descriptor [OUT * EXPERTS, IN]
+    weight,  # matrix [OUT * EXPERTS, IN]
     bias,  # [OUT * EXPERTS] float32; the first layer's is among its weights
-    last_weight,  # descriptor [LAST_OUT * EXPERTS, OUT]; read with FUSED
+    last_weight,  # matrix [LAST_OUT * EXPERTS, OUT]; read with FUSED
     y,  # out: [N padded, OUT], or with FUSED the parts [P, N padded, LAST_OUT] float32
     padded_rows,
     IN: tl.constexpr,
@@ -206,6 +177,7 @@ def middle_layer(
     TILES: tl.constexpr,
     FLATTEN: tl.constexpr,
     PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One layer. With FUSED, each tile of its output is multiplied at once with its rows of the last layer's weights,
@@ -220,7 +192,7 @@ def middle_layer(
     if TILES == 1:
         b = tl.load(bias + group * BLOCK_N * EXPERTS + packed_columns)
         if FUSED:
-            last = last_weight.load([0, group * BLOCK_N])
+            last = tile_of(last_weight, 0, group * BLOCK_N, LAST_OUT * EXPERTS, BLOCK_N, OUT, TMA)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
@@ -230,7 +202,9 @@ def middle_layer(
         packed = tile * BLOCK_N * EXPERTS
         products = tl.zeros((BLOCK_M, BLOCK_N * EXPERTS), tl.float32)
         for k in range(0, IN, BLOCK_K):
-            products = tl.dot(x.load([first_row, k]), weight.load([packed, k]).T, products, input_precision=PRECISION)
+            left = tile_of(x, first_row, k, BLOCK_M, BLOCK_K, IN, TMA)
+            right = tile_of(weight, packed, k, BLOCK_N * EXPERTS, BLOCK_K, IN, TMA)
+            products = tl.dot(left, right.T, products, input_precision=PRECISION)
         if TILES > 1:
             b = tl.load(bias + packed + packed_columns)
         mixed = mix(products + b[None, :], c, BLOCK_M, BLOCK_N, EXPERTS)
@@ -238,8 +212,8 @@ def middle_layer(
             mixed = elu(mixed)
         if FUSED:
             if TILES > 1:
-                last = last_weight.load([0, tile * BLOCK_N])
-            products = tl.dot(mixed.to(x.dtype), last.T, input_precision=PRECISION)
+                last = tile_of(last_weight, 0, tile * BLOCK_N, LAST_OUT * EXPERTS, BLOCK_N, OUT, TMA)
+            products = tl.dot(mixed.to(last.dtype), last.T, input_precision=PRECISION)
             part += mix(products, c, BLOCK_M, LAST_OUT, EXPERTS)
         else:
             columns = tile * BLOCK_N + tl.arange(0, BLOCK_N)
