@@ -29,6 +29,7 @@ from cmg_gym.mdp import rewards
 from cmg_gym.mdp.command_stages import FULL_RANGE
 from cmg_gym.mdp.curriculum import command_stage, push_range
 from cmg_gym.mdp.episodes import StartNoise
+from cmg_gym.mdp.pushes import push_by_setting_velocity
 from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
 from cmg_gym.mdp.residual_action import ResidualJointActionCfg
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
@@ -222,7 +223,7 @@ def _randomisation(robot: RobotCfg) -> dict[str, EventTermCfg]:
     feet = SceneEntityCfg("robot", geom_names=(robot.sole_geoms,))
     return {
         "push_robot": EventTermCfg(
-            func=mdp.push_by_setting_velocity,
+            func=push_by_setting_velocity,
             mode="interval",
             interval_range_s=(1.0, 3.0),
             params={"velocity_range": push_range(robot.stages[0].push)},

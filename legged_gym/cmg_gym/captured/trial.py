@@ -1,0 +1,196 @@
+"""Finding out what cannot be captured: code that waits for the host, or that changes plain values of Python's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mjlab.managers import SceneEntityCfg
+
+if TYPE_CHECKING:
+    from cmg_gym.captured.env import CapturedEnv
+    from cmg_gym.captured.graphs import Piece
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A piece or term that runs between the graphs.
+
+    Attributes:
+        name: of it.
+        reason: why.
+        milliseconds: what it takes, the GPU's work included.
+    """
+
+    name: str
+    reason: str
+    milliseconds: float
+
+
+class Hoisted:
+    """A term that is evaluated just before its manager's graph, which finds the result in a buffer.
+
+    Args:
+        func: the term's function.
+        env, params: what it is called with.
+        piece: the piece of the step that asks for it.
+        name: of the term.
+    """
+
+    def __init__(self, func: Any, env: CapturedEnv, params: dict[str, Any], piece: str, name: str) -> None:
+        self._func, self._env, self._params = func, env, params
+        self.piece, self.name = piece, name
+        self._value = func(env, **params).clone()
+
+    def evaluate(self) -> None:
+        """Evaluate it."""
+        self._value.copy_(self._func(self._env, **self._params))
+
+    def __call__(self, env: CapturedEnv, **params: Any) -> torch.Tensor:
+        return self._value
+
+    def __getattr__(self, name: str) -> Any:  # reset, debug_vis, ...
+        return getattr(self.__dict__["_func"], name)
+
+
+def ids_to_tensors(env: CapturedEnv) -> None:
+    """Put the ids that terms index by onto the device once. A list would be copied there at every use."""
+    for _, _, cfg in terms(env):
+        for value in cfg.params.values():
+            if isinstance(value, SceneEntityCfg):
+                _entity_ids_to_tensors(value, env.device)
+
+
+def _entity_ids_to_tensors(cfg: SceneEntityCfg, device: str) -> None:
+    for name, ids in vars(cfg).items():
+        if name.endswith("_ids") and isinstance(ids, list) and ids:
+            setattr(cfg, name, torch.tensor(ids, device=device).as_subclass(Ids))
+
+
+class Ids(torch.Tensor):
+    """Ids on the device, of which there are some: a term that asks for that, as of a list, does not wait."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def terms(env: CapturedEnv) -> Iterator[tuple[str, str, Any]]:
+    """(piece, name, configuration) of every term that is a function of the environment."""
+    for piece, manager in (("terminations", env.termination_manager), ("rewards", env.reward_manager)):
+        for name, cfg in zip(manager._term_names, manager._term_cfgs, strict=True):
+            yield piece, f"{piece[:-1]} {name!r}", cfg
+    if env.metrics_manager.active_terms:
+        for name, cfg in zip(env.metrics_manager.active_terms, env.metrics_manager._term_cfgs, strict=True):  # pyright: ignore
+            yield "rewards", f"metric {name!r}", cfg
+    for group, cfgs in env.observation_manager._group_obs_term_cfgs.items():
+        for name, cfg in zip(env.observation_manager._group_obs_term_names[group], cfgs, strict=True):
+            yield "observations", f"observation {group}/{name}", cfg
+    for mode, cfgs in env.event_manager._mode_term_cfgs.items():
+        for name, cfg in zip(env.event_manager._mode_term_names[mode], cfgs, strict=True):
+            yield "events", f"event {name!r}", cfg
+
+
+def hoist(env: CapturedEnv, no_wait: Callable[[], Any]) -> list[Refusal]:
+    """Take the terms that cannot be captured out of their managers; ``env.hoisted`` has them then.
+
+    Args:
+        no_wait: a context in which a wait for the GPU raises a RuntimeError.
+    """
+    refused = []
+    for piece, name, cfg in list(terms(env)):
+        if piece == "events":
+            continue
+        run = lambda cfg=cfg: cfg.func(env, **cfg.params)  # noqa: E731
+        reason = why_not(run, env, no_wait)
+        if reason is not None:
+            cfg.func = Hoisted(cfg.func, env, cfg.params, piece, name)
+            env.hoisted.append(cfg.func)
+            refused.append(Refusal(name, reason, milliseconds(run, env)))
+    return refused
+
+
+def refuse(env: CapturedEnv, pieces: list[Piece], no_wait: Callable[[], Any]) -> list[Refusal]:
+    """Run the step a few times, and let the pieces that cannot be captured run as they are from here on."""
+    refused: dict[str, Refusal] = {}
+    for _ in range(2):  # the second time with everything made that is made at first use
+        after: dict[int, dict[str, Any]] = {}
+        for turn in range(2):
+            for index, piece in enumerate(pieces):
+                before = env.state.plain() if piece.captured else {}
+                reason = _wait_of(piece.run, no_wait if piece.captured else None)
+                if not piece.captured:
+                    continue
+                now = env.state.plain()
+                if reason is None and turn == 1:
+                    reason = _changes(before, now, after[index])
+                after[index] = now
+                if reason is not None:
+                    piece.captured = False
+                    refused[piece.name] = Refusal(piece.name, reason, milliseconds(piece.run, env))
+    for piece in pieces:  # several pieces may be called alike: the substeps'
+        piece.captured &= piece.name not in refused
+    return list(refused.values())
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any], a_step_ago: dict[str, Any]) -> str | None:
+    """Why a piece cannot be captured that changes a plain value, and not back by the next step."""
+    for path, value in after.items():
+        if before.get(path, value) != value and a_step_ago.get(path, value) != value:
+            return f"it changes {path}, which a graph would not"
+    return None
+
+
+def why_not(run: Callable[[], Any], env: CapturedEnv, no_wait: Callable[[], Any]) -> str | None:
+    """Why ``run`` cannot be captured."""
+    run()  # what is made at first use may wait
+    before = env.state.plain()
+    reason = _wait_of(run, no_wait)
+    if reason is not None:
+        return reason
+    middle = env.state.plain()
+    run()
+    return _changes(middle, env.state.plain(), before)
+
+
+def _wait_of(run: Callable[[], Any], no_wait: Callable[[], Any] | None) -> str | None:
+    if no_wait is None:
+        run()
+        return None
+    try:
+        with no_wait():
+            run()
+    except (RuntimeError, NotImplementedError) as error:
+        if env_step_counter_was_read(error):
+            return "it reads common_step_counter, which a graph would not"
+        run()
+        return f"it waits for the host ({str(error).splitlines()[0]})"
+    return None
+
+
+class CounterRead(RuntimeError):
+    """A term reads the environment's step counter, a number of the host's."""
+
+
+def env_step_counter_was_read(error: Exception) -> bool:
+    """Whether that is what was wrong."""
+    return isinstance(error, CounterRead)
+
+
+def milliseconds(run: Callable[[], Any], env: CapturedEnv, count: int = 5) -> float:
+    """Median time of ``run``, waited for."""
+    cuda = str(env.device).startswith("cuda")
+    times = []
+    for _ in range(count):
+        if cuda:
+            torch.cuda.synchronize(env.device)
+        start = time.perf_counter()
+        run()
+        if cuda:
+            torch.cuda.synchronize(env.device)
+        times.append(1000 * (time.perf_counter() - start))
+    return sorted(times)[count // 2]
