@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
-from mjlab.managers import ObservationTermCfg, RewardTermCfg
+from mjlab.utils.lab_api.math import quat_from_euler_xyz
 
-from cmg_gym.captured import CapturedEnv, TrainingEnv, make_env
+from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.captured.pieces import flat
 from cmg_gym.mdp.reference_command import reference
 from gym_case import g1_engine, make_cfg
@@ -26,7 +27,7 @@ def same_draws(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
     reference_cfg: Any = cfg.commands["reference"]
     reference_cfg.resampling_time_range = (0.3, 0.3)
     reference_cfg.start_noise = None
-    cfg.events = {name: term for name, term in cfg.events.items() if term.mode == "startup"}
+    cfg.events = {}
     cfg.curriculum = {}
     for term in cfg.observations["actor"].terms.values():
         term.noise = None
@@ -49,6 +50,12 @@ def seeded_draws(env: ManagerBasedRlEnv, seed: int) -> None:
         low, high = term.engine.command_range
         return low + (high - low) * torch.rand(count, 3, generator=generator)[:rows].to(source.device)
 
+    def headings() -> torch.Tensor:
+        zero = torch.zeros(count)
+        yaw = 2 * math.pi * torch.rand(count, generator=generator)
+        return quat_from_euler_xyz(zero, zero, yaw)[: source.num_envs].to(source.device)
+
+    term._draw_headings = headings
     states._integers, sampler.draw = integers, draw  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -62,8 +69,8 @@ def beside_each_other(
     with torch.inference_mode():
         for env in (plain, captured):
             seeded_draws(env, seed)
+            reference(env)._until_change = 0
             reference(env).draw_episodes()
-            env.unwrapped.sim.model.geom_friction[:ROBOTS] = 1.0
             env.reset()
             torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -102,3 +109,8 @@ def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
 @pytest.mark.slow
 def test_a_captured_step_is_mjlabs_step(seed: int) -> None:
     beside_each_other(recorded, "cpu", seed, 60, gravity=False)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_is_mjlabs_step_on_a_gpu(seed: int) -> None:
+    beside_each_other(lambda cfg: CapturedEnv(cfg, "cuda:0"), "cuda:0", seed, 500, gravity=False)

@@ -201,8 +201,7 @@ class ReferenceCommand(CommandTerm):
         commands = self._wanted if self._held else self.sampler.draw(self.num_envs)
         starts = self.states.draw(commands)
         frames, origin = starts.frames, self._env.scene.env_origins
-        zero = torch.zeros(self.num_envs, device=self.device)
-        heading = quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
+        heading = self._draw_headings()
         velocity = quat_apply(heading, quat_apply_inverse(frames.root_rot, frames.root_vel))
         height = frames.root_pos[:, 2] + self.cfg.start_height
         root_pos = torch.stack([origin[:, 0], origin[:, 1], origin[:, 2] + height], dim=1)
@@ -214,6 +213,11 @@ class ReferenceCommand(CommandTerm):
             self._next = drawn
         self._next.copy_(drawn)
         self.source.plan(starts, origin, heading, commands if self._held else None)
+
+    def _draw_headings(self) -> torch.Tensor:
+        """[num_envs, 4] quaternions (w, x, y, z) of random headings."""
+        zero = torch.zeros(self.num_envs, device=self.device)
+        return quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
 
     def _start(self, env_ids: torch.Tensor) -> None:
         """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
