@@ -14,6 +14,7 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, types
 from mjlab.managers.recorder_manager import NullRecorderManager
 
 from cmg_gym.captured import trial
+from cmg_gym.captured.constants import HostConstants
 from cmg_gym.captured.graphs import CudaGraphs, Graphs, Piece, Sequence
 from cmg_gym.captured.pieces import copied, names_of_statistics, step_pieces, take_over
 from cmg_gym.captured.settings import Settings
@@ -74,6 +75,7 @@ class CapturedEnv(ManagerBasedRlEnv):
         reset_buf: [N + 1] bool, the robot's episode has ended in this step.
         reset_ids: [N + 1] int64, a robot whose episode has ended, else the spare world.
         reset_mask: [N + 1] bool, likewise, the spare world always.
+        constants: a context for code that is captured, or tried.
         steps: 0-d int32, on the device: how many there were.
         observations: what the last step observed, as ``obs_buf``.
     """
@@ -103,6 +105,7 @@ class CapturedEnv(ManagerBasedRlEnv):
         self.statistics = EpisodeStatistics(self._everyone.device)
         self.statistics.declare(*names_of_statistics(self))
         self.state = State([(name, getattr(self, name)) for name in STATEFUL])
+        self.constants = HostConstants(self._everyone.device)
         self.hoisted: list[trial.Hoisted] = []
         self.refused: list[trial.Refusal] = []
         self._cuda = torch.device(device).type == "cuda"
@@ -169,18 +172,17 @@ class CapturedEnv(ManagerBasedRlEnv):
 
     def _prepare(self) -> Sequence:
         """Find out what can be captured, and capture it."""
-        trial.ids_to_tensors(self)
         self.observations = copied(self.obs_buf)
         self._settings = Settings([cfg for _, _, cfg in trial.terms(self)])
         if self._graphs is None:
-            return Sequence(step_pieces(self), self.state, None, nullcontext)
+            return Sequence(step_pieces(self), self.state, None, self.constants, nullcontext)
         self.refused += trial.hoist(self, self._as_captured)
         pieces = self._with_hoisted(step_pieces(self))
         self.refused += trial.refuse(self, pieces, self._as_captured)
         for refusal in self.refused:
             print(f"captured step: {refusal.name} runs between graphs, {refusal.milliseconds:.2f} ms: {refusal.reason}")
         entities = [entity for entity in self.scene.entities.values() if isinstance(entity.data, EntityData)]
-        sequence = Sequence(pieces, self.state, self._graphs, lambda: shared_reads(entities))
+        sequence = Sequence(pieces, self.state, self._graphs, self.constants, lambda: shared_reads(entities))
         self._capture(sequence)
         return sequence
 
@@ -197,7 +199,7 @@ class CapturedEnv(ManagerBasedRlEnv):
         self._counter_may_be_read = False
         try:
             assert self._graphs is not None
-            with self._graphs.refusing():
+            with self.constants, self._graphs.refusing():
                 yield
         finally:
             self._counter_may_be_read = True

@@ -111,6 +111,7 @@ class Sequence:
         pieces: what to run.
         state: what they keep: see :meth:`State.settle`.
         graphs: None: every piece runs as it is, at every step.
+        constants: a context in which constants of the host are on the device already; around captures.
         sharing: a context in which what is read of the simulation is computed once; around pure pieces while they are
             captured.
     """
@@ -120,11 +121,13 @@ class Sequence:
         pieces: list[Piece],
         state: State,
         graphs: Graphs | None,
+        constants: AbstractContextManager[Any],
         sharing: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._pieces = pieces
         self._state = state
         self._graphs = graphs
+        self._constants = constants
         self._sharing = sharing
         self._program: list[Callable[[], None]] = [piece.run for piece in pieces]
         self.num_graphs = 0
@@ -153,6 +156,11 @@ class Sequence:
             run()
 
     def _run_group(self, group: list[Piece]) -> None:
+        with self._constants:
+            self._run_pieces(group)
+            self._state.settle()
+
+    def _run_pieces(self, group: list[Piece]) -> None:
         for pure, pieces in _by(group, lambda piece: piece.pure):
             if not pure:
                 for piece in pieces:
@@ -161,7 +169,6 @@ class Sequence:
             with self._sharing():
                 for piece in pieces:
                     piece.run()
-        self._state.settle()
 
 
 def grouped(pieces: list[Piece]) -> list[tuple[bool, list[Piece]]]:

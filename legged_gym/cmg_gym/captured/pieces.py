@@ -42,7 +42,7 @@ def step_pieces(env: CapturedEnv) -> list[Piece]:
     pieces += [
         Piece("reset of the physics", lambda: reset_physics(env), captured=False),
         Piece("reset", lambda: env.scene.reset(env.reset_ids)),
-        Piece("events of a reset", lambda: _apply_reset_events(env)),
+        *_reset_events(env),
         Piece("reset of the managers", lambda: _reset_managers(env)),
         Piece("kinematics", env.sim.forward, captured=False),
     ]
@@ -154,10 +154,12 @@ def reset_physics(env: CapturedEnv) -> None:
             mujoco_warp.reset_data(sim.wp_model, sim.wp_data, reset=sim._reset_mask_wp)
 
 
-def _apply_reset_events(env: CapturedEnv) -> None:
-    if "reset" in env.event_manager.available_modes:
-        steps: Any = env.steps  # a number of the host's would be that of the capture for ever
-        env.event_manager.apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps)
+def _reset_events(env: CapturedEnv) -> list[Piece]:
+    if "reset" not in env.event_manager.available_modes:
+        return []
+    steps: Any = env.steps  # a number of the host's would be that of the capture for ever
+    apply = env.event_manager.apply
+    return [Piece("events of a reset", lambda: apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps))]
 
 
 def _reset_managers(env: CapturedEnv) -> None:
@@ -196,12 +198,12 @@ def _command(env: CapturedEnv, name: str, term: CommandTerm) -> list[Piece]:
 
 
 def _compute_as_it_is(env: CapturedEnv, term: CommandTerm) -> None:
-    term.compute(torch.where(env.reset_mask, 0.0, env.step_dt))
+    term.compute(env.step_dt * ~env.reset_mask)
 
 
 def _resample(env: CapturedEnv, term: CommandTerm) -> None:
     term._update_metrics()
-    term.time_left -= torch.where(env.reset_mask, 0.0, env.step_dt)
+    term.time_left -= env.step_dt * ~env.reset_mask
     term._resample(env.padded(term.time_left <= 0.0))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mjlab.managers import SceneEntityCfg
 
 if TYPE_CHECKING:
     from cmg_gym.captured.env import CapturedEnv
@@ -56,29 +57,6 @@ class Hoisted:
         return getattr(self.__dict__["_func"], name)
 
 
-def ids_to_tensors(env: CapturedEnv) -> None:
-    """Put the ids that terms index by onto the device once. A list would be copied there at every use."""
-    for _, _, cfg in terms(env):
-        for value in cfg.params.values():
-            if isinstance(value, SceneEntityCfg):
-                _entity_ids_to_tensors(value, env.device)
-
-
-def _entity_ids_to_tensors(cfg: SceneEntityCfg, device: str) -> None:
-    for name, ids in vars(cfg).items():
-        if name.endswith("_ids") and isinstance(ids, list) and ids:
-            setattr(cfg, name, torch.tensor(ids, device=device).as_subclass(Ids))
-
-
-class Ids(torch.Tensor):
-    """Ids on the device, of which there are some: a term that asks for that, as of a list, does not wait."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    def __bool__(self) -> bool:
-        return True
-
-
 def terms(env: CapturedEnv) -> Iterator[tuple[str, str, Any]]:
     """(piece, name, configuration) of every term that is a function of the environment."""
     for piece, manager in (("terminations", env.termination_manager), ("rewards", env.reward_manager)):
@@ -95,18 +73,18 @@ def terms(env: CapturedEnv) -> Iterator[tuple[str, str, Any]]:
             yield "events", f"event {name!r}", cfg
 
 
-def hoist(env: CapturedEnv, no_wait: Callable[[], Any]) -> list[Refusal]:
+def hoist(env: CapturedEnv, refusing: Callable[[], Any]) -> list[Refusal]:
     """Take the terms that cannot be captured out of their managers; ``env.hoisted`` has them then.
 
     Args:
-        no_wait: a context in which a wait for the GPU raises a RuntimeError.
+        refusing: a context in which what a graph does not allow raises a RuntimeError.
     """
     refused = []
     for piece, name, cfg in list(terms(env)):
         if piece == "events":
             continue
         run = lambda cfg=cfg: cfg.func(env, **cfg.params)  # noqa: E731
-        reason = why_not(run, env, no_wait)
+        reason = why_not(run, env, refusing)
         if reason is not None:
             cfg.func = Hoisted(cfg.func, env, cfg.params, piece, name)
             env.hoisted.append(cfg.func)
@@ -114,24 +92,28 @@ def hoist(env: CapturedEnv, no_wait: Callable[[], Any]) -> list[Refusal]:
     return refused
 
 
-def refuse(env: CapturedEnv, pieces: list[Piece], no_wait: Callable[[], Any]) -> list[Refusal]:
+def refuse(env: CapturedEnv, pieces: list[Piece], refusing: Callable[[], Any]) -> list[Refusal]:
     """Run the step a few times, and let the pieces that cannot be captured run as they are from here on."""
     refused: dict[str, Refusal] = {}
-    for _ in range(2):  # the second time with everything made that is made at first use
-        after: dict[int, dict[str, Any]] = {}
-        for turn in range(2):
-            for index, piece in enumerate(pieces):
-                before = env.state.plain() if piece.captured else {}
-                reason = _wait_of(piece.run, no_wait if piece.captured else None)
-                if not piece.captured:
-                    continue
-                now = env.state.plain()
-                if reason is None and turn == 1:
-                    reason = _changes(before, now, after[index])
-                after[index] = now
-                if reason is not None:
-                    piece.captured = False
-                    refused[piece.name] = Refusal(piece.name, reason, milliseconds(piece.run, env))
+    a_step_ago: dict[int, dict[str, Any]] = {}
+    for turn in range(3):  # in the first one, what is made at first use is made
+        for index, piece in enumerate(pieces):
+            if not piece.captured:
+                piece.run()
+                continue
+            before = env.state.plain()
+            if turn == 0:
+                with env.constants:
+                    piece.run()
+                continue
+            reason = _error_of(piece.run, refusing)
+            now = env.state.plain()
+            if reason is None and turn == 2:
+                reason = _changes(before, now, a_step_ago[index])
+            a_step_ago[index] = now
+            if reason is not None:
+                piece.captured = False
+                refused[piece.name] = Refusal(piece.name, reason, milliseconds(piece.run, env))
     for piece in pieces:  # several pieces may be called alike: the substeps'
         piece.captured &= piece.name not in refused
     return list(refused.values())
@@ -145,11 +127,12 @@ def _changes(before: dict[str, Any], after: dict[str, Any], a_step_ago: dict[str
     return None
 
 
-def why_not(run: Callable[[], Any], env: CapturedEnv, no_wait: Callable[[], Any]) -> str | None:
+def why_not(run: Callable[[], Any], env: CapturedEnv, refusing: Callable[[], Any]) -> str | None:
     """Why ``run`` cannot be captured."""
-    run()  # what is made at first use may wait
+    with env.constants:
+        run()
     before = env.state.plain()
-    reason = _wait_of(run, no_wait)
+    reason = _error_of(run, refusing)
     if reason is not None:
         return reason
     middle = env.state.plain()
@@ -157,28 +140,35 @@ def why_not(run: Callable[[], Any], env: CapturedEnv, no_wait: Callable[[], Any]
     return _changes(middle, env.state.plain(), before)
 
 
-def _wait_of(run: Callable[[], Any], no_wait: Callable[[], Any] | None) -> str | None:
-    if no_wait is None:
-        run()
-        return None
+def _error_of(run: Callable[[], Any], refusing: Callable[[], Any]) -> str | None:
     try:
-        with no_wait():
+        with refusing():
             run()
+    except CounterRead:
+        reason = "it reads common_step_counter, of which a graph would keep the value"
     except (RuntimeError, NotImplementedError) as error:
-        if env_step_counter_was_read(error):
-            return "it reads common_step_counter, which a graph would not"
-        run()
-        return f"it waits for the host ({str(error).splitlines()[0]})"
-    return None
+        reason = f"it waits for the host in {_place(error)}"
+    else:
+        return None
+    run()
+    return reason
+
+
+def _place(error: BaseException) -> str:
+    """The line of code that raised ``error``, outside of torch and of this package."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    if not frames:
+        return "torch"
+    path = Path(frames[-1].filename)
+    return f"{path.parent.name}/{path.name}:{frames[-1].lineno} ({frames[-1].line})"
+
+
+def _is_ours(filename: str) -> bool:
+    return "torch" in Path(filename).parts or Path(filename).parent == Path(__file__).parent
 
 
 class CounterRead(RuntimeError):
     """A term reads the environment's step counter, a number of the host's."""
-
-
-def env_step_counter_was_read(error: Exception) -> bool:
-    """Whether that is what was wrong."""
-    return isinstance(error, CounterRead)
 
 
 def milliseconds(run: Callable[[], Any], env: CapturedEnv, count: int = 5) -> float:
