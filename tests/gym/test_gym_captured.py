@@ -75,9 +75,7 @@ def beside_each_other(
             torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         for step in range(steps):
-            action = 0.2 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator).to(device)
-            for sensor in plain.scene.sensors.values():
-                sensor._invalidate_cache()
+            action = 0.05 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator).to(device)
             expected = plain.step(action)
             observations, rewards, dones, extras = vec.step(action)
             where = f"step {step}"

@@ -16,7 +16,8 @@ from mjlab.managers.recorder_manager import NullRecorderManager
 from cmg_gym.captured import trial
 from cmg_gym.captured.constants import HostConstants
 from cmg_gym.captured.graphs import CudaGraphs, Graphs, Piece, Sequence
-from cmg_gym.captured.pieces import copied, names_of_statistics, step_pieces, take_over
+from cmg_gym.captured.physics import Physics
+from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, step_pieces, take_over
 from cmg_gym.captured.settings import Settings
 from cmg_gym.captured.sharing import shared_reads
 from cmg_gym.captured.state import State
@@ -58,9 +59,10 @@ class CapturedEnv(ManagerBasedRlEnv):
     :meth:`step` returns has that many rows. :class:`cmg_gym.captured.TrainingEnv` shows the robots alone.
 
     The first :meth:`reset` finds out what can be captured, prints what cannot, and captures the rest. Terms run as
-    mjlab runs them, with two differences. What a contact sensor shows in observations is of the state that is observed
-    in every step; mjlab's is a step of physics older in steps in which no robot of all falls. And random numbers are
-    drawn for all, so that the same seed gives other ones than without capture.
+    mjlab runs them, with two differences. What a contact sensor shows in observations is always of the step of physics
+    before the state that is observed, and nothing for a robot that begins anew; mjlab's is of the state itself in steps
+    in which some robot falls, and else as here. And random numbers are drawn for all robots, so that the same seed
+    gives other ones than without capture.
 
     Args:
         cfg: with ``scene.num_envs`` robots; it is copied.
@@ -75,6 +77,7 @@ class CapturedEnv(ManagerBasedRlEnv):
         reset_buf: [N + 1] bool, the robot's episode has ended in this step.
         reset_ids: [N + 1] int64, a robot whose episode has ended, else the spare world.
         reset_mask: [N + 1] bool, likewise, the spare world always.
+        physics: the halves of its step.
         constants: a context for code that is captured, or tried.
         steps: 0-d int32, on the device: how many there were.
         observations: what the last step observed, as ``obs_buf``.
@@ -105,6 +108,7 @@ class CapturedEnv(ManagerBasedRlEnv):
         self.statistics = EpisodeStatistics(self._everyone.device)
         self.statistics.declare(*names_of_statistics(self))
         self.state = State([(name, getattr(self, name)) for name in STATEFUL])
+        self.physics = Physics(self.sim)
         self.constants = HostConstants(self._everyone.device)
         self.hoisted: list[trial.Hoisted] = []
         self.refused: list[trial.Refusal] = []
@@ -175,16 +179,26 @@ class CapturedEnv(ManagerBasedRlEnv):
         self.observations = copied(self.obs_buf)
         self._settings = Settings([cfg for _, _, cfg in trial.terms(self)])
         if self._graphs is None:
+            self._settings.note()
             return Sequence(step_pieces(self), self.state, None, self.constants, nullcontext)
         self.refused += trial.hoist(self, self._as_captured)
         pieces = self._with_hoisted(step_pieces(self))
         self.refused += trial.refuse(self, pieces, self._as_captured)
+        self._spare_the_forces(pieces)
         for refusal in self.refused:
             print(f"captured step: {refusal.name} runs between graphs, {refusal.milliseconds:.2f} ms: {refusal.reason}")
         entities = [entity for entity in self.scene.entities.values() if isinstance(entity.data, EntityData)]
         sequence = Sequence(pieces, self.state, self._graphs, self.constants, lambda: shared_reads(entities))
         self._capture(sequence)
         return sequence
+
+    def _spare_the_forces(self, pieces: list[Piece]) -> None:
+        """End the step with half of ``forward`` where nothing reads the other half."""
+        if not self.physics.halved:
+            return
+        place = [piece.name for piece in pieces].index(KINEMATICS)
+        if not trial.reads_forces(self, pieces[place + 1 :]):
+            pieces[place].run = self.physics.first_half
 
     def _with_hoisted(self, pieces: list[Piece]) -> list[Piece]:
         result = []

@@ -1,4 +1,8 @@
-"""MuJoCo Warp's own graphs, made for a step that is captured around them."""
+"""Physics in two halves: what depends on positions and velocities, and what depends on controls too.
+
+mjlab ends a step with ``forward``, and begins the next one with a step of physics, which computes all of that again
+from the same state. Here the end computes the first half, and the first step of physics only goes on with the second.
+"""
 
 from __future__ import annotations
 
@@ -7,136 +11,99 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import mujoco
 import mujoco_warp
+import torch
 import warp as wp
 from mjlab.sim.sim import Simulation
 
-
-def first_substep(model: Any, data: Any) -> None:
-    """A step of physics from a state whose kinematics, contacts and constraints are those of ``forward`` just before.
-
-    ``mujoco_warp.step`` without what depends on positions and velocities only: since ``forward`` nothing but controls
-    and applied forces may have changed.
-    """
-    mujoco_warp.step2(model, data)
+INTEGRATORS = {
+    mujoco_warp.IntegratorType.EULER: mujoco_warp.euler,
+    mujoco_warp.IntegratorType.IMPLICIT: mujoco_warp.implicit,
+    mujoco_warp.IntegratorType.IMPLICITFAST: mujoco_warp.implicit,
+}
 
 
-class PhysicsGraphs:
-    """The graphs of a simulation: a step, the first one after ``forward``, and ``forward``.
+class Physics:
+    """The halves of a simulation's step.
 
-    MuJoCo Warp allocates its workspace anew in every call. In a graph each of these allocations is a node, and so is
-    each release. Here the workspace is allocated once, and the graphs hold kernels alone.
-
-    Args:
-        sim: the simulation.
+    Attributes:
+        halved: whether its step can be halved.
+        first_half, second_half: as the functions of these names; there if it can be.
     """
 
     def __init__(self, sim: Simulation) -> None:
+        self.halved = _can_be_halved(sim.wp_model) and not sim.nan_guard.enabled
+        if self.halved:
+            self.first_half = _program(sim, first_half)
+            self.second_half = _program(sim, second_half)
         self._sim = sim
-        self._workspaces: list[list[wp.array]] = []
 
-    def capture(self, run: Callable[[Any, Any], None], conditional: bool = True, kept: bool = True) -> Any:
-        """A graph of ``run(model, data)``. The state is that of some steps later afterwards."""
-        sim = self._sim
-        before = sim.wp_model.opt.graph_conditional
-        sim.wp_model.opt.graph_conditional = conditional
-        workspace: list[wp.array] = []
-        try:
-            with _no_garbage_collection(), wp.ScopedDevice(sim.wp_device):
-                if not kept:
-                    with wp.ScopedCapture() as capture:
-                        run(sim.wp_model, sim.wp_data)
-                    return capture.graph
-                with _allocating(workspace):
-                    run(sim.wp_model, sim.wp_data)
-                wp.synchronize_device(sim.wp_device)
-                with wp.ScopedCapture() as capture, _reusing(workspace):
-                    run(sim.wp_model, sim.wp_data)
-            self._workspaces.append(workspace)
-            return capture.graph
-        finally:
-            sim.wp_model.opt.graph_conditional = before
+    def forces(self) -> list[torch.Tensor]:
+        """What the first half leaves as the last step of physics had it, but for contact sensors: views."""
+        model, data = self._sim.mj_model, self._sim.data
+        views = [getattr(data, name)[:] for name in FORCES]
+        of_forces = model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC
+        for sensor in (of_forces & (model.sensor_type != mujoco.mjtSensor.mjSENS_CONTACT)).nonzero()[0]:
+            first = model.sensor_adr[sensor]
+            views.append(data.sensordata[:, first : first + model.sensor_dim[sensor]])
+        return views
 
 
-WARP_TYPES = {float: wp.float32, int: wp.int32, bool: wp.bool}
-
-NAMES = ("empty", "zeros", "full", "empty_like", "zeros_like", "full_like", "clone")
-
-
-@contextmanager
-def _patched(replacements: dict[str, Callable[..., wp.array]]) -> Iterator[None]:
-    originals = {name: getattr(wp, name) for name in replacements}
-    for name, replacement in replacements.items():
-        setattr(wp, name, replacement)
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(wp, name, original)
+FORCES = (
+    "qacc",
+    "qacc_smooth",
+    "qfrc_smooth",
+    "qfrc_actuator",
+    "qfrc_constraint",
+    "actuator_force",
+    "cacc",
+    "cfrc_int",
+)
 
 
-def _allocating(workspace: list[wp.array]) -> Any:
-    """A context in which every array that is allocated is kept in ``workspace``."""
-
-    def keeping(name: str) -> Callable[..., wp.array]:
-        original = getattr(wp, name)
-
-        def allocate(*arguments: Any, **named: Any) -> wp.array:
-            array = original(*arguments, **named)
-            workspace.append(array)
-            return array
-
-        return allocate
-
-    return _patched({name: keeping(name) for name in NAMES})
+def _can_be_halved(model: Any) -> bool:
+    """Whether a step of ``model`` is the two halves: not with Runge-Kutta, sleeping, energy or callbacks."""
+    flags = mujoco_warp.EnableBit.SLEEP | mujoco_warp.EnableBit.ENERGY
+    return model.opt.integrator in INTEGRATORS and not model.opt.enableflags & flags and not model.callback.control
 
 
-@contextmanager
-def _reusing(workspace: list[wp.array]) -> Iterator[None]:
-    """A context in which arrays that are allocated are those of ``workspace``, in the same order.
+def first_half(model: Any, data: Any) -> None:
+    """As ``mujoco_warp.forward`` up to velocities. What sensors show of forces and accelerations stays."""
+    mujoco_warp.fwd_position(model, data, factorize=False)
+    mujoco_warp.sensor_pos(model, data)
+    mujoco_warp.fwd_velocity(model, data)
+    mujoco_warp.sensor_vel(model, data)
 
-    Raises:
-        RuntimeError: others are asked for than were before.
-    """
-    left = iter(workspace)
 
-    def next_like(shape: Any, dtype: Any) -> wp.array:
-        array = next(left, None)
-        wanted = (shape,) if isinstance(shape, int) else tuple(shape)
-        if array is None or tuple(array.shape) != wanted or array.dtype != WARP_TYPES.get(dtype, dtype):
-            raise RuntimeError("MuJoCo Warp has asked for other workspace than in the call before")
-        return array
+def second_half(model: Any, data: Any) -> None:
+    """The rest of ``mujoco_warp.step``, from a state whose first half is there: the same to the bit."""
+    data.sensordata.zero_()  # as step does; what was there of the first half comes again
+    mujoco_warp.sensor_pos(model, data)
+    mujoco_warp.sensor_vel(model, data)
+    mujoco_warp.fwd_actuation(model, data)
+    mujoco_warp.fwd_acceleration(model, data, factorize=True)
+    mujoco_warp.solve(model, data)
+    mujoco_warp.sensor_acc(model, data)
+    INTEGRATORS[model.opt.integrator](model, data)
 
-    def empty(shape: Any = None, dtype: Any = float, **named: Any) -> wp.array:
-        return next_like(shape, dtype)
 
-    def zeros(shape: Any = None, dtype: Any = float, **named: Any) -> wp.array:
-        array = next_like(shape, dtype)
-        array.zero_()
-        return array
+def _program(sim: Simulation, run: Callable[[Any, Any], None]) -> Callable[[], None]:
+    """What does ``run(model, data)``: launches a graph of it, where the simulation uses graphs."""
+    model, data, graph = sim.wp_model, sim.wp_data, None
+    if sim.use_cuda_graph:
+        with _no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
+            run(model, data)
+        graph = capture.graph
 
-    def full(shape: Any = None, value: Any = 0, dtype: Any = None, **named: Any) -> wp.array:
-        array = next_like(shape, dtype or type(value))
-        array.fill_(value)
-        return array
+    def launch() -> None:
+        with wp.ScopedDevice(sim.wp_device):
+            if graph is not None:
+                wp.capture_launch(graph)
+            else:
+                run(model, data)
 
-    def empty_like(src: wp.array, **named: Any) -> wp.array:
-        return next_like(src.shape, src.dtype)
-
-    def zeros_like(src: wp.array, **named: Any) -> wp.array:
-        return zeros(src.shape, src.dtype)
-
-    def full_like(src: wp.array, value: Any, **named: Any) -> wp.array:
-        return full(src.shape, value, src.dtype)
-
-    def clone(src: wp.array, **named: Any) -> wp.array:
-        array = next_like(src.shape, src.dtype)
-        wp.copy(array, src)
-        return array
-
-    local = locals()
-    with _patched({name: local[name] for name in NAMES}):
-        yield
+    return launch
 
 
 @contextmanager

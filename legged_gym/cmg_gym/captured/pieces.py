@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from cmg_gym.captured.env import CapturedEnv
 
 
+KINEMATICS = "kinematics"
+
+
 def step_pieces(env: CapturedEnv) -> list[Piece]:
     """The whole step, in order: see ``ManagerBasedRlEnv.step``."""
     pieces = [Piece("actions", lambda: env.action_manager.process_action(env.action_in))]
-    for _ in range(env.cfg.decimation):
+    for substep in range(env.cfg.decimation):
+        step = env.physics.second_half if substep == 0 and env.physics.halved else env.sim.step
         pieces += [
             Piece("actuators", lambda: _drive(env)),
-            Piece("physics", env.sim.step, captured=False),
+            Piece("physics", step, captured=False),
             Piece("sensors", lambda: _sense_contacts(env)),
         ]
     pieces += [
@@ -44,7 +48,7 @@ def step_pieces(env: CapturedEnv) -> list[Piece]:
         Piece("reset", lambda: env.scene.reset(env.reset_ids)),
         *_reset_events(env),
         Piece("reset of the managers", lambda: _reset_managers(env)),
-        Piece("kinematics", env.sim.forward, captured=False),
+        Piece(KINEMATICS, env.sim.forward, captured=False),
     ]
     for name, term in terms_of_commands(env).items():
         pieces += _command(env, name, term)

@@ -127,6 +127,10 @@ class State:
         """The plain values by path."""
         return {path: value for path, value in self._values().items() if isinstance(value, PLAIN)}
 
+    def tensors(self) -> list[tuple[torch.Tensor, ...]]:
+        """The tensors that are there now."""
+        return [tensors for value in self._values().values() if (tensors := tensors_of(value)) is not None]
+
     def generators(self) -> list[torch.Generator]:
         """Random number generators of the terms' own, on a GPU."""
         values = self._values().values()

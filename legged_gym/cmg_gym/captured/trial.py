@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cmg_gym.captured.pieces import flat
+
 if TYPE_CHECKING:
     from cmg_gym.captured.env import CapturedEnv
     from cmg_gym.captured.graphs import Piece
@@ -169,6 +171,25 @@ def _is_ours(filename: str) -> bool:
 
 class CounterRead(RuntimeError):
     """A term reads the environment's step counter, a number of the host's."""
+
+
+def reads_forces(env: CapturedEnv, pieces: list[Piece]) -> bool:
+    """Whether ``pieces`` read forces or accelerations, but for what contact sensors show: found out by spoiling them.
+
+    The state is as before afterwards.
+    """
+    kept = [tensor for value in env.state.tensors() for tensor in value if tensor.is_floating_point()]
+    kept += flat(env.observations)
+    before, forces = [tensor.clone() for tensor in kept], env.physics.forces()
+    for force in forces:
+        force.fill_(torch.nan)
+    for piece in pieces:
+        piece.run()
+    read = any(int(tensor.isnan().sum()) > int(old.isnan().sum()) for tensor, old in zip(kept, before, strict=True))
+    for tensor, old in zip(kept, before, strict=True):
+        tensor.copy_(old)
+    env.sim.forward()
+    return read
 
 
 def milliseconds(run: Callable[[], Any], env: CapturedEnv, count: int = 5) -> float:
