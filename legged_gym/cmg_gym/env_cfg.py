@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 
 from mjlab.envs import ManagerBasedRlEnvCfg, mdp
 from mjlab.envs.mdp import dr
@@ -23,12 +25,14 @@ from mjlab.tasks.velocity import mdp as velocity_mdp
 from mjlab.terrains import TerrainEntityCfg
 from mjlab.utils.noise import UniformNoiseCfg
 from mjlab.viewer import ViewerConfig
+from mujoco import MjSpec, mjtSensor  # pyright: ignore[reportAttributeAccessIssue]
 
 from cmg_gym.mdp import observations as obs
 from cmg_gym.mdp import rewards
 from cmg_gym.mdp.command_stages import FULL_RANGE
 from cmg_gym.mdp.curriculum import command_stage, push_range
 from cmg_gym.mdp.episodes import StartNoise
+from cmg_gym.mdp.pushes import push_by_setting_velocity
 from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
 from cmg_gym.mdp.residual_action import ResidualJointActionCfg
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
@@ -97,6 +101,7 @@ def _scene(robot: RobotCfg, delay_steps: int) -> SceneCfg:
     )
     entity = copy.deepcopy(robot.entity())  # the actuators in it are shared by all of mjlab
     assert entity.articulation is not None
+    entity.spec_fn = functools.partial(_without_costly_sensors, entity.spec_fn)
     for actuator in entity.articulation.actuators:
         actuator.delay_max_lag = delay_steps
     return SceneCfg(
@@ -106,6 +111,18 @@ def _scene(robot: RobotCfg, delay_steps: int) -> SceneCfg:
         num_envs=1,
         extent=2.0,
     )
+
+
+COSTLY_SENSORS = (mjtSensor.mjSENS_ACCELEROMETER, mjtSensor.mjSENS_SUBTREEANGMOM)
+"""For which MuJoCo computes accelerations and momenta of all bodies, an eighth of a step; no term reads them."""
+
+
+def _without_costly_sensors(make_spec: Callable[[], MjSpec]) -> MjSpec:
+    spec = make_spec()
+    for sensor in list(spec.sensors):
+        if sensor.type in COSTLY_SENSORS:
+            spec.delete(sensor)
+    return spec
 
 
 def _reference(robot: RobotCfg, play: bool) -> ReferenceCommandCfg:
@@ -222,7 +239,7 @@ def _randomisation(robot: RobotCfg) -> dict[str, EventTermCfg]:
     feet = SceneEntityCfg("robot", geom_names=(robot.sole_geoms,))
     return {
         "push_robot": EventTermCfg(
-            func=mdp.push_by_setting_velocity,
+            func=push_by_setting_velocity,
             mode="interval",
             interval_range_s=(1.0, 3.0),
             params={"velocity_range": push_range(robot.stages[0].push)},

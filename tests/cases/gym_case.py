@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mjlab.envs import ManagerBasedRlEnv
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 
 from cmg_export.compile.onnx import export_onnx
 from cmg_export.compile.weights import one_product_weights
@@ -120,7 +120,18 @@ def make_env(
     engine: Path, num_envs: int, seed: int, *, play: bool, gravity: bool = True, falls: bool = False,
     delay_steps: int = 0, device: str = "cpu", **reference: Any,
 ) -> ManagerBasedRlEnv:  # fmt: skip
-    """The task's environment, for the robot of the engine.
+    """The environment of :func:`make_cfg`, as mjlab makes it."""
+    cfg = make_cfg(
+        engine, num_envs, seed, play=play, gravity=gravity, falls=falls, delay_steps=delay_steps, **reference
+    )
+    return ManagerBasedRlEnv(cfg, device)
+
+
+def make_cfg(
+    engine: Path, num_envs: int, seed: int, *, play: bool, gravity: bool = True, falls: bool = False,
+    delay_steps: int = 0, **reference: Any,
+) -> ManagerBasedRlEnvCfg:  # fmt: skip
+    """The task's configuration, for the robot of the engine.
 
     Args:
         play: without noise, randomisation and curriculum.
@@ -141,7 +152,7 @@ def make_env(
     if not gravity:
         cfg.sim.mujoco.gravity = (0.0, 0.0, 0.0)
         command.start_height = 0.5
-    return ManagerBasedRlEnv(dataclasses.replace(cfg), device)
+    return dataclasses.replace(cfg)
 
 
 def zero(env: ManagerBasedRlEnv) -> torch.Tensor:

@@ -39,6 +39,11 @@ class NextEpisodes:
     dof_pos: torch.Tensor
     dof_vel: torch.Tensor
 
+    def copy_(self, other: NextEpisodes) -> None:
+        """Take the values of ``other``; the tensors stay where they are, as code that was captured needs them."""
+        for name in ("commands", "root", "dof_pos", "dof_vel"):
+            getattr(self, name).copy_(getattr(other, name))
+
 
 def disturbed(
     root: torch.Tensor, dof_pos: torch.Tensor, dof_vel: torch.Tensor, limits: torch.Tensor, noise: StartNoise | None

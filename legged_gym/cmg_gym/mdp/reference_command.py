@@ -13,6 +13,7 @@ from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
 from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
 
+from cmg_gym.mdp.captures import Captures
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
 from cmg_gym.mdp.episodes import NextEpisodes, StartNoise, disturbed
 from cmg_gym.mdp.ghost import ghost_of
@@ -90,6 +91,9 @@ class ReferenceCommand(CommandTerm):
 
     cfg: ReferenceCommandCfg
 
+    launches_graphs = True
+    """Its update: the engine's own, which cannot be part of another."""
+
     def __init__(self, cfg: ReferenceCommandCfg, env: ManagerBasedRlEnv) -> None:
         super().__init__(cfg, env)
         self.robot: Entity = env.scene[cfg.entity_name]
@@ -114,13 +118,15 @@ class ReferenceCommand(CommandTerm):
         self._wanted = torch.zeros(self.num_envs, 3, device=self.device)
         self._changed = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._until_change = 0
-        self._started: list[torch.Tensor] = []
+        self._starting = torch.zeros_like(self._changed)
         self._held = False
         self._ghost: MjModel | None = None
         everyone = torch.arange(self.num_envs, device=self.device)
         names = ("error_vel_xy", "error_yaw_rate", "error_joint")
-        self._sums = torch.zeros(len(names) + 1, self.num_envs, device=self.device)  # the last: of how many steps
-        self.metrics = dict(zip(names, self._sums, strict=False))
+        self._errors = torch.zeros(len(names), self.num_envs, device=self.device)  # means over the episode so far
+        self._num_measured = torch.zeros(self.num_envs, device=self.device)
+        self.metrics = dict(zip(names, self._errors, strict=True))
+        self._next: NextEpisodes | None = None
         self.draw_episodes()
         # The other managers look at the reference once before the first reset.
         self._start(everyone)
@@ -148,13 +154,13 @@ class ReferenceCommand(CommandTerm):
     def hold(self, command: torch.Tensor | Sequence[float]) -> None:
         """Give every environment its command [num_envs, 3] or [3] for good: from its next reset, or by a ramp from the
         next step on."""
-        self._wanted = (
-            torch.as_tensor(command, dtype=torch.float32, device=self.device).expand(self.num_envs, 3).clone()
-        )
+        wanted = torch.as_tensor(command, dtype=torch.float32, device=self.device)
+        self._wanted[: len(wanted) if wanted.dim() == 2 else None] = wanted
         self._held = True
         self._changed[:] = True
         self._until_change = 0
         self.draw_episodes()
+        self._graphs_are_outdated()
 
     def use_backend(self, backend: str) -> None:
         """Generate with another backend from here on; reset the environment next."""
@@ -162,6 +168,12 @@ class ReferenceCommand(CommandTerm):
         self.source = RealtimeSource(self.engine, self.states, self.offsets)
         self._changed[:] = False
         self.draw_episodes()
+        self._graphs_are_outdated()
+
+    def _graphs_are_outdated(self) -> None:
+        """Tell an environment that has captured this term's code: it reads other tensors, or takes other ways, now."""
+        if isinstance(self._env, Captures):
+            self._env.capture_again()
 
     def _load_engine(self, backend: str) -> Engine:
         cfg = self.cfg
@@ -179,7 +191,6 @@ class ReferenceCommand(CommandTerm):
 
     def reset(self, env_ids: torch.Tensor | slice | None) -> dict[str, float]:
         assert isinstance(env_ids, torch.Tensor)
-        self._sums[:-1, env_ids] /= self._sums[-1, env_ids].clamp(min=1)  # mjlab logs the mean over environments
         extras = super().reset(env_ids)
         self._changed[env_ids] = not self._held  # an episode starts under the command of its trajectory
         self._start(env_ids)
@@ -190,16 +201,23 @@ class ReferenceCommand(CommandTerm):
         commands = self._wanted if self._held else self.sampler.draw(self.num_envs)
         starts = self.states.draw(commands)
         frames, origin = starts.frames, self._env.scene.env_origins
-        zero = torch.zeros(self.num_envs, device=self.device)
-        heading = quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
+        heading = self._draw_headings()
         velocity = quat_apply(heading, quat_apply_inverse(frames.root_rot, frames.root_vel))
         height = frames.root_pos[:, 2] + self.cfg.start_height
         root_pos = torch.stack([origin[:, 0], origin[:, 1], origin[:, 2] + height], dim=1)
         root = torch.cat([root_pos, heading, velocity, frames.root_ang_vel], dim=1)
         limits = self.robot.data.soft_joint_pos_limits
         states = disturbed(root, frames.dof_pos, frames.dof_vel, limits, self.cfg.start_noise)
-        self._next = NextEpisodes(commands, *states)
+        drawn = NextEpisodes(commands, *states)
+        if self._next is None:
+            self._next = drawn
+        self._next.copy_(drawn)
         self.source.plan(starts, origin, heading, commands if self._held else None)
+
+    def _draw_headings(self) -> torch.Tensor:
+        """[num_envs, 4] quaternions (w, x, y, z) of random headings."""
+        zero = torch.zeros(self.num_envs, device=self.device)
+        return quat_from_euler_xyz(zero, zero, torch.empty_like(zero).uniform_(-math.pi, math.pi))
 
     def _start(self, env_ids: torch.Tensor) -> None:
         """Put the robots of ``env_ids`` into settled gait; the engine follows in :meth:`_update_command`.
@@ -208,24 +226,27 @@ class ReferenceCommand(CommandTerm):
         a current frame that goes with the robot's state.
         """
         following = self._next
+        assert following is not None
         self.robot.write_joint_state_to_sim(following.dof_pos[env_ids], following.dof_vel[env_ids], env_ids=env_ids)
         self.robot.write_root_state_to_sim(following.root[env_ids], env_ids=env_ids)
         self.robot.reset(env_ids=env_ids)
-        self._started.append(env_ids)
+        self._starting[env_ids] = True
 
     def _resample_command(self, env_ids: torch.Tensor) -> None:
         if self._held:
             return
+        assert self._next is not None
         self._wanted[env_ids] = self._next.commands[env_ids]
         self._changed[env_ids] = True
 
     def _update_command(self, env_ids: torch.Tensor | None) -> None:
         if env_ids is None:
             self.source.step()
-        for started in self._started:
-            self.source.start(started)
-            self._sums.index_fill_(1, started, 0.0)  # what mjlab has measured since the reset was of the episode before
-        self._started.clear()
+        self.source.start(self._starting)
+        # What mjlab has measured since the reset was of the episode before.
+        self._errors.masked_fill_(self._starting, 0.0)
+        self._num_measured.masked_fill_(self._starting, 0.0)
+        self._starting.zero_()
         if env_ids is None:
             self._pass_on_changes()
         else:
@@ -237,19 +258,20 @@ class ReferenceCommand(CommandTerm):
         self._until_change -= 1
         if self._until_change < 0:
             self._until_change = COMMANDS_EVERY - 1
-            changed = self._changed.nonzero().flatten()
-            if len(changed):
-                self.source.set_command(changed, self._wanted[changed])
-            self._changed[:] = False
+            self.source.set_command(self._changed, self._wanted)
+            self._changed.zero_()
             self.draw_episodes()
 
     def _update_metrics(self) -> None:
         data, target = self.robot.data, self.target
         velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        self._sums[-1] += 1
-        self.metrics["error_vel_xy"] += (velocity[:, :2] - self._command[:, :2]).norm(dim=1)
-        self.metrics["error_yaw_rate"] += (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs()
-        self.metrics["error_joint"] += (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt()
+        errors = (
+            (velocity[:, :2] - self._command[:, :2]).norm(dim=1),
+            (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs(),
+            (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt(),
+        )
+        self._num_measured += 1
+        self._errors += (torch.stack(errors) - self._errors) / self._num_measured
 
     def robot_heading(self) -> torch.Tensor:
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""

@@ -29,12 +29,12 @@ class ReferenceSource(Protocol):
         """
         ...
 
-    def start(self, env_ids: torch.Tensor) -> None:
-        """Begin anew as planned."""
+    def start(self, starting: torch.Tensor) -> None:
+        """The environments of ``starting`` [num_envs] bool begin anew as planned."""
         ...
 
-    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
-        """Change the commands of some environments to ``commands`` [n, 3]."""
+    def set_command(self, changed: torch.Tensor, commands: torch.Tensor) -> None:
+        """Those of ``changed`` [num_envs] bool get their rows of ``commands`` [num_envs, 3]."""
         ...
 
     def step(self) -> None:
@@ -69,15 +69,21 @@ class RealtimeSource:
         motion = starts.frames.dof_pos, starts.frames.dof_vel
         self._held = None if commands is None else (torch.cat(motion, dim=1), commands)
 
-    def start(self, env_ids: torch.Tensor) -> None:
+    def start(self, starting: torch.Tensor) -> None:
+        if self._held is None and starting.is_cuda:  # a graph with a mask: nobody has to know how many they are
+            self._planned.start(starting)
+            return
+        env_ids = starting.nonzero().flatten()
+        if len(env_ids) == 0:
+            return
         if self._held is None:  # what follows is in the pool; nothing has to be generated
             self._planned.start(env_ids)
             return
         given = (*self._held, self._planned.root_pos, self._planned.root_rot)
         self._engine.reset(env_ids, *(rows[env_ids] for rows in given))
 
-    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
-        self._engine.set_command(commands, env_ids)
+    def set_command(self, changed: torch.Tensor, commands: torch.Tensor) -> None:
+        self._engine.set_command(commands, changed)
 
     def step(self) -> None:
         self._engine.step()
@@ -111,11 +117,11 @@ class PregeneratedSource:
     ) -> None:
         self._starts = starts
 
-    def start(self, env_ids: torch.Tensor) -> None:
-        self._trajectory_ids[env_ids] = self._starts.trajectory_ids[env_ids]
-        self._frame_ids[env_ids] = self._starts.frame_ids[env_ids]
+    def start(self, starting: torch.Tensor) -> None:
+        for mine, planned in ((self._trajectory_ids, "trajectory_ids"), (self._frame_ids, "frame_ids")):
+            mine.copy_(torch.where(starting, getattr(self._starts, planned), mine))
 
-    def set_command(self, env_ids: torch.Tensor, commands: torch.Tensor) -> None:
+    def set_command(self, changed: torch.Tensor, commands: torch.Tensor) -> None:
         """Commands hold until the next start."""
 
     def step(self) -> None:

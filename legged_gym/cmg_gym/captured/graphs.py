@@ -1,0 +1,198 @@
+"""A sequence of pieces of code, run with as many of them as possible in CUDA graphs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cmg_gym.captured.state import State
+
+
+@dataclass
+class Piece:
+    """A part of the step.
+
+    Attributes:
+        name: for messages.
+        run: does it. Python code of a captured piece runs only while it is captured.
+        captured: whether it goes into a graph. Not: launches that are graphs themselves, and what cannot be captured.
+        pure: it only reads the simulation, so that what it computes from it twice may be computed once.
+    """
+
+    name: str
+    run: Callable[[], None]
+    captured: bool = True
+    pure: bool = False
+
+
+class Graph(Protocol):
+    """Records a function's work on the device once and repeats it on the same memory."""
+
+    def capture(self, run: Callable[[], None]) -> None:
+        """Record what ``run`` does, without doing it."""
+        ...
+
+    def replay(self) -> None:
+        """Do it."""
+        ...
+
+
+class Graphs(Protocol):
+    """Makes graphs."""
+
+    def begin(self) -> None:
+        """Those that are made from here on replace the others."""
+        ...
+
+    def new(self, generators: list[torch.Generator]) -> Graph:
+        """An empty graph, whose code draws from ``generators``, besides torch's own for the device."""
+        ...
+
+    def refusing(self) -> AbstractContextManager[Any]:
+        """A context in which what a graph does not allow raises a RuntimeError."""
+        ...
+
+
+class CudaGraphs:
+    """CUDA graphs on one stream, with memory in common: replayed in the order of their capture, one at a time.
+
+    Args:
+        stream: Warp's. mjlab writes simulation data on that one, wherever torch is.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def begin(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def new(self, generators: list[torch.Generator]) -> Graph:
+        return _CudaGraph(self._stream, self._pool, generators)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+
+class _CudaGraph:
+    def __init__(self, stream: torch.cuda.Stream, pool: Any, generators: list[torch.Generator]) -> None:
+        self._stream = stream
+        self._pool = pool
+        self._graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            self._graph.register_generator_state(generator)
+
+    def capture(self, run: Callable[[], None]) -> None:
+        with torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            run()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+class Sequence:
+    """Runs pieces in their order; neighbours that are captured share a graph.
+
+    Args:
+        pieces: what to run.
+        state: what they keep: see :meth:`State.settle`.
+        graphs: None: every piece runs as it is, at every step.
+        constants: a context in which constants of the host are on the device already; around captures.
+        sharing: a context in which what is read of the simulation is computed once; around pure pieces while they are
+            captured.
+    """
+
+    def __init__(
+        self,
+        pieces: list[Piece],
+        state: State,
+        graphs: Graphs | None,
+        constants: AbstractContextManager[Any],
+        sharing: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._pieces = pieces
+        self._state = state
+        self._graphs = graphs
+        self._constants = constants
+        self._sharing = sharing
+        self._program: list[Callable[[], None]] = [piece.run for piece in pieces]
+        self.num_graphs = 0
+
+    def capture(self) -> None:
+        """Capture the pieces that are to be, as they are now."""
+        if self._graphs is None:
+            return
+        self._state.keep()
+        self._graphs.begin()
+        self._program.clear()
+        self.num_graphs = 0
+        with _no_garbage_collection():
+            for captured, group in grouped(self._pieces):
+                if captured:
+                    graph = self._graphs.new(self._state.generators())
+                    graph.capture(lambda group=group: self._run_group(group))
+                    self._program.append(graph.replay)
+                    self.num_graphs += 1
+                else:
+                    self._program.extend(piece.run for piece in group)
+
+    def run(self) -> None:
+        """A step."""
+        for run in self._program:
+            run()
+
+    def _run_group(self, group: list[Piece]) -> None:
+        with self._constants:
+            self._run_pieces(group)
+            self._state.settle()
+
+    def _run_pieces(self, group: list[Piece]) -> None:
+        for pure, pieces in _by(group, lambda piece: piece.pure):
+            if not pure:
+                for piece in pieces:
+                    piece.run()
+                continue
+            with self._sharing():
+                for piece in pieces:
+                    piece.run()
+
+
+def grouped(pieces: list[Piece]) -> list[tuple[bool, list[Piece]]]:
+    """Neighbours that are captured, and that are not, together."""
+    return _by(pieces, lambda piece: piece.captured)
+
+
+def _by(pieces: list[Piece], trait: Callable[[Piece], bool]) -> list[tuple[bool, list[Piece]]]:
+    groups: list[tuple[bool, list[Piece]]] = []
+    for piece in pieces:
+        if not groups or groups[-1][0] != trait(piece):
+            groups.append((trait(piece), []))
+        groups[-1][1].append(piece)
+    return groups
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What is collected during a capture would free memory of other graphs in the middle of it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,118 @@
+"""Physics in two halves: what depends on positions and velocities, and what depends on controls too.
+
+mjlab ends a step with ``forward``, and begins the next one with a step of physics, which computes all of that again
+from the same state. Here the end computes the first half, and the first step of physics only goes on with the second.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import mujoco_warp
+import torch
+import warp as wp
+from mjlab.sim.sim import Simulation
+
+INTEGRATORS = {
+    mujoco_warp.IntegratorType.EULER: mujoco_warp.euler,
+    mujoco_warp.IntegratorType.IMPLICIT: mujoco_warp.implicit,
+    mujoco_warp.IntegratorType.IMPLICITFAST: mujoco_warp.implicit,
+}
+
+
+class Physics:
+    """The halves of a simulation's step.
+
+    Attributes:
+        halved: whether its step can be halved.
+        first_half, second_half: as the functions of these names; there if it can be.
+    """
+
+    def __init__(self, sim: Simulation) -> None:
+        self.halved = _can_be_halved(sim.wp_model) and not sim.nan_guard.enabled
+        if self.halved:
+            self.first_half = _program(sim, first_half)
+            self.second_half = _program(sim, second_half)
+        self._sim = sim
+
+    def forces(self) -> list[torch.Tensor]:
+        """What the first half leaves as the last step of physics had it, but for contact sensors: views."""
+        model, data = self._sim.mj_model, self._sim.data
+        views = [getattr(data, name)[:] for name in FORCES]
+        of_forces = model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC
+        for sensor in (of_forces & (model.sensor_type != mujoco.mjtSensor.mjSENS_CONTACT)).nonzero()[0]:
+            first = model.sensor_adr[sensor]
+            views.append(data.sensordata[:, first : first + model.sensor_dim[sensor]])
+        return views
+
+
+FORCES = (
+    "qacc",
+    "qacc_smooth",
+    "qfrc_smooth",
+    "qfrc_actuator",
+    "qfrc_constraint",
+    "actuator_force",
+    "cacc",
+    "cfrc_int",
+)
+
+
+def _can_be_halved(model: Any) -> bool:
+    """Whether a step of ``model`` is the two halves: not with Runge-Kutta, sleeping, energy or callbacks."""
+    flags = mujoco_warp.EnableBit.SLEEP | mujoco_warp.EnableBit.ENERGY
+    return model.opt.integrator in INTEGRATORS and not model.opt.enableflags & flags and not model.callback.control
+
+
+def first_half(model: Any, data: Any) -> None:
+    """As ``mujoco_warp.forward`` up to velocities. What sensors show of forces and accelerations stays."""
+    mujoco_warp.fwd_position(model, data, factorize=False)
+    mujoco_warp.sensor_pos(model, data)
+    mujoco_warp.fwd_velocity(model, data)
+    mujoco_warp.sensor_vel(model, data)
+
+
+def second_half(model: Any, data: Any) -> None:
+    """The rest of ``mujoco_warp.step``, from a state whose first half is there: the same to the bit."""
+    data.sensordata.zero_()  # as step does; what was there of the first half comes again
+    mujoco_warp.sensor_pos(model, data)
+    mujoco_warp.sensor_vel(model, data)
+    mujoco_warp.fwd_actuation(model, data)
+    mujoco_warp.fwd_acceleration(model, data, factorize=True)
+    mujoco_warp.solve(model, data)
+    mujoco_warp.sensor_acc(model, data)
+    INTEGRATORS[model.opt.integrator](model, data)
+
+
+def _program(sim: Simulation, run: Callable[[Any, Any], None]) -> Callable[[], None]:
+    """What does ``run(model, data)``: launches a graph of it, where the simulation uses graphs."""
+    model, data, graph = sim.wp_model, sim.wp_data, None
+    if sim.use_cuda_graph:
+        with _no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
+            run(model, data)
+        graph = capture.graph
+
+    def launch() -> None:
+        with wp.ScopedDevice(sim.wp_device):
+            if graph is not None:
+                wp.capture_launch(graph)
+            else:
+                run(model, data)
+
+    return launch
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What is collected during a capture would be released in the graph."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,114 @@
+"""The captured step: the same as mjlab's, with graphs that repeat what was recorded on the same memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
+from mjlab.utils.lab_api.math import quat_from_euler_xyz
+
+from cmg_gym.captured import CapturedEnv, TrainingEnv
+from cmg_gym.captured.pieces import flat
+from cmg_gym.mdp.reference_command import reference
+from gym_case import g1_engine, make_cfg
+from recorded_graph import RecordedGraphs
+
+pytestmark = pytest.mark.xdist_group("gym")
+
+ROBOTS = 6
+
+
+def same_draws(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
+    """The configuration without what draws as often as something happens: captured, it draws for every robot."""
+    reference_cfg: Any = cfg.commands["reference"]
+    reference_cfg.resampling_time_range = (0.3, 0.3)
+    reference_cfg.start_noise = None
+    cfg.events = {}
+    cfg.curriculum = {}
+    for term in cfg.observations["actor"].terms.values():
+        term.noise = None
+    cfg.episode_length_s = 0.9
+    return cfg
+
+
+def seeded_draws(env: ManagerBasedRlEnv, seed: int) -> None:
+    """Next episodes are the same in environments of other sizes and other random numbers before."""
+    term = reference(env)
+    source = env.unwrapped
+    generator = torch.Generator().manual_seed(seed)
+    states, sampler = term.states, term.sampler
+    count = ROBOTS + 1
+
+    def integers(low: int, high: int, rows: int) -> torch.Tensor:
+        return torch.randint(low, high, (count,), generator=generator)[:rows].to(source.device)
+
+    def draw(rows: int) -> torch.Tensor:
+        low, high = term.engine.command_range
+        return low + (high - low) * torch.rand(count, 3, generator=generator)[:rows].to(source.device)
+
+    def headings() -> torch.Tensor:
+        zero = torch.zeros(count)
+        yaw = 2 * math.pi * torch.rand(count, generator=generator)
+        return quat_from_euler_xyz(zero, zero, yaw)[: source.num_envs].to(source.device)
+
+    term._draw_headings = headings
+    states._integers, sampler.draw = integers, draw  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def beside_each_other(
+    make: Callable[[ManagerBasedRlEnvCfg], CapturedEnv], device: str, seed: int, steps: int, gravity: bool
+) -> None:
+    """The same actions in mjlab's environment and in ours."""
+    cfg = same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity))
+    plain, captured = ManagerBasedRlEnv(make_cfg_again(cfg), device), make(cfg)
+    vec = TrainingEnv(captured)
+    with torch.inference_mode():
+        for env in (plain, captured):
+            seeded_draws(env, seed)
+            reference(env)._until_change = 0
+            reference(env).draw_episodes()
+            env.reset()
+            torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        for step in range(steps):
+            action = 0.05 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator).to(device)
+            expected = plain.step(action)
+            observations, rewards, dones, extras = vec.step(action)
+            where = f"step {step}"
+            close(rewards, expected[1], where)
+            assert torch.equal(dones.bool(), expected[2] | expected[3]), where
+            assert torch.equal(extras["time_outs"], expected[3]), where
+            for mine, theirs in zip(flat(observations.to_dict()), flat(expected[0]), strict=True):
+                close(mine, theirs, where)
+            for index, name in enumerate(plain.reward_manager.active_terms):
+                ours = captured.reward_manager._step_reward[:ROBOTS, index]
+                close(ours, plain.reward_manager._step_reward[:, index], f"{where}, {name}")
+
+
+def close(mine: torch.Tensor, theirs: torch.Tensor, where: str) -> None:
+    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4, msg=lambda text: f"{where}: {text}")
+
+
+def make_cfg_again(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
+    """An environment changes its configuration."""
+    import copy
+
+    return copy.deepcopy(cfg)
+
+
+def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
+    return CapturedEnv(cfg, "cpu", graphs=RecordedGraphs())
+
+
+@pytest.mark.slow
+def test_a_captured_step_is_mjlabs_step(seed: int) -> None:
+    beside_each_other(recorded, "cpu", seed, 60, gravity=False)
+
+
+@pytest.mark.gpu
+def test_a_captured_step_is_mjlabs_step_on_a_gpu(seed: int) -> None:
+    beside_each_other(lambda cfg: CapturedEnv(cfg, "cuda:0"), "cuda:0", seed, 500, gravity=False)
