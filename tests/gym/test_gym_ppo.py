@@ -106,7 +106,8 @@ def test_two_processes_learn_what_one_learns_of_all_their_samples(
     tmp_path: Path, seed: int, name: str, on_gpus: bool
 ) -> None:
     method = "spawn" if on_gpus else "fork"  # a new process takes half a minute to import what this one has
-    torch.multiprocessing.start_processes(train_process, (tmp_path, seed, name, on_gpus), NUM_PROCESSES, start_method=method)  # pyright: ignore
+    given = (tmp_path, seed, name, on_gpus)
+    torch.multiprocessing.start_processes(train_process, given, NUM_PROCESSES, start_method=method)  # pyright: ignore
     files = [tmp_path / f"{rank}.pt" for rank in range(NUM_PROCESSES)]
     records = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
     one = make_one(PLAIN, NUM_PROCESSES * NUM_ENVS)

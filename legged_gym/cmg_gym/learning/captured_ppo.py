@@ -21,9 +21,9 @@ from cmg_runtime import EngineError
 
 
 class CapturedPPO(SharedNormalizationPPO):
-    """What :class:`~cmg_gym.ppo.SharedNormalizationPPO` does, while the host waits for the device only twice an iteration.
+    """:class:`~cmg_gym.ppo.SharedNormalizationPPO` on fixed buffers: the host waits for the device twice an iteration.
 
-    That is at the end of the rollout, where it asks whether the environment returned NaN, and at the end of the update.
+    Once at the end of the rollout, where it asks whether the environment returned NaN, and once at that of the update.
     Checkpoints are those of rsl_rl's PPO, and either loads the other's.
     """
 

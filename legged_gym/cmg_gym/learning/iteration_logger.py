@@ -20,9 +20,7 @@ class IterationLogger(Logger):
         named: rsl_rl's.
     """
 
-    def __init__(
-        self, algorithm: CapturedPPO, statistics: Callable[[], dict[str, float]], **named: Any
-    ) -> None:
+    def __init__(self, algorithm: CapturedPPO, statistics: Callable[[], dict[str, float]], **named: Any) -> None:
         super().__init__(**named, device="cpu")
         self._algorithm = algorithm
         self._statistics = statistics

@@ -123,7 +123,7 @@ class PolicyUpdate:
 
 
 def adapt(learning_rate: torch.Tensor, kl: torch.Tensor, desired_kl: float) -> None:
-    """Change ``learning_rate`` [] as rsl_rl does: down where ``kl`` [] is twice what is desired, up where it is half."""
+    """Change ``learning_rate`` [] as rsl_rl does: down where ``kl`` [] is above twice ``desired_kl``, up below half."""
     lower = (learning_rate / RATE_STEP).clamp(min=LOWEST_RATE)
     higher = (learning_rate * RATE_STEP).clamp(max=HIGHEST_RATE)
     raised = torch.where((kl < desired_kl / 2.0) & (kl > 0.0), higher, learning_rate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from rsl_rl.models import MLPModel
 from rsl_rl.modules import EmpiricalNormalization
@@ -28,9 +30,7 @@ class Rollout:
         self._actor, self._critic, self._storage, self._gamma = actor, critic, storage, gamma
         num_envs, device = storage.num_envs, storage.rewards.device
         self.actions = torch.zeros_like(storage.actions[0])
-        self.observations = TensorDict(
-            {group: torch.zeros_like(values[0]) for group, values in storage.observations.items()}, [num_envs]
-        )
+        self.observations = cast("TensorDict", storage.observations[0].clone())
         self.episodes = EndedEpisodes(storage.num_transitions_per_env, num_envs, device)
         self._values = torch.zeros_like(storage.values[0])
         self._rewards = torch.zeros_like(storage.rewards[0])
@@ -93,8 +93,8 @@ class Rollout:
         check_nan(self.observations, self._rewards, self._dones)
 
     def _take(self, observations: TensorDict) -> None:
-        for group, buffer in self.observations.items():
-            buffer.copy_(observations[group])
+        for buffer, values in zip(_tensors(self.observations), _tensors(observations), strict=True):
+            buffer.copy_(values)
 
     def _enqueue_act(self) -> None:
         actor, storage = self._actor, self._storage
@@ -104,8 +104,8 @@ class Rollout:
         # The draw of rsl_rl's own `sample`, which makes the host wait for the least standard deviation.
         self.actions.copy_(mean + std * torch.randn_like(mean))
         self._values.copy_(self._critic(self.observations))
-        for group, values in storage.observations.items():
-            self._store(values, self.observations[group])
+        for values, value in zip(_tensors(storage.observations), _tensors(self.observations), strict=True):
+            self._store(values, value)
         self._store(storage.actions, self.actions)
         self._store(storage.values, self._values)
         self._store(storage.actions_log_prob, actor.get_output_log_prob(self.actions))
@@ -115,7 +115,7 @@ class Rollout:
     def _enqueue_record(self) -> None:
         for model in (self._actor, self._critic):
             update_normalization(model, self.observations)
-        for value in (*self.observations.values(), self._rewards):
+        for value in (*_tensors(self.observations), self._rewards):
             self._has_nan |= value.isnan().any()
         self.episodes.add(self._step, self._rewards.squeeze(1), self._dones.squeeze(1))
         self._store(self._storage.rewards, self._rewards + self._gamma * (self._values * self._time_outs))
@@ -125,6 +125,11 @@ class Rollout:
     def _store(self, values: torch.Tensor, value: torch.Tensor) -> None:
         """Write ``value`` into ``values`` [num_steps, ...] at the current step, which only the device knows."""
         values.index_copy_(0, self._step, value.reshape(1, *values.shape[1:]))
+
+
+def _tensors(observations: TensorDict) -> list[torch.Tensor]:
+    """Those of all groups, in the order of their names."""
+    return [cast("torch.Tensor", observations[group]) for group in sorted(observations.keys())]
 
 
 def update_normalization(model: MLPModel, observations: TensorDict) -> None:
