@@ -31,8 +31,8 @@ class EndedEpisodes:
             dones: [num_envs] not 0 where an episode ends with it.
         """
         ended = dones.bool()
-        self._running[0] += rewards
-        self._running[1] += 1.0
+        self._running[0].add_(rewards)
+        self._running[1].add_(1.0)
         self._at_step.index_copy_(0, step, self._running.unsqueeze(0))
         self._ended.index_copy_(0, step, ended.unsqueeze(0))
         self._running.masked_fill_(ended, 0.0)
