@@ -19,20 +19,28 @@ class SharedNormalizationPPO(PPO):
     def compute_returns(self, obs: TensorDict) -> None:
         """As rsl_rl's, with advantages [steps, num_envs, 1] of mean 0 and standard deviation 1 over all GPUs."""
         super().compute_returns(obs)
+        self.normalize_advantages_together()
+
+    def normalize_advantages_together(self) -> None:
+        """What makes :meth:`compute_returns` so; nothing on one GPU."""
         if self.is_multi_gpu and not self.normalize_advantage_per_mini_batch:
             advantages = self.storage.returns - self.storage.values
             advantages -= _mean_over_processes(advantages.mean())
             count = advantages.numel() * self.gpu_world_size
             variance = _mean_over_processes(advantages.square().mean()) * count / (count - 1)
-            self.storage.advantages = advantages / (variance.sqrt() + 1e-8)
+            self.storage.advantages.copy_(advantages / (variance.sqrt() + 1e-8))
 
     def update(self) -> dict[str, float]:
-        """As rsl_rl's; before it, what the rollout has taught the normalisers of observations is shared."""
+        """As rsl_rl's, after :meth:`share_normalization`."""
+        self.share_normalization()
+        return super().update()
+
+    def share_normalization(self) -> None:
+        """Share what the rollout has taught the normalisers of observations; nothing on one GPU."""
         if self.is_multi_gpu:
             for model in (self._raw_actor, self._raw_critic):
                 if isinstance(model.obs_normalizer, EmpiricalNormalization):
                     share_statistics(model.obs_normalizer)
-        return super().update()
 
 
 @torch.inference_mode()  # as the rollouts in which rsl_rl updates these buffers

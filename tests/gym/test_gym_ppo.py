@@ -5,46 +5,27 @@ from __future__ import annotations
 import copy
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from rsl_rl.algorithms import PPO
-from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 
-from cmg_gym.ppo import SharedNormalizationPPO
-from cmg_gym.rl_cfg import make_rl_cfg
+from ppo_case import CAPTURED, OBS_DIMS, PLAIN, make_ppo
 
 NUM_PROCESSES = 2
 NUM_ENVS, NUM_STEPS, NUM_ROLLOUTS = 7, 5, 3
-OBS_DIMS = {"actor": 6, "critic": 9}
-NUM_ACTIONS = 3
 RECORDED = ("actions", "values", "actions_log_prob", "returns")
 
 Rollout = dict[str, torch.Tensor]
 
 
-def make_ppo(num_envs: int, rank: int | None = None, device: str = "cpu") -> SharedNormalizationPPO:
-    """The same weights in every process; one step by plain gradient descent, in which no rounding is blown up."""
+def make_one(name: str, num_envs: int, rank: int | None = None, device: str = "cpu") -> PPO:
+    """One step by plain gradient descent, in which no rounding is blown up."""
     world = None if rank is None else {"global_rank": rank, "local_rank": rank, "world_size": NUM_PROCESSES}
-    model = {"class_name": "MLPModel", "hidden_dims": (16,), "obs_normalization": True}
-    noise = {"class_name": "GaussianDistribution", "init_std": 0.5, "std_type": "scalar"}
-    ppo = {"class_name": make_rl_cfg().algorithm.class_name, "optimizer": "sgd", "learning_rate": 0.05}
-    ppo |= {"num_learning_epochs": 1, "num_mini_batches": 1}
-    ppo["max_grad_norm"] = 1e3  # clipped gradients would all be of one length
-    cfg = {"algorithm": ppo, "actor": {**model, "distribution_cfg": noise}, "critic": dict(model), "multi_gpu": world}
-    cfg |= {"obs_groups": {"actor": ["actor"], "critic": ["critic"]}, "num_steps_per_env": NUM_STEPS}
-    robots = SimpleNamespace(num_envs=num_envs, num_actions=NUM_ACTIONS)
-    observations = TensorDict({name: torch.zeros(num_envs, size) for name, size in OBS_DIMS.items()}, [num_envs])
-    kind = resolve_callable(cfg["algorithm"]["class_name"])
-    assert isinstance(kind, type) and issubclass(kind, SharedNormalizationPPO)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        algorithm = kind.construct_algorithm(observations.to(device), robots, cfg, device)  # pyright: ignore
-    assert isinstance(algorithm, SharedNormalizationPPO)
-    algorithm.train_mode()
-    return algorithm
+    once = {"optimizer": "sgd", "learning_rate": 0.05, "num_learning_epochs": 1, "num_mini_batches": 1}
+    # Clipped gradients would all be of one length.
+    return make_ppo(name, num_envs, NUM_STEPS, device, world, max_grad_norm=1e3, **once)
 
 
 def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollout:
@@ -77,7 +58,7 @@ def roll_out(algorithm: PPO, generator: torch.Generator, offset: float) -> Rollo
     return {name: value.cpu() for name, value in rollout.items()}
 
 
-def train_process(rank: int, folder: Path, seed: int, on_gpus: bool) -> None:
+def train_process(rank: int, folder: Path, seed: int, name: str, on_gpus: bool) -> None:
     device = f"cuda:{rank}" if on_gpus else "cpu"
     if on_gpus:
         torch.cuda.set_device(rank)
@@ -86,7 +67,7 @@ def train_process(rank: int, folder: Path, seed: int, on_gpus: bool) -> None:
     torch.distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=timedelta(minutes=2), **meeting)
     torch.manual_seed(seed + rank)
     generator = torch.Generator().manual_seed(seed + rank)
-    algorithm = make_ppo(NUM_ENVS, rank, device)
+    algorithm = make_one(name, NUM_ENVS, rank, device)
     record = []
     for _ in range(NUM_ROLLOUTS):
         rollout = roll_out(algorithm, generator, offset=float(rank))
@@ -119,13 +100,17 @@ NO_TWO = "needs two CUDA devices: `pytest -m gpu` where there are"
 TWO_GPUS = (pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < NUM_PROCESSES, reason=NO_TWO))
 
 
+@pytest.mark.parametrize("name", [PLAIN, CAPTURED], ids=["plain", "captured"])
 @pytest.mark.parametrize("on_gpus", [False, pytest.param(True, marks=TWO_GPUS)], ids=["cpu", "gpus"])
-def test_two_processes_learn_what_one_learns_of_all_their_samples(tmp_path: Path, seed: int, on_gpus: bool) -> None:
+def test_two_processes_learn_what_one_learns_of_all_their_samples(
+    tmp_path: Path, seed: int, name: str, on_gpus: bool
+) -> None:
     method = "spawn" if on_gpus else "fork"  # a new process takes half a minute to import what this one has
-    torch.multiprocessing.start_processes(train_process, (tmp_path, seed, on_gpus), NUM_PROCESSES, start_method=method)  # pyright: ignore
+    given = (tmp_path, seed, name, on_gpus)
+    torch.multiprocessing.start_processes(train_process, given, NUM_PROCESSES, start_method=method)  # pyright: ignore
     files = [tmp_path / f"{rank}.pt" for rank in range(NUM_PROCESSES)]
     records = [torch.load(file, map_location="cpu", weights_only=True) for file in files]
-    one = make_ppo(NUM_PROCESSES * NUM_ENVS)
+    one = make_one(PLAIN, NUM_PROCESSES * NUM_ENVS)
     seen = {name: torch.empty(0, size, dtype=torch.float64) for name, size in OBS_DIMS.items()}
     for together in zip(*records, strict=True):
         rollouts, saved, rates = map(list, zip(*together, strict=True))

@@ -21,17 +21,18 @@ NAMES = {
 }
 
 
-def trained_with(env: ManagerBasedRlEnv, gpus: int) -> dict[str, str | int]:
+def trained_with(env: ManagerBasedRlEnv, num_envs: int, gpus: int) -> dict[str, str | int]:
     """What goes into a checkpoint: the generator's hash, and the options that a resumed training may change.
 
     Args:
+        num_envs: robots on each GPU; a captured environment has a spare one beside them.
         gpus: how many train together; 1 on a CPU.
     """
     term = reference(env)
     return {
         "generator": term.engine.manifest.source["sha256"],
         "gpus": gpus,
-        "num_envs": env.num_envs,
+        "num_envs": num_envs,
         "mode": term.cfg.cmg_mode,
         "delay_steps": delay_steps(env.cfg),
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
 from torch.utils.tensorboard import SummaryWriter
 
+from cmg_gym.learning.captured_ppo import CapturedPPO
 from cmg_gym.learning.export import export_policy
+from cmg_gym.learning.iteration_logger import IterationLogger
 from cmg_gym.learning.resume import trained_with
 from cmg_gym.mdp.reference_command import reference
 from cmg_runtime.folder.kept_files import naming
@@ -19,19 +21,40 @@ from cmg_runtime.folder.kept_files import naming
 KEPT_EVERY = 250
 """Iterations between checkpoints that are kept for good; of the others the newest two are."""
 
+CAPTURED = {"cmg_gym.ppo:SharedNormalizationPPO": "cmg_gym.learning.captured_ppo:CapturedPPO"}
+"""Algorithms, and those that learn the same beside a captured environment."""
+
 CHECKPOINT = re.compile(r"model_(\d+)\.pt")
 
 
 class ResidualRunner(MjlabOnPolicyRunner):
     """Saves after every iteration and resumes behind the last one that was saved.
 
+    Beside a captured environment PPO and its log are captured, too. An algorithm of the user's own stays as it is.
+
     Attributes:
         trained_with: what goes into checkpoints of how they came about; see :mod:`cmg_gym.learning.resume`.
     """
 
-    def __init__(self, env: RslRlVecEnvWrapper, *arguments: Any, **named: Any) -> None:
-        super().__init__(env, *arguments, **named)
-        self.trained_with = trained_with(env.unwrapped, self.gpu_world_size)
+    def __init__(self, env: RslRlVecEnvWrapper, train_cfg: dict, *arguments: Any, **named: Any) -> None:
+        if getattr(env, "captured", None):
+            name = train_cfg["algorithm"]["class_name"]
+            train_cfg["algorithm"]["class_name"] = CAPTURED.get(name, name)
+        super().__init__(env, train_cfg, *arguments, **named)
+        if isinstance(self.alg, CapturedPPO):
+            self.cfg["check_for_nan"] = False  # it does so itself, without a wait in every step
+            self.logger = IterationLogger(
+                self.alg,
+                cast(Any, env).episode_statistics,
+                log_dir=self.logger.log_dir,
+                cfg=self.cfg,
+                env_cfg=env.cfg,
+                num_envs=env.num_envs,
+                is_distributed=self.is_distributed,
+                gpu_world_size=self.gpu_world_size,
+                gpu_global_rank=self.gpu_global_rank,
+            )
+        self.trained_with = trained_with(env.unwrapped, env.num_envs, self.gpu_world_size)
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
         """Train until iteration ``num_learning_iterations``, those of the resumed run included; then export."""
@@ -80,7 +103,6 @@ class ResidualRunner(MjlabOnPolicyRunner):
         saved = torch.load(path, map_location=map_location or self.device, weights_only=True)
         if self.alg.load(saved, load_cfg, strict):
             self.current_learning_iteration = saved["iter"] + 1
-            self.alg.learning_rate = self.alg.optimizer.param_groups[0]["lr"]
         self.env.unwrapped.common_step_counter = saved["infos"]["env_state"]["common_step_counter"]
         return saved["infos"]
 
