@@ -104,10 +104,10 @@ def test_a_place_that_cannot_be_written_and_an_interrupt_are_one_line(
 
     (tmp_path / "file").touch()
     given = ["--engine", str(folder), "--gpus", "0", "--logs", str(tmp_path / "file")]
-    monkeypatch.setattr(train, "launch_training", lambda task, config: Path(config.log_root, "run").mkdir(parents=True))
+    monkeypatch.setattr(train, "launch", lambda training: (training.logs / "run").mkdir(parents=True))
     assert train.main(given) == 2
     said = capsys.readouterr().err
     assert said.startswith("cmg_gym.train: ") and str(tmp_path / "file") in said and said.count("\n") == 1
-    monkeypatch.setattr(train, "launch_training", interrupt)
+    monkeypatch.setattr(train, "launch", interrupt)
     assert train.main(given) == 130
     assert capsys.readouterr().err == "cmg_gym.train: interrupted; --resume goes on behind the last saved iteration\n"
