@@ -121,7 +121,7 @@ EXPORT = Package(
         ("build",),
         ("bench", "soak", "demo", "verify", "plan_layers", "inspect"),
     ),
-    upwards=frozenset({"cmg_export.bench.time_share"}),
+    upwards=frozenset({"cmg_export.bench.time_share", "cmg_export.bench.training_speed"}),
 )
 
 ISAACGYM = Package(

@@ -104,7 +104,7 @@ def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in ("command_line.make_env", "export_checkpoint.export_policy", "train.launch"):
         monkeypatch.setattr(f"cmg_gym.{place}", build)
-    monkeypatch.setattr("cmg_export.bench.time_share.ManagerBasedRlEnv", build)
+    monkeypatch.setattr("cmg_export.bench.training_speed.make_env", build)
 
 
 def few_trajectories(monkeypatch: pytest.MonkeyPatch) -> None:
