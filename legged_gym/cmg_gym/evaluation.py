@@ -78,9 +78,7 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
     world = env.unwrapped
     term = reference(world)
     robots = slice(env.num_envs)  # a captured environment has a world more
-    commands = torch.zeros(world.num_envs, 3, device=env.device)
-    commands[robots] = command
-    term.hold(commands)
+    term.hold(command)
     observations, _ = env.reset()
     robot = term.robot
     sites = robot.find_sites(robot_of(term.engine.manifest).foot_sites, preserve_order=True)[0]
