@@ -36,6 +36,7 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
     (play, "--commands inf 0 0", "--commands is"),
+    (play, "--captured", "--captured is of the training environment"),
     (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),
     (train, "--seed -1", "--seed is -1"),
     (train, "--iterations -3", "--iterations is -3"),
