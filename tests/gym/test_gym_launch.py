@@ -36,10 +36,20 @@ def test_torchrun_starts_the_processes_and_nothing_else_does(monkeypatch: pytest
         training_of(Options(**options, gpus=1))
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("gym")
-def test_two_nodes_train_one_policy(tmp_path: Path, seed: int) -> None:
-    """Two torchruns as on two machines; they are on one, and on its CPU."""
+NO_TWO = "needs two CUDA devices: `pytest -m gpu` where there are"
+TWO_GPUS = (
+    pytest.mark.gpu,
+    pytest.mark.xdist_group("gym-gpu"),
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason=NO_TWO),
+)
+ON_CPU = (pytest.mark.slow, pytest.mark.xdist_group("gym"))
+
+
+@pytest.mark.parametrize(
+    "on_gpus", [pytest.param(False, marks=ON_CPU), pytest.param(True, marks=TWO_GPUS)], ids=["cpu", "gpus"]
+)
+def test_two_nodes_train_one_policy(tmp_path: Path, seed: int, on_gpus: bool) -> None:
+    """Two torchruns as on two machines; they are on one, with its CPU, or a GPU each."""
     engine, logs = g1_engine()[0], tmp_path / "logs"
     seed = seed % 2**31
     with socket.socket() as free:
@@ -47,7 +57,8 @@ def test_two_nodes_train_one_policy(tmp_path: Path, seed: int) -> None:
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost", "--master-port", str(port)]
-    options = ["--engine", str(engine), "--num-envs", "4", "--iterations", "1", "--gpus", "0", "--logs", str(logs)]
+    options = ["--engine", str(engine), "--num-envs", "4", "--iterations", "1", "--logs", str(logs)]
+    options += [] if on_gpus else ["--gpus", "0"]
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *meeting, "--node-rank", str(rank)]
@@ -55,18 +66,19 @@ def test_two_nodes_train_one_policy(tmp_path: Path, seed: int) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env={**environment, "CUDA_VISIBLE_DEVICES": str(rank)} if on_gpus else environment,
         )
         for rank in range(2)
     ]
     try:
-        said = [node.communicate(timeout=280)[0] for node in nodes]
+        said = [node.communicate(timeout=580)[0] for node in nodes]
     finally:
         for node in nodes:
             node.kill()
+    device = "cuda:0" if on_gpus else "cpu"
     for rank, (node, text) in enumerate(zip(nodes, said, strict=True)):
         assert node.returncode == 0, text
-        assert f"Training on cpu, process {rank + 1} of 2, seed {seed + rank}" in text
+        assert f"Training on {device}, process {rank + 1} of 2, seed {seed + rank}" in text
         assert ("Writing to" in text, "Learning iteration" in text) == (rank == 0,) * 2
     (run,) = (logs / "cmg_residual_g1").iterdir()
     (checkpoint,) = checkpoints(run)
