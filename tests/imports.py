@@ -121,7 +121,7 @@ EXPORT = Package(
         ("build",),
         ("bench", "soak", "demo", "verify", "plan_layers", "inspect"),
     ),
-    upwards=frozenset({"cmg_export.bench.time_share"}),
+    upwards=frozenset({"cmg_export.bench.time_share", "cmg_export.bench.training_speed"}),
 )
 
 ISAACGYM = Package(
@@ -149,7 +149,7 @@ GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
     (
-        ("mdp", "generator", "ppo", "curves", "drawing"),
+        ("mdp", "generator", "captured", "ppo", "curves", "drawing"),
         ("controller",),
         ("robots",),
         ("rl_cfg", "pictures"),

@@ -11,11 +11,10 @@ from typing import Annotated
 
 import torch
 import tyro
-from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
+from mjlab.envs import ManagerBasedRlEnvCfg, mdp
 from mjlab.managers import EventTermCfg
-from mjlab.rl import RslRlVecEnvWrapper
 
-from cmg_gym.drawing import require_renderer
+from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.learning.policies import Policy, load_policy, require_same_generator
 from cmg_gym.mdp.curriculum import push_range
@@ -52,6 +51,8 @@ class PolicyOptions:
     """The engine folder; the robot is the one with its joints."""
     backend: BackendOption = "auto"
     device: str = "cuda:0" if torch.cuda.is_available() else "cpu"
+    captured: bool = False
+    """On a GPU, step the training environment in CUDA graphs, as training does."""
     seed: int = 0
 
 
@@ -102,8 +103,8 @@ def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
 
 
 def open_policy(
-    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
-) -> tuple[RslRlVecEnvWrapper, Policy]:
+    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False
+) -> tuple[TrainingEnv, Policy]:
     """The play environment with episodes of ``seconds``, and the policy in it.
 
     Raises:
@@ -113,15 +114,11 @@ def open_policy(
     require_options(options)
     require_same_generator(options.policy, read_manifest(options.engine))
     resolve_device(options.device)
-    if render_mode is not None:
-        require_renderer()
-    env = open_env(options, num_envs, seconds, pushes, render_mode)
+    env = open_env(options, num_envs, seconds, pushes)
     return env, load_policy(options.policy, env)
 
 
-def open_env(
-    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False, render_mode: str | None = None
-) -> RslRlVecEnvWrapper:
+def open_env(options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False) -> TrainingEnv:
     """The play environment with episodes of ``seconds``."""
     require_room(num_envs, options.device)
     notice = f"Building the simulation of {num_envs} robots; kernels that were never compiled here take minutes."
@@ -140,4 +137,4 @@ def open_env(
             interval_range_s=(1.0, 3.0),
             params={"velocity_range": push_range(1.0)},
         )
-    return RslRlVecEnvWrapper(ManagerBasedRlEnv(cfg, options.device, render_mode=render_mode))
+    return TrainingEnv(make_env(cfg, options.device, None if options.captured else False))

@@ -45,16 +45,20 @@ def read_curve(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
     Raises:
         EngineError: there are none.
     """
-    (curve,) = _read(Path(folder), tag)
+    (curve,) = read_events(folder, tag)
     return list(curve), [value for value, _ in curve.values()]
 
 
-def _read(folder: Path, *tags: str) -> list[dict[int, tuple[float, float]]]:
-    """Of each tag, value and wall-clock time, s, of every iteration in order. A long run takes a second to read."""
+def read_events(folder: str | Path, *tags: str) -> list[dict[int, tuple[float, float]]]:
+    """Of each tag, value and wall-clock time, s, of every iteration in order. A long run takes a second to read.
+
+    Raises:
+        EngineError: there are none.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found: dict[str, dict[int, tuple[float, float]]] = {tag: {} for tag in tags}
-    for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.name):
+    for file in sorted(Path(folder).rglob("events.out.tfevents.*"), key=lambda file: file.name):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
         events.Reload()
         for tag in found.keys() & events.Tags()["scalars"]:
@@ -108,7 +112,7 @@ def table(runs: dict[str, Path], iterations: tuple[int, int] | None) -> str:
     Raises:
         EngineError: a run without these curves, or ``iterations`` that not every run has.
     """
-    curves = {label: _read(folder, REWARD, STEPS_PER_SECOND) for label, folder in runs.items()}
+    curves = {label: read_events(folder, REWARD, STEPS_PER_SECOND) for label, folder in runs.items()}
     common = sorted(set.intersection(*(set(curve) for both in curves.values() for curve in both)))
     if iterations is None and len(common) < 2:
         return "No table: there are no two iterations that every run has"

@@ -77,6 +77,7 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
     """Reset every robot and let it follow its command [N, 3] for ``num_steps``, or until it falls."""
     world = env.unwrapped
     term = reference(world)
+    robots = slice(env.num_envs)  # a captured environment has a world more
     term.hold(command)
     observations, _ = env.reset()
     robot = term.robot
@@ -84,18 +85,18 @@ def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor,
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in tqdm(range(num_steps), desc="episodes", unit="step", mininterval=1.0):
-        target = term.target.dof_pos.clone()  # the step overwrites it
+        target = term.target.dof_pos[robots].clone()  # the step overwrites it
         observations, _, _, _ = env.step(policy(observations))
-        alive = alive & ~world.reset_terminated
+        alive = alive & ~world.reset_terminated[robots]
         data = robot.data
-        velocity = term.robot_velocity()
-        contact = feet_in_contact(world, FEET_CONTACT)
-        speed = data.site_lin_vel_w[:, sites, :2].norm(dim=-1)
+        velocity = term.robot_velocity()[robots]
+        contact = feet_in_contact(world, FEET_CONTACT)[robots]
+        speed = data.site_lin_vel_w[robots, sites, :2].norm(dim=-1)
         slip = (speed * contact).sum(dim=1) / contact.sum(dim=1).clamp(min=1)
-        power = (data.qfrc_actuator * data.joint_vel).clamp(min=0).sum(dim=1)
-        columns.append((velocity, (data.joint_pos - target).square().mean(dim=1).sqrt(), slip, power, alive))
+        power = (data.qfrc_actuator * data.joint_vel)[robots].clamp(min=0).sum(dim=1)
+        columns.append((velocity, (data.joint_pos[robots] - target).square().mean(dim=1).sqrt(), slip, power, alive))
     velocity, joint_error, slip, power, survived = (torch.stack(column) for column in zip(*columns, strict=True))
-    return Episodes(term.command.clone(), velocity, joint_error, slip, power, survived, world.step_dt)
+    return Episodes(term.command[robots].clone(), velocity, joint_error, slip, power, survived, world.step_dt)
 
 
 def summarise(episodes: Episodes, grid: torch.Tensor) -> list[CommandResult]:

@@ -80,6 +80,8 @@ def draw(options: Options) -> None:
     command_line.require_options(options)
     if not options.warp and options.backend not in ("auto", "onnx"):
         raise EngineError(f"--backend is {options.backend}; the deployed loop runs onnx: leave it out, or add --warp")
+    if not options.warp and options.captured:
+        raise EngineError("--captured is of the training environment; leave it out, or add --warp")
     manifest = read_manifest(options.engine)
     require_same_generator(options.policy, manifest)
     resolve_device(options.device)

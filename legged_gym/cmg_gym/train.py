@@ -1,4 +1,4 @@
-"""``python -m cmg_gym.train``: train a policy with mjlab's launcher, on a CPU, a GPU or several."""
+"""``python -m cmg_gym.train``: train a policy, on a CPU, a GPU, several, or under torchrun on several machines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from mjlab.scripts.train import TrainConfig, launch_training
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.learning.launch import Process, Training, launch, started_process
 from cmg_gym.learning.resume import changes
 from cmg_gym.learning.runner import latest_checkpoint
 from cmg_gym.rl_cfg import make_rl_cfg
@@ -42,7 +42,9 @@ class Options:
     delay_steps: int = 0
     """Joint targets reach the actuators up to so many steps of physics (5 ms) late, at random."""
     gpus: int = 1 if torch.cuda.is_available() else 0
-    """0 trains on the CPU."""
+    """0 trains on the CPU. Under torchrun, which starts a process for each GPU itself, leave it out."""
+    captured: bool = True
+    """On a GPU, step the robots and update the policy in CUDA graphs. On a CPU there are none."""
     resume: bool = False
     """Go on from the newest checkpoint below the log folder."""
     logs: Path = Path("logs/rsl_rl")
@@ -60,53 +62,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: Options) -> None:
     """Launch the training and wait for its end."""
-    with naming(options.logs):  # of TensorBoard's files there, which mjlab writes
-        config = train_config(options)
-        launch_training(robot_of(read_manifest(options.engine)).task, config)
+    with naming(options.logs):  # of TensorBoard's files there, which rsl_rl writes
+        launch(training_of(options))
 
 
-def train_config(options: Options) -> TrainConfig:
-    """What mjlab's launcher takes.
+def training_of(options: Options) -> Training:
+    """What the launcher takes.
 
     Raises:
         EngineError: no engine, a number that cannot be, nothing to resume or only what another generator was trained
             with, or more GPUs than there are.
     """
+    started = started_process()
+    processes = started.world_size if started else max(options.gpus, 1)
     require_positive(options, "num_envs", "iterations")
     require_not_negative(options, "gpus", "delay_steps")
-    require_seed(options.seed, processes=max(options.gpus, 1))
+    require_seed(options.seed, processes)
     require_choice(options.backend, "backend", ("auto", *BACKENDS))
     if not re.fullmatch(r"[\w.+=-]*", options.run_name):
         raise EngineError(f"--run-name is {options.run_name!r}; expected letters, digits and . _ + = - only")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     robot = robot_of(manifest)
     checkpoint = newest_checkpoint(options.logs, robot) if options.resume else None
-    if options.gpus > torch.cuda.device_count():
-        raise EngineError(f"--gpus is {options.gpus} and torch sees {torch.cuda.device_count()}; 0 trains on the CPU")
+    require_gpus(options.gpus, started)
     command_line.require_room(options.num_envs, "cuda" if options.gpus else "cpu")
     env, agent = make_env_cfg(delay_steps=options.delay_steps, robot=robot), make_rl_cfg(robot)
     reference = command_line.reference_cfg(env)
     reference.engine = str(options.engine.resolve())
     reference.cmg_backend = options.backend
     reference.cmg_mode = options.mode
-    reference.trajectory_seed = options.seed  # mjlab gives the environment of every GPU another seed
+    reference.trajectory_seed = options.seed  # the environment of every process has another seed
     if options.mode == "pregenerated":
         reference.pregenerated_s = env.episode_length_s
     env.scene.num_envs = options.num_envs
     agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
     if checkpoint is not None:
         given = {
-            "gpus": max(options.gpus, 1),
+            "gpus": processes,
             "num_envs": options.num_envs,
             "mode": options.mode,
             "delay_steps": options.delay_steps,
         }
-        print(f"Going on from {checkpoint}", *changes(checkpoint, manifest, given), sep="\n  ", flush=True)
-        agent.resume = True
-        agent.load_run = f"^{re.escape(checkpoint.parent.name)}$"
-        agent.load_checkpoint = f"^{re.escape(checkpoint.name)}$"
-    gpu_ids = list(range(options.gpus)) or None
-    return TrainConfig(env=env, agent=agent, log_root=str(options.logs), gpu_ids=gpu_ids)
+        changed = changes(checkpoint, manifest, given)
+        if started is None or started.rank == 0:
+            print(f"Going on from {checkpoint}", *changed, sep="\n  ", flush=True)
+    captured = None if options.captured else False  # None: where there is a GPU
+    return Training(env, agent, options.logs, options.gpus, captured, checkpoint)
+
+
+def require_gpus(gpus: int, started: Process | None) -> None:
+    """Refuse more GPUs than torch sees, and to start processes where they are started already.
+
+    Raises:
+        EngineError: says which.
+    """
+    seen = torch.cuda.device_count()
+    if started is None:
+        if gpus > seen:
+            raise EngineError(f"--gpus is {gpus} and torch sees {seen}; 0 trains on the CPU")
+    elif gpus > 1:
+        raise EngineError(f"--gpus is {gpus} under torchrun, which starts a process for each GPU; leave it out")
+    elif gpus and started.local_rank >= seen:
+        raise EngineError(f"torchrun has started process {started.local_rank + 1} here and torch sees {seen} GPUs")
 
 
 def newest_checkpoint(logs: Path, robot: RobotCfg) -> Path:

@@ -102,9 +102,9 @@ def refuse_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*arguments: object) -> None:
         raise AssertionError("an environment is built")
 
-    for place in ("command_line.ManagerBasedRlEnv", "export_checkpoint.export_policy", "train.launch_training"):
+    for place in ("command_line.make_env", "export_checkpoint.export_policy", "train.launch"):
         monkeypatch.setattr(f"cmg_gym.{place}", build)
-    monkeypatch.setattr("cmg_export.bench.time_share.ManagerBasedRlEnv", build)
+    monkeypatch.setattr("cmg_export.bench.training_speed.make_env", build)
 
 
 def few_trajectories(monkeypatch: pytest.MonkeyPatch) -> None:

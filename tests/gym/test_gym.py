@@ -16,17 +16,17 @@ import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnvCfg
 from mjlab.tasks.registry import list_tasks, load_env_cfg
-from mjlab.utils.os import get_checkpoint_path
 
 from cmg_gym import train
 from cmg_gym.evaluation import Episodes, summarise
+from cmg_gym.learning.launch import run_training
 from cmg_gym.learning.runner import KEPT_EVERY, stale_checkpoints
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
 from cmg_gym.mdp.reference_sources import PregeneratedSource
 from cmg_gym.mdp.start_states import SETTLE_FRAMES, StartStates
 from cmg_gym.robots import G1, ROBOTS, robot_of
 from cmg_gym.tasks import TASK
-from cmg_gym.train import Options, train_config
+from cmg_gym.train import Options, training_of
 from cmg_runtime import EngineError, load_engine, read_manifest
 from cmg_runtime.commands.sampler import STRATEGIES
 from gym_case import g1_engine
@@ -45,10 +45,10 @@ import sys, cloudpickle, mjlab
 from mjlab.tasks.registry import list_tasks, load_runner_cls
 from rsl_rl.utils import resolve_callable
 found = sys.argv[2] in list_tasks()
-task, config = cloudpickle.loads(open(sys.argv[1], 'rb').read())
-algorithm = resolve_callable(config.agent.algorithm.class_name).__name__
-seed = config.env.commands['reference'].trajectory_seed
-print(found, load_runner_cls(task).__name__, algorithm, config.env.scene.num_envs, seed)
+run, training = cloudpickle.loads(open(sys.argv[1], 'rb').read())
+algorithm = resolve_callable(training.agent.algorithm.class_name).__name__
+seed = training.env.commands['reference'].trajectory_seed
+print(found, load_runner_cls(sys.argv[2]).__name__, run.__name__, algorithm, training.env.scene.num_envs, seed)
 """
 
 
@@ -64,14 +64,14 @@ def test_mjlab_and_its_workers_find_the_tasks(folder: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("cmg_gym.command_line.require_room", lambda *_: None)  # of GPUs that are not there
-    config = train_config(Options(num_envs=5, engine=folder, gpus=2, seed=11))
-    assert config.gpu_ids == [0, 1]
-    (tmp_path / "sent").write_bytes(cloudpickle.dumps((TASK, config)))
+    training = training_of(Options(num_envs=5, engine=folder, gpus=2, seed=11))
+    assert training.gpus == 2
+    (tmp_path / "sent").write_bytes(cloudpickle.dumps((run_training, training)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", WORKER, str(tmp_path / "sent"), TASK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     found, worker = done.stdout.splitlines()[-1].split(" ", 1)
-    assert worker == "ResidualRunner SharedNormalizationPPO 5 11", done.stderr
+    assert worker == "ResidualRunner run_training SharedNormalizationPPO 5 11", done.stderr
     installed = "cmg_gym" in {entry.name for entry in importlib.metadata.entry_points(group="mjlab.tasks")}
     assert found == str(installed)
 
@@ -171,14 +171,14 @@ def test_old_checkpoints_go(tmp_path: Path) -> None:
 
 def test_train_options_reach_the_configuration(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    monkeypatch.setattr(train, "launch_training", lambda *given: launched.append(given))
-    numbers = Options(num_envs=7, iterations=9, gpus=0, delay_steps=2, logs=tmp_path)
+    monkeypatch.setattr(train, "launch", launched.append)
+    numbers = Options(num_envs=7, iterations=9, gpus=0, delay_steps=2, logs=tmp_path, captured=False)
     train.train(dataclasses.replace(numbers, engine=folder, backend="torch", mode="pregenerated"))
-    ((task, config),) = launched
-    assert task == TASK
-    assert (lags(config.env), lags(load_env_cfg(TASK))) == ({2}, {0})
-    command = config.env.commands["reference"]
-    assert (config.env.scene.num_envs, config.agent.max_iterations, config.gpu_ids) == (7, 9, None)
+    (given,) = launched
+    assert (lags(given.env), lags(load_env_cfg(TASK))) == ({2}, {0})
+    command = given.env.commands["reference"]
+    assert (given.env.scene.num_envs, given.agent.max_iterations, given.gpus) == (7, 9, 0)
+    assert given.captured is False and given.checkpoint is None
     assert (command.engine, command.cmg_backend, command.cmg_mode) == (str(folder.resolve()), "torch", "pregenerated")
 
 
@@ -195,7 +195,7 @@ def test_the_engine_tells_the_robot(folder: Path) -> None:
         robot_of(dataclasses.replace(manifest, joint_names=G1.joint_names[::-1]))
 
 
-def test_resume_names_the_newest_checkpoint_and_mjlab_then_finds_it(folder: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_from_the_newest_checkpoint(folder: Path, tmp_path: Path) -> None:
     """Names say nothing of age; and the run that is last by name was interrupted before its first checkpoint."""
     experiment = tmp_path / "cmg_residual_g1"
     runs = (("a copy of an older run", 999), ("2026-01-01_00-00-00", 99))
@@ -206,9 +206,8 @@ def test_resume_names_the_newest_checkpoint_and_mjlab_then_finds_it(folder: Path
         torch.save({"infos": {}}, path)
         os.utime(path, (age, age))
     (experiment / "2026-01-02").mkdir()
-    agent = train_config(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).agent
-    found = get_checkpoint_path(experiment, agent.load_run, agent.load_checkpoint)
-    assert agent.resume and found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"
+    found = training_of(Options(engine=folder, gpus=0, resume=True, logs=tmp_path)).checkpoint
+    assert found == experiment / "2026-01-01_00-00-00_a+b" / "model_12.pt"
 
 
 def test_a_resumed_training_tells_what_has_changed(
@@ -220,7 +219,7 @@ def test_a_resumed_training_tells_what_has_changed(
     before |= {"mode": "realtime", "delay_steps": 0}
 
     def said() -> str:
-        train_config(Options(num_envs=64, engine=folder, gpus=0, resume=True, logs=tmp_path))
+        training_of(Options(num_envs=64, engine=folder, gpus=0, resume=True, logs=tmp_path))
         return capsys.readouterr().out
 
     for changed, line in (

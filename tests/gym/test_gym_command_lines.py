@@ -36,6 +36,7 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
     (play, "--commands inf 0 0", "--commands is"),
+    (play, "--captured", "--captured is of the training environment"),
     (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),
     (train, "--seed -1", "--seed is -1"),
     (train, "--iterations -3", "--iterations is -3"),
@@ -104,10 +105,10 @@ def test_a_place_that_cannot_be_written_and_an_interrupt_are_one_line(
 
     (tmp_path / "file").touch()
     given = ["--engine", str(folder), "--gpus", "0", "--logs", str(tmp_path / "file")]
-    monkeypatch.setattr(train, "launch_training", lambda task, config: Path(config.log_root, "run").mkdir(parents=True))
+    monkeypatch.setattr(train, "launch", lambda training: (training.logs / "run").mkdir(parents=True))
     assert train.main(given) == 2
     said = capsys.readouterr().err
     assert said.startswith("cmg_gym.train: ") and str(tmp_path / "file") in said and said.count("\n") == 1
-    monkeypatch.setattr(train, "launch_training", interrupt)
+    monkeypatch.setattr(train, "launch", interrupt)
     assert train.main(given) == 130
     assert capsys.readouterr().err == "cmg_gym.train: interrupted; --resume goes on behind the last saved iteration\n"

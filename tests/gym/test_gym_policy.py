@@ -17,6 +17,7 @@ from PIL.GifImagePlugin import GifImageFile
 from tensordict import TensorDict
 
 from cmg_gym import play
+from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import Controller, read_card
 from cmg_gym.evaluation import run_episodes, summarise
@@ -27,7 +28,7 @@ from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_env
+from gym_case import CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_cfg, make_env
 
 pytestmark = pytest.mark.xdist_group("gym")
 
@@ -65,6 +66,19 @@ def test_it_walks_and_stands(robots: RslRlVecEnvWrapper) -> None:
     results = summarise(episodes, grid)
     assert [(result.command, result.survival) for result in results] == [(FORWARD, 1), (STAND, 1), (FORWARD, 0)]
     assert all(result.joint_error < 0.3 for result in results)
+
+
+@pytest.mark.slow
+def test_a_captured_environment_is_evaluated_without_its_spare_world(seed: int) -> None:
+    """The same pieces as on a GPU, run one by one."""
+    robots = TrainingEnv(CapturedEnv(make_cfg(g1_engine()[0], 3, seed, play=True, falls=True), "cpu"))
+    commands = torch.tensor([STAND, FORWARD, STAND])
+    episodes = run_episodes(robots, load_policy(BUNDLED_POLICY, robots), commands, num_steps=40)
+    assert torch.equal(episodes.command, commands) and bool(episodes.alive.all())
+    assert episodes.velocity.shape == (40, 3, 3) and episodes.slip.shape == episodes.power.shape == (40, 3)
+    assert float(episodes.joint_error.square().mean().sqrt()) < 0.25
+    forward = episodes.velocity[20:, :, 0].mean(dim=0)
+    torch.testing.assert_close(forward, commands[:, 0], atol=0.3, rtol=0)
 
 
 def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_shares_are_measured(
     read, waits = time_share.Stopwatch.read, []
     monkeypatch.setattr(time_share.Stopwatch, "read", lambda watch: (waits.append(watch.waits), read(watch))[1])
     few = ["--time-share.steps", "1", "--time-share.warm-up", "1", "--time-share.textbook-envs", "2"]
+    few += ["--time-share.iterations", "2"]
     given = ["--sections", "time-share", "--engine", str(g1_engine()[0]), "--checkpoint", str(CHECKPOINT)]
     given += ["--num-envs", str(num_envs), "--device", device, "--out", str(tmp_path)]
     assert bench.main([*given, *few, "--backends", *backends, *left_out]) == 0
@@ -43,5 +44,12 @@ def test_shares_are_measured(
     for share in found["shares"]:
         assert 0 < share["reference"] < share["step"] and 0 < share["queued"] < share["step"]
     assert found["num_envs"] == num_envs and found["frames_ahead"] == 40 and found["textbook_frame_ms"] > 0
+    on_gpu = device == "cuda"
+    names = ["eager", *(["captured"] if on_gpu else []), "mjlab's task"]
+    assert [speed["name"] for speed in found["training"]] == names
+    for speed in found["training"]:
+        assert speed["step"]["count"] == COMMANDS_EVERY and 0 < speed["collection"] < speed["iteration"]
+        assert speed["steps_per_second"] == pytest.approx(24 * num_envs / speed["iteration"])
+        assert (speed["kernels"] is not None and speed["kernels"] > 100 and speed["kernel_ms"] > 0) == on_gpu
     for backend in left_out:
         assert any(line.startswith(f"time share of {backend}: ") for line in report["left_out"])

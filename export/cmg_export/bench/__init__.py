@@ -10,6 +10,7 @@ engines.py     the whole engine: step, window rebuild, memory
 floor.py       the machine, and the floor from counted operations
 dropin.py      section dropin: the drop-in interfaces, beside dropin_reference.py
 time_share.py  section time-share: the reference's part of a training environment's step
+training_speed.py  in it: a step and an iteration of PPO, captured, eager, and of mjlab's own task
 results.py     the figures, as bench.json has them
 targets.py     which figures are held to a bar
 report.py      the table

@@ -27,7 +27,7 @@ def format_table(report: BenchReport) -> str:
         _sweep(report, size),
         _targets(report),
     ]
-    rest = [_dropin(report), _time_share(report), _left_out(report)]
+    rest = [_dropin(report), _time_share(report), _training(report), _left_out(report)]
     blocks = [_head(report), *(engine if report.results else []), *rest]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks if block)
 
@@ -166,6 +166,29 @@ def _time_share(report: BenchReport) -> list[str]:
         f"{found.frames_ahead} frames ahead that a step asks for."
     )
     return [*lines, *wrapped(contrast)]
+
+
+def _training(report: BenchReport) -> list[str]:
+    found = report.time_share
+    if found is None or not found.training:
+        return []
+    size = widest([speed.name for speed in found.training], "environment")
+    lines = [
+        f"a training environment's step, {found.num_envs} robots, ms, and an iteration of PPO from scratch, s",
+        "(wall: waited for; host: until the call returns; starts: episodes begun in a step; whole: with all between)",
+        " " * size + centred("wall", 2) + centred("host", 2) + centred("kernels", 2) + row([""])
+        + centred("iteration", 4),
+        "environment".ljust(size)
+        + row(["p50", "p99", "p50", "p99", "ms", "number", "starts", "whole", "collect", "learn", "steps/s"]),
+    ]  # fmt: skip
+    for speed in found.training:
+        wall, host = speed.step.wall, speed.step.call
+        steps = [f"{1e-3 * value:.2f}" for value in (wall.p50, wall.p99)]
+        steps += [f"{1e-3 * value:.2f}" for value in (host.p50, host.p99)] if host else ["-"] * 2
+        kernels = [number(speed.kernel_ms, ".2f"), number(speed.kernels, ".0f"), f"{speed.resets:.1f}"]
+        iteration = [f"{seconds:.3f}" for seconds in (speed.iteration, speed.collection, speed.learning)]
+        lines.append(speed.name.ljust(size) + row([*steps, *kernels, *iteration, f"{speed.steps_per_second:.0f}"]))
+    return lines
 
 
 def _left_out(report: BenchReport) -> list[str]:

@@ -75,14 +75,42 @@ class Share:
 
 
 @dataclass(frozen=True)
+class TrainingSpeed:
+    """What a training environment takes, with so many robots as the section has.
+
+    Attributes:
+        name: "eager", "captured", or mjlab's own task.
+        step: ``env.step``, us: waited for, and until the call returns. The policy that walks is not in it.
+        resets: episodes that began, per step.
+        iteration: s of an iteration of PPO from scratch, with whatever comes between two.
+        collection, learning: s of its two parts, as rsl_rl counts them; where the host does not wait between them, what
+            is queued by the first counts for the second.
+        steps_per_second: of all robots together.
+        kernels: that a step launches, copies included.
+        kernel_ms: what they take by the GPU's clock.
+    """
+
+    name: str
+    step: Timing
+    resets: float
+    iteration: float
+    collection: float
+    learning: float
+    steps_per_second: float
+    kernels: float | None = None
+    kernel_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class TimeShare:
-    """The reference's part of a training environment's step.
+    """The reference's part of a training environment's step, and what training takes.
 
     Attributes:
         num_envs: of the environment, over ``steps`` steps of each backend.
         shares: of the backends that run here.
         textbook_frame_ms: one frame of ``textbook_envs`` environments with a weight matrix for each.
         frames_ahead: that a step asks for.
+        training: of the environments that run here.
     """
 
     num_envs: int
@@ -91,6 +119,7 @@ class TimeShare:
     textbook_envs: int
     textbook_frame_ms: float
     frames_ahead: int
+    training: tuple[TrainingSpeed, ...]
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,17 @@ class DropinOptions:
 
 @dataclass(frozen=True)
 class TimeShareOptions:
-    """Of the section time-share: the training environment's steps, and the reference's part of them."""
+    """Of the section time-share: the training environment's steps, the reference's part of them, and training."""
 
     policy: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Walks in it: a checkpoint model_N.pt, a training run's folder, or an exported policy's; else the bundled one."""
     steps: int = 200
-    """Timed, of each backend and in each of two ways; rounded up to whole rounds of commands."""
+    """Timed, of each backend and in each of two ways, and of each training environment; rounded up to whole rounds of
+    commands."""
     warm_up: int = 30
     """Steps before them."""
+    iterations: int = 20
+    """Of PPO from scratch, of each training environment; the second half counts. At least 2."""
     textbook_envs: int = 1024
     """Environments of one frame of the textbook form of the network; it needs some 5 MB for each."""
 
@@ -69,7 +72,7 @@ class Options:
     """Where the JSON and the pictures go."""
     sections: tuple[Section, ...] = ("engine",)
     """engine: the network and the whole engine. dropin: the drop-in interfaces beside the reference implementation's
-    way. time-share: the reference's part of a training environment's step; it takes mjlab."""
+    way. time-share: the reference's part of a training environment's step, and what training takes; it takes mjlab."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
     backends: tuple[str, ...] = ()
@@ -144,6 +147,7 @@ def settings(options: Options) -> Settings:
     for name, value in counts:
         require_between(name, value, 1)
     require_between("time-share.warm-up", share.warm_up, 0)
+    require_between("time-share.iterations", share.iterations, 2)
     for name, value in (("minutes", options.minutes), ("dropin.seconds", dropin.seconds)):
         if not value > 0:  # NaN is not
             raise ExportError(f"--{name} is {value:g}; expected more than 0")

@@ -1,27 +1,26 @@
-"""The section time-share: the reference's part of a training environment's step. Importing it imports a simulator."""
+"""The section time-share: the reference's part of a training environment's step, and what training takes. Importing it
+imports a simulator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from mjlab.envs import ManagerBasedRlEnv
-from mjlab.rl import RslRlVecEnvWrapper
 
+from cmg_export.bench import training_speed
 from cmg_export.bench.peers import ReferenceForm
 from cmg_export.bench.results import Share, TimeShare
 from cmg_export.bench.settings import Settings
+from cmg_export.bench.training_speed import open_training, policy_path, whole_rounds
 from cmg_export.progress import stage
 from cmg_export.read.checkpoint import Checkpoint
 from cmg_export.timing import interleave, wait_for
-from cmg_gym.command_line import BUNDLED_POLICY, reference_cfg, require_room
-from cmg_gym.env_cfg import COMMAND_NAME, make_env_cfg
+from cmg_gym.captured import TrainingEnv
+from cmg_gym.command_line import require_room
+from cmg_gym.env_cfg import COMMAND_NAME
 from cmg_gym.learning.policies import Policy, find_policy, load_policy
 from cmg_gym.mdp.reference_command import COMMANDS_EVERY, ReferenceCommand, reference
-from cmg_gym.robots import robot_of
-from cmg_runtime import read_manifest
 from cmg_runtime.backends import BACKENDS, PLAN_FILE
 from cmg_runtime.errors import EngineError
 
@@ -39,20 +38,16 @@ def require_environment(settings: Settings) -> None:
     require_room(settings.num_envs, str(settings.device))
 
 
-def policy_path(settings: Settings) -> Path:
-    """The policy that walks in it."""
-    return settings.options.time_share.policy or BUNDLED_POLICY
-
-
 def measure(settings: Settings, checkpoint: Checkpoint, left_out: list[str]) -> TimeShare:
-    """Time one backend after the other, in the same environment, and the textbook form for contrast.
+    """Time one backend after the other, in the same environment, and the textbook form for contrast; then what training
+    takes.
 
     Args:
         left_out: gets a line for each backend that does not run here.
     """
     options, share = settings.options, settings.options.time_share
     with stage("environment"):
-        env = _training_env(settings)
+        env = open_training(settings, captured=False)  # the reference's part has a beginning and an end there
         policy = load_policy(policy_path(settings), env)
     shares = []
     for backend in options.backends or TIMED:
@@ -72,18 +67,12 @@ def measure(settings: Settings, checkpoint: Checkpoint, left_out: list[str]) -> 
         share.textbook_envs,
         _textbook_frame(checkpoint, share.textbook_envs, settings.device),
         frames,
+        training_speed.measure(settings, left_out),
     )
 
 
-def _training_env(settings: Settings) -> RslRlVecEnvWrapper:
-    cfg = make_env_cfg(robot=robot_of(read_manifest(settings.options.engine)))
-    cfg.scene.num_envs, cfg.seed = settings.num_envs, settings.options.seed
-    reference_cfg(cfg).engine = str(settings.options.engine)
-    return RslRlVecEnvWrapper(ManagerBasedRlEnv(cfg, str(settings.device)))
-
-
 @torch.inference_mode()
-def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, settings: Settings) -> Share:
+def _share(env: TrainingEnv, policy: Policy, backend: str, settings: Settings) -> Share:
     world, share = env.unwrapped, settings.options.time_share
     stopwatch = Stopwatch(settings.device)
     stopwatch.attach(reference(world, COMMAND_NAME))
@@ -108,11 +97,6 @@ def _share(env: RslRlVecEnvWrapper, policy: Policy, backend: str, settings: Sett
                 queued.append(part)
     step, waited_for, unwaited = (1e-3 * sum(times) / len(times) for times in (whole, waited, queued))
     return Share(backend, step, waited_for, unwaited, resets / (2 * steps))
-
-
-def whole_rounds(steps: int) -> int:
-    """At least so many steps, from one passing on of commands to another."""
-    return -(-steps // COMMANDS_EVERY) * COMMANDS_EVERY
 
 
 class Stopwatch:

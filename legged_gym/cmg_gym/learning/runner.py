@@ -88,6 +88,18 @@ class ResidualRunner(MjlabOnPolicyRunner):
         for old in stale_checkpoints(target.parent):
             old.unlink(missing_ok=True)
 
+    def _configure_multi_gpu(self) -> None:
+        """As rsl_rl's, which knows several GPUs; several processes on CPUs meet by gloo."""
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if world_size == 1 or torch.device(self.device).type == "cuda":
+            super()._configure_multi_gpu()
+            return
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+        self.gpu_world_size, self.is_distributed = world_size, True
+        self.gpu_global_rank, self.gpu_local_rank = rank, local_rank
+        self.cfg["multi_gpu"] = {"global_rank": rank, "local_rank": local_rank, "world_size": world_size}
+        torch.distributed.init_process_group("gloo")
+
     @torch.inference_mode()  # as rsl_rl's own rollouts are: mjlab has buffers that were made in them
     def _begin_anew(self) -> None:
         """Let every robot begin in the stage of the curriculum that the resumed training has come to."""

@@ -20,7 +20,7 @@ from cmg_export.bench.dropin_reference import ReferenceMotionLib, ReferencePrege
 from cmg_export.bench.floor import describe, flop_per_env, weight_bytes
 from cmg_export.bench.inputs import Inputs
 from cmg_export.bench.report import format_table
-from cmg_export.bench.results import BenchReport, Call, Machine, Result, Share, TimeShare
+from cmg_export.bench.results import BenchReport, Call, Machine, Result, Share, TimeShare, TrainingSpeed
 from cmg_export.bench.targets import judge
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.timing import Quantiles, Samples, Timing, interleave, time_block
@@ -252,6 +252,7 @@ def test_the_table_of_a_gpu() -> None:
     frame = {"4096": timing(67.0), "64": timing(9.0)}
     peer = Result("one_product_max_autotune", "peer", "", 8e-4, frame, frame_memory_mib=3.0)
     results = (FAST, peer)
+    step = Timing(60, None, Quantiles(9812.0, 10_300.0, 2e4, 3e4), Quantiles(1404.0, 1900.0, 2e4, 3e4))
     report = BenchReport(
         engine="g1", source_sha256="0" * 64,
         machine=Machine("NVIDIA H200", "cpu x 16", {"clocks.sm": "1980 MHz"}, {"torch": "2.11"}, {"fp16": 768.0}),
@@ -259,7 +260,10 @@ def test_the_table_of_a_gpu() -> None:
         auto="ours_fp16", selection="ours_fp16, first that loads",
         results=results, targets=judge(results, "ours_fp16", True),
         dropin=(Call("get_motion, realtime", "ours_fp16", Timing(3, None, Quantiles(61.0, 70.0, 80.0, 90.0), None)),),
-        time_share=TimeShare(4096, 40, (Share("fused", 25.0, 0.4, 0.3, 11.5),), 1024, 1.19, 40),
+        time_share=TimeShare(
+            4096, 40, (Share("fused", 25.0, 0.4, 0.3, 11.5),), 1024, 1.19, 40,
+            (TrainingSpeed("captured", step, 4.2, 0.31, 0.25, 0.05, 317_109.7, 903.2, 9.31),),
+        ),
         left_out=("trt_fp16: no library", "time share of onnx: no CUDA provider"), seconds=12.0,
     )  # fmt: skip
     lines = format_table(report).splitlines()
@@ -273,6 +277,8 @@ def test_the_table_of_a_gpu() -> None:
     assert row("arithmetic fp16")[0] == "0.2"
     assert row("get_motion, realtime: ours_fp16") == ["61", "70", "90", "3", "-"]
     assert row("fused") == ["25.00", "0.400", "1.60", "%", "0.300", "11.5"]
+    training = ["9.81", "10.30", "1.40", "1.90", "9.31", "903", "4.2", "0.310", "0.250", "0.050", "317110"]
+    assert row("captured") == training
     assert "1.19 ms a frame, 48 ms" in " ".join(row("For contrast, the textbook form"))
     assert {f"left out: {left_out}" for left_out in report.left_out} <= set(lines)
     assert json.loads(report.to_json())["time_share"]["shares"][0]["share"] == pytest.approx(0.016)

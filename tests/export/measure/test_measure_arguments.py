@@ -26,6 +26,7 @@ WRONG = (
     (bench, "--dropin.seconds nan", "--dropin.seconds is nan; expected more than 0"),
     (bench, "--time-share.steps -20", "--time-share.steps is -20"),
     (bench, "--time-share.warm-up -1", "--time-share.warm-up is -1; expected at least 0"),
+    (bench, "--time-share.iterations 1", "--time-share.iterations is 1; expected at least 2"),
     (bench, "--no-such-option", "no-such-option"),
     (kernels, "--rows 64 0", "--rows is 0"),
     (kernels, "--repeats 0", "--repeats is 0"),
