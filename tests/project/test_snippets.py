@@ -55,8 +55,8 @@ NOT_RUN = {
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN
-        make play POLICY=logs/rsl_rl/cmg_residual_g1/RUN/policy
-        make sim2sim POLICY=logs/rsl_rl/cmg_residual_g1/RUN/policy
+        make play POLICY=logs/rsl_rl/cmg_residual_g1/RUN
+        make sim2sim POLICY=logs/rsl_rl/cmg_residual_g1/RUN
         train CMG-Residual-Flat-Unitree-G1 --env.scene.num-envs 4096 --env.commands.reference.cmg-backend torch
         play CMG-Residual-Flat-Unitree-G1 --checkpoint-file logs/rsl_rl/cmg_residual_g1/RUN/model_549.pt
         tensorboard --logdir logs/rsl_rl
