@@ -117,12 +117,12 @@ class Controller:
 
     What it cannot control, it damps: from a fault on, until :meth:`reset`, :attr:`kp` is 0 and every joint is only
     braked. Faults are an input that is not finite, a direction of gravity that is none, a root that leans by more
-    than ``tilt_limit``, steps more than 0.1 s after the one before, and a network that gives what is not finite.
+    than ``tilt_limit``, steps that come later than :data:`LATE_LIMIT_S`, and a network that gives what is not finite.
 
     Args:
         policy: folder with ``policy.onnx`` and ``policy.json``.
         engine: the engine folder; its ``cmg_fp32.onnx`` is run.
-        tilt_limit: rad; 60 degrees unless told otherwise.
+        tilt_limit: rad.
 
     Attributes:
         card: what ``policy.json`` says.
@@ -186,15 +186,7 @@ class Controller:
         Returns:
             [num_joints] targets of the joints' position controllers for the step that begins, rad; :attr:`kp` and
             :attr:`kd` go with them. In a fault, where the joints are.
-
-        Raises:
-            EngineError: the command or what the robot feels is not of these lengths.
         """
-        joints = len(self._default)
-        lengths = {"command": 3, "base_ang_vel": 3, "projected_gravity": 3, "dof_pos": joints, "dof_vel": joints}
-        for name, values in {**vars(robot), "command": command}.items():
-            if np.shape(values) != (lengths[name],):
-                raise EngineError(f"{name} has shape {list(np.shape(values))}; expected [{lengths[name]}]")
         if self.fault is None:
             self.fault = self._late(now) or self._unusable(robot)
         if self.fault is None:

@@ -101,6 +101,6 @@ def run_shell(lines: Sequence[str], folder: Path) -> None:
     inner = {name: value for name, value in outer.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(lines)],
-        cwd=folder, env=inner, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120,
+        cwd=folder, env=inner, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"

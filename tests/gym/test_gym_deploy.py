@@ -210,11 +210,8 @@ def test_a_wrong_length_an_older_policy_and_an_engine_without_onnx_are_refused(
     controller: Controller, tmp_path: Path
 ) -> None:
     controller.reset()
-    for name, length, expected in (("dof_vel", 28, 29), ("dof_pos", 1, 29), ("base_ang_vel", 4, 3)):
-        with pytest.raises(EngineError, match=rf"{name} has shape \[{length}\]; expected \[{expected}\]"):
-            controller.step((0, 0, 0), standing(**{name: np.zeros(length)}))
-    with pytest.raises(EngineError, match=r"command has shape \[2\]; expected \[3\]"):
-        controller.step((0.5, 0), standing())
+    with pytest.raises(EngineError, match="joint_vel has 28 numbers; the policy expects 29"):
+        controller.step((0, 0, 0), standing(dof_vel=np.zeros(28)))
     card = json.loads((BUNDLED_POLICY / "policy.json").read_text())
     del card["kp"], card["armature"]
     (tmp_path / "policy.json").write_text(json.dumps(card))
