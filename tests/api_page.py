@@ -34,8 +34,12 @@ CHAPTERS = (
         ),
     ),
     ("Motion library", "cmg_runtime.motion_lib", ("create_motion_lib_cmg", "MotionLibCMG")),
-    ("Motion generator", "cmg_runtime.motion_generator", ("CMGMotionGenerator",)),
-    ("Commands", "CMG_Ref.utils.command_sampler", ("CommandSampler", "get_stage_sampler")),
+    ("Motion generator", "CMG_Ref.utils.cmg_motion_generator", ("CMGMotionGenerator", "CommandSmoother")),
+    (
+        "Commands",
+        "CMG_Ref.utils.command_sampler",
+        ("CommandSampler", "get_stage_sampler", "STRATEGIES", "STAGES", "PRESETS"),
+    ),
     ("Control loop", "cmg_gym.controller", ("Controller", "Proprioception", "PolicyCard", "read_card")),
 )  # fmt: skip
 """Title, the module that users import from, and what they find there."""
@@ -62,7 +66,11 @@ def _link(name: str) -> str:
 
 
 def _entry(name: str, thing: Any) -> Iterator[str]:
-    """A function, or a class with its methods and properties, its bases' too."""
+    """A function, a class with its methods and properties, its bases' too, or a constant of commands."""
+    if isinstance(thing, (dict, tuple)):
+        yield f"### {name}\n"
+        yield _constant(thing)
+        return
     called = inspect.isfunction(thing) or "__init__" in vars(thing) or hasattr(thing, "__dataclass_fields__")
     made_by_users = called and name not in ("Engine", "FutureView", "TrajectoryPool", "PlannedStarts", "Report")
     yield f"### {name}\n"
@@ -78,6 +86,15 @@ def _entry(name: str, thing: Any) -> Iterator[str]:
             else:
                 yield f"#### {name}.{member}\n\n```\n{member}{_arguments(method, 1)}\n```\n"
                 yield _markdown(inspect.getdoc(method))
+
+
+def _constant(thing: dict[str, Any] | tuple[str, ...]) -> str:
+    """Names, or a table of ranges of commands by name."""
+    if isinstance(thing, tuple):
+        return ", ".join(f"`{name}`" for name in thing) + "\n"
+    rows = [[f"`{name}`", *(f"{low:g} .. {high:g}" for low, high in ranges)] for name, ranges in thing.items()]
+    head = ["name", "vx m/s", "vy m/s", "yaw rate rad/s"]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [head, ["---"] * len(head), *rows])
 
 
 def public_members(thing: type) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from cmg_export.parity import read_report
 from cmg_export.read.checkpoint import Checkpoint, load_checkpoint
 from cmg_export.reporting import WIDTH, number, row, widest
 from CMG_Ref.command_line import run
+from CMG_Ref.files.words import some
 from cmg_runtime.backends import proof
 from cmg_runtime.errors import EngineError
 from cmg_runtime.folder.arrays import load_bank
-from cmg_runtime.folder.manifest import CommandRange, Manifest, Sizes, read_manifest, read_verified
+from cmg_runtime.folder.manifest import FILE_NAME, CommandRange, Manifest, Sizes, read_manifest, read_verified
 
 MODULE = "cmg_export inspect"
 
@@ -45,13 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(arguments: Arguments) -> int:
-    if arguments.path.is_file():
+    if not arguments.path.exists():
+        raise EngineError(f"{arguments.path}: no such file or folder; expected an engine folder or a checkpoint")
+    if not arguments.path.is_dir():
         print("\n".join(_checkpoint_lines(load_checkpoint(arguments.path))))
         return 0
+    if not (arguments.path / FILE_NAME).exists():
+        raise EngineError(f"{arguments.path} {_another_folder(arguments.path)}")
     manifest = read_manifest(arguments.path)
     damage = list(_damage(arguments.path, manifest))
     print("\n".join(_engine_lines(arguments.path, manifest, damage)))
     return 1 if damage else 0
+
+
+def _another_folder(folder: Path) -> str:
+    """What a folder without a manifest is, and what to name instead of it."""
+    if (folder / "policy.json").exists():
+        return "is a policy's folder; expected an engine folder or a checkpoint: read its policy.json, which is text"
+    engines = sorted(path.parent.name for path in folder.glob(f"*/{FILE_NAME}"))
+    checkpoints = sorted(path.name for suffix in ("pt", "pth", "ckpt") for path in folder.glob(f"*.{suffix}"))
+    inside = some([*engines, *checkpoints])
+    mend = f"name one of those in it ({inside})" if inside else "build one with `make engine`"
+    return f"has no {FILE_NAME}; expected an engine folder or a checkpoint: {mend}"
 
 
 def _checkpoint_lines(checkpoint: Checkpoint) -> Iterator[str]:
@@ -140,8 +156,8 @@ def _entry(title: str, text: str, hanging: int = _INDENT) -> list[str]:
 
 def _network(sizes: Sizes) -> str:
     return (
-        f"{sizes.num_joints} joints, command of {sizes.command_dim}; {sizes.num_layers} layers of {sizes.num_experts} "
-        f"experts, hidden {sizes.hidden_dim}, gate {sizes.gating_hidden_dim}"
+        f"{sizes.num_joints} joints, command of {sizes.command_dim}; layers {sizes.num_layers}, experts "
+        f"{sizes.num_experts}, hidden {sizes.hidden_dim}, gate {sizes.gating_hidden_dim}"
     )
 
 

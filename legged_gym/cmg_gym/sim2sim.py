@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from cmg_gym.evaluation import CommandResult, Episodes, summarise
 from cmg_gym.mdp.curriculum import PUSH
 from cmg_gym.mdp.start_states import SETTLE_FRAMES
 from cmg_gym.simulated_robot import SimulatedRobot
+from cmg_gym.walk import exported_policy
 from CMG_Ref.command_line import require_positive, require_seed, run
 from cmg_runtime import Engine, EngineError, load_engine
 from cmg_runtime.folder.kept_files import replace_file
@@ -39,7 +40,7 @@ class Options:
     """Follow a grid of commands with an exported policy, as a robot would run it, in plain MuJoCo on one core."""
 
     policy: Path = command_line.BUNDLED_POLICY
-    """An exported policy's folder: policy.onnx and policy.json."""
+    """An exported policy's folder, or a training run's."""
     engine: Path = command_line.G1.engine
     """The engine folder."""
     out: Path = Path("build/sim2sim")
@@ -71,6 +72,7 @@ def sim2sim(options: Options) -> None:
     require_seed(options.seed)
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
+    options = replace(options, policy=exported_policy(options.policy))
     beside = read_evaluation(options.warp or bundled_evaluation(options))
     if options.document is not None:
         split_document(options.document)  # before the work is done

@@ -70,7 +70,8 @@ def exported_policy(path: Path) -> Path:
             return folder
     raise EngineError(
         f"{path} has no exported policy, which the control loop needs; write one by "
-        f"`python -m cmg_gym.export_checkpoint --policy {path}`, or look at the checkpoint with --warp"
+        f"`python -m cmg_gym.export_checkpoint --policy {path}`, or look at the checkpoint by "
+        "`python -m cmg_gym.play --warp`"
     )
 
 

@@ -6,7 +6,7 @@ class EngineError(RuntimeError):
 
 
 class BackendUnavailable(EngineError):
-    """A backend cannot run here: its library, its device or its artifact is missing."""
+    """A backend cannot run here: its library, its device or its artifact is missing. An :class:`EngineError`."""
 
 
 LINE_ALLOWED = 1000

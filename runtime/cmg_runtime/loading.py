@@ -63,8 +63,8 @@ def load_engine(
         path: the folder that ``make engine`` wrote. Each of its files that is used is checked against the manifest.
         num_envs: environments in the batch, at least 1.
         device: "cpu", "cuda" or "cuda:<index>".
-        backend: "auto", or one of :data:`cmg_runtime.backends.BACKENDS`. "auto" takes the first in the order of
-            :data:`PREFERRED_BACKENDS` that passed parity and can run here; ``engine.selection`` says which and why.
+        backend: "auto", or a backend's name: "fused", "trt", "onnx", "torchscript" or "torch". "auto" takes the fastest
+            on this kind of device that passed parity and can run here; ``engine.selection`` says which and why.
         precision: "fp32", "fp16", or None for the fastest on this device that passed parity: fp16 on CUDA,
             fp32 on a CPU.
         seed: of the generator that draws initial states from the bank.

@@ -68,14 +68,22 @@ def test_a_checkpoint(tmp_path: Path, capsys: Capture) -> None:
     card = {"joint_names": ["a_joint", "b_joint", "c", "d"], "license": "CC0-1.0"}
     (tmp_path / "card.json").write_text(json.dumps(card))
     said = shown(made.path, capsys)
-    for text in ("4 joints, command of 3; 2 layers of 3 experts, hidden 9, gate 7", "a, b, c, d", "CC0-1.0", "none"):
+    for text in ("4 joints, command of 3; layers 2, experts 3, hidden 9, gate 7", "a, b, c, d", "CC0-1.0", "none"):
         assert text in said
     assert f"vx {made.stats['command_min'][0]:.4g} to {made.stats['command_max'][0]:.4g} m/s" in said
 
 
 def test_what_is_neither_is_one_line(tmp_path: Path, capsys: Capture) -> None:
+    """Which says what to name instead, where the folder has it."""
     (tmp_path / "note.txt").write_text("nothing")
-    for path in (tmp_path, tmp_path / "note.txt", tmp_path / "gone"):
-        assert main(["inspect", str(path)]) == 2
+    for name, file in (("engines", "walker/manifest.json"), ("run", "cmg_last.pt"), ("policy", "policy.json")):
+        (tmp_path / name / file).parent.mkdir(parents=True)
+        (tmp_path / name / file).write_text("{}")
+    (tmp_path / "empty").mkdir()
+    for name, said in {
+        "note.txt": "is text", "gone": "no such file", "empty": "make engine", "engines": "in it (walker)",
+        "run": "in it (cmg_last.pt)", "policy": "is a policy's folder", "engines/walker": "schema version",
+    }.items():  # fmt: skip
+        assert main(["inspect", str(tmp_path / name)]) == 2
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith("cmg_export inspect: ") and err.count("\n") == 1
+        assert out == "" and err.startswith("cmg_export inspect: ") and err.count("\n") == 1 and said in err

@@ -12,13 +12,8 @@ import cmg_export
 import cmg_gym
 import CMG_Ref
 import cmg_runtime
+from documents import DOCUMENTS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [
-    *ROOT.glob("*.md"),
-    *ROOT.glob("docs/*.md"),
-    *(path for folder in ("CMG_Ref", "engines", "legged_gym") for path in (ROOT / folder).rglob("*.md")),
-]
 TESTS = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
 
 
@@ -28,6 +23,10 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     links = re.findall(r"\]\((?!https?://)([^)#]+)", prose)
     assert [link for link in links if not (document.parent / link).exists()] == []
+    parts = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", prose)
+    assert [
+        (file, part) for file, part in parts if part not in headings(document.parent / file if file else document)
+    ] == []
     paths = re.findall(
         r"`((?:tests|docs|requirements|CMG_Ref|export|legged_gym|runtime)/[a-z0-9_/.-]+\.(?:py|md|sh|txt|cu))`", text
     )
@@ -37,6 +36,14 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     assert [module for module in modules if not any((package / module).exists() for package in packages)] == []
     assert [name for name in re.findall(r"`(test_\w+|interpreted_\w+)`", text) if name not in TESTS] == []
     assert missing_tests(text) == []
+
+
+def headings(document: Path) -> set[str]:
+    """What GitHub calls a document's headings in links."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall("^#+ (.*)", text, re.MULTILINE)
+    }
 
 
 def missing_tests(text: str) -> list[str]:

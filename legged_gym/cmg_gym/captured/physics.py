@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mujoco
+
 import mujoco_warp
 import torch
 import warp as wp
 from mjlab.sim.sim import Simulation
+from mujoco import mjtSensor, mjtStage  # pyright: ignore[reportAttributeAccessIssue]
 
 INTEGRATORS = {
     mujoco_warp.IntegratorType.EULER: mujoco_warp.euler,
@@ -43,8 +44,8 @@ class Physics:
         """What the first half leaves as the last step of physics had it, but for contact sensors: views."""
         model, data = self._sim.mj_model, self._sim.data
         views = [getattr(data, name)[:] for name in FORCES]
-        of_forces = model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC
-        for sensor in (of_forces & (model.sensor_type != mujoco.mjtSensor.mjSENS_CONTACT)).nonzero()[0]:
+        of_forces = model.sensor_needstage == mjtStage.mjSTAGE_ACC
+        for sensor in (of_forces & (model.sensor_type != mjtSensor.mjSENS_CONTACT)).nonzero()[0]:
             first = model.sensor_adr[sensor]
             views.append(data.sensordata[:, first : first + model.sensor_dim[sensor]])
         return views

@@ -83,9 +83,10 @@ class CommandSampler:
         self._generator.set_state(state["_generator"])
 
     def sample_batch(self, n: int, strategy: str = "uniform", difficulty: float = 1.0) -> torch.Tensor:
-        """Draw ``n`` commands by one of :data:`STRATEGIES`.
+        """Draw ``n`` commands.
 
         Args:
+            strategy: one of :data:`STRATEGIES`.
             difficulty: 0..1, of "curriculum" only; see :meth:`sample_curriculum`.
 
         Returns:

@@ -137,7 +137,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a runtime needs to know about an engine folder."""
+    """Everything a runtime needs to know about an engine folder: engines/README.md describes each field."""
 
     name: str
     source: Dict[str, Any]

@@ -202,7 +202,8 @@ class MotionLibCMG(MotionCatalogue, Closable):
                 mode, where so few of these are free, the next larger ones follow.
 
         Raises:
-            EngineError: see :class:`MotionSampler`; in realtime mode more than ``num_motions``.
+            EngineError: weights of another shape, negative or all 0 (on a GPU negative ones count as 0), a level
+                outside 0..1, or in realtime mode more than ``num_motions``.
         """
         return self._source.draw(as_count(n, "n", least=0), motion_difficulty, curriculum_level)
 
