@@ -36,7 +36,8 @@ CHAPTERS = (
     ("Motion library", "cmg_runtime.motion_lib", ("create_motion_lib_cmg", "MotionLibCMG")),
     ("Motion generator", "cmg_runtime.motion_generator", ("CMGMotionGenerator",)),
     ("Commands", "CMG_Ref.utils.command_sampler", ("CommandSampler", "get_stage_sampler")),
-    ("Control loop", "cmg_gym.controller", ("Controller", "Proprioception", "PolicyCard", "read_card")),
+    ("Control loop", "cmg_gym.controller", ("Controller", "Proprioception")),
+    ("Exported policies", "cmg_gym.policy_card", ("PolicyCard", "read_card")),
 )  # fmt: skip
 """Title, the module that users import from, and what they find there."""
 

@@ -149,7 +149,7 @@ GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
     (
-        ("mdp", "generator", "ppo", "curves", "drawing"),
+        ("mdp", "policy_card", "generator", "ppo", "curves", "drawing"),
         ("controller",),
         ("robots",),
         ("rl_cfg", "pictures"),

@@ -14,8 +14,8 @@ import torch
 
 from cmg_gym import evaluate, export_checkpoint, latency, play, sim2sim, train
 from cmg_gym.command_line import BUNDLED_POLICY
-from cmg_gym.controller import read_card
 from cmg_gym.learning.policies import require_same_generator
+from cmg_gym.policy_card import read_card
 from cmg_runtime import read_manifest
 from gym_case import g1_engine, refuse_to_build
 

@@ -18,11 +18,12 @@ from tensordict import TensorDict
 
 from cmg_gym import play
 from cmg_gym.command_line import BUNDLED_POLICY
-from cmg_gym.controller import Controller, read_card
+from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.pictures.stage import caption
+from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError

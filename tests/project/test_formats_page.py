@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cmg_gym.controller import PolicyCard
+from cmg_gym.policy_card import PolicyCard
 from cmg_runtime.folder.manifest import read_manifest
 from python_process import run_python
 
