@@ -107,6 +107,12 @@ class Figures:
         return float(root[0]) - distance * math.sin(heading), float(root[1]) + distance * math.cos(heading)
 
 
+def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
+    """A colour in 0 to 255."""
+    red, green, blue = (round(255 * part) for part in colour)
+    return red, green, blue
+
+
 def heading_of(quat: np.ndarray) -> float:
     """Turn about z of a root's quaternion (w, x, y, z), rad."""
     w, x, y, z = (float(value) for value in quat)

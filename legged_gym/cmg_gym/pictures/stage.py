@@ -17,6 +17,7 @@ from cmg_gym.pictures.figures import (
     Figures,
     Moment,
     heading_of,
+    rgb,
     way_ahead,
 )  # fmt: skip
 from cmg_gym.robots import RobotCfg
@@ -170,9 +171,3 @@ def in_words(command: Sequence[float]) -> str:
     parts += [f"{vy:+.1f} m/s to the left"] if vy else []
     parts += [f"turn {yaw:+.1f} rad/s"] if yaw else []
     return ", ".join(parts) or "stand"
-
-
-def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
-    """A colour as Pillow has it."""
-    red, green, blue = (round(255 * part) for part in colour)
-    return red, green, blue
