@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,9 +234,20 @@ def test_sim2sim_over_a_short_grid(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_latency_says_what_a_step_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert latency.main(["--engine", str(deployable_engine()), "--steps", "20"]) == 0
+    began = time.perf_counter()
+    given = ["--engine", str(deployable_engine()), "--steps", "20", "--paced-steps", "10"]
+    assert latency.main(given) == 0
+    assert time.perf_counter() - began > 3 * 10 * PERIOD_S
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[1].strip() for row in rows] == ["held"] * 2 + ["new at every step"] * 2
+    assert [row[2].strip() for row in rows] == ["one after the other"] * 3 + ["50 a second"] * 3
     for row in rows:
         p50, p99, most = map(float, row[3:6])
         assert 0 < p50 <= p99 <= most
+        slow, count = map(int, row[6].split("of"))
+        assert 0 <= int(row[7]) <= slow <= count and (slow > 0) == (most > 1)
+
+
+def test_latency_says_whose_core_it_was() -> None:
+    ours, others = np.array([0.4, 2.0, 3.0, 0.9, 1.5]), np.array([0.0, 0.0, 1.7, 0.2, 0.9])
+    *_, slow, undisturbed, of_the_core = latency.figures(1e-3 * ours, 1e-3 * (ours - others))
+    assert (slow, undisturbed) == ("3 of 5", "1") and of_the_core.endswith("2.000")
