@@ -35,6 +35,7 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (latency, "--steps 0", "--steps is 0"),
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
+    (play, "--out film.mp4", "--out is film.mp4"),
     (play, "--commands inf 0 0", "--commands is"),
     (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),
     (train, "--seed -1", "--seed is -1"),

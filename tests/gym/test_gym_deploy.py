@@ -228,6 +228,9 @@ def test_sim2sim_over_a_short_grid(tmp_path: Path, capsys: pytest.CaptureFixture
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| +0.80 | +0.00 | +0.00 | 100 % / 100 % |" in text or "| 50 % / 100 %" in text
+    with_pushes = ["--warp", str(BUNDLED_POLICY / "evaluation_pushes.json")]
+    assert sim2sim.main([given[0], given[1], *commands, *with_pushes]) == 2
+    assert "to compare with (it is of episodes with pushes)" in capsys.readouterr().err
     page.write_text("no place")
     assert sim2sim.main([*given, *commands]) == 2
     assert "has no place for the table" in capsys.readouterr().err

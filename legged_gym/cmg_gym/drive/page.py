@@ -12,9 +12,8 @@ from cmg_gym.drive.real_time import HISTORY_S, Driver
 from cmg_gym.pictures.figures import (
     ACHIEVED_COLOUR,
     COMMAND_COLOUR,
+    LOOK,
     REFERENCE_COLOUR,
-    SKY_HORIZON,
-    SKY_TOP,
     Figures,
     Moment,
     rgb,
@@ -216,7 +215,7 @@ def _add_reference(server: Any, figures: Figures) -> dict[int, Any]:
 def _sky() -> np.ndarray:
     """[256, 2, 3] uint8, from the top down to the horizon, and pale below it."""
     share = np.clip(np.linspace(0.0, 1.6, 256), 0.0, 1.0)[:, None, None]
-    top, horizon = np.array(SKY_TOP), np.array(SKY_HORIZON)
+    top, horizon = np.array(LOOK.sky_top), np.array(LOOK.sky_horizon)
     return np.broadcast_to(np.round(255 * (top + share * (horizon - top))), (256, 2, 3)).astype(np.uint8)
 
 
