@@ -40,7 +40,8 @@ CHAPTERS = (
         "CMG_Ref.utils.command_sampler",
         ("CommandSampler", "get_stage_sampler", "STRATEGIES", "STAGES", "PRESETS"),
     ),
-    ("Control loop", "cmg_gym.controller", ("Controller", "Proprioception", "PolicyCard", "read_card")),
+    ("Control loop", "cmg_gym.controller", ("Controller", "Proprioception")),
+    ("Exported policies", "cmg_gym.policy_card", ("PolicyCard", "read_card")),
 )  # fmt: skip
 """Title, the module that users import from, and what they find there."""
 

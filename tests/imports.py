@@ -149,7 +149,7 @@ GYM = Package(
     "cmg_gym",
     ROOT / "legged_gym" / "cmg_gym",
     (
-        ("mdp", "generator", "captured", "ppo", "curves", "drawing"),
+        ("mdp", "policy_card", "generator", "captured", "ppo", "curves", "drawing"),
         ("controller",),
         ("robots",),
         ("rl_cfg", "pictures"),

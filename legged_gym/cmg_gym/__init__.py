@@ -1,7 +1,7 @@
 """cmg_gym: reinforcement learning of walking on generated reference motion, as tasks of mjlab.
 
 Importing it, or any module of it, registers the tasks, which mjlab does through its entry-point group ``mjlab.tasks``.
-Without the simulator only :mod:`cmg_gym.controller` can be used, which needs none.
+Without the simulator only :mod:`cmg_gym.controller` can be used, and what it imports, which need none.
 """
 
 import importlib.util

@@ -5,7 +5,6 @@ Needs the exported policy, the engine folder, numpy, onnxruntime and the runtime
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -15,85 +14,15 @@ from typing import Any
 import numpy as np
 
 from cmg_gym.generator import Generator, single_core_session
+from cmg_gym.policy_card import ObservationTerm, read_card
 from cmg_runtime import EngineError
+from cmg_runtime.folder.limits import HIGHEST_VELOCITY_LIMIT
 
 TILT_LIMIT = math.radians(60.0)
 """rad: of the root from upright. The training ends an episode there: beyond it the policy has learned nothing."""
 
 LATE_LIMIT_S = 0.1
 """s between two steps: five periods, in which the last targets are held."""
-
-
-@dataclass(frozen=True)
-class ObservationTerm:
-    """A part of the policy's input: its name, its width, and the reference's offsets if it has some."""
-
-    name: str
-    width: int
-    offsets: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class PolicyCard:
-    """``policy.json``. Lists are in the order of ``joint_names``.
-
-    Attributes:
-        iterations: of learning behind the policy.
-        engine, engine_sha256: name of the engine it was trained with, hash of its checkpoint.
-        fps: control steps a second.
-        command_ramp_s: s in which a command is approached.
-        default_dof_pos: rad; positions are observed less these.
-        dof_lower, dof_upper: rad; targets are clipped to these.
-        action_scale: rad per unit of action.
-        lead_s: s; times the reference's joint velocities this is fed forward.
-        kp, kd: N m/rad and N m s/rad of the joints' position controllers, as trained with.
-        effort_limit: N m; torques are clipped to +- these.
-        armature: kg m^2, inertia of the rotors at the joints; for simulations.
-        observation: the policy's input, in order.
-    """
-
-    iterations: int
-    engine: str
-    engine_sha256: str
-    fps: float
-    command_ramp_s: float
-    joint_names: tuple[str, ...]
-    default_dof_pos: tuple[float, ...]
-    dof_lower: tuple[float, ...]
-    dof_upper: tuple[float, ...]
-    action_scale: tuple[float, ...]
-    lead_s: tuple[float, ...]
-    kp: tuple[float, ...]
-    kd: tuple[float, ...]
-    effort_limit: tuple[float, ...]
-    armature: tuple[float, ...]
-    observation: tuple[ObservationTerm, ...]
-
-
-def read_card(folder: str | Path) -> PolicyCard:
-    """``policy.json`` of an exported policy.
-
-    Raises:
-        EngineError: there is none, or it is of an older version or another format.
-    """
-    try:
-        fields: dict[str, Any] = json.loads((Path(folder) / "policy.json").read_text())
-        terms = tuple(ObservationTerm(t["name"], t["width"], tuple(t["offsets"])) for t in fields.pop("observation"))
-        missing = [name for name in ("kp", "kd", "effort_limit", "armature") if name not in fields]
-        if missing:
-            raise ValueError(f"no {', '.join(missing)}: it is older")
-        lists: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        card = PolicyCard(**lists, observation=terms)
-        if not isinstance(card.engine_sha256, str):
-            raise ValueError(f"engine_sha256 is {card.engine_sha256}")
-        return card
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(
-            f"{folder} is no exported policy of this version ({error}); `make train` writes one into its run's folder, "
-            "and `python -m cmg_gym.export_checkpoint --policy RUN` another one"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -117,7 +46,8 @@ class Controller:
 
     What it cannot control, it damps: from a fault on, until :meth:`reset`, :attr:`kp` is 0 and every joint is only
     braked. Faults are an input that is not finite, a direction of gravity that is none, a root that leans by more
-    than ``tilt_limit``, steps that come later than :data:`LATE_LIMIT_S`, and a network that gives what is not finite.
+    than ``tilt_limit``, steps that come later than :data:`LATE_LIMIT_S`, and a network that gives what is not finite
+    or what no joint can do.
 
     Args:
         policy: folder with ``policy.onnx`` and ``policy.json``.
@@ -128,40 +58,45 @@ class Controller:
         card: what ``policy.json`` says.
         action: [num_joints] the policy's last output.
         fault: None, or in a sentence why joints are damped.
-        kp, kd: [num_joints] gains that go with the targets of the last step, N m/rad and N m s/rad.
+        command_range: (min, max) of commands, m/s, m/s, rad/s.
+        kp, kd: [num_joints] gains that go with the targets of the last step, N m/rad and N m s/rad; read-only.
         late_steps: steps that came more than half a period late, of those that said when.
         ignored_commands: commands that were not finite; the robot was told to stand instead.
         generator_s, policy_s: what the two took in the last step, s.
 
     Raises:
-        EngineError: the engine is not the one that the policy was trained with, or one of the folders is none.
+        EngineError: the engine is not the one that the policy was trained with, one of the folders is none, or its
+            network does not run here.
     """
 
     def __init__(self, policy: str | Path, engine: str | Path, tilt_limit: float = TILT_LIMIT) -> None:
         self.card = card = read_card(policy)
         offsets = {1}.union(*(term.offsets for term in card.observation))
         self._generator = Generator(engine, max(offsets), card.command_ramp_s)
-        if self._generator.manifest.source["sha256"] != card.engine_sha256:
-            raise EngineError(
-                f"the policy was trained with another checkpoint than that of {engine}; "
-                f"expected engine {card.engine!r}, checkpoint {card.engine_sha256[:12]}"
-            )
-        self._policy: Any = single_core_session(str(Path(policy) / "policy.onnx"))
+        self._require_generator(engine)
+        self.command_range = self._generator.command_range
+        self._policy: Any = single_core_session(_read_policy(Path(policy)), f"{policy}/policy.onnx")
         self._input = self._policy.get_inputs()[0].name
         self._tilt_limit = tilt_limit
         lists = (card.default_dof_pos, card.action_scale, card.lead_s, card.dof_lower, card.dof_upper, card.kp, card.kd)
-        arrays = (np.asarray(values, dtype=np.float32) for values in lists)
+        arrays = (_constant(values) for values in lists)
         self._default, self._scale, self._lead, self._lower, self._upper, self._stiff, self.kd = arrays
+        self._none = _constant(np.zeros_like(self._stiff))
         self.reset()
+        self._require_policy(policy)
 
     def reset(self, dof_pos: Any = None, dof_vel: Any = None, command: Any = (0.0, 0.0, 0.0)) -> None:
         """Start the reference from a state of the robot (default: the standing pose, at rest) under a command.
 
         It ends a fault, and begins to count anew.
+
+        Raises:
+            EngineError: an argument of another length, or one that is not finite. Nothing has changed then.
         """
-        pos = self._default if dof_pos is None else np.asarray(dof_pos, dtype=np.float32)
-        vel = np.zeros_like(pos) if dof_vel is None else np.asarray(dof_vel, dtype=np.float32)
-        motion, command = np.concatenate([pos, vel]), np.asarray(command, dtype=np.float32)
+        num_joints = len(self._default)
+        pos = self._default if dof_pos is None else _numbers("dof_pos", dof_pos, num_joints)
+        vel = np.zeros_like(pos) if dof_vel is None else _numbers("dof_vel", dof_vel, num_joints)
+        motion, command = np.concatenate([pos, vel]), _numbers("command", command, len(self.command_in_force))
         if not (np.isfinite(motion).all() and np.isfinite(command).all()):
             raise EngineError("a reset with numbers that are not finite; expected the joints' positions and velocities")
         self._generator.reset(motion, command)
@@ -186,18 +121,22 @@ class Controller:
         Returns:
             [num_joints] targets of the joints' position controllers for the step that begins, rad; :attr:`kp` and
             :attr:`kd` go with them. In a fault, where the joints are.
+
+        Raises:
+            EngineError: an input of another length. Nothing has changed then, and the step may be taken again.
         """
+        robot = self._of_right_length(robot)
+        command = _numbers("command", command, len(self.command_in_force))
         if self.fault is None:
             self.fault = self._late(now) or self._unusable(robot)
         if self.fault is None:
             target = self._follow(self._finite(command), robot)
-            if np.isfinite(target).all():
-                self._target = target
-                return target
-            self.fault = "a network's output is not finite"
-        self.kp = np.zeros_like(self._stiff)
-        measured = np.asarray(robot.dof_pos, dtype=np.float32)
-        return np.where(np.isfinite(measured), measured, self._target)
+            self.fault = self._impossible(target)
+            if self.fault is None:
+                self._target = np.clip(target, self._lower, self._upper)
+                return self._target
+        self.kp = self._none
+        return np.where(np.isfinite(robot.dof_pos), robot.dof_pos, self._target)
 
     @property
     def command_in_force(self) -> np.ndarray:
@@ -212,11 +151,43 @@ class Controller:
 
     def observe(self, robot: Proprioception) -> np.ndarray:
         """The policy's input, float32."""
-        parts = [np.ravel(self._term(term, robot)) for term in self.card.observation]
-        for term, part in zip(self.card.observation, parts, strict=True):
-            if len(part) != term.width:
-                raise EngineError(f"observation {term.name} has {len(part)} numbers; the policy expects {term.width}")
-        return np.concatenate(parts).astype(np.float32)
+        return np.concatenate([np.ravel(self._term(term, robot)) for term in self.card.observation], dtype=np.float32)
+
+    def _of_right_length(self, robot: Proprioception) -> Proprioception:
+        num_joints = len(self._default)
+        return Proprioception(
+            _numbers("base_ang_vel", robot.base_ang_vel, 3),
+            _numbers("projected_gravity", robot.projected_gravity, 3),
+            _numbers("dof_pos", robot.dof_pos, num_joints),
+            _numbers("dof_vel", robot.dof_vel, num_joints),
+        )
+
+    def _require_generator(self, engine: str | Path) -> None:
+        card, manifest = self.card, self._generator.manifest
+        if manifest.source["sha256"] != card.engine_sha256:
+            raise EngineError(
+                f"the policy was trained with another checkpoint than that of {engine}; "
+                f"expected engine {card.engine!r}, checkpoint {card.engine_sha256[:12]}"
+            )
+        if (tuple(manifest.joint_names), manifest.fps) != (card.joint_names, card.fps):
+            raise EngineError(
+                f"the joints of {engine}, their order or its {manifest.fps:g} frames a second are not the policy's; "
+                f"expected {card.joint_names[0]} .. {card.joint_names[-1]} as in its policy.json, at {card.fps:g}"
+            )
+
+    def _require_policy(self, policy: str | Path) -> None:
+        """What would otherwise be found in the first step, on the robot."""
+        standing = Proprioception(np.zeros(3), np.zeros(3), self._default, np.zeros_like(self._default))
+        for term in self.card.observation:
+            if (count := np.size(self._term(term, standing))) != term.width:
+                raise EngineError(f"observation {term.name} has {count} numbers; the policy expects {term.width}")
+        shapes = [values[0].shape[-1] for values in (self._policy.get_inputs(), self._policy.get_outputs())]
+        expected = [sum(term.width for term in self.card.observation), len(self.card.joint_names)]
+        if shapes != expected:
+            raise EngineError(
+                f"{policy}/policy.onnx takes {shapes[0]} numbers and gives {shapes[1]}; by its policy.json "
+                f"expected {expected[0]} and {expected[1]}: export the policy again"
+            )
 
     def _follow(self, command: np.ndarray, robot: Proprioception) -> np.ndarray:
         start = time.perf_counter()
@@ -229,10 +200,9 @@ class Controller:
         self.action = self._policy.run(None, {self._input: self.observe(robot)[None]})[0][0]
         self.generator_s, self.policy_s = generated - start, time.perf_counter() - generated
         dof_pos, dof_vel = self.reference(1)
-        return np.clip(dof_pos + self._lead * dof_vel + self._scale * self.action, self._lower, self._upper)
+        return dof_pos + self._lead * dof_vel + self._scale * self.action
 
-    def _finite(self, command: Any) -> np.ndarray:
-        command = np.asarray(command, dtype=np.float32)
+    def _finite(self, command: np.ndarray) -> np.ndarray:
         if np.isfinite(command).all():
             return command
         self.ignored_commands += 1
@@ -247,6 +217,14 @@ class Controller:
         if 0 <= passed <= LATE_LIMIT_S:
             return None
         return f"a step came {passed:.3f} s after the last one; at most {LATE_LIMIT_S:g} s are allowed"
+
+    def _impossible(self, target: np.ndarray) -> str | None:
+        if not np.isfinite(target).all():
+            return "a network's output is not finite"
+        most = float(np.abs(self._generator.frames[1]).max())
+        if most > HIGHEST_VELOCITY_LIMIT:  # no position is as large either
+            return f"the generator gives {most:.0f} rad or rad/s; at most {HIGHEST_VELOCITY_LIMIT:.0f} are possible"
+        return None
 
     def _unusable(self, robot: Proprioception) -> str | None:
         for name, values in vars(robot).items():
@@ -280,3 +258,25 @@ class Controller:
         raise EngineError(
             f"the policy observes {term.name!r}, which is not known here; use the version that exported it"
         )
+
+
+def _numbers(name: str, values: Any, count: int) -> np.ndarray:
+    """[count] float32; of any other shape NumPy would make something, or raise after the reference has moved on."""
+    array = np.asarray(values, dtype=np.float32)
+    if array.shape != (count,):
+        raise EngineError(f"{name} has shape {list(array.shape)}; expected {count} numbers")
+    return array
+
+
+def _constant(values: Any) -> np.ndarray:
+    """float32, read-only: what is handed out is not to be changed for good."""
+    array = np.array(values, dtype=np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def _read_policy(folder: Path) -> bytes:
+    try:
+        return (folder / "policy.onnx").read_bytes()
+    except OSError as error:
+        raise EngineError(f"cannot read {folder}/policy.onnx ({error.strerror}); export the policy again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from cmg_gym.pictures.figures import Moment
 from cmg_gym.pictures.stage import Stage
 from cmg_gym.pictures.videos import save_gif, save_mp4
 from cmg_gym.robots import robot_of
-from cmg_gym.walk import Walk, clamped, exported_policy
+from cmg_gym.walk import MEAN_OF_S, Walk, clamped, exported_policy
 from CMG_Ref.command_line import require_positive, run
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.device import resolve_device
@@ -40,7 +41,7 @@ class Options(command_line.PolicyOptions):
     viewer: bool = False
     """Open mjlab's viewer on the training environment instead of writing an animation: commands then come at random."""
     out: Path = Path("build/play.gif")
-    """The animation; a film, .mp4, comes beside it."""
+    """The animation, NAME.gif; a film, NAME.mp4, comes beside it."""
     commands: tuple[tuple[float, float, float], ...] = COMMANDS
     """vx, vy (m/s) and yaw rate (rad/s), one after the other."""
     seconds: float = 2.0
@@ -78,6 +79,8 @@ def draw(options: Options) -> None:
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
     command_line.require_options(options)
+    if options.out.suffix.lower() != ".gif":
+        raise EngineError(f"--out is {options.out}; expected NAME.gif, beside which the film NAME.mp4 comes")
     if not options.warp and options.backend not in ("auto", "onnx"):
         raise EngineError(f"--backend is {options.backend}; the deployed loop runs onnx: leave it out, or add --warp")
     if not options.warp and options.captured:
@@ -90,13 +93,13 @@ def draw(options: Options) -> None:
     steps = max(1, round(options.seconds * fps))
     moments = (warp_moments if options.warp else moments_of)(options, steps)
     seconds = options.frames_per_picture / fps
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work is done
     pictures = []
     with Stage(robot, manifest.joint_names) as stage:
         total = steps * len(options.commands)
         for step, moment in enumerate(tqdm(moments, "drawing", total, unit="step", mininterval=1.0)):
             if step % options.frames_per_picture == 0:
                 pictures.append(stage.draw(moment, seconds))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_gif(pictures, options.out, seconds)
     print(f"{len(pictures)} pictures in {options.out}, {options.out.stat().st_size / 1e6:.1f} MB")
     print(save_mp4(pictures, options.out.with_suffix(".mp4"), seconds))
@@ -121,14 +124,13 @@ def warp_moments(options: Options, steps: int) -> Iterator[Moment]:
     term.hold(options.commands[0])
     observations, _ = env.reset()
     low, high = (limits.tolist() for limits in term.engine.command_range)
-    velocities: list[np.ndarray] = []
+    velocities: deque[np.ndarray] = deque(maxlen=round(MEAN_OF_S / env.unwrapped.step_dt))
     for command in options.commands:
         term.hold(command)
         for _ in range(steps):
             observations, _, _, _ = env.step(policy(observations))
             data = term.robot.data
-            velocity = term.robot_velocity()[0].cpu().numpy()
-            velocities = [*velocities[-24:], velocity]
+            velocities.append(term.robot_velocity()[0].cpu().numpy())
             yield Moment(
                 asked=tuple(command),
                 taken=clamped(command, (low, high)),

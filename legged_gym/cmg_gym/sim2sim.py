@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,11 +72,12 @@ def sim2sim(options: Options) -> None:
     require_seed(options.seed)
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
-    options = replace(options, policy=exported_policy(options.policy))
-    beside = read_evaluation(options.warp or bundled_evaluation(options))
+    policy = exported_policy(options.policy)
+    beside = read_evaluation(options.warp or bundled_evaluation(policy, options.pushes), options.pushes)
     if options.document is not None:
         split_document(options.document)  # before the work is done
-    controller = Controller(options.policy, options.engine)
+    controller = Controller(policy, options.engine)
+    options.out.mkdir(parents=True, exist_ok=True)
     robot = SimulatedRobot(controller.card)
     rng = np.random.default_rng(options.seed)
     engine = load_engine(options.engine, 1, "cpu", seed=options.seed, command_ramp_s=0.0)
@@ -171,24 +172,29 @@ def run_episode(
     return Episode(velocity, joint_error, alive)
 
 
-def bundled_evaluation(options: Options) -> Path | None:
+def bundled_evaluation(policy: Path, pushes: bool) -> Path | None:
     """What MuJoCo Warp gave for this policy, if it came with it."""
-    file = options.policy / ("evaluation_pushes.json" if options.pushes else "evaluation.json")
+    file = policy / ("evaluation_pushes.json" if pushes else "evaluation.json")
     return file if file.is_file() else None
 
 
-def read_evaluation(path: Path | None) -> dict[tuple[float, ...], dict[str, float]]:
+def read_evaluation(path: Path | None, pushes: bool) -> dict[tuple[float, ...], dict[str, float]]:
     """Command -> what ``evaluation.json`` says of it.
 
     Raises:
-        EngineError: it is none.
+        EngineError: it is none, or of episodes that are not like these.
     """
     if path is None:
         return {}
     try:
-        return {tuple(row["command"]): row for row in json.loads(path.read_text())["results"]}
+        evaluation = json.loads(path.read_text())
+        if evaluation["pushes"] != pushes:
+            raise ValueError(f"it is of episodes {'with' if evaluation['pushes'] else 'without'} pushes")
+        return {tuple(row["command"]): row for row in evaluation["results"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is no evaluation.json of `python -m cmg_gym.evaluate` ({error})") from None
+        raise EngineError(
+            f"{path} is no evaluation.json of `python -m cmg_gym.evaluate` to compare with ({error})"
+        ) from None
 
 
 def table(results: Sequence[CommandResult], beside: dict[tuple[float, ...], dict[str, float]]) -> str:
@@ -239,7 +245,6 @@ def write(
     said = f"{options.episodes} episodes of {options.seconds:g} s each, {'with' if options.pushes else 'no'} pushes"
     said += "; plain MuJoCo / MuJoCo Warp" if beside else "; plain MuJoCo"
     print(f"{said}\n\n{text}")
-    options.out.mkdir(parents=True, exist_ok=True)
     replace_file(options.out / "sim2sim.md", f"{said}\n\n{text}\n".encode())
     # JSON has no NaN, and slip and power are not measured here.
     measured = ("command", "episodes", "survival", "velocity_error", "yaw_error", "joint_error")

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import mujoco
 import numpy as np
 from mjlab.scene import Scene
 
-from cmg_gym.controller import PolicyCard, Proprioception
+from cmg_gym.controller import TILT_LIMIT, Proprioception
 from cmg_gym.env_cfg import make_env_cfg
+from cmg_gym.policy_card import PolicyCard
 from cmg_gym.robots import find_robot
 
 CLEARANCE = 0.005
 """m between the lowest point of a robot that is set down and the ground; as in the training environment."""
-
-FALLEN_TILT = math.radians(60.0)
-"""Of the root, rad: a fall, as in the training environment."""
 
 
 class SimulatedRobot:
@@ -34,7 +31,6 @@ class SimulatedRobot:
 
     Args:
         card: whose robot, and its ``kp``, ``kd``, ``effort_limit`` and ``armature``.
-        edit: changes the model before it is compiled: lights, a sky, other ground.
 
     Attributes:
         model, data: MuJoCo's, to read and to draw. Joints, bodies and sensors are named ``robot/NAME``.
@@ -45,12 +41,12 @@ class SimulatedRobot:
         EngineError: no robot has the card's joints.
     """
 
-    def __init__(self, card: PolicyCard, edit: Callable[[mujoco.MjSpec], None] | None = None) -> None:
+    def __init__(self, card: PolicyCard) -> None:
         self.card = card
         robot = find_robot(card.joint_names, f"policy for {card.engine!r}")
         cfg = make_env_cfg(play=True, robot=robot)
         # Contact sensors are for rewards.
-        self.model: mujoco.MjModel = Scene(dataclasses.replace(cfg.scene, sensors=(), spec_fn=edit), "cpu").compile()
+        self.model: mujoco.MjModel = Scene(dataclasses.replace(cfg.scene, sensors=()), "cpu").compile()
         cfg.sim.mujoco.apply(self.model)
         self.decimation = cfg.decimation
         joints = [self.model.joint(f"robot/{name}") for name in card.joint_names]
@@ -158,7 +154,7 @@ class SimulatedRobot:
     @property
     def upright(self) -> bool:
         """It has not fallen: tilted by less than 60 degrees and as high as the training environment asks for."""
-        return self.tilt < FALLEN_TILT and self.height > self.minimum_height  # NaN is not
+        return self.tilt < TILT_LIMIT and self.height > self.minimum_height  # NaN is not
 
     def _use_actuators_of(self, card: PolicyCard) -> None:
         model, limit = self.model, np.array(card.effort_limit)

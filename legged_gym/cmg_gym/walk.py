@@ -11,7 +11,7 @@ import numpy as np
 from cmg_gym.controller import Controller
 from cmg_gym.pictures.figures import Moment
 from cmg_gym.simulated_robot import SimulatedRobot
-from cmg_runtime import EngineError, read_manifest
+from cmg_runtime import EngineError
 
 MEAN_OF_S = 0.5
 """Achieved velocities are means over so long: within a step a root's velocity swings."""
@@ -34,8 +34,7 @@ class Walk:
         self.controller = Controller(policy, engine)
         self.robot = SimulatedRobot(self.controller.card)
         self.dt = 1.0 / self.controller.card.fps
-        limits = read_manifest(engine).command_range
-        self.command_range = tuple(limits.min), tuple(limits.max)
+        self.command_range = self.controller.command_range
         self._velocities: deque[tuple[float, ...]] = deque(maxlen=round(MEAN_OF_S / self.dt))
 
     def reset(self) -> None:
@@ -46,7 +45,8 @@ class Walk:
 
     def step(self, command: Sequence[float]) -> Moment:
         """One control step under a command (vx, vy, yaw rate)."""
-        self.robot.step(self.controller.step(command, self.robot.proprioception()))
+        target = self.controller.step(command, self.robot.proprioception())
+        self.robot.step(target, self.controller.kp)  # which is 0 where the controller only damps
         self._velocities.append(self.robot.heading_velocity)
         return Moment(
             asked=tuple(command),
@@ -76,6 +76,6 @@ def exported_policy(path: Path) -> Path:
 
 
 def clamped(command: Sequence[float], command_range: tuple[Sequence[float], Sequence[float]]) -> tuple[float, ...]:
-    """A command as the generator takes it."""
+    """A command as the generator takes it. What is no number stays none, and the controller stands."""
     low, high = command_range
-    return tuple(max(a, min(b, value)) for value, a, b in zip(command, low, high, strict=True))
+    return tuple(max(min(value, b), a) for value, a, b in zip(command, low, high, strict=True))

@@ -14,8 +14,8 @@ import torch
 
 from cmg_gym import evaluate, export_checkpoint, latency, play, sim2sim, train
 from cmg_gym.command_line import BUNDLED_POLICY
-from cmg_gym.controller import read_card
 from cmg_gym.learning.policies import require_same_generator
+from cmg_gym.policy_card import read_card
 from cmg_runtime import read_manifest
 from gym_case import g1_engine, refuse_to_build
 
@@ -35,6 +35,7 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (latency, "--steps 0", "--steps is 0"),
     (play, "--seconds -1", "--seconds is -1"),
     (play, "--frames-per-picture 0", "--frames-per-picture is 0"),
+    (play, "--out film.mp4", "--out is film.mp4"),
     (play, "--commands inf 0 0", "--commands is"),
     (play, "--captured", "--captured is of the training environment"),
     (export_checkpoint, f"--policy {shlex.quote(str(BUNDLED_POLICY / 'policy.onnx'))}", "policy.onnx is neither"),

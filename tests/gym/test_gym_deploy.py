@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ import torch
 
 from cmg_gym import latency, sim2sim
 from cmg_gym.command_line import BUNDLED_POLICY
-from cmg_gym.controller import LATE_LIMIT_S, Controller, Proprioception, read_card
+from cmg_gym.controller import Controller, Proprioception
 from cmg_gym.generator import Generator
+from cmg_gym.policy_card import read_card
 from cmg_gym.simulated_robot import SimulatedRobot
-from cmg_runtime import EngineError, load_engine
-from gym_case import deployable_engine, g1_engine
+from cmg_runtime import load_engine
+from gym_case import deployable_engine
 from python_process import run_python
 
 pytestmark = pytest.mark.xdist_group("gym")
@@ -157,70 +159,6 @@ def test_the_pages_loop_walks(robot: SimulatedRobot) -> None:
     assert abs(wired.seconds - (60 * PERIOD_S + 0.04)) < 1e-6  # a step of 60 ms, and no hurry after it
 
 
-@pytest.mark.parametrize(
-    ("felt", "fault"),
-    [
-        (standing(dof_vel=np.full(NUM_JOINTS, np.nan)), "dof_vel is not finite"),
-        (standing(base_ang_vel=np.array([0.0, np.inf, 0.0])), "base_ang_vel is not finite"),
-        (standing(projected_gravity=np.zeros(3)), "projected_gravity has length 0.00"),
-        (standing(projected_gravity=np.array([0.9, 0.0, -0.43])), "leans by 64 degrees"),
-    ],
-)
-def test_what_cannot_be_controlled_is_damped(controller: Controller, felt: Proprioception, fault: str) -> None:
-    controller.reset()
-    controller.step((0.5, 0, 0), standing())
-    assert controller.fault is None and (controller.kp == np.array(controller.card.kp, np.float32)).all()
-    for robot in (felt, standing()):  # it stays damped
-        target = controller.step((0.5, 0, 0), robot)
-        assert controller.fault is not None and fault in controller.fault
-        assert not controller.kp.any() and (controller.kd > 0).all()
-        np.testing.assert_allclose(target, robot.dof_pos, rtol=1e-6)
-    controller.reset()
-    assert controller.fault is None and controller.kp.all()
-
-
-def test_late_steps_are_counted_and_too_late_is_a_fault(controller: Controller) -> None:
-    controller.reset()
-    for now in (10.0, 10.0 + PERIOD_S, 10.0 + 2.9 * PERIOD_S):
-        controller.step((0, 0, 0), standing(), now)
-    assert (controller.late_steps, controller.fault) == (1, None)
-    controller.step((0, 0, 0), standing(), 10.0 + 2.9 * PERIOD_S + LATE_LIMIT_S + 0.01)
-    assert controller.fault is not None and "came 0.110 s after the last one" in controller.fault
-    assert controller.late_steps == 2
-    controller.reset()
-    controller.step((0, 0, 0), standing(), 11.0)
-    controller.step((0, 0, 0), standing(), 10.0)
-    assert controller.fault is not None  # a clock that goes back
-
-
-def test_a_command_that_is_not_finite_means_standing(controller: Controller) -> None:
-    controller.reset(command=(0.8, 0, 0))
-    for _ in range(30):
-        controller.step((np.nan, 0, 0), standing())
-    assert controller.ignored_commands == 30 and controller.fault is None
-    np.testing.assert_array_equal(controller.command_in_force, 0)
-    controller.step((5.0, 0, 0), standing())
-    for _ in range(30):
-        controller.step((5.0, 0, 0), standing())
-    low_high = json.loads((deployable_engine() / "manifest.json").read_text())["command_range"]
-    assert controller.command_in_force[0] == np.float32(low_high["max"][0])
-
-
-def test_a_wrong_length_an_older_policy_and_an_engine_without_onnx_are_refused(
-    controller: Controller, tmp_path: Path
-) -> None:
-    controller.reset()
-    with pytest.raises(EngineError, match="joint_vel has 28 numbers; the policy expects 29"):
-        controller.step((0, 0, 0), standing(dof_vel=np.zeros(28)))
-    card = json.loads((BUNDLED_POLICY / "policy.json").read_text())
-    del card["kp"], card["armature"]
-    (tmp_path / "policy.json").write_text(json.dumps(card))
-    with pytest.raises(EngineError, match="no kp, armature: it is older"):
-        read_card(tmp_path)
-    with pytest.raises(EngineError, match="no ONNX file in fp32"):
-        Controller(BUNDLED_POLICY, g1_engine()[0])
-
-
 def test_the_simulated_robot_has_the_cards_actuators(robot: SimulatedRobot, rng: np.random.Generator) -> None:
     card, model = robot.card, robot.model
     robot.reset()
@@ -290,15 +228,29 @@ def test_sim2sim_over_a_short_grid(tmp_path: Path, capsys: pytest.CaptureFixture
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| +0.80 | +0.00 | +0.00 | 100 % / 100 % |" in text or "| 50 % / 100 %" in text
+    with_pushes = ["--warp", str(BUNDLED_POLICY / "evaluation_pushes.json")]
+    assert sim2sim.main([given[0], given[1], *commands, *with_pushes]) == 2
+    assert "to compare with (it is of episodes with pushes)" in capsys.readouterr().err
     page.write_text("no place")
     assert sim2sim.main([*given, *commands]) == 2
     assert "has no place for the table" in capsys.readouterr().err
 
 
 def test_latency_says_what_a_step_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert latency.main(["--engine", str(deployable_engine()), "--steps", "20"]) == 0
+    began = time.perf_counter()
+    given = ["--engine", str(deployable_engine()), "--steps", "20", "--paced-steps", "10"]
+    assert latency.main(given) == 0
+    assert time.perf_counter() - began > 3 * 10 * PERIOD_S
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[1].strip() for row in rows] == ["held"] * 2 + ["new at every step"] * 2
+    assert [row[2].strip() for row in rows] == ["one after the other"] * 3 + ["50 a second"] * 3
     for row in rows:
         p50, p99, most = map(float, row[3:6])
         assert 0 < p50 <= p99 <= most
+        slow, count = map(int, row[6].split("of"))
+        assert 0 <= int(row[7]) <= slow <= count and (slow > 0) == (most > 1)
+
+
+def test_latency_says_whose_core_it_was() -> None:
+    ours, others = np.array([0.4, 2.0, 3.0, 0.9, 1.5]), np.array([0.0, 0.0, 1.7, 0.2, 0.9])
+    *_, slow, undisturbed, of_the_core = latency.figures(1e-3 * ours, 1e-3 * (ours - others))
+    assert (slow, undisturbed) == ("3 of 5", "1") and of_the_core.endswith("2.000")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,12 @@ import pytest
 
 from chromium import MISSING, Browser, find_chromium
 from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.drive.page import open_page
 from cmg_gym.drive.real_time import Driver
 from cmg_gym.pictures.figures import Moment
+from cmg_gym.robots import G1
 from cmg_gym.walk import Walk
+from cmg_runtime import EngineError
 from gym_case import deployable_engine
 
 pytestmark = pytest.mark.xdist_group("gym")
@@ -60,10 +66,61 @@ def test_it_goes_where_it_is_asked_to_and_stands_up_after_a_fall(driver: Driver)
     heights = [moment.root[2] for moment in walk(3.0)]
     assert driver.falls == falls + 1
     assert min(heights) < 0.4 < 0.65 < heights[-1]  # m: it lies, and it stands
-    driver.push()
     before = driver.walk.robot.data.qvel[:2].copy()
-    walk(driver.walk.dt)
+    driver.push()
     assert np.linalg.norm(driver.walk.robot.data.qvel[:2] - before) > 0.1
+
+
+def test_a_robot_that_the_controller_gives_up_is_damped(driver: Driver) -> None:
+    walk = driver.walk
+    gains = walk.robot.model.actuator_gainprm
+    walk.reset()
+    walk.step((0.0, 0.0, 0.0))
+    assert gains[:, 0].all()
+    walk.robot.push((6.0, 6.0))
+    while walk.controller.fault is None:
+        walk.step((0.0, 0.0, 0.0))
+    assert not gains[:, 0].any()
+    walk.reset()
+    walk.step((0.0, 0.0, 0.0))
+    assert gains[:, 0].all()
+
+
+def test_what_the_page_asks_for_is_done_in_order_by_the_loop(driver: Driver) -> None:
+    """Keys come in threads of the page's server, several at once: none is lost, and none is in the way of a step."""
+    stepping, seen = threading.get_ident(), []
+
+    def faster() -> None:
+        seen.append(threading.get_ident())
+        command = driver.command
+        time.sleep(0.001)  # as if another thread came in between
+        driver.ask((command[0] + 0.01, *command[1:]))
+
+    driver.ask((0.0, 0.0, 0.0))
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(40):
+            pool.submit(driver.later, faster)
+    assert driver.command == (0.0, 0.0, 0.0)
+    driver.step()
+    assert driver.command[0] == pytest.approx(0.4) and set(seen) == {stepping}
+    driver.ask((0.0, np.nan, 0.0))
+    assert not driver.step().command[1] and driver.walk.controller.ignored_commands == 1
+
+
+def test_a_page_opens_for_every_command_range_and_only_where_it_can(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver.walk, "command_range", ((0.3, 0.0, -0.5), (1.4, 0.0, 0.5)))
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        page = open_page(driver, G1, "localhost", port)
+        try:
+            assert driver.command == (0.3, 0.0, 0.0)  # what there is of standing
+            assert not page.url.endswith(f":{port}")
+        finally:
+            page.close()
+    with pytest.raises(EngineError, match="--host is nowhere.invalid"):
+        open_page(driver, G1, "nowhere.invalid", port)
 
 
 @pytest.fixture

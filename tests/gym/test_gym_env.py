@@ -17,7 +17,7 @@ from mjlab.rl import RslRlVecEnvWrapper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensordict import TensorDict
 
-from cmg_gym.controller import Controller, Proprioception, read_card
+from cmg_gym.controller import Controller, Proprioception
 from cmg_gym.env_cfg import FEET_CONTACT, make_env_cfg
 from cmg_gym.learning.export import export_policy
 from cmg_gym.learning.policies import load_policy
@@ -28,6 +28,7 @@ from cmg_gym.mdp.reference_sources import PregeneratedSource
 from cmg_gym.mdp.residual_action import ResidualJointAction
 from cmg_gym.mdp.rewards import feet_in_contact
 from cmg_gym.mdp.start_states import SETTLE_FRAMES
+from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.robots import GO1, robot_of
 from CMG_Ref.robot_g1 import mirror_map

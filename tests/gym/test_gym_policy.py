@@ -19,11 +19,13 @@ from tensordict import TensorDict
 from cmg_gym import play
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.command_line import BUNDLED_POLICY
-from cmg_gym.controller import Controller, read_card
+from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.pictures.stage import caption
+from cmg_gym.pictures.videos import save_mp4
+from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
@@ -89,7 +91,7 @@ def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWr
     for changes, message in (
         ({"action_scale": (1.0,) * 29, "lead_s": (0.0,) * 29}, "another action_scale, lead_s than"),
         ({"observation": card.observation[:-1]}, "another observation than"),
-        ({"dof_upper": card.dof_upper[:-1]}, "another dof_upper than"),
+        ({"dof_upper": (*card.dof_upper[:-1], 9.0)}, "another dof_upper than"),
         ({"engine_sha256": "0" * 64}, "another engine_sha256 than"),
     ):
         changed = dataclasses.replace(card, **changes)  # pyright: ignore[reportArgumentType]
@@ -138,6 +140,20 @@ def test_play_draws_it(where: list[str], tmp_path: Path, monkeypatch: pytest.Mon
     assert np.median(columns) > width / 2 and robot[height // 5 : height // 2, : width // 2].sum() > 1500
     assert (blue[:10] > red[:10] + 40).mean() > 0.9  # a sky
     assert all((before != after).any() for before, after in zip(pictures, pictures[1:], strict=False))
+
+
+def test_a_film_that_is_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
+    class Interrupted:
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise KeyboardInterrupt
+
+    (tmp_path / "play.mp4").write_bytes(b"old")
+    pictures = [Image.new("RGB", (64, 48)), Interrupted()]
+    with pytest.raises(KeyboardInterrupt):
+        save_mp4(pictures, tmp_path / "play.mp4", 0.08)  # pyright: ignore[reportArgumentType]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+    said = save_mp4(pictures[:1], tmp_path / "play.mp4", 0.08)  # pyright: ignore[reportArgumentType]
+    assert said.startswith("1 pictures") and count_frames_and_secs(str(tmp_path / "play.mp4"))[0] == 1
 
 
 def test_captions() -> None:

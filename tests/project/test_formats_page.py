@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from cmg_gym.controller import PolicyCard
+from cmg_gym.policy_card import PolicyCard
 from documents import blocks
 
 ROOT = Path(__file__).resolve().parents[2]

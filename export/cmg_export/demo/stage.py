@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cmg_export.demo.scene import Look, add_rod, furnish, open_renderer
 from cmg_export.errors import ExportError
 from cmg_export.read.robot import g1_model
 from CMG_Ref import mujoco_import
@@ -20,7 +20,8 @@ OVERSAMPLING = 2
 CAMERA = {"azimuth": 140.0, "elevation": -14.0, "distance": 2.25}
 LOOK_AT_HEIGHT = 0.62
 SKY = (0.125, 0.145, 0.172)
-GREEN = (0.30, 0.85, 0.55, 1.0)
+LOOK = Look(SKY, SKY, floor_dark=(0.27, 0.31, 0.36), floor_light=(0.34, 0.385, 0.44), tile=0.5)
+GREEN = (0.30, 0.85, 0.55)
 
 
 def choose_renderer() -> None:
@@ -57,13 +58,7 @@ class Stage:
         self._model = self._build(width, height)
         self._data = self._mujoco.MjData(self._model)
         self._addresses = self._joint_addresses(joint_names)
-        try:
-            self._renderer = mujoco.Renderer(self._model, height, width)
-        except Exception as error:  # whatever the drawing library of this machine raises
-            raise ExportError(
-                f"MuJoCo cannot draw with MUJOCO_GL={os.environ['MUJOCO_GL']} ({type(error).__name__}: {error}); "
-                "expected osmesa (CPU) or egl (GPU)"
-            ) from None
+        self._renderer = open_renderer(mujoco, self._model, (width, height))
 
     def __enter__(self) -> Stage:
         return self
@@ -98,35 +93,7 @@ class Stage:
         if model_path is None:
             raise ExportError("the robot's model is missing: it comes with mjlab; pip install mjlab")
         spec = mujoco.MjSpec.from_file(str(model_path))
-        spec.visual.global_.offwidth, spec.visual.global_.offheight = width, height
-        spec.visual.quality.shadowsize = 2048
-        spec.visual.map.shadowclip = 2.0
-        spec.visual.headlight.ambient[:] = 0.35
-        spec.visual.headlight.diffuse[:] = 0.25
-        spec.visual.headlight.specular[:] = 0.0
-        spec.visual.rgba.haze[:] = (*SKY, 1.0)
-        spec.add_texture(
-            name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
-            rgb1=SKY, width=8, height=48,
-        )  # fmt: skip
-        spec.add_texture(
-            name="floor", type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
-            rgb1=[0.27, 0.31, 0.36], rgb2=[0.34, 0.385, 0.44], width=256, height=256,
-        )  # fmt: skip
-        textures = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
-        textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = "floor"
-        spec.add_material(name="floor", textures=textures, texrepeat=[1, 1], texuniform=True, specular=0, shininess=0)
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.5], material="floor", contype=0, conaffinity=0
-        )
-        root = spec.worldbody.bodies[0]
-        for light in spec.lights:  # the model's own, which lights the floor unevenly
-            light.active = False
-        root.add_light(
-            pos=[1.6, 0.6, 2.4], dir=[-0.45, -0.15, -0.88], mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK,
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=True, diffuse=[0.85, 0.85, 0.82],
-            specular=[0.2, 0.2, 0.2],
-        )  # fmt: skip
+        furnish(mujoco, spec, (width, height), LOOK)
         return spec.compile()
 
     def _joint_addresses(self, joint_names: Sequence[str]) -> np.ndarray:
@@ -139,9 +106,4 @@ class Stage:
     def _add_line(self, points: np.ndarray) -> None:
         scene = self._renderer.scene
         for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
-            geom = scene.geoms[scene.ngeom]
-            capsule = self._mujoco.mjtGeom.mjGEOM_CAPSULE
-            self._mujoco.mjv_initGeom(geom, capsule, np.zeros(3), np.zeros(3), np.zeros(9), np.array(GREEN, np.float32))
-            self._mujoco.mjv_connector(geom, capsule, 0.012, np.array([x0, y0, 0.004]), np.array([x1, y1, 0.004]))
-            geom.emission = 0.5
-            scene.ngeom += 1
+            add_rod(self._mujoco, scene, ((x0, y0, 0.004), (x1, y1, 0.004)), 0.012, GREEN, glow=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ from cmg_gym.drive.real_time import HISTORY_S, Driver
 from cmg_gym.pictures.figures import (
     ACHIEVED_COLOUR,
     COMMAND_COLOUR,
+    LOOK,
     REFERENCE_COLOUR,
-    SKY_HORIZON,
-    SKY_TOP,
     Figures,
     Moment,
+    rgb,
 )  # fmt: skip
 from cmg_gym.robots import RobotCfg
+from cmg_runtime import EngineError
 
 SCENE_EVERY, NUMBERS_EVERY = 2, 10
 """Control steps between two updates of the scene, and of numbers and plots."""
@@ -105,18 +107,19 @@ class Page:
         gui, driver = self._server.gui, self._driver
         gui.add_markdown(KEYS)
         self._sliders = []
+        begin = driver.ask((0.0, 0.0, 0.0))  # where the generator can stand
         for part, (name, unit, more, less) in enumerate(PARTS):
             low, high = (limits[part] for limits in driver.walk.command_range)
-            slider = gui.add_slider(f"{name}, {unit}", min=low, max=high, step=0.05, initial_value=0.0)
-            slider.on_update(lambda _: self._ask([slider.value for slider in self._sliders]))
+            slider = gui.add_slider(f"{name}, {unit}", min=low, max=high, step=0.05, initial_value=begin[part])
+            slider.on_update(lambda _: driver.later(self._ask_what_the_sliders_say))
             self._sliders.append(slider)
             self._on_key(f"{name}: more", more, lambda part=part: self._change(part, KEY_STEP))
             self._on_key(f"{name}: less", less, lambda part=part: self._change(part, -KEY_STEP))
         buttons = gui.add_button_group("robot", ("stop", "push", "start anew"))
         actions = {"stop": self._stop, "push": driver.push, "start anew": driver.start_anew}
-        buttons.on_click(lambda _: actions[buttons.value]())
+        buttons.on_click(lambda _: driver.later(actions[buttons.value]))
         self._ghost = gui.add_checkbox("green reference", initial_value=True)
-        self._ghost.on_update(lambda _: self._show_reference(self._ghost.value))
+        self._ghost.on_update(lambda _: driver.later(self._show_reference))
         self._on_key("stop", "X", self._stop)
         self._on_key("push", "P", driver.push)
         self._on_key("start anew", "R", driver.start_anew)
@@ -137,12 +140,14 @@ class Page:
         nothing = np.array([0.0, HISTORY_S])
         for part, (name, unit, _, _) in enumerate(PARTS):
             low, high = (limits[part] for limits in self._driver.walk.command_range)
-            scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(range=(1.2 * low - 0.1, 1.2 * high + 0.1))}
+            reach = 1.2 * min(low, 0.0) - 0.1, 1.2 * max(high, 0.0) + 0.1
+            scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(range=reach)}
             data = (nothing, 0 * nothing, 0 * nothing)
             self._plots.append(gui.add_uplot(data, series, title=f"{name}, {unit}", scales=scales, height=150))
 
     def _on_key(self, name: str, key: Any, action: Callable[[], object]) -> None:
-        self._server.gui.add_command(name, hotkey=key).on_trigger(lambda _: action())
+        # Callbacks come in threads of viser's, several at once; whatever they ask for is done in the loop's own.
+        self._server.gui.add_command(name, hotkey=key).on_trigger(lambda _: self._driver.later(action))
 
     def _change(self, part: int, by: float) -> None:
         command = list(self._driver.command)
@@ -152,6 +157,9 @@ class Page:
     def _stop(self) -> None:
         self._ask([0.0, 0.0, 0.0])
 
+    def _ask_what_the_sliders_say(self) -> None:
+        self._ask([slider.value for slider in self._sliders])
+
     def _ask(self, command: list[float]) -> None:
         """Ask the robot, and have the sliders say what it was asked."""
         taken = self._driver.ask(tuple(command))
@@ -160,18 +168,27 @@ class Page:
                 slider.value = value
 
     def _turn_reference(self) -> None:
-        self._ghost.value = not self._ghost.value
-        self._show_reference(self._ghost.value)
+        self._ghost.value = not self._ghost.value  # which tells of its update
 
-    def _show_reference(self, visible: bool) -> None:
+    def _show_reference(self) -> None:
         for handle in self._reference.values():
-            handle.visible = visible
+            handle.visible = self._ghost.value
 
 
 def open_page(driver: Driver, robot: RobotCfg, host: str, port: int) -> Page:
-    """Serve the page; it is there when this returns."""
+    """Serve the page; it is there when this returns.
+
+    Raises:
+        EngineError: nothing can listen on this host.
+    """
     import viser
 
+    try:  # viser would try one port after the other, and wait for good
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise EngineError(
+            f"--host is {host}, where this machine cannot listen ({error.strerror}); expected localhost, or 0.0.0.0"
+        ) from None
     return Page(driver, robot, viser.ViserServer(host=host, port=port, label="CMG drive", verbose=False))
 
 
@@ -189,7 +206,7 @@ def _add_reference(server: Any, figures: Figures) -> dict[int, Any]:
         if geoms:
             mesh = merge_geoms(model, geoms)
             found[body] = server.scene.add_mesh_simple(
-                f"/reference/{body}", mesh.vertices, mesh.faces, color=_rgb(REFERENCE_COLOUR), opacity=0.55,
+                f"/reference/{body}", mesh.vertices, mesh.faces, color=rgb(REFERENCE_COLOUR), opacity=0.55,
                 cast_shadow=False,
             )  # fmt: skip
     return found
@@ -198,14 +215,9 @@ def _add_reference(server: Any, figures: Figures) -> dict[int, Any]:
 def _sky() -> np.ndarray:
     """[256, 2, 3] uint8, from the top down to the horizon, and pale below it."""
     share = np.clip(np.linspace(0.0, 1.6, 256), 0.0, 1.0)[:, None, None]
-    top, horizon = np.array(SKY_TOP), np.array(SKY_HORIZON)
+    top, horizon = np.array(LOOK.sky_top), np.array(LOOK.sky_horizon)
     return np.broadcast_to(np.round(255 * (top + share * (horizon - top))), (256, 2, 3)).astype(np.uint8)
 
 
-def _rgb(colour: tuple[float, float, float]) -> tuple[int, int, int]:
-    red, green, blue = (round(255 * part) for part in colour)
-    return red, green, blue
-
-
 def _css(colour: tuple[float, float, float]) -> str:
-    return f"rgb{_rgb(colour)}"
+    return f"rgb{rgb(colour)}"

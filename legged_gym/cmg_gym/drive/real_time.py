@@ -44,13 +44,13 @@ class Load:
 
 
 class Driver:
-    """Walks a robot in real time.
+    """Walks a robot in real time. All of it belongs to the thread that steps, but for :meth:`later`.
 
     Args:
         walk: the robot.
 
     Attributes:
-        command: (vx, vy, yaw rate) that is asked for; set it whenever you like.
+        command: (vx, vy, yaw rate) that is asked for.
         steps, late, falls: how many control steps there were, how many of them ended after their period, and how often
             the robot fell.
         history: (time s, command, achieved) of the last :data:`HISTORY_S`.
@@ -64,11 +64,14 @@ class Driver:
         self.history: deque[tuple[float, tuple[float, ...], tuple[float, ...]]] = deque(maxlen=size)
         self._took: deque[tuple[float, float, float]] = deque(maxlen=second)
         self._ended: deque[float] = deque(maxlen=second + 1)
-        self._pushes: deque[np.ndarray] = deque()
-        self._anew = False
+        self._to_do: deque[Callable[[], object]] = deque()
         self._lying_steps = 0
         self._random = np.random.default_rng()
         self._began = time.perf_counter()
+
+    def later(self, action: Callable[[], object]) -> None:
+        """Have something done before the next step, in the thread that steps. Any thread may ask for it."""
+        self._to_do.append(action)
 
     def ask(self, command: tuple[float, ...]) -> tuple[float, ...]:
         """Ask for a command; returns what the generator can take of it."""
@@ -76,30 +79,23 @@ class Driver:
         return self.command
 
     def push(self) -> None:
-        """Push the robot at the next step, in a random direction."""
+        """Push the robot in a random direction."""
         angle = self._random.uniform(0, 2 * math.pi)
-        self._pushes.append(PUSH * np.array([math.cos(angle), math.sin(angle)]))
+        self.walk.robot.push(PUSH * np.array([math.cos(angle), math.sin(angle)]))
 
     def start_anew(self) -> None:
-        """Stand the robot up at the next step."""
-        self._anew = True
+        """Stand the robot up, at the origin."""
+        self._lying_steps = 0
+        self.walk.reset()
 
     def run(self, show: Callable[[Moment], None], seconds: float = 0.0) -> None:
         """Step until ``seconds`` have passed (0: for good), and show each step."""
+        before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        self._began = due = time.perf_counter()
-        last = self._began + seconds if seconds else math.inf
-        while due < last:
-            started = time.perf_counter()
-            show(self.step())
-            due += self.walk.dt
-            now = time.perf_counter()
-            self._note(now - started, now)
-            if now <= due:
-                time.sleep(due - now)
-                continue
-            self.late += 1
-            due = max(due, now - FORGIVEN_S)
+        try:
+            self._run(show, seconds)
+        finally:
+            sys.setswitchinterval(before)
 
     def load(self) -> Load:
         """What the last second took."""
@@ -119,11 +115,10 @@ class Driver:
     def step(self) -> Moment:
         """One control step, however long it takes."""
         walk = self.walk
-        if self._anew or self._lying_steps > LYING_S / walk.dt:
-            self._anew, self._lying_steps = False, 0
-            walk.reset()
-        while self._pushes:
-            walk.robot.push(self._pushes.popleft())
+        while self._to_do:
+            self._to_do.popleft()()
+        if self._lying_steps > LYING_S / walk.dt:
+            self.start_anew()
         moment = walk.step(self.command)
         if self._lying_steps or not walk.robot.upright:
             self.falls += self._lying_steps == 0
@@ -131,6 +126,21 @@ class Driver:
         self.steps += 1
         self.history.append((self.steps * walk.dt, moment.command, moment.achieved))
         return moment
+
+    def _run(self, show: Callable[[Moment], None], seconds: float) -> None:
+        self._began = due = time.perf_counter()
+        last = self._began + seconds if seconds else math.inf
+        while due < last:
+            started = time.perf_counter()
+            show(self.step())
+            due += self.walk.dt
+            now = time.perf_counter()
+            self._note(now - started, now)
+            if now <= due:
+                time.sleep(due - now)
+                continue
+            self.late += 1
+            due = max(due, now - FORGIVEN_S)
 
     def _note(self, took: float, now: float) -> None:
         controller = self.walk.controller

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from cmg_gym.controller import ObservationTerm, PolicyCard
 from cmg_gym.mdp.reference_command import reference
 from cmg_gym.mdp.residual_action import ResidualJointAction
+from cmg_gym.policy_card import ObservationTerm, PolicyCard
 from cmg_runtime.folder.kept_files import replace_file
 
 if TYPE_CHECKING:

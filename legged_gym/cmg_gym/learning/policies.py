@@ -13,11 +13,11 @@ import torch
 from mjlab.rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from cmg_gym.controller import PolicyCard, read_card
 from cmg_gym.learning.export import describe
 from cmg_gym.learning.resume import read_trained_with, require_generator
 from cmg_gym.learning.runner import ResidualRunner, checkpoints
 from cmg_gym.mdp.reference_command import reference
+from cmg_gym.policy_card import PolicyCard, read_card
 from cmg_gym.rl_cfg import make_rl_cfg
 from cmg_gym.robots import robot_of
 from cmg_runtime import EngineError

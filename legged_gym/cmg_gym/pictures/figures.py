@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cmg_export.demo.scene import FLOOR, Look, furnish
 from cmg_gym.robots import RobotCfg
 
 REFERENCE_ASIDE = 1.05
@@ -23,9 +24,13 @@ HIDDEN_GROUP = 5
 REFERENCE_COLOUR = (0.25, 0.72, 0.42)
 COMMAND_COLOUR = (0.10, 0.42, 0.85)
 ACHIEVED_COLOUR = (0.95, 0.45, 0.08)
-SKY_TOP, SKY_HORIZON = (0.36, 0.60, 0.86), (0.86, 0.92, 0.97)
-FLOOR_DARK, FLOOR_LIGHT = (0.56, 0.59, 0.62), (0.62, 0.65, 0.68)
-FLOOR = "drawn_floor"
+LOOK = Look(
+    sky_top=(0.36, 0.60, 0.86),
+    sky_horizon=(0.86, 0.92, 0.97),
+    floor_dark=(0.56, 0.59, 0.62),
+    floor_light=(0.62, 0.65, 0.68),
+    tile=1.0,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Figures:
         self._mujoco: Any = mujoco
         entity = robot.entity()
         spec: Any = entity.spec_fn()
-        _furnish(mujoco, spec, size)
+        furnish(mujoco, spec, size, LOOK)
         self.model: Any = spec.compile()
         floor = self.model.geom(FLOOR).id
         colliding = np.flatnonzero(self.model.geom_contype)
@@ -105,6 +110,12 @@ class Figures:
         """x, y on the way from the robot to its reference, m."""
         distance = share * REFERENCE_ASIDE * self.size
         return float(root[0]) - distance * math.sin(heading), float(root[1]) + distance * math.cos(heading)
+
+
+def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
+    """A colour in 0 to 255."""
+    red, green, blue = (round(255 * part) for part in colour)
+    return red, green, blue
 
 
 def heading_of(quat: np.ndarray) -> float:
@@ -142,36 +153,3 @@ def coarsen(model: Any) -> None:
         for corners in (model.mesh_facenormal, model.mesh_facetexcoord):
             corners[first : first + len(left)] = corners[rows][left]
         model.mesh_facenum[mesh] = len(left)
-
-
-def _furnish(mujoco: Any, spec: Any, size: tuple[int, int]) -> None:
-    """Floor, sky and light, in place of what the model brings."""
-    spec.visual.global_.offwidth, spec.visual.global_.offheight = size
-    spec.visual.quality.shadowsize = 1024
-    spec.visual.quality.offsamples = 0  # pictures are drawn larger and reduced, which costs less
-    spec.visual.map.shadowclip = 2.0
-    spec.visual.headlight.ambient[:] = 0.42
-    spec.visual.headlight.diffuse[:] = 0.28
-    spec.visual.headlight.specular[:] = 0.0
-    spec.visual.rgba.haze[:] = (*SKY_HORIZON, 1.0)
-    spec.add_texture(
-        name="drawn_sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
-        rgb1=SKY_TOP, rgb2=SKY_HORIZON, width=256, height=1536,
-    )  # fmt: skip
-    spec.add_texture(
-        name=FLOOR, type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER,
-        rgb1=FLOOR_DARK, rgb2=FLOOR_LIGHT, width=256, height=256,
-    )  # fmt: skip
-    textures = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
-    textures[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = FLOOR
-    spec.add_material(name=FLOOR, textures=textures, texrepeat=[0.5, 0.5], texuniform=True, specular=0)
-    spec.worldbody.add_geom(
-        name=FLOOR, type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.5], material=FLOOR, contype=0, conaffinity=0
-    )
-    for light in spec.lights:  # the model's own, which lights the floor unevenly
-        light.active = False
-    spec.worldbody.bodies[0].add_light(
-        pos=[1.6, -1.2, 2.6], dir=[-0.5, 0.35, -0.8], mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK,
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=True, diffuse=[0.75, 0.75, 0.72],
-        specular=[0.15, 0.15, 0.15],
-    )  # fmt: skip

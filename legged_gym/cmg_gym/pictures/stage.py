@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cmg_export.demo.scene import Colour, add_rod, open_renderer
 from cmg_gym.drawing import require_renderer
 from cmg_gym.pictures.figures import (
     ACHIEVED_COLOUR,
@@ -17,6 +18,7 @@ from cmg_gym.pictures.figures import (
     Figures,
     Moment,
     heading_of,
+    rgb,
     way_ahead,
 )  # fmt: skip
 from cmg_gym.robots import RobotCfg
@@ -52,7 +54,7 @@ class Stage:
         joint_names: order of a moment's joint positions.
 
     Raises:
-        EngineError: MuJoCo cannot draw here.
+        EngineError, ExportError: MuJoCo cannot draw here.
     """
 
     def __init__(self, robot: RobotCfg, joint_names: Sequence[str]) -> None:
@@ -60,11 +62,11 @@ class Stage:
         import mujoco
 
         self._mujoco: Any = mujoco
-        width, height = (round(OVERSAMPLING * side) for side in SIZE)
-        self._figures = Figures(robot, joint_names, (width, height))
+        size = round(OVERSAMPLING * SIZE[0]), round(OVERSAMPLING * SIZE[1])
+        self._figures = Figures(robot, joint_names, size)
         self._model = self._figures.model
         self._looks = self._model.geom_rgba.copy(), self._model.geom_matid.copy()
-        self._renderer: Any = mujoco.Renderer(self._model, height, width)
+        self._renderer: Any = open_renderer(mujoco, self._model, size)
         self._option: Any = self._mujoco.MjvOption()
         self._option.sitegroup[:] = 0
         self._camera: Any = self._mujoco.MjvCamera()
@@ -110,7 +112,7 @@ class Stage:
         )  # fmt: skip
         model.geom_rgba[:], model.geom_matid[:] = self._looks
 
-    def _add_arrow(self, way: np.ndarray, colour: Sequence[float], aside: float) -> None:
+    def _add_arrow(self, way: np.ndarray, colour: Colour, aside: float) -> None:
         """A line on the floor with a point at its end, so many m to the left of a way."""
         mujoco, scene = self._mujoco, self._renderer.scene
         length = float(np.linalg.norm(way[-1] - way[0]))
@@ -123,13 +125,8 @@ class Stage:
         tip = points[-1] + 0.14 * np.array([*along[-1], 0.0])
         ends = [*points[1:], tip]
         for start, end in zip(points, ends, strict=True):
-            geom, last = scene.geoms[scene.ngeom], end is tip
-            shape = mujoco.mjtGeom.mjGEOM_ARROW if last else mujoco.mjtGeom.mjGEOM_CAPSULE
-            rgba = np.array((*colour, 1.0), np.float32)
-            mujoco.mjv_initGeom(geom, shape, np.zeros(3), np.zeros(3), np.zeros(9), rgba)
-            mujoco.mjv_connector(geom, shape, 0.022 if last else 0.014, start, end)
-            geom.emission = 0.6
-            scene.ngeom += 1
+            last = end is tip
+            add_rod(mujoco, scene, (start, end), 0.022 if last else 0.014, colour, glow=0.6, arrow=last)
 
 
 def annotated(picture: Image.Image, moment: Moment) -> Image.Image:
@@ -170,9 +167,3 @@ def in_words(command: Sequence[float]) -> str:
     parts += [f"{vy:+.1f} m/s to the left"] if vy else []
     parts += [f"turn {yaw:+.1f} rad/s"] if yaw else []
     return ", ".join(parts) or "stand"
-
-
-def rgb(colour: Sequence[float]) -> tuple[int, int, int]:
-    """A colour as Pillow has it."""
-    red, green, blue = (round(255 * part) for part in colour)
-    return red, green, blue

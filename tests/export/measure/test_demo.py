@@ -6,6 +6,7 @@ import ctypes.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from PIL import Image
 from cmg_export.demo import __main__ as demo
 from cmg_export.demo.gait import gait_period, generate_gaits, integrate_command
 from cmg_export.demo.pictures import save_gif
+from cmg_export.demo.scene import open_renderer
 from cmg_export.demo.stage import Stage
+from cmg_export.errors import ExportError
 from cmg_export.read.robot import RobotModel, g1_model
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from cmg_runtime import load_engine, read_manifest
@@ -109,6 +112,14 @@ def test_command_line_refuses_in_one_line(
         assert demo.main(["--engine", *map(str, wrong), "--out", str(out)]) == 2
         said = capsys.readouterr()
         assert message in said.err and said.err.count("\n") == 1 and said.out == "" and not out.exists()
+
+
+def test_a_machine_that_cannot_draw_is_one_line() -> None:
+    def renderer(*_: object) -> None:
+        raise RuntimeError("no context")
+
+    with pytest.raises(ExportError, match="MuJoCo cannot draw with MUJOCO_GL=.*RuntimeError: no context"):
+        open_renderer(SimpleNamespace(Renderer=renderer), None, (64, 48))
 
 
 def test_gif_has_every_picture_at_the_right_speed_or_stays(tmp_path: Path, rng: np.random.Generator) -> None:
