@@ -111,7 +111,7 @@ def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> No
     frame_ids = starts.frame_ids
     assert starts.trajectory_ids.tolist() == [4, 2, 3] and int(frame_ids.min()) >= SETTLE_FRAMES
     source.plan(starts, torch.zeros(3, 3), torch.zeros(3, 4))
-    source.start(torch.arange(3))
+    source.start(torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(source.command, states.commands[[4, 2, 3]])
     last = states.pool.num_frames - 1 - offsets[-1]
     for _ in range(40):  # past the end of every trajectory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,17 +10,13 @@ import torch
 import warp as wp
 from mjlab.entity import EntityData
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, types
-from mjlab.managers.recorder_manager import NullRecorderManager
 
 from cmg_gym.captured import trial
-from cmg_gym.captured.constants import HostConstants
 from cmg_gym.captured.graphs import CudaGraphs, Graphs, Piece, Sequence
-from cmg_gym.captured.physics import Physics
 from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, step_pieces, take_over
 from cmg_gym.captured.settings import Settings
 from cmg_gym.captured.sharing import shared_reads
-from cmg_gym.captured.state import State
-from cmg_gym.captured.statistics import EpisodeStatistics
+from cmg_gym.captured.world import CapturedWorld
 
 
 def make_env(
@@ -51,7 +46,7 @@ def _why_not(cfg: ManagerBasedRlEnvCfg, device: str) -> str | None:
     return "it has recorders" if cfg.recorders else None
 
 
-class CapturedEnv(ManagerBasedRlEnv):
+class CapturedEnv(CapturedWorld):
     """mjlab's environment with the same configuration, managers and terms, stepped by replaying CUDA graphs.
 
     There is one world more than robots, the last one: it takes the place of robots that nothing happens to; see
@@ -67,20 +62,6 @@ class CapturedEnv(ManagerBasedRlEnv):
     Args:
         cfg: with ``scene.num_envs`` robots; it is copied.
         graphs: of what kind. None: CUDA graphs on a GPU; on a CPU none, the same pieces run as they are.
-
-    Attributes:
-        num_robots: N.
-        refused: what runs between the graphs, and why.
-        state: what managers, terms, sensors and entities keep.
-        statistics: of episodes that have ended.
-        action_in: [N + 1, A] where the pieces find the actions.
-        reset_buf: [N + 1] bool, the robot's episode has ended in this step.
-        reset_ids: [N + 1] int64, a robot whose episode has ended, else the spare world.
-        reset_mask: [N + 1] bool, likewise, the spare world always.
-        physics: the halves of its step.
-        constants: a context for code that is captured, or tried.
-        steps: 0-d int32, on the device: how many there were.
-        observations: what the last step observed, as ``obs_buf``.
     """
 
     captured = True
@@ -92,45 +73,12 @@ class CapturedEnv(ManagerBasedRlEnv):
         render_mode: str | None = None,
         graphs: Graphs | None = None,
     ) -> None:
-        cfg = copy.deepcopy(cfg)
-        self.num_robots = cfg.scene.num_envs
-        cfg.scene.num_envs += 1
-        self._counter_may_be_read = True
-        self._step_counter = 0
         super().__init__(cfg, device, render_mode)
-        assert isinstance(self.recorder_manager, NullRecorderManager) and cfg.auto_reset
-        self._everyone = torch.arange(self.num_envs, device=device)
-        self.action_in = torch.zeros(self.num_envs, self.action_manager.total_action_dim, device=device)
-        self.reset_buf = torch.zeros(self.num_envs, dtype=torch.bool, device=device)
-        self.reset_ids = torch.full_like(self._everyone, self.num_robots)
-        self.reset_mask = self.sim._reset_mask._tensor  # the simulation's own, which Warp reads
-        self.steps = torch.zeros((), dtype=torch.int32, device=device)
-        self.statistics = EpisodeStatistics(self._everyone.device)
         self.statistics.declare(*names_of_statistics(self))
-        self.state = State([(name, getattr(self, name)) for name in STATEFUL])
-        self.physics = Physics(self.sim)
-        self.constants = HostConstants(self._everyone.device)
-        self.hoisted: list[trial.Hoisted] = []
-        self.refused: list[trial.Refusal] = []
         self._cuda = torch.device(device).type == "cuda"
         self._graphs = graphs or (CudaGraphs(self._warps_stream()) if self._cuda else None)
         self._sequence: Sequence | None = None
         self._outdated = False
-
-    @property
-    def common_step_counter(self) -> int:
-        """Steps since the beginning. A graph would go on with the number of its capture."""
-        if not self._counter_may_be_read:
-            raise trial.CounterRead
-        return self._step_counter
-
-    @common_step_counter.setter
-    def common_step_counter(self, value: int) -> None:
-        self._step_counter = value
-
-    def padded(self, chosen: torch.Tensor) -> torch.Tensor:
-        """``chosen`` [N + 1] bool as ids [N + 1] int64: of a robot that is not, the spare world's."""
-        return torch.where(chosen, self._everyone, self.num_robots)
 
     def capture_again(self) -> None:
         """Capture the pieces anew before the next step."""
@@ -172,7 +120,7 @@ class CapturedEnv(ManagerBasedRlEnv):
 
     def episode_statistics(self) -> dict[str, float]:
         """What mjlab logs, of the episodes that have ended since the last call; the host waits for it once."""
-        return {**self.statistics.read(), **self.curriculum_manager.reset(self._everyone[:0])}
+        return {**self.statistics.read(), **self.curriculum_manager.reset(self.everyone[:0])}
 
     def _prepare(self) -> Sequence:
         """Find out what can be captured, and capture it."""
@@ -210,13 +158,13 @@ class CapturedEnv(ManagerBasedRlEnv):
     @contextmanager
     def _as_captured(self) -> Iterator[None]:
         """What a graph does not allow raises an error within it."""
-        self._counter_may_be_read = False
+        self.counter_may_be_read = False
         try:
             assert self._graphs is not None
             with self.constants, self._graphs.refusing():
                 yield
         finally:
-            self._counter_may_be_read = True
+            self.counter_may_be_read = True
 
     def _capture(self, sequence: Sequence) -> None:
         self._outdated = False
@@ -238,15 +186,3 @@ class CapturedEnv(ManagerBasedRlEnv):
 
     def _warps_stream(self) -> torch.cuda.Stream:
         return torch.cuda.ExternalStream(wp.get_stream(self.sim.wp_device).cuda_stream, device=self.device)
-
-
-STATEFUL = (
-    "event_manager",
-    "command_manager",
-    "action_manager",
-    "observation_manager",
-    "termination_manager",
-    "reward_manager",
-    "metrics_manager",
-    "scene",
-)

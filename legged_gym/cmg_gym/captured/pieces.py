@@ -19,13 +19,13 @@ from mjlab.managers.event_manager import RecomputeLevel
 from cmg_gym.captured.graphs import Piece
 
 if TYPE_CHECKING:
-    from cmg_gym.captured.env import CapturedEnv
+    from cmg_gym.captured.world import CapturedWorld
 
 
 KINEMATICS = "kinematics"
 
 
-def step_pieces(env: CapturedEnv) -> list[Piece]:
+def step_pieces(env: CapturedWorld) -> list[Piece]:
     """The whole step, in order: see ``ManagerBasedRlEnv.step``."""
     pieces = [Piece("actions", lambda: env.action_manager.process_action(env.action_in))]
     for substep in range(env.cfg.decimation):
@@ -58,22 +58,22 @@ def step_pieces(env: CapturedEnv) -> list[Piece]:
     return pieces
 
 
-def terms_of_commands(env: CapturedEnv) -> dict[str, CommandTerm]:
+def terms_of_commands(env: CapturedWorld) -> dict[str, CommandTerm]:
     """The command terms by name."""
     return {name: env.command_manager.get_term(name) for name in env.command_manager.active_terms}  # pyright: ignore
 
 
-def _drive(env: CapturedEnv) -> None:
+def _drive(env: CapturedWorld) -> None:
     env.action_manager.apply_action()
     env.scene.write_data_to_sim()
 
 
-def _sense_contacts(env: CapturedEnv) -> None:
+def _sense_contacts(env: CapturedWorld) -> None:
     env.scene.update(dt=env.physics_dt)
     env.metrics_manager.compute_substep()
 
 
-def _terminate(env: CapturedEnv) -> None:
+def _terminate(env: CapturedWorld) -> None:
     env.steps += 1
     env.episode_length_buf += 1
     env.reset_buf.copy_(env.termination_manager.compute())
@@ -81,12 +81,12 @@ def _terminate(env: CapturedEnv) -> None:
     env.reset_time_outs = env.termination_manager.time_outs
 
 
-def _reward(env: CapturedEnv) -> None:
+def _reward(env: CapturedWorld) -> None:
     env.reward_buf = env.reward_manager.compute(dt=env.step_dt)
     env.metrics_manager.compute()
 
 
-def _events(env: CapturedEnv) -> list[Piece]:
+def _events(env: CapturedWorld) -> list[Piece]:
     """Those of every step, and those whose time has come."""
     manager, pieces = env.event_manager, []
     if "step" in manager.available_modes:
@@ -104,7 +104,7 @@ def _recomputes(term: EventTermCfg) -> bool:
     return getattr(term.func, "recompute", RecomputeLevel.none) != RecomputeLevel.none
 
 
-def _fire(env: CapturedEnv, terms: list[EventTermCfg]) -> None:
+def _fire(env: CapturedWorld, terms: list[EventTermCfg]) -> None:
     for time_left, term in zip(env.event_manager._interval_term_time_left, terms, strict=True):
         assert term.interval_range_s is not None
         low, high = term.interval_range_s
@@ -114,7 +114,7 @@ def _fire(env: CapturedEnv, terms: list[EventTermCfg]) -> None:
         term.func(env, env.padded(now), **term.params)
 
 
-def _note_ends(env: CapturedEnv) -> None:
+def _note_ends(env: CapturedWorld) -> None:
     """Which episodes end, and what mjlab logs of them."""
     env.reset_ids.copy_(env.padded(env.reset_buf))
     env.reset_mask.copy_(env.reset_buf)
@@ -128,7 +128,7 @@ def _note_ends(env: CapturedEnv) -> None:
     env.statistics.add(ended, means, list(env.termination_manager._term_dones.values()))
 
 
-def names_of_statistics(env: CapturedEnv) -> tuple[list[str], list[str]]:
+def names_of_statistics(env: CapturedWorld) -> tuple[list[str], list[str]]:
     """The names of what :func:`_note_ends` adds, as mjlab logs it."""
     means = [f"Episode_Reward/{name}" for name in env.reward_manager._episode_sums]
     means += [f"Episode_Metrics/{name}" for name in env.metrics_manager.active_terms]
@@ -148,7 +148,7 @@ def metrics_of(manager: MetricsManager) -> list[torch.Tensor]:
     return values
 
 
-def reset_physics(env: CapturedEnv) -> None:
+def reset_physics(env: CapturedWorld) -> None:
     """As ``Simulation.reset``, which would first write its mask from ids."""
     sim = env.sim
     with wp.ScopedDevice(sim.wp_device):
@@ -158,7 +158,7 @@ def reset_physics(env: CapturedEnv) -> None:
             mujoco_warp.reset_data(sim.wp_model, sim.wp_data, reset=sim._reset_mask_wp)
 
 
-def _reset_events(env: CapturedEnv) -> list[Piece]:
+def _reset_events(env: CapturedWorld) -> list[Piece]:
     if "reset" not in env.event_manager.available_modes:
         return []
     steps: Any = env.steps  # a number of the host's would be that of the capture for ever
@@ -166,7 +166,7 @@ def _reset_events(env: CapturedEnv) -> list[Piece]:
     return [Piece("events of a reset", lambda: apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps))]
 
 
-def _reset_managers(env: CapturedEnv) -> None:
+def _reset_managers(env: CapturedWorld) -> None:
     """As ``ManagerBasedRlEnv._reset_idx`` behind the reset of the scene, without what it logs."""
     ids = env.reset_ids
     env.observation_manager.reset(ids)
@@ -191,7 +191,7 @@ def _reset_managers(env: CapturedEnv) -> None:
     env.scene.write_data_to_sim()
 
 
-def _command(env: CapturedEnv, name: str, term: CommandTerm) -> list[Piece]:
+def _command(env: CapturedWorld, name: str, term: CommandTerm) -> list[Piece]:
     if type(term).compute is not CommandTerm.compute:
         return [Piece(f"command {name!r}", lambda: _compute_as_it_is(env, term), captured=False)]
     launches = getattr(term, "launches_graphs", False)
@@ -201,21 +201,21 @@ def _command(env: CapturedEnv, name: str, term: CommandTerm) -> list[Piece]:
     ]
 
 
-def _compute_as_it_is(env: CapturedEnv, term: CommandTerm) -> None:
+def _compute_as_it_is(env: CapturedWorld, term: CommandTerm) -> None:
     term.compute(env.step_dt * ~env.reset_mask)
 
 
-def _resample(env: CapturedEnv, term: CommandTerm) -> None:
+def _resample(env: CapturedWorld, term: CommandTerm) -> None:
     term._update_metrics()
     term.time_left -= env.step_dt * ~env.reset_mask
     term._resample(env.padded(term.time_left <= 0.0))
 
 
-def _observe(env: CapturedEnv) -> None:
+def _observe(env: CapturedWorld) -> None:
     take_over(env, env.observation_manager.compute(update_history=True))
 
 
-def take_over(env: CapturedEnv, observations: types.VecEnvObs) -> None:
+def take_over(env: CapturedWorld, observations: types.VecEnvObs) -> None:
     """Copy what was observed to where the environment always has it."""
     for mine, new in zip(flat(env.observations), flat(observations), strict=True):
         mine.copy_(new)

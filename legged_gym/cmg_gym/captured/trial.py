@@ -5,61 +5,20 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cmg_gym.captured.pieces import flat
+from cmg_gym.captured.refusals import CounterRead, Hoisted, Refusal
 
 if TYPE_CHECKING:
-    from cmg_gym.captured.env import CapturedEnv
     from cmg_gym.captured.graphs import Piece
+    from cmg_gym.captured.world import CapturedWorld
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A piece or term that runs between the graphs.
-
-    Attributes:
-        name: of it.
-        reason: why.
-        milliseconds: what it takes, the GPU's work included.
-    """
-
-    name: str
-    reason: str
-    milliseconds: float
-
-
-class Hoisted:
-    """A term that is evaluated just before its manager's graph, which finds the result in a buffer.
-
-    Args:
-        func: the term's function.
-        env, params: what it is called with.
-        piece: the piece of the step that asks for it.
-        name: of the term.
-    """
-
-    def __init__(self, func: Any, env: CapturedEnv, params: dict[str, Any], piece: str, name: str) -> None:
-        self._func, self._env, self._params = func, env, params
-        self.piece, self.name = piece, name
-        self._value = func(env, **params).clone()
-
-    def evaluate(self) -> None:
-        """Evaluate it."""
-        self._value.copy_(self._func(self._env, **self._params))
-
-    def __call__(self, env: CapturedEnv, **params: Any) -> torch.Tensor:
-        return self._value
-
-    def __getattr__(self, name: str) -> Any:  # reset, debug_vis, ...
-        return getattr(self.__dict__["_func"], name)
-
-
-def terms(env: CapturedEnv) -> Iterator[tuple[str, str, Any]]:
+def terms(env: CapturedWorld) -> Iterator[tuple[str, str, Any]]:
     """(piece, name, configuration) of every term that is a function of the environment."""
     for piece, manager in (("terminations", env.termination_manager), ("rewards", env.reward_manager)):
         for name, cfg in zip(manager._term_names, manager._term_cfgs, strict=True):
@@ -75,7 +34,7 @@ def terms(env: CapturedEnv) -> Iterator[tuple[str, str, Any]]:
             yield "events", f"event {name!r}", cfg
 
 
-def hoist(env: CapturedEnv, refusing: Callable[[], Any]) -> list[Refusal]:
+def hoist(env: CapturedWorld, refusing: Callable[[], Any]) -> list[Refusal]:
     """Take the terms that cannot be captured out of their managers; ``env.hoisted`` has them then.
 
     Args:
@@ -94,7 +53,7 @@ def hoist(env: CapturedEnv, refusing: Callable[[], Any]) -> list[Refusal]:
     return refused
 
 
-def refuse(env: CapturedEnv, pieces: list[Piece], refusing: Callable[[], Any]) -> list[Refusal]:
+def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any]) -> list[Refusal]:
     """Run the step a few times, and let the pieces that cannot be captured run as they are from here on."""
     refused: dict[str, Refusal] = {}
     a_step_ago: dict[int, dict[str, Any]] = {}
@@ -129,7 +88,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any], a_step_ago: dict[str
     return None
 
 
-def why_not(run: Callable[[], Any], env: CapturedEnv, refusing: Callable[[], Any]) -> str | None:
+def why_not(run: Callable[[], Any], env: CapturedWorld, refusing: Callable[[], Any]) -> str | None:
     """Why ``run`` cannot be captured."""
     with env.constants:
         run()
@@ -169,11 +128,7 @@ def _is_ours(filename: str) -> bool:
     return "torch" in Path(filename).parts or Path(filename).parent == Path(__file__).parent
 
 
-class CounterRead(RuntimeError):
-    """A term reads the environment's step counter, a number of the host's."""
-
-
-def reads_forces(env: CapturedEnv, pieces: list[Piece]) -> bool:
+def reads_forces(env: CapturedWorld, pieces: list[Piece]) -> bool:
     """Whether ``pieces`` read forces or accelerations, but for what contact sensors show: found out by spoiling them.
 
     The state is as before afterwards.
@@ -192,7 +147,7 @@ def reads_forces(env: CapturedEnv, pieces: list[Piece]) -> bool:
     return read
 
 
-def milliseconds(run: Callable[[], Any], env: CapturedEnv, count: int = 5) -> float:
+def milliseconds(run: Callable[[], Any], env: CapturedWorld, count: int = 5) -> float:
     """Median time of ``run``, waited for."""
     cuda = str(env.device).startswith("cuda")
     times = []
