@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cluster_kernel import CPU, packed_network
 
+from cluster_case import packed_network
 from cmg_runtime.backends.fused import cluster
 from cmg_runtime.backends.fused.cluster import ClusterNetwork
 from cmg_runtime.backends.fused.cluster_shapes import FEW, RESIDENT, ResidentShape, plan
