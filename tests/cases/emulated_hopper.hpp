@@ -232,6 +232,7 @@ static void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) {
     b.look();
 }
 
+static void send(u32 to, float a, u32 barrier) { emulated::post(to, barrier, {__float_as_uint(a)}); }
 static void send(u32 to, float a, float b, u32 barrier) { emulated::post(to, barrier, {__float_as_uint(a), __float_as_uint(b)}); }
 static void send(u32 to, u32 a, u32 b, u32 c, u32 d, u32 barrier) { emulated::post(to, barrier, {a, b, c, d}); }
 

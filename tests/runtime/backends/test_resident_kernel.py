@@ -143,11 +143,11 @@ def test_a_missing_wait_would_be_seen(
 
 
 def test_few_rows_go_where_the_weights_stay(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fewest rows a cluster for which all clusters run at once."""
+    """The fewest rows a cluster for which all clusters run at once; clusters of 16 rows in two rounds at most."""
     shapes = {
-        rows: [launch.shape for launch in plan(rows, 960, 3840, 384, (56, 112))] for rows in (1, 56, 57, 112, 113)
+        rows: [launch.shape for launch in plan(rows, 960, 3840, 384, (56, 112))] for rows in (1, 56, 57, 224, 225)
     }
-    assert shapes == {1: [RESIDENT[0]], 56: [RESIDENT[0]], 57: [RESIDENT[1]], 112: [RESIDENT[1]], 113: [FEW]}
+    assert shapes == {1: [RESIDENT[0]], 56: [RESIDENT[0]], 57: [RESIDENT[1]], 224: [RESIDENT[1]], 225: [FEW]}
 
 
 def test_a_gpu_without_clusters_of_16_takes_the_others(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

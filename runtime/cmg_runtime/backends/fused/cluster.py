@@ -68,11 +68,13 @@ class ClusterNetwork:
         """Load the kernel and the weights of a shape; returns the clusters that the GPU holds at once."""
         source, options = program(shape)
         kernel = CudaKernel(source, "generate_frames", options, shape.shared_bytes, self._device)
-        self._kernels[shape] = kernel
-        if shape.ctas not in self._weights:
-            self._weights[shape.ctas] = shape.weights(self._packed)
         with torch.cuda.device(self._device):
-            return kernel.most_clusters(shape.ctas, shape.threads)
+            clusters = kernel.most_clusters(shape.ctas, shape.threads)
+        if clusters:
+            self._kernels[shape] = kernel
+            if shape.ctas not in self._weights:
+                self._weights[shape.ctas] = shape.weights(self._packed)
+        return clusters
 
     def _add_if_possible(self, shape: Shape) -> int:
         """The same; 0 where the GPU or its driver refuses clusters of this size."""
@@ -80,6 +82,10 @@ class ClusterNetwork:
             return self._add(shape)
         except CudaError:
             return 0
+
+    def has(self, shape: Shape) -> bool:
+        """Whether the GPU has room for clusters of this shape."""
+        return shape in self._kernels
 
     def suits_one_frame(self, num_rows: int) -> bool:
         """Whether it is the faster kernel for single frames of so many rows."""

@@ -95,7 +95,10 @@ PAIR = ClusterShape(ctas=2, groups=1, stages=4)
 """64 rows in the time that :data:`MANY` takes: for multiprocessors that its clusters leave over."""
 
 RESIDENT = (ResidentShape(tiles=1), ResidentShape(tiles=2))
-"""The shortest frames, for as many rows as the GPU holds at once in clusters of 16; fewest rows first."""
+"""The shortest frames, for few rows; fewest first."""
+
+ROUNDS = (1, 2)
+"""How often each shape of :data:`RESIDENT` fills the GPU before the next one, and at last :data:`FEW`, is faster."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ def plan(num_rows: int, few: int, many: int, pair: int, resident: Sequence[int] 
         pair: rows that go beside as many as ``many``.
         resident: rows that it can hold at once in each shape of :data:`RESIDENT`.
     """
-    for shape, rows in zip(RESIDENT, resident):
-        if 0 < num_rows <= rows:
+    for shape, rounds, rows in zip(RESIDENT, ROUNDS, resident):
+        if 0 < num_rows <= rounds * rows:
             return [Launch(shape, 0, num_rows)]
     launches: List[Launch] = []
     first = 0

@@ -95,6 +95,12 @@ __device__ __forceinline__ void copy_to_rank(u32 to, u32 from, u32 bytes, u32 ba
         : "memory");
 }
 
+__device__ __forceinline__ void send(u32 to, float a, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+                 "r"(__float_as_uint(a)), "r"(barrier)
+                 : "memory");
+}
+
 __device__ __forceinline__ void send(u32 to, float a, float b, u32 barrier) {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
                  "r"(__float_as_uint(a)), "r"(__float_as_uint(b)), "r"(barrier)

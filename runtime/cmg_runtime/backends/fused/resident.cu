@@ -113,25 +113,36 @@ __device__ __forceinline__ void load_x(u32 shared, int tile, int lane, u32 (&x)[
     }
 }
 
+// Eight fragments that follow each other, one behind the other in the matrix unit's order.
+__device__ __forceinline__ void load_early(uint4 (&weights)[8], u32 place, int lane) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) weights[i] = load_fragment(place + i * FRAGMENT + lane * 16);
+}
+
 // This CTA's hidden units of the gate for 8 rows, and what they add to the logits, sent to every CTA. One warp.
-__device__ __forceinline__ void gate(u32 shared, u32 rank, int tile, int lane) {
+__device__ __forceinline__ void gate(u32 shared, u32 rank, int tile, int lane, const uint4 (&weights)[8]) {
     u32 x[4][2];
     load_x(shared, tile, lane, x);
-    float hidden[2][4] = {};
+    float4 out[2][2];
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+            out[m][half] = load_shared4(shared + GATE_OUT + (m * 16 + half * 8 + lane / 4) * 16);
+    float hidden[2][2][4] = {};  // of even and odd steps, so that less waits for what is before it
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
-        for (int m = 0; m < 2; ++m)
-            product(hidden[m], load_fragment(shared + GATE + (m * 4 + step) * FRAGMENT + lane * 16), x[step]);
+        for (int m = 0; m < 2; ++m) product(hidden[step % 2][m], weights[m * 4 + step], x[step]);
     float sums[2][EXPERTS] = {};
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float4 w = load_shared4(shared + GATE_OUT + (m * 16 + half * 8 + lane / 4) * 16);
+            float4 w = out[m][half];
 #pragma unroll
             for (int row = 0; row < 2; ++row) {
-                float h = elu(hidden[m][half * 2 + row]);
+                float h = elu(hidden[0][m][half * 2 + row] + hidden[1][m][half * 2 + row]);
                 sums[row][0] = fmaf(h, w.x, sums[row][0]), sums[row][1] = fmaf(h, w.y, sums[row][1]);
                 sums[row][2] = fmaf(h, w.z, sums[row][2]), sums[row][3] = fmaf(h, w.w, sums[row][3]);
             }
@@ -180,8 +191,9 @@ __device__ __forceinline__ void coefficients(const float (&gate_bias)[EXPERTS], 
                       __fdividef(sum[2], total), __fdividef(sum[3], total));
 }
 
-// Of 128 units of x1 this warp's 16.
-__device__ __forceinline__ void first_layer(u32 shared, int warp, int lane, float (&products)[TILES][EXPERTS][4]) {
+// Of 128 units of x1 this warp's 16. `early`: the first half of their weights.
+__device__ __forceinline__ void first_layer(u32 shared, int warp, int lane, const uint4 (&early)[8],
+                                            float (&products)[TILES][EXPERTS][4]) {
     u32 x[TILES][4][2];
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) load_x(shared, tile, lane, x[tile]);
@@ -189,7 +201,9 @@ __device__ __forceinline__ void first_layer(u32 shared, int warp, int lane, floa
     for (int step = 0; step < 4; ++step)
 #pragma unroll
         for (int e = 0; e < EXPERTS; ++e) {
-            uint4 weights = load_fragment(shared + FIRST + ((warp * 4 + step) * EXPERTS + e) * FRAGMENT + lane * 16);
+            int i = step * EXPERTS + e;
+            uint4 weights = i < 8 ? early[i]
+                                  : load_fragment(shared + FIRST + (warp * 4 * EXPERTS + i) * FRAGMENT + lane * 16);
 #pragma unroll
             for (int tile = 0; tile < TILES; ++tile) product(products[tile][e], weights, x[tile][step]);
         }
@@ -252,20 +266,29 @@ __device__ __forceinline__ void store_x2(u32 shared, int tile, int warp, int lan
 
 // What the CTA's 32 units of x2 add to 16 columns of 8 rows of the result, sent to the rows' owners. One warp.
 __device__ __forceinline__ void last_layer(u32 shared, u32 rank, int tile, int warp, int lane,
-                                           const uint4 (&weights)[2][EXPERTS], float (&products)[EXPERTS][4]) {
+                                           const uint4 (&weights)[2][EXPERTS], const float (&c)[2][EXPERTS],
+                                           float (&products)[EXPERTS][4]) {
     u32 x[2][2];
     load_units(shared + X2 + tile * 512, lane, x);
-    float c[2][EXPERTS];
-    load_mixing(shared, tile, lane, c);
 #pragma unroll
     for (int step = 0; step < 2; ++step)
 #pragma unroll
         for (int e = 0; e < EXPERTS; ++e) product(products[e], weights[step][e], x[step]);
-    // A lane has two columns of two rows. Four lanes, four apart, exchange them: each then has one of the rows, and
-    // four columns that lie side by side.
+    // A lane has two columns of two rows.
     float v[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) v[i] = mix(products, c, i);
+    if (TILES > 1) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            u32 owner = tile * 8 + lane % 4 * 2 + i % 2;
+            u32 place = shared + PARTS + rank * 256 + (warp % 4 * 16 + i / 2 * 8 + lane / 4) * 4;
+            send(at_rank(place, owner), v[i], at_rank(shared + PARTS_FULL, owner));
+        }
+        return;
+    }
+    // With few warps that send, fewer messages are faster. Four lanes, four apart, exchange their values: each then has one
+    // of the rows, and four columns that lie side by side.
     bool second = lane / 4 % 2, upper = lane / 8 % 2;  // of the rows; of the columns' halves
     float a = __shfl_xor_sync(~0u, second ? v[0] : v[1], 4), b = __shfl_xor_sync(~0u, second ? v[2] : v[3], 4);
     float low[2] = {second ? a : v[0], second ? v[1] : a};    // neighbouring columns of the lower half
@@ -377,6 +400,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
     bool last_of_tile = warp / 4 < TILES;  // four warps for each tile of 8 rows
     int tile_of_last = warp / 4 % TILES;
     bool finishes = warp < 4 && rank < ROWS;
+    u32 early_place = shared + (warp < TILES ? GATE : FIRST + warp * 4 * EXPERTS * FRAGMENT);
     Finish end;
     end.begin(args, first_row + rank % ROWS, lane);
     load_inputs(args, first_row, shared);
@@ -385,8 +409,13 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
     cluster_wait();
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
+        uint4 early[8];  // half of a warp's weights that x is multiplied with, loaded before it is here
+        load_early(early, early_place, lane);
         if (frame) cluster_barrier_wait(shared + X_FULL, (frame - 1) & 1);
-        if (warp < TILES) gate(shared, rank, warp, lane);
+        if (warp < TILES) {
+            gate(shared, rank, warp, lane, early);
+            load_early(early, shared + FIRST + warp * 4 * EXPERTS * FRAGMENT, lane);
+        }
         if (threadIdx.x == THREADS - 1) {
             barrier_expect(shared + LOGITS_FULL, C * ROWS * 16);
             barrier_expect(shared + SUMS_FULL, 4 * TILES * 1024);
@@ -397,7 +426,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
         float c[TILES][2][EXPERTS];
         {
             float products[TILES][EXPERTS][4] = {};
-            first_layer(shared, warp, lane, products);
+            first_layer(shared, warp, lane, early, products);
             cluster_barrier_wait(shared + LOGITS_FULL, frame & 1);
             coefficients(gate_bias, shared, warp, lane);
             __syncthreads();
@@ -417,10 +446,15 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
                         load_fragment(shared + LAST + ((warp % 4 * 2 + step) * EXPERTS + e) * FRAGMENT + lane * 16);
             float products[EXPERTS][4];
             start(products, shared + LAST_BIAS + warp % 4 * 256, lane);
+            float of_tile[2][EXPERTS];
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int e = 0; e < EXPERTS; ++e) of_tile[i][e] = tile_of_last ? c[TILES - 1][i][e] : c[0][i][e];
             cluster_barrier_wait(shared + SUMS_FULL, frame & 1);
             store_x2(shared, tile_of_last, warp, lane);
             group_sync(tile_of_last);
-            last_layer(shared, rank, tile_of_last, warp, lane, weights, products);
+            last_layer(shared, rank, tile_of_last, warp, lane, weights, of_tile, products);
         }
         if (finishes) {
             cluster_barrier_wait(shared + PARTS_FULL, frame & 1);
