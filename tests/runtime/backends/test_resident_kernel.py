@@ -126,6 +126,9 @@ def test_it_makes_the_networks_frames(
         "__syncthreads();\n        middle_layer",
         "__syncthreads();\n#pragma unroll",
         "group_sync(tile_of_last);",
+        "if (frame) cluster_barrier_wait(shared + X_FULL, (frame - 1) & 1);",
+        "cluster_barrier_wait(shared + LOGITS_FULL, frame & 1);",
+        "cluster_barrier_wait(shared + SUMS_FULL, frame & 1);",
         "cluster_barrier_wait(shared + PARTS_FULL, frame & 1);",
     ],
 )

@@ -9,7 +9,7 @@
 // The CTAs are a square of 4 x 4: CTA `rank` has inputs 128 (rank % 4).. and outputs 128 (rank / 4).. of the middle layer,
 // and finishes 32 rank.. of them. One frame of it:
 //
-//   gate      its 32 hidden units -> partial logits, sent to all; their sum -> coefficients c, each warp two rows
+//   gate      its 32 hidden units -> partial logits, sent to all; their sum -> coefficients c, each warp a row or two
 //   first     x W0 -> mix with c, ELU -> the 128 units of x1 that it needs itself. The three other CTAs of its column of the
 //             square compute the same, while the logits are on their way: nothing of x1 crosses.
 //   middle    x1 W1 -> mix -> its part of 128 units, sent to the four CTAs of its row of the square that finish them
@@ -113,7 +113,7 @@ __device__ __forceinline__ void load_x(u32 shared, int tile, int lane, u32 (&x)[
     }
 }
 
-// Eight fragments that follow each other, one behind the other in the matrix unit's order.
+// Eight fragments, one behind the other: half of what a warp multiplies x with, in the first layer; all of it in the gate.
 __device__ __forceinline__ void load_early(uint4 (&weights)[8], u32 place, int lane) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) weights[i] = load_fragment(place + i * FRAGMENT + lane * 16);
@@ -409,7 +409,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
     cluster_wait();
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
-        uint4 early[8];  // half of a warp's weights that x is multiplied with, loaded before it is here
+        uint4 early[8];  // on their way before x is here, so that they do not wait in shared memory's queue behind others'
         load_early(early, early_place, lane);
         if (frame) cluster_barrier_wait(shared + X_FULL, (frame - 1) & 1);
         if (warp < TILES) {
