@@ -248,7 +248,9 @@ def test_the_source_is_part_of_what_is_installed() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows, num_frames, launches", [(4096, 1, 20_000), (4096, 8, 2_000), (64, 95, 1_000), (40, 95, 1_000)])
+@pytest.mark.parametrize(
+    "rows, num_frames, launches", [(4096, 1, 20_000), (4096, 8, 2_000), (64, 95, 1_000), (40, 95, 1_000)]
+)
 def test_every_launch_gives_the_same_bits(
     network: tuple[Any, Truth], rows: int, num_frames: int, launches: int, generator: torch.Generator
 ) -> None:
