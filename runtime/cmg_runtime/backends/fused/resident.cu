@@ -64,14 +64,19 @@ __device__ __forceinline__ float mix(const float (&products)[EXPERTS][4], const 
     return sum;
 }
 
-// Each expert's bias of 16 outputs, at `place`.
-__device__ __forceinline__ void start(float (&products)[EXPERTS][4], u32 place, int lane) {
+// Each expert's bias of 16 outputs, at `place`: of a lane's two.
+__device__ __forceinline__ void load_bias(float (&bias)[EXPERTS][2], u32 place, int lane) {
 #pragma unroll
-    for (int e = 0; e < EXPERTS; ++e) {
-        float low = load_shared1(place + (e * 16 + lane / 4) * 4), high = load_shared1(place + (e * 16 + lane / 4 + 8) * 4);
-        products[e][0] = products[e][1] = low;
-        products[e][2] = products[e][3] = high;
-    }
+    for (int e = 0; e < EXPERTS; ++e)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) bias[e][half] = load_shared1(place + (e * 16 + half * 8 + lane / 4) * 4);
+}
+
+__device__ __forceinline__ void start(float (&products)[EXPERTS][4], const float (&bias)[EXPERTS][2]) {
+#pragma unroll
+    for (int e = 0; e < EXPERTS; ++e)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) products[e][i] = bias[e][i / 2];
 }
 
 // The coefficients of a lane's two rows.
@@ -224,10 +229,10 @@ __device__ __forceinline__ void store_x1(u32 shared, int warp, int lane, const f
 
 // This CTA's part of 128 units of x2, before ELU; of them this warp's 16.
 __device__ __forceinline__ void middle_layer(u32 shared, u32 rank, int warp, int lane, const uint4 (&weights)[8][EXPERTS],
-                                             const float (&c)[TILES][2][EXPERTS]) {
+                                             const float (&c)[TILES][2][EXPERTS], const float (&bias)[EXPERTS][2]) {
     float products[TILES][EXPERTS][4];
 #pragma unroll
-    for (int tile = 0; tile < TILES; ++tile) start(products[tile], shared + BIAS + warp * 256, lane);
+    for (int tile = 0; tile < TILES; ++tile) start(products[tile], bias);
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
         u32 x[TILES][2][2];
@@ -267,7 +272,9 @@ __device__ __forceinline__ void store_x2(u32 shared, int tile, int warp, int lan
 // What the CTA's 32 units of x2 add to 16 columns of 8 rows of the result, sent to the rows' owners. One warp.
 __device__ __forceinline__ void last_layer(u32 shared, u32 rank, int tile, int warp, int lane,
                                            const uint4 (&weights)[2][EXPERTS], const float (&c)[2][EXPERTS],
-                                           float (&products)[EXPERTS][4]) {
+                                           const float (&bias)[EXPERTS][2]) {
+    float products[EXPERTS][4];
+    start(products, bias);
     u32 x[2][2];
     load_units(shared + X2 + tile * 512, lane, x);
 #pragma unroll
@@ -423,10 +430,11 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
             if (frame + 1 < args.num_frames) barrier_expect(shared + X_FULL, ROWS * 128);
         }
         if (finishes) end.load_command(args, frame);
-        float c[TILES][2][EXPERTS];
+        float c[TILES][2][EXPERTS], bias[EXPERTS][2];
         {
             float products[TILES][EXPERTS][4] = {};
             first_layer(shared, warp, lane, early, products);
+            load_bias(bias, shared + BIAS + warp * 256, lane);
             cluster_barrier_wait(shared + LOGITS_FULL, frame & 1);
             coefficients(gate_bias, shared, warp, lane);
             __syncthreads();
@@ -435,7 +443,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
             store_x1(shared, warp, lane, products, c);
         }
         __syncthreads();
-        middle_layer(shared, rank, warp, lane, middle, c);
+        middle_layer(shared, rank, warp, lane, middle, c, bias);
         if (last_of_tile) {
             uint4 weights[2][EXPERTS];
 #pragma unroll
@@ -444,8 +452,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
                 for (int e = 0; e < EXPERTS; ++e)
                     weights[step][e] =
                         load_fragment(shared + LAST + ((warp % 4 * 2 + step) * EXPERTS + e) * FRAGMENT + lane * 16);
-            float products[EXPERTS][4];
-            start(products, shared + LAST_BIAS + warp % 4 * 256, lane);
+            load_bias(bias, shared + LAST_BIAS + warp % 4 * 256, lane);
             float of_tile[2][EXPERTS];
 #pragma unroll
             for (int i = 0; i < 2; ++i)
@@ -454,7 +461,7 @@ __device__ __forceinline__ void compute(const Arguments &args, u32 shared, u32 r
             cluster_barrier_wait(shared + SUMS_FULL, frame & 1);
             store_x2(shared, tile_of_last, warp, lane);
             group_sync(tile_of_last);
-            last_layer(shared, rank, tile_of_last, warp, lane, weights, of_tile, products);
+            last_layer(shared, rank, tile_of_last, warp, lane, weights, of_tile, bias);
         }
         if (finishes) {
             cluster_barrier_wait(shared + PARTS_FULL, frame & 1);
