@@ -17,25 +17,33 @@ from cmg_export.read.checkpoint import load_source
 from cmg_export.timing import interleave
 from CMG_Ref import command_line
 from cmg_runtime import Manifest, read_manifest
+from cmg_runtime.backends.fused.cluster_shapes import FEW, RESIDENT
 from cmg_runtime.device.graphs import GraphRecorder, Piece
 from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.folder.arrays import read_weights
 
 MODULE = "cmg_export.bench.kernels"
 
+FOR_FEW = {"streamed": FEW, "8 resident": RESIDENT[0], "16 resident": RESIDENT[1]}
+"""Shapes for few rows."""
+
+MOST_OF_FEW = 256
+"""Rows up to which they are compared."""
+
 
 @dataclass(frozen=True)
 class Options:
     """Time Triton's kernels and the cluster kernel in half precision: one frame, and many frames in one launch.
 
-    Medians by the GPU's clock, of CUDA graphs, in us. Exit status: 0 done, 2 wrong input or no GPU.
+    Medians by the GPU's clock, of CUDA graphs, in us. For few rows, many frames once more in each shape of the cluster
+    kernel that could take them. Exit status: 0 done, 2 wrong input or no GPU.
     """
 
     engine: Path = Path("engines/g1_neutral")
     """The engine folder."""
     checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
     """The checkpoint that it was made from: the float64 reference takes its weights from it."""
-    rows: tuple[int, ...] = (64, 256, 512, 960, 1024, 2048, 4096, 8192, 65536)
+    rows: tuple[int, ...] = (16, 56, 64, 112, 224, 256, 512, 960, 1024, 2048, 4096, 8192, 65536)
     """Environments."""
     frames: int = 95
     """Frames of one launch; not timed beyond 4096 rows."""
@@ -69,7 +77,8 @@ def _run(options: Options) -> int:
     inputs = Inputs(options.engine, manifest, checkpoint, options.seed)
     where = describe(device)
     print(f"{where.device}, one fp16 product of 8192^3 at {where.tflops['fp16']:.0f} TFLOP/s, clocks {where.clocks}")
-    print(f"{'rows':>6}" + "".join(f"{name:>12}{'error':>9}" for name in kernels) + f"{options.frames:>9} frames")
+    single = "".join(f"{name:>12}{'error':>9}" for name in kernels)
+    print(f"{'rows':>6}{single}{options.frames:>9} frames" + "".join(f"{name:>14}" for name in FOR_FEW))
     for rows in options.rows:
         print(_row(options, kernels, inputs, rows, device), flush=True)
     return 0
@@ -105,15 +114,22 @@ def _row(options: Options, kernels: dict[str, Any], inputs: Inputs, rows: int, d
         runs[name] = recorder.record([piece] * options.launches)
         runs[name]()
         errors[name] = inputs.error(motion, command, out)
-    many = "-"
     if "cluster" in kernels and rows <= 4096:
         commands = command.expand(options.frames, rows, -1).contiguous()
         frames = motion.new_empty(options.frames, *motion.shape)
-        runs[many] = recorder.record([Piece(lambda: kernels["cluster"].rollout(motion, commands, frames))])
+        shapes = {"frames": None, **(FOR_FEW if rows <= MOST_OF_FEW else {})}
+        for name, shape in shapes.items():
+            if shape is not None and not kernels["cluster"].has(shape):
+                continue
+            piece = Piece(lambda shape=shape: kernels["cluster"].rollout(motion, commands, frames, shape=shape))
+            runs[name] = recorder.record([piece])
     timed = interleave(runs, device, options.repeats, seconds=2.0, block=10)
     times = {name: samples.timing().cost.p50 for name, samples in timed.items()}
     single = "".join(f"{times[name] / options.launches:>12.1f}{errors[name]:>9.1e}" for name in kernels)
-    return f"{rows:>6}{single}" + (f"{times[many]:>16.1f}" if many in times else f"{'-':>16}")
+    widths = {"frames": 16, **dict.fromkeys(FOR_FEW, 14)}
+    return f"{rows:>6}{single}" + "".join(
+        f"{times[name]:>{width}.1f}" if name in times else f"{'-':>{width}}" for name, width in widths.items()
+    )
 
 
 if __name__ == "__main__":

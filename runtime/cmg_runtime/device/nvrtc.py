@@ -20,7 +20,7 @@ import torch
 from cmg_runtime.folder.kept_files import read_kept, replace_file, user_cache
 
 _MOST_SHARED_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-
+_LARGE_CLUSTERS = 14  # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED: more than 8 thread blocks
 
 _CLUSTER_DIMENSION = 4  # CUlaunchAttributeID
 _PROGRAMMATIC_STREAM_SERIALIZATION = 6
@@ -75,6 +75,7 @@ class CudaKernel:
             self._call("cuModuleLoadData", ctypes.byref(module), image)
             self._call("cuModuleGetFunction", ctypes.byref(self._function), module, name.encode())
             self._call("cuFuncSetAttribute", self._function, _MOST_SHARED_MEMORY, shared_bytes)
+            self._call("cuFuncSetAttribute", self._function, _LARGE_CLUSTERS, 1)
 
     def launch(self, grid: int, threads: int, arguments: ctypes.Structure, stream: int, beside: bool = False) -> None:
         """Enqueue it on a stream of its device, which must be the current device.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from cmg_export.compile.weights import one_product_weights
-from cmg_export.read.checkpoint import load_checkpoint
+from cluster_case import packed_network
 from cmg_runtime.backends.fused import cluster
-from cmg_runtime.backends.fused.cluster import FEW, MANY, PAIR, ClusterShape, fits, plan
+from cmg_runtime.backends.fused.cluster import fits
+from cmg_runtime.backends.fused.cluster_shapes import FEW, MANY, PAIR, RESIDENT, ClusterShape, Shape, plan
 from cmg_runtime.backends.fused.cluster_weights import CHUNKS, EXPERTS, WIDTH, weight_stream
-from cmg_runtime.backends.fused.packing import Packed, pack
+from cmg_runtime.backends.fused.packing import Packed
 from cmg_runtime.device import nvrtc
 from cmg_runtime.guard import Guard
 from engine_folder import TOLERANCE, Truth
-from make_checkpoint import make_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHARED_MEMORY = 232_448
 """Bytes that a thread block of a Hopper GPU can have."""
 
-in_every_shape = pytest.mark.parametrize("shape", [FEW, MANY, PAIR], ids=["few", "many", "pair"])
-
-
-def packed_network(seed: int, device: torch.device = CPU, **sizes: Any) -> tuple[Packed, Truth]:
-    with tempfile.TemporaryDirectory() as folder:
-        made = make_checkpoint(Path(folder), seed=seed, num_layers=3, **sizes)
-        weights = one_product_weights(load_checkpoint(made.path))
-    return pack(weights, torch.float16, device), Truth(made.model, made.stats)
+STREAMING, SHAPES = [FEW, MANY, PAIR], [FEW, MANY, PAIR, *RESIDENT]
+NAMES = ["few", "many", "pair", "resident of 8", "resident of 16"]
+in_every_shape = pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
 
 
 def unswizzled(block: torch.Tensor) -> torch.Tensor:
@@ -82,13 +75,13 @@ def in_kernel_order(packed: Packed, shape: ClusterShape, motion: torch.Tensor, c
     return (result * packed.motion_std.double() + packed.shift[:WIDTH].double())[:, : packed.shapes.motion]
 
 
-@in_every_shape
+@pytest.mark.parametrize("shape", STREAMING, ids=NAMES[:3])
 @pytest.mark.parametrize("sizes", [(512, 4, 512), (320, 3, 200), (64, 4, 512)], ids=str)
 def test_weights_in_the_kernels_order_are_the_network(
     shape: ClusterShape, sizes: tuple[int, int, int], seed: int, generator: torch.Generator
 ) -> None:
     hidden, experts, gate = sizes
-    packed, truth = packed_network(seed, hidden_dim=hidden, num_experts=experts, gating_hidden_dim=gate)
+    packed, truth = packed_network(seed, CPU, hidden_dim=hidden, num_experts=experts, gating_hidden_dim=gate)
     motion, command = truth.states(37, generator), truth.commands(37, generator)
     seen = in_kernel_order(packed, shape, motion, command)
     assert truth.error(seen.float(), truth.step(motion, command)) < TOLERANCE["fp16"]
@@ -112,16 +105,16 @@ def test_a_gpu_that_has_no_room_for_its_clusters_is_refused(seed: int, monkeypat
         def most_clusters(self, ctas: int, threads: int) -> int:
             return int(ctas < MANY.ctas)
 
-    monkeypatch.setattr(cluster, "_load", lambda *_: (Kernel(), None))
+    monkeypatch.setattr(cluster, "CudaKernel", lambda *_: Kernel())
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    packed, _ = packed_network(seed, hidden_dim=64, num_experts=4)
+    packed, _ = packed_network(seed, CPU, hidden_dim=64, num_experts=4)
     with pytest.raises(nvrtc.CudaError, match="no room for a cluster of 8 or 4 thread blocks"):
         cluster.ClusterNetwork(packed, CPU)
 
 
 def test_too_many_experts_are_refused(seed: int) -> None:
     with pytest.raises(ValueError, match="17 experts"):
-        packed_network(seed, num_experts=17)
+        packed_network(seed, CPU, num_experts=17)
 
 
 @pytest.fixture
@@ -135,13 +128,12 @@ def network(seed: int) -> tuple[Any, Truth]:
 
 @pytest.mark.gpu
 @in_every_shape
-@pytest.mark.parametrize("rows", [1, 65, 300, 4097])
+@pytest.mark.parametrize("rows, num_frames", [(1, 12), (19, 2), (65, 12), (300, 12), (4097, 12)])
 def test_frames_in_one_launch_are_frames_one_by_one(
-    network: tuple[Any, Truth], shape: ClusterShape, rows: int, generator: torch.Generator
+    network: tuple[Any, Truth], shape: Shape, rows: int, num_frames: int, generator: torch.Generator
 ) -> None:
     """The same bits, whatever the rows' distances; each frame held to the float64 model."""
     kernel, truth = network
-    num_frames = 12
     wide = torch.randn(rows, 71, device="cuda")
     wide[:, 5:63] = truth.states(rows, generator).cuda()
     start = wide[:, 5:63]
@@ -165,7 +157,7 @@ def test_frames_in_one_launch_are_frames_one_by_one(
 @pytest.mark.gpu
 @in_every_shape
 def test_bad_rows_are_replaced_between_frames(
-    network: tuple[Any, Truth], shape: ClusterShape, generator: torch.Generator
+    network: tuple[Any, Truth], shape: Shape, generator: torch.Generator
 ) -> None:
     """As the guard does it frame by frame: the same rows, from the same states of the bank, counted once."""
     kernel, truth = network
@@ -195,7 +187,7 @@ def test_bad_rows_are_replaced_between_frames(
 
 @pytest.mark.slow
 @in_every_shape
-def test_it_compiles(shape: ClusterShape) -> None:
+def test_it_compiles(shape: Shape) -> None:
     try:
         nvrtc.compile_source("", ["-arch=sm_90a"])
     except nvrtc.CudaError as error:
@@ -204,11 +196,11 @@ def test_it_compiles(shape: ClusterShape) -> None:
     image = nvrtc.compile_source(source, options)
     assert image.startswith(b"\x7fELF") and b"generate_frames" in image
     with pytest.raises(nvrtc.CudaError, match=r"NVRTC \d+\.\d+: kernel.cu\(\d+\): error: "):
-        nvrtc.compile_source(source.replace("u32 block = ring.wait();", "u32 block = ring.wait(1);"), options)
+        nvrtc.compile_source(source.replace("rank = cluster_rank();", "rank = cluster_rank(1);"), options)
     # What would be launched with other sizes than the kernel has does not compile.
     for size in (f"SHARED_BYTES={shape.shared_bytes}", f"THREADS={shape.threads}"):
         others = [f"-D{size}8" if option == f"-D{size}" else option for option in options]
-        with pytest.raises(nvrtc.CudaError, match="ClusterShape in cluster.py has other sizes"):
+        with pytest.raises(nvrtc.CudaError, match="Shape in cluster_shapes.py has other sizes"):
             nvrtc.compile_source(source, others)
 
 
@@ -256,7 +248,9 @@ def test_the_source_is_part_of_what_is_installed() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows, num_frames, launches", [(4096, 1, 20_000), (4096, 8, 2_000), (64, 95, 1_000)])
+@pytest.mark.parametrize(
+    "rows, num_frames, launches", [(4096, 1, 20_000), (4096, 8, 2_000), (64, 95, 1_000), (40, 95, 1_000)]
+)
 def test_every_launch_gives_the_same_bits(
     network: tuple[Any, Truth], rows: int, num_frames: int, launches: int, generator: torch.Generator
 ) -> None:

@@ -40,7 +40,7 @@ constexpr int FULL = BARRIERS, EMPTY = FULL + 8 * STAGES;
 constexpr int X1_FULL = EMPTY + 8 * STAGES;        // [R, CHUNKS]
 constexpr int LOGITS_FULL = X1_FULL + 8 * R * CHUNKS;
 constexpr int X1_FREE = LOGITS_FULL + 8 * R, PARTS_FULL = X1_FREE + 8 * R, NEXT_FULL = PARTS_FULL + 8 * R;
-static_assert(NEXT_FULL + 8 * R == SHARED_BYTES && 128 * R + 128 == THREADS, "ClusterShape in cluster.py has other sizes");
+static_assert(NEXT_FULL + 8 * R == SHARED_BYTES && 128 * R + 128 == THREADS, "ClusterShape in cluster_shapes.py has other sizes");
 
 // log2(e) elu(x / log2(e)), as in cmg_runtime.backends.fused.layers
 __device__ __forceinline__ float elu(float x) { return x > 0.f ? x : fmaf(exp2_fast(x), LOG2E, -LOG2E); }
@@ -475,7 +475,7 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
             barrier_init(shared + PARTS_FULL + 8 * group, 1);
             barrier_init(shared + NEXT_FULL + 8 * group, 1);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_are_there();
     }
     __syncthreads();
     cluster_arrive();  // what follows needs the other CTAs only where it waits

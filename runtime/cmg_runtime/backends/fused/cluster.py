@@ -1,109 +1,30 @@
 """The whole network in one kernel of thread-block clusters, for Hopper GPUs: weights, launches and what fits it.
 
-What the kernel does, and why so: ``cluster.cu`` beside this file. It is written for the usual network: three layers,
-three or four experts, up to 512 hidden units in layers and gate, 31 to 62 inputs. Smaller layers are padded with zeros,
-which changes no result; for others, other GPUs and float32 there are the kernels of
+What the kernels do, and why so: ``cluster.cu`` beside this file, which streams the weights through each cluster, and
+``resident.cu`` for few rows, which keeps them there. They are written for the usual network: three layers, three or
+four experts, up to 512 hidden units in layers and gate, 31 to 62 inputs. Smaller layers are padded with zeros, which
+changes no result; for others, other GPUs and float32 there are the kernels of
 :mod:`cmg_runtime.backends.fused.layers`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 
 from cmg_runtime.backends.fused import cluster_arguments
 from cmg_runtime.backends.fused.cluster_arguments import Arguments, declarations
-from cmg_runtime.backends.fused.cluster_weights import (
-    BLOCK_BYTES,
-    CHUNKS,
-    EXPERTS,
-    HIDDEN,
-    WIDTH,
-    padded_to,
-    weight_stream,
-)
+from cmg_runtime.backends.fused.cluster_shapes import FEW, MANY, PAIR, RESIDENT, Launch, Shape, plan
+from cmg_runtime.backends.fused.cluster_weights import EXPERTS, HIDDEN, WIDTH, padded_to
 from cmg_runtime.backends.fused.packing import Packed, Shapes
 from cmg_runtime.device.nvrtc import CudaError, CudaKernel
 from cmg_runtime.guard import STRIDE, Guard
 
-
-@dataclass(frozen=True)
-class ClusterShape:
-    """``ctas`` thread blocks share a row block's columns; each has ``groups`` groups of 64 rows, and a ring of
-    ``stages`` blocks of 32 KB of weights."""
-
-    ctas: int
-    groups: int
-    stages: int
-
-    @property
-    def rows(self) -> int:
-        return 64 * self.groups
-
-    @property
-    def threads(self) -> int:
-        return 128 * (self.groups + 1)
-
-    @property
-    def tiles(self) -> int:
-        return CHUNKS // self.ctas
-
-    @property
-    def shared_bytes(self) -> int:
-        """As ``cluster.cu`` lays it out, which does not compile for another size."""
-        logits = 0 if self.tiles > 1 else self.groups * self.ctas * 1024
-        barriers = 8 * (2 * self.stages + self.groups * (CHUNKS + 4))
-        return CHUNKS * self.rows * 128 + self.stages * BLOCK_BYTES + self.tiles * 1024 + logits + barriers
-
-
-FEW = ClusterShape(ctas=8, groups=1, stages=4)
-"""The shortest frame, 64 rows at a time."""
-
-MANY = ClusterShape(ctas=4, groups=2, stages=3)
-"""Each weight that is read serves 128 rows. A frame takes two and a half times as long as one of :data:`FEW`."""
-
-PAIR = ClusterShape(ctas=2, groups=1, stages=4)
-"""64 rows in the time that :data:`MANY` takes: for multiprocessors that its clusters leave over."""
-
-
 ONE_FRAME_FEW, ONE_FRAME_MANY = 512, 2048
 """Rows from which single frames are faster than in the kernels of :mod:`cmg_runtime.backends.fused.layers`: the first
 up to what :data:`FEW` holds at once."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """``rows`` rows from ``first`` on; ``beside``: at the same time as the launch before."""
-
-    shape: ClusterShape
-    first: int
-    rows: int
-    beside: bool = False
-
-
-def plan(num_rows: int, few: int, many: int, pair: int) -> List[Launch]:
-    """How to divide rows.
-
-    Args:
-        few, many: rows that the GPU can hold at once in clusters of these shapes.
-        pair: rows that go beside as many as ``many``.
-    """
-    launches: List[Launch] = []
-    first = 0
-    while num_rows - first > many:
-        launches.append(Launch(MANY, first, many))
-        first += many
-        rows = min(pair, num_rows - first)
-        if rows > 0:
-            launches.append(Launch(PAIR, first, rows, beside=True))
-            first += rows
-    rest = num_rows - first
-    if rest > 0:
-        launches.append(Launch(FEW if rest <= 2 * few else MANY, first, rest))
-    return launches
 
 
 def fits(shapes: Shapes, precision: str, device: torch.device) -> bool:
@@ -131,13 +52,40 @@ class ClusterNetwork:
         self._packed = packed
         self._device = device
         self._bias = padded_to(packed.layers[1][1], HIDDEN * EXPERTS)
-        self._kernels = {shape: _load(shape, packed, device) for shape in (FEW, MANY, PAIR)}
-        with torch.cuda.device(device):
-            few, many = (self._kernels[shape][0].most_clusters(shape.ctas, shape.threads) for shape in (FEW, MANY))
+        self._kernels: Dict[Shape, CudaKernel] = {}
+        self._weights: Dict[int, torch.Tensor] = {}
+        few, many = (self._add(shape) for shape in (FEW, MANY))
         if not few or not many:  # part of a GPU (MIG)
             raise CudaError(f"no room for a cluster of {FEW.ctas} or {MANY.ctas} thread blocks")
-        left_over = torch.cuda.get_device_properties(device).multi_processor_count - many * MANY.ctas
-        self.capacities = (few * FEW.rows, many * MANY.rows, left_over // PAIR.ctas * PAIR.rows)
+        self._add(PAIR)
+        with torch.cuda.device(device):
+            left_over = torch.cuda.get_device_properties(device).multi_processor_count - many * MANY.ctas
+        resident = tuple(self._add_if_possible(shape) * shape.rows for shape in RESIDENT)
+        pair = left_over // PAIR.ctas * PAIR.rows
+        self.capacities = (few * FEW.rows, many * MANY.rows, pair, resident)
+
+    def _add(self, shape: Shape) -> int:
+        """Load the kernel and the weights of a shape; returns the clusters that the GPU holds at once."""
+        source, options = program(shape)
+        kernel = CudaKernel(source, "generate_frames", options, shape.shared_bytes, self._device)
+        with torch.cuda.device(self._device):
+            clusters = kernel.most_clusters(shape.ctas, shape.threads)
+        if clusters:
+            self._kernels[shape] = kernel
+            if shape.ctas not in self._weights:
+                self._weights[shape.ctas] = shape.weights(self._packed)
+        return clusters
+
+    def _add_if_possible(self, shape: Shape) -> int:
+        """The same; 0 where the GPU or its driver refuses clusters of this size."""
+        try:
+            return self._add(shape)
+        except CudaError:
+            return 0
+
+    def has(self, shape: Shape) -> bool:
+        """Whether the GPU has room for clusters of this shape."""
+        return shape in self._kernels
 
     def suits_one_frame(self, num_rows: int) -> bool:
         """Whether it is the faster kernel for single frames of so many rows."""
@@ -155,7 +103,7 @@ class ClusterNetwork:
         guard: Optional[Guard] = None,
         columns: Optional[torch.Tensor] = None,
         ahead: int = 1,
-        shape: Optional[ClusterShape] = None,
+        shape: Optional[Shape] = None,
     ) -> None:
         """As :meth:`cmg_runtime.backends.Backend.rollout`. Nothing is allocated.
 
@@ -182,11 +130,10 @@ class ClusterNetwork:
         ahead: int,
     ) -> None:
         packed, shapes, shape = self._packed, self._packed.shapes, launch.shape
-        kernel, stream = self._kernels[shape]
         rows = slice(launch.first, launch.first + launch.rows)
         motion, commands, out = motion[rows], commands[:, rows], out[:, rows]
         arguments = Arguments(
-            stream=stream.data_ptr(),
+            stream=self._weights[shape.ctas].data_ptr(),
             bias=self._bias.data_ptr(),
             gate_bias=packed.gate_out_bias.data_ptr(),
             last_bias=packed.last_bias.data_ptr(),
@@ -209,23 +156,15 @@ class ClusterNetwork:
         )
         queue = torch.cuda.current_stream(self._device).cuda_stream
         grid = -(-launch.rows // shape.rows) * shape.ctas
-        kernel.launch(grid, shape.threads, arguments, queue, launch.beside)
+        self._kernels[shape].launch(grid, shape.threads, arguments, queue, launch.beside)
 
 
-def _load(shape: ClusterShape, packed: Packed, device: torch.device) -> Tuple[CudaKernel, torch.Tensor]:
-    """The kernel compiled for a shape, and the weights in its order."""
-    source, options = program(shape)
-    kernel = CudaKernel(source, "generate_frames", options, shape.shared_bytes, device)
-    return kernel, weight_stream(packed, shape.ctas)
-
-
-def program(shape: ClusterShape) -> Tuple[str, List[str]]:
+def program(shape: Shape) -> Tuple[str, List[str]]:
     """The source for a shape, and the options that it is compiled with."""
-    header, kernel = ((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", "cluster.cu"))
+    header, kernel = ((Path(__file__).parent / name).read_text() for name in ("hopper.cuh", shape.source))
     source = header + declarations() + kernel
-    sizes = [f"-DC={shape.ctas}", f"-DR={shape.groups}", f"-DSTAGES={shape.stages}"]
-    sizes += [f"-DSHARED_BYTES={shape.shared_bytes}", f"-DTHREADS={shape.threads}"]
-    return source, ["-arch=sm_90a", "-std=c++17", *sizes]
+    sizes = {**shape.sizes, "SHARED_BYTES": shape.shared_bytes, "THREADS": shape.threads}
+    return source, ["-arch=sm_90a", "-std=c++17", *(f"-D{name}={size}" for name, size in sizes.items())]
 
 
 def _guard(guard: Optional[Guard], columns: Optional[torch.Tensor], ahead: int) -> cluster_arguments.Guard:

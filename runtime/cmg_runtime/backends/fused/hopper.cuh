@@ -31,6 +31,11 @@ __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
+// Barriers' beginnings, before the cluster's other CTAs and copies use them.
+__device__ __forceinline__ void barriers_are_there() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -90,6 +95,12 @@ __device__ __forceinline__ void copy_to_rank(u32 to, u32 from, u32 bytes, u32 ba
         : "memory");
 }
 
+__device__ __forceinline__ void send(u32 to, float a, u32 barrier) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+                 "r"(__float_as_uint(a)), "r"(barrier)
+                 : "memory");
+}
+
 __device__ __forceinline__ void send(u32 to, float a, float b, u32 barrier) {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
                  "r"(__float_as_uint(a)), "r"(__float_as_uint(b)), "r"(barrier)
@@ -104,6 +115,10 @@ __device__ __forceinline__ void send(u32 to, u32 a, u32 b, u32 c, u32 d, u32 bar
 
 __device__ __forceinline__ void store_shared(u32 to, u32 value) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared4(u32 to, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
 
 __device__ __forceinline__ void store_shared_half(u32 to, float value) {
@@ -122,8 +137,30 @@ __device__ __forceinline__ float2 load_shared2(u32 from) {
     return v;
 }
 
+__device__ __forceinline__ float load_shared1(u32 from) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
+    return v;
+}
+
+// Of what nobody writes while the kernel runs.
+__device__ __forceinline__ uint4 load_global4(const char *from) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+    return v;
+}
+
 __device__ __forceinline__ void load_matrices(u32 (&a)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_transposed(u32 (&a)[4], u32 from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                  : "r"(from)
                  : "memory");
@@ -200,4 +237,24 @@ __device__ __forceinline__ void product(float (&d)[128], u64 a, u64 b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" NAMES_OF_128 "}, %128, %129, 1, 1, 1, 0, 0;"
                  : OPERANDS_OF_128
                  : "l"(a), "l"(b));
+}
+
+// Products within a warp: 16 outputs x 16 inputs of weights, a fragment of 16 bytes a lane, times 16 inputs of 8 rows.
+__device__ __forceinline__ void product(float (&d)[4], const uint4 &a, const u32 (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b[0]), "r"(b[1]));
+}
+
+__device__ __forceinline__ uint4 load_fragment(u32 from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+    return v;
+}
+
+// The other operand of two steps of 16 inputs, which lie as [32 units, 8 rows] in half precision.
+__device__ __forceinline__ void load_units(u32 from, int lane, u32 (&x)[2][2]) {
+    u32 pieces[4];
+    load_matrices_transposed(pieces, from + lane * 16);
+    x[0][0] = pieces[0], x[0][1] = pieces[1], x[1][0] = pieces[2], x[1][1] = pieces[3];
 }
