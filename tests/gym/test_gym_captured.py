@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ def same_draws(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
     reference_cfg.start_noise = None
     cfg.events = {}
     cfg.curriculum = {}
+    # Which of several contacts a sensor shows is not the same from run to run on a GPU.
+    del cfg.rewards["self_collisions"]
     for term in cfg.observations["actor"].terms.values():
         term.noise = None
     cfg.episode_length_s = 0.9
@@ -64,7 +67,7 @@ def beside_each_other(
 ) -> None:
     """The same actions in mjlab's environment and in ours."""
     cfg = same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity))
-    plain, captured = ManagerBasedRlEnv(make_cfg_again(cfg), device), make(cfg)
+    plain, captured = ManagerBasedRlEnv(copy.deepcopy(cfg), device), make(cfg)
     vec = TrainingEnv(captured)
     with torch.inference_mode():
         for env in (plain, captured):
@@ -91,13 +94,6 @@ def beside_each_other(
 
 def close(mine: torch.Tensor, theirs: torch.Tensor, where: str) -> None:
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4, msg=lambda text: f"{where}: {text}")
-
-
-def make_cfg_again(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
-    """An environment changes its configuration."""
-    import copy
-
-    return copy.deepcopy(cfg)
 
 
 def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
