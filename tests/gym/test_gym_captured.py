@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
+from mjlab.managers import RewardTermCfg
 from mjlab.utils.lab_api.math import quat_from_euler_xyz
+from mujoco import MjSpec  # pyright: ignore[reportAttributeAccessIssue]
 
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.captured.pieces import flat
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("gym")
 ROBOTS = 6
 
 
-def same_draws(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
+def same_draws(cfg: ManagerBasedRlEnvCfg, floating: bool) -> ManagerBasedRlEnvCfg:
     """The configuration without what draws as often as something happens: captured, it draws for every robot."""
     reference_cfg: Any = cfg.commands["reference"]
     reference_cfg.resampling_time_range = (0.3, 0.3)
@@ -35,7 +37,14 @@ def same_draws(cfg: ManagerBasedRlEnvCfg) -> ManagerBasedRlEnvCfg:
     for term in cfg.observations["actor"].terms.values():
         term.noise = None
     cfg.episode_length_s = 0.9
+    cfg.scene.spec_fn = without_contacts if floating else None
     return cfg
+
+
+def without_contacts(spec: MjSpec) -> None:
+    """Limbs that touch each other make chaos of the last bit."""
+    for geom in spec.geoms:
+        geom.contype = geom.conaffinity = 0
 
 
 def seeded_draws(env: ManagerBasedRlEnv, seed: int) -> None:
@@ -66,7 +75,7 @@ def beside_each_other(
     make: Callable[[ManagerBasedRlEnvCfg], CapturedEnv], device: str, seed: int, steps: int, gravity: bool
 ) -> None:
     """The same actions in mjlab's environment and in ours."""
-    cfg = same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity))
+    cfg = same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity), floating=not gravity)
     plain, captured = ManagerBasedRlEnv(copy.deepcopy(cfg), device), make(cfg)
     vec = TrainingEnv(captured)
     with torch.inference_mode():
@@ -103,6 +112,70 @@ def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
 @pytest.mark.slow
 def test_a_captured_step_is_mjlabs_step(seed: int) -> None:
     beside_each_other(recorded, "cpu", seed, 60, gravity=False)
+
+
+class waits:
+    """A user's term that asks the device on the host, and one that counts in Python."""
+
+    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
+        self.calls = 0
+
+    def __call__(self, env: ManagerBasedRlEnv) -> torch.Tensor:
+        height = env.scene["robot"].data.root_link_pos_w[:, 2]
+        return height + float(height.mean().item())
+
+
+class counts(waits):
+    def __call__(self, env: ManagerBasedRlEnv) -> torch.Tensor:
+        self.calls += 1
+        return torch.full((env.num_envs,), float(self.calls))
+
+
+def reads_the_counter(env: ManagerBasedRlEnv) -> torch.Tensor:
+    return torch.full((env.num_envs,), float(env.common_step_counter))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_captured_runs_between_graphs_and_is_named(
+    seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = make_cfg(g1_engine()[0], ROBOTS, seed, play=False)
+    for term in (waits, counts, reads_the_counter):
+        cfg.rewards[term.__name__] = RewardTermCfg(func=term, weight=1.0)
+    env = recorded(cfg)
+    vec = TrainingEnv(env)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("captured step: ")]
+    assert [line.split("'")[1] for line in told] == ["waits", "counts", "reads_the_counter"], told
+    assert "test_gym_captured.py" in told[0] and "changes" in told[1] and "common_step_counter" in told[2]
+    own = env.reward_manager.active_terms[-3:]
+    step_rewards = []
+    with torch.inference_mode():
+        for _ in range(3):
+            vec.step(torch.zeros(ROBOTS, env.action_manager.total_action_dim))
+            step_rewards.append([env.reward_manager._step_reward[0, -3 + place].item() for place in range(len(own))])
+    first, second, third = step_rewards
+    assert third[1] - second[1] == second[1] - first[1] == 1.0, "the term counts at every step"
+    assert third[2] - second[2] == second[2] - first[2] == 1.0
+    height = env.scene["robot"].data.root_link_pos_w[:, 2]
+    assert abs(third[0] - 2 * float(height.mean())) < 0.2
+
+
+@pytest.mark.slow
+def test_settings_that_a_curriculum_changes_are_captured_again(seed: int) -> None:
+    env = recorded(make_cfg(g1_engine()[0], ROBOTS, seed, play=False))
+    vec = TrainingEnv(env)
+    zero = torch.zeros(ROBOTS, env.action_manager.total_action_dim)
+    alive = env.reward_manager.active_terms.index("alive")
+    with torch.inference_mode():  # as PPO steps
+        vec.step(zero)
+        assert env.reward_manager._step_reward[0, alive] == 1.0
+        env.reward_manager.get_term_cfg("alive").weight = 3.0
+        env.event_manager.get_term_cfg("push_robot").params["velocity_range"] = {"x": (5.0, 5.0)}
+        env.event_manager._interval_term_time_left[0].zero_()
+        vec.step(zero)
+        assert env.reward_manager._step_reward[0, alive] == 3.0
+        assert bool((env.sim.data.qvel[:ROBOTS, 0] > 3.0).all()), "pushed as the changed parameter says"
+        vec.step(zero)
 
 
 @pytest.mark.gpu

@@ -169,7 +169,9 @@ class CapturedEnv(CapturedWorld):
     def _capture(self, sequence: Sequence) -> None:
         self._outdated = False
         self._settings.note()
-        sequence.capture()
+        # PPO steps in inference mode, whose tensors could not be written outside of it, nor watched for writes.
+        with torch.inference_mode(False), torch.no_grad():
+            sequence.capture()
 
     @contextmanager
     def _on_warps_stream(self) -> Iterator[None]:

@@ -117,15 +117,16 @@ def _error_of(run: Callable[[], Any], refusing: Callable[[], Any]) -> str | None
 
 def _place(error: BaseException) -> str:
     """The line of code that raised ``error``, outside of torch and of this package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_between(frame)]
     if not frames:
         return "torch"
     path = Path(frames[-1].filename)
     return f"{path.parent.name}/{path.name}:{frames[-1].lineno} ({frames[-1].line})"
 
 
-def _is_ours(filename: str) -> bool:
-    return "torch" in Path(filename).parts or Path(filename).parent == Path(__file__).parent
+def _is_between(frame: traceback.FrameSummary) -> bool:
+    path = Path(frame.filename)
+    return "torch" in path.parts or path.parent == Path(__file__).parent or frame.name.startswith("__torch_")
 
 
 def reads_forces(env: CapturedWorld, pieces: list[Piece]) -> bool:
