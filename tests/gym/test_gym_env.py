@@ -32,6 +32,7 @@ from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION, make_rl_cfg
 from cmg_gym.robots import GO1, robot_of
 from CMG_Ref.robot_g1 import mirror_map
+from cmg_runtime import EngineError
 from gym_case import (
     current_motion,
     deployable_engine,
@@ -404,6 +405,24 @@ def test_deployment_reproduces_the_environment(
             term.hold(command)
         observations, _, _, _ = env.step(actions)
         np.testing.assert_allclose(targets, residual(floating)._processed_actions[0].numpy(), atol=2e-3)
+
+
+@pytest.mark.slow
+def test_an_export_is_of_one_policy_or_of_none(floating: ManagerBasedRlEnv, tmp_path: Path, monkeypatch: Patch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    runner = ResidualRunner(RslRlVecEnvWrapper(floating), asdict(make_rl_cfg()), None, "cpu")
+    export_policy(runner, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for place, left in (("torch.onnx.export", before), ("cmg_gym.learning.export.replace_file", None)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, interrupt)
+            export_policy(runner, tmp_path)
+        if left is not None:
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == left
+    with pytest.raises(EngineError, match="no exported policy"):  # and not the new network with the old card
+        Controller(tmp_path, deployable_engine())
 
 
 @pytest.mark.slow

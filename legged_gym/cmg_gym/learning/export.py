@@ -30,19 +30,24 @@ def export_policy(runner: MjlabOnPolicyRunner, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network: Any = runner.alg.get_policy().as_onnx(verbose=False).to("cpu").eval()
     unfinished = folder / "policy.onnx.unfinished"
-    torch.onnx.export(
-        network,
-        network.get_dummy_inputs(),
-        str(unfinished),
-        opset_version=18,
-        input_names=network.input_names,
-        output_names=network.output_names,
-        # For any number of robots: mjlab's own export fixes it to one.
-        dynamic_axes={name: {0: "num_envs"} for name in (*network.input_names, *network.output_names)},
-        dynamo=False,
-    )
-    os.replace(unfinished, folder / "policy.onnx")
-    card = describe(runner.env.unwrapped, runner.current_learning_iteration)
+    try:
+        torch.onnx.export(
+            network,
+            network.get_dummy_inputs(),
+            str(unfinished),
+            opset_version=18,
+            input_names=network.input_names,
+            output_names=network.output_names,
+            # For any number of robots: mjlab's own export fixes it to one.
+            dynamic_axes={name: {0: "num_envs"} for name in (*network.input_names, *network.output_names)},
+            dynamo=False,
+        )
+        card = describe(runner.env.unwrapped, runner.current_learning_iteration)
+        # The two belong together: from here on, until both are there, there is no policy.
+        (folder / "policy.json").unlink(missing_ok=True)
+        os.replace(unfinished, folder / "policy.onnx")
+    finally:
+        unfinished.unlink(missing_ok=True)
     replace_file(folder / "policy.json", (json.dumps(asdict(card), indent=1) + "\n").encode())
 
 
