@@ -179,7 +179,7 @@ def _middle_bytes(tiles: Middle, count: int, precision: str, shapes: Shapes, dev
     results = tiles.block_m * columns * (8 if device.operands_in_registers else 4)
     beside = (last if shapes.fuses_last else results) if tiles.flatten or tiles.tiles == 1 else 0
     if not device.operands_in_registers:
-        return count * stage + beside + (weights if split else 0) + _RESERVED
+        return max(count * stage + beside + (weights if split else 0), last) + _RESERVED
     # A stage is free as soon as it has been read. Warps exchange products when they mix experts, in one go or in two.
     exchanged = tiles.block_m * max(products, last_products) * 4
     if not (split and tiles.num_warps > 4 or 16 * tiles.num_warps > tiles.block_m):
@@ -187,7 +187,7 @@ def _middle_bytes(tiles: Middle, count: int, precision: str, shapes: Shapes, dev
     pipeline = max(count - 1, 1) * stage
     if tiles.flatten:
         return pipeline + max(exchanged, beside) + _RESERVED
-    return max(pipeline, exchanged) + beside + _RESERVED
+    return max(pipeline, exchanged, last) + beside + _RESERVED
 
 
 def _tensor_columns(part: Part, precision: str, shapes: Shapes) -> int:
