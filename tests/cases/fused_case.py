@@ -13,6 +13,7 @@ from cmg_export.read.checkpoint import load_checkpoint
 from cmg_runtime.backends.fused.capacity import Device, by_hand
 from cmg_runtime.backends.fused.launch import OPERANDS, FrameNetwork
 from cmg_runtime.backends.fused.packing import pack
+from cmg_runtime.backends.fused.tiles import Tiles
 from cmg_runtime.folder.manifest import Manifest, Sizes, Stats
 from cmg_runtime.folder.robot import KinematicChain
 from cmg_runtime.window.frames import FrameLayout
@@ -22,14 +23,14 @@ from make_checkpoint import make_checkpoint
 
 
 def fused_network(
-    precision: str, num_rows: int, device: torch.device, seed: int, **sizes: Any
+    precision: str, num_rows: int, device: torch.device, seed: int, tiles: Tiles | None = None, **sizes: Any
 ) -> tuple[FrameNetwork, Truth]:
-    """The kernels for a fresh random checkpoint, and the float64 model of it."""
+    """The kernels for a fresh random checkpoint, with the device's own tiles or these, and the float64 model of it."""
     with tempfile.TemporaryDirectory() as folder:
         made = make_checkpoint(Path(folder), seed=seed, **sizes)
         weights = one_product_weights(load_checkpoint(made.path))
     packed = pack(weights, OPERANDS[precision][0], device)
-    tiles = by_hand(precision, packed.shapes, Device.of(device))
+    tiles = tiles or by_hand(precision, packed.shapes, Device.of(device))
     return FrameNetwork(packed, precision, num_rows, device, tiles), Truth(made.model, made.stats)
 
 

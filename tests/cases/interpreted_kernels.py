@@ -4,6 +4,7 @@ Triton reads ``TRITON_INTERPRET`` when kernels are defined.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import triton.language as tl
 from cmg_export.read.robot import RobotModel
 from cmg_runtime.backends.fused import launch
 from cmg_runtime.backends.fused.capacity import Device
+from cmg_runtime.backends.fused.tiles import ANY, FINISHES, FIRSTS, GATES, MIDDLES, FrameConfig, Tiles
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.triton.body_walk import heading, sin_cos
 from cmg_runtime.window.triton.rows import TritonFrameWriter
@@ -56,6 +58,31 @@ def test_one_frame(
     out = poisoned(motion)
     network(motion, command, out)
     assert truth.error(out, truth.step(motion, command)) < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("capability", [(8, 6), (9, 0)])
+def test_any_of_the_tiles_that_may_be_tried(
+    capability: tuple[int, int],
+    seed: int,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Steps along K that do not divide a layer's width among them."""
+    monkeypatch.setattr(Device, "of", lambda device: Device(101_376, capability, interpreted=True))
+
+    def one_of(options: Sequence[Any]) -> Any:
+        return options[int(rng.integers(len(options)))]
+
+    for precision, middles in MIDDLES.items():
+        for hidden, middle in ((160, max(middles, key=lambda tiles: tiles.block_k)), (90, one_of(middles))):
+            config = FrameConfig(one_of(GATES), one_of(FIRSTS), middle, one_of(FINISHES))
+            tiles = Tiles(((ANY, config),))
+            network, truth = fused_network(precision, 70, CPU, seed, tiles, hidden_dim=hidden, num_experts=2)
+            motion, command = truth.states(70, generator), truth.commands(70, generator)
+            out = poisoned(motion)
+            network(motion, command, out)
+            assert truth.error(out, truth.step(motion, command)) < TOLERANCE[precision], config
 
 
 def test_rows_apart_in_memory_and_several_passes(

@@ -264,7 +264,7 @@ def test_a_gpu_that_counts_as_unknown(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """All that is tried runs and is right. What is chosen is kept, and close to the tiles by hand."""
+    """All that is tried runs and is right. What is chosen is kept, and close to the tiles by hand, where there are."""
     monkeypatch.setenv("CMG_TUNE", "1")
     caplog.set_level(logging.INFO)
     device = torch.device("cuda", torch.cuda.current_device())

@@ -35,6 +35,8 @@ class FusedBackend(Backend):
     before capturing a CUDA graph. A captured graph stays valid whatever comes later.
 
     Rows may be any distance apart in memory; values within a row are contiguous.
+
+    A load may time tiles, once on a kind of GPU: see :mod:`cmg_runtime.backends.fused.tuning`.
     """
 
     capturable = True

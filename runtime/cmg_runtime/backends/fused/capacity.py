@@ -137,11 +137,11 @@ def shared_bytes(part: Part, precision: str, shapes: Shapes, device: Device) -> 
         columns = gate_block(shapes, part)
     else:
         several, columns = part.tiles > 1, first_block(shapes, part) * shapes.experts
-        results = part.block_m * first_block(shapes, part) * 4
+        results = part.block_m * (columns if shapes.experts < 4 else first_block(shapes, part)) * 4
     inputs = part.block_m * shapes.inputs_padded * 4  # float32 before they are operands
     weights = columns * shapes.inputs_padded * OPERAND_BYTES[precision]
     if device.operands_in_registers:
-        operands = inputs + 2 * weights if several else max(inputs, weights)
+        operands = max(inputs, results) + 2 * weights if several else max(inputs, weights)
     elif precision == "fp32":  # in two parts, see below; those of one tile when the inputs have been read
         operands = 2 * inputs + 3 * weights if several else max(inputs, weights) + weights
     else:
@@ -179,15 +179,16 @@ def _middle_bytes(tiles: Middle, count: int, precision: str, shapes: Shapes, dev
     results = tiles.block_m * columns * (8 if device.operands_in_registers else 4)
     beside = (last if shapes.fuses_last else results) if tiles.flatten or tiles.tiles == 1 else 0
     if not device.operands_in_registers:
-        return count * stage + beside + (weights if split else 0) + _RESERVED
-    # A stage is free as soon as it has been read. Warps exchange products when they mix experts, in one go or in two.
+        return max(count * stage + beside + (weights if split else 0), last) + _RESERVED
+    # A stage is free as soon as it has been read. Warps exchange products to mix experts; of four or more, they may do
+    # it half by half.
     exchanged = tiles.block_m * max(products, last_products) * 4
-    if not (split and tiles.num_warps > 4 or 16 * tiles.num_warps > tiles.block_m):
+    if shapes.experts >= 4 and 16 * tiles.num_warps <= tiles.block_m and not (split and tiles.num_warps > 4):
         exchanged //= 2
     pipeline = max(count - 1, 1) * stage
     if tiles.flatten:
         return pipeline + max(exchanged, beside) + _RESERVED
-    return max(pipeline, exchanged) + beside + _RESERVED
+    return max(pipeline, exchanged, last) + beside + _RESERVED
 
 
 def _tensor_columns(part: Part, precision: str, shapes: Shapes) -> int:
