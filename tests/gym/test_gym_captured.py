@@ -72,10 +72,17 @@ def seeded_draws(env: ManagerBasedRlEnv, seed: int) -> None:
 
 
 def beside_each_other(
-    make: Callable[[ManagerBasedRlEnvCfg], CapturedEnv], device: str, seed: int, steps: int, gravity: bool
+    make: Callable[[ManagerBasedRlEnvCfg], CapturedEnv],
+    device: str,
+    seed: int,
+    steps: int,
+    gravity: bool,
+    **reference_settings: Any,
 ) -> None:
     """The same actions in mjlab's environment and in ours."""
-    cfg = same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity), floating=not gravity)
+    cfg = same_draws(
+        make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity, **reference_settings), floating=not gravity
+    )
     plain, captured = ManagerBasedRlEnv(copy.deepcopy(cfg), device), make(cfg)
     vec = TrainingEnv(captured)
     with torch.inference_mode():
@@ -110,8 +117,9 @@ def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
 
 
 @pytest.mark.slow
-def test_a_captured_step_is_mjlabs_step(seed: int) -> None:
-    beside_each_other(recorded, "cpu", seed, 60, gravity=False)
+@pytest.mark.parametrize("mode", ["realtime", "pregenerated"])
+def test_a_captured_step_is_mjlabs_step(seed: int, mode: str) -> None:
+    beside_each_other(recorded, "cpu", seed, 60, gravity=False, cmg_mode=mode)
 
 
 class waits:

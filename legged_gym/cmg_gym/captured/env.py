@@ -90,8 +90,9 @@ class CapturedEnv(CapturedWorld):
         """As mjlab's; the first one prepares the graphs."""
         with torch.no_grad(), self._on_warps_stream():
             if self._sequence is None:
-                super().reset(seed=seed)
-                self._sequence = self._prepare()
+                with torch.inference_mode(False):  # else nothing could be captured again outside of it
+                    super().reset(seed=seed)
+                    self._sequence = self._prepare()
             observations, extras = super().reset(seed=seed, env_ids=env_ids, options=options)
             # What mjlab has bound to new tensors belongs where the graphs look for it.
             take_over(self, observations)
@@ -133,6 +134,10 @@ class CapturedEnv(CapturedWorld):
         pieces = self._with_hoisted(step_pieces(self))
         self.refused += trial.refuse(self, pieces, self._as_captured)
         self._spare_the_forces(pieces)
+        self.state.keep()
+        for piece in pieces:
+            if not piece.captured:
+                piece.run = self.state.settling(piece.run)
         for refusal in self.refused:
             print(f"captured step: {refusal.name} runs between graphs, {refusal.milliseconds:.2f} ms: {refusal.reason}")
         entities = [entity for entity in self.scene.entities.values() if isinstance(entity.data, EntityData)]

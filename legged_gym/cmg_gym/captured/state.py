@@ -7,7 +7,7 @@ which plain values it changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,34 @@ class State:
         Captured at the end of a graph, the copies are part of it. A tensor of another shape or type takes the old
         one's place instead: nothing can have been captured with that.
         """
-        for path, slot in slots(self._roots).items():
+        self._settle(slots(self._roots))
+
+    def settling(self, run: Callable[[], None]) -> Callable[[], None]:
+        """``run`` for code that stays outside of graphs: behind it, what it binds to new tensors is settled.
+
+        Which slots that are is found out by running it once. The others are not looked at again.
+        """
+        before = self._tensors_by_path()
+        run()
+        bound = {
+            path: slot
+            for path, slot in slots(self._roots).items()
+            if (new := tensors_of(slot.value)) is not None
+            and path in before
+            and (len(before[path]) != len(new) or not all(map(_same_memory, before[path], new)))
+        }
+        self._settle(bound)
+        if not bound:
+            return run
+
+        def run_and_settle() -> None:
+            run()
+            self._settle(bound)
+
+        return run_and_settle
+
+    def _settle(self, among: dict[str, Slot]) -> None:
+        for path, slot in among.items():
             new = tensors_of(slot.value)
             if new is None:
                 continue
@@ -157,6 +184,10 @@ class State:
                 for mine, theirs in zip(old, new, strict=True):
                     mine.copy_(theirs)
                 slot.put(self.kept[path])
+
+    def _tensors_by_path(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        by_path = {path: tensors_of(value) for path, value in self._values().items()}
+        return {path: tensors for path, tensors in by_path.items() if tensors is not None}
 
     def _values(self) -> dict[str, Any]:
         return {path: slot.value for path, slot in slots(self._roots).items()}
