@@ -53,6 +53,7 @@ NOT_RUN = {
     """,
     "trains, or takes a training's run; tests/gym trains for two iterations": """
         make train
+        make train ARGS=--no-captured
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN
@@ -79,7 +80,13 @@ NOT_RUN = {
         python -m CMG_Ref.make_bank RUN/cmg_final.pt
         python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_neutral/cmg_final.pt --clips CLIPS
     """,
+    "needs machines with GPUs; test_gym_launch starts two nodes on this one": """
+        .venv/bin/torchrun --nnodes 2 --nproc-per-node 4 --node-rank 0 --master-addr HOST \\
+            --master-port 29500 -m -- cmg_gym.train --num-envs 4096 --iterations 3000 --logs /shared/logs
+    """,
     "needs a GPU": """
+        compute-sanitizer --tool memcheck --kernel-name kernel_substring=generate_frames python -m pytest \\
+            -q -m gpu tests/runtime/backends/test_cluster_kernel.py -k "one_by_one and 19-2-resident"
         make verify BACKEND=trt
         python -m pytest -m gpu -n 5 --dist loadgroup
         python -m pytest -m gpu tests/runtime/backends
@@ -109,7 +116,11 @@ NOT_RUN = {
 }
 """Why -> the shell lines that no test here runs as they stand. Their options and variables are checked all the same."""
 
-LINES_NOT_RUN = [line.strip() for lines in NOT_RUN.values() for line in lines.strip().splitlines()]
+LINES_NOT_RUN = [
+    re.sub(r"\s*\\\s+", " ", line).strip()
+    for lines in NOT_RUN.values()
+    for line in re.split(r"(?<!\\)\n", lines.strip())
+]
 
 OTHER_WORDS = {"--phases 1500 1 1000 4 500 16": "--phases 20 1 5 4"}
 """What is written otherwise because it would take minutes."""
