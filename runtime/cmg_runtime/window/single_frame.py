@@ -46,11 +46,11 @@ class SingleFrame:
 
 
 def _pieces(state: EngineState, ids: torch.Tensor) -> List[Piece]:
-    return [Piece(functools.partial(_take_notice, state, ids))]
+    return [Piece(functools.partial(_take_notice, state))]
 
 
-def _take_notice(state: EngineState, ids: torch.Tensor) -> None:
-    state.next_command.index_copy_(0, ids, state.ramp.at(1, ids))
+def _take_notice(state: EngineState) -> None:
+    state.next_command.copy_(state.ramp.at(1))  # whose command did not change has just this already
 
 
 def _advance(state: EngineState, moving: Optional[torch.Tensor]) -> None:

@@ -78,6 +78,15 @@ def test_a_change_of_nobody_changes_nothing(
     assert_same(everything(engine), before)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_any_number_of_frames_ahead_at_once(device: str, generator: torch.Generator) -> None:
+    truth, times = random_robot_case()[1], 40_000
+    engine = load(device, num_envs=2, horizon=3)
+    engine.reset(motion=truth.states(2, generator), command=truth.commands(2, generator))
+    for many, few in zip(engine.future([0, 2] * times), engine.future([0, 2]), strict=True):
+        assert torch.equal(many, few.repeat(1, times, *[1] * (few.dim() - 2)))
+
+
 def test_root_motion_needs_three_commands(tmp_path: Path) -> None:
     make_engine_folder(tmp_path, SEED, ("fp32",), without=COMPILED, num_joints=5, command_dim=2)
     engine = load_engine(tmp_path, 2)

@@ -21,9 +21,9 @@ def copy_ahead(buffers: WindowBuffers, ahead: torch.Tensor, out: torch.Tensor) -
     num_offsets, num_envs, width = out.shape
     if not num_offsets:
         return
-    grid = (-(-num_envs // ROWS), num_offsets)  # Triton's own functions of integers take microseconds
+    # All in one dimension: the others of a grid end at 65535. Triton's own functions of integers take microseconds.
     with torch.cuda.device_of(out):
-        _copy_ahead[grid](
+        _copy_ahead[(num_offsets * -(-num_envs // ROWS),)](
             buffers.ring, buffers.head, ahead, out, num_envs, len(buffers.flat_ring),
             W=width, WIDTH=1 << (width - 1).bit_length(), ROWS=ROWS,
         )  # fmt: skip
@@ -41,11 +41,13 @@ def _copy_ahead(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    env = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    blocks = tl.cdiv(num_envs, ROWS)
+    offset, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    env = block * ROWS + tl.arange(0, ROWS)
     there, lanes = env < num_envs, tl.arange(0, WIDTH)
-    place = tl.load(head + env, mask=there, other=0) + tl.load(ahead + tl.program_id(1))
+    place = tl.load(head + env, mask=there, other=0) + tl.load(ahead + offset)
     place = tl.where(place < num_rows, place, place - num_rows)
     inside = there[:, None] & (lanes < W)[None, :]
     values = tl.load(ring + place[:, None] * W + lanes[None, :], mask=inside, other=0.0)
-    row = tl.program_id(1).to(tl.int64) * num_envs + env
+    row = offset.to(tl.int64) * num_envs + env
     tl.store(out + row[:, None] * W + lanes[None, :], values, mask=inside)
