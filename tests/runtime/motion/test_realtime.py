@@ -203,7 +203,8 @@ def test_a_viewers_key_shows_another_motion(case: Case) -> None:
 
 def test_difficult_motions_are_drawn_more_often(case: Case, seed: int) -> None:
     """Half of 80 motions weigh nine times what the others do. With 40 in use, four of which are let go of at a time,
-    the share h of those in use settles where what is drawn is what is let go of: 9 (1 - h) / (9 (1 - h) + h) = h."""
+    the share h of those in use settles where what is drawn is what is let go of: 9 (1 - h) / (9 (1 - h) + h) = h, a
+    little below 0.75, for none is drawn twice."""
     lib = make(case, num_envs=40, horizon=2, seed=seed % 1000)
     random = np.random.default_rng(seed)
     weights = torch.ones(80)
@@ -217,7 +218,7 @@ def test_difficult_motions_are_drawn_more_often(case: Case, seed: int) -> None:
         assert len(ids.unique()) == 40
         if step >= 50:
             share.append(float(is_heavy[ids].float().mean()))
-    assert abs(np.mean(share) - 0.75) < 0.06
+    assert abs(np.mean(share) - 0.74) < 0.06
 
 
 def test_easy_motions_come_first_in_a_curriculum(case: Case) -> None:
