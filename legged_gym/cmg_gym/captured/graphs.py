@@ -25,12 +25,14 @@ class Piece:
         run: does it. Python code of a captured piece runs only while it is captured.
         captured: whether it goes into a graph. Not: launches that are graphs themselves, and what cannot be captured.
         pure: it only reads the simulation, so that what it computes from it twice may be computed once.
+        binds: it may bind attributes to new tensors. Launches of Warp's graphs do not.
     """
 
     name: str
     run: Callable[[], None]
     captured: bool = True
     pure: bool = False
+    binds: bool = True
 
 
 class Graph(Protocol):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmg_gym.captured.pieces import flat
+from cmg_gym.captured.pieces import asking, flat
 from cmg_gym.captured.refusals import CounterRead, Hoisted, Refusal
 
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def hoist(env: CapturedWorld, refusing: Callable[[], Any]) -> list[Refusal]:
     return refused
 
 
+def waiting_curriculum(env: CapturedWorld) -> list[Refusal]:
+    """The terms of the curriculum for which the host waits in every step."""
+    reason = "it works with the robots whose episodes end, for which the host waits"
+    waiting = milliseconds(lambda: env.reset_buf.nonzero(), env)
+    return [Refusal(f"curriculum {name!r}", reason, waiting) for name in asking(env)]
+
+
 def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any]) -> list[Refusal]:
     """Run the step a few times, and let the pieces that cannot be captured run as they are from here on."""
     refused: dict[str, Refusal] = {}
@@ -83,7 +90,7 @@ def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any])
 def _changes(before: dict[str, Any], after: dict[str, Any], a_step_ago: dict[str, Any]) -> str | None:
     """Why a piece cannot be captured that changes a plain value, and not back by the next step."""
     for path, value in after.items():
-        if before.get(path, value) != value and a_step_ago.get(path, value) != value:
+        if all(path not in earlier or earlier[path] != value for earlier in (before, a_step_ago)):
             return f"it changes {path}, which a graph would not"
     return None
 
