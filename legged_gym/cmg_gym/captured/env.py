@@ -139,7 +139,6 @@ class CapturedEnv(CapturedWorld):
         self.refused += trial.hoist(self, self._as_captured)
         pieces = self._with_hoisted(step_pieces(self))
         self.refused += trial.refuse(self, pieces, self._as_captured)
-        self.refused += trial.waiting_curriculum(self)
         self._spare_the_forces(pieces)
         self.state.keep()
         for piece in pieces:

@@ -25,6 +25,7 @@ class Piece:
         run: does it. Python code of a captured piece runs only while it is captured.
         captured: whether it goes into a graph. Not: launches that are graphs themselves, and what cannot be captured.
         pure: it only reads the simulation, so that what it computes from it twice may be computed once.
+        reason: why it is not captured, where that is for the user to know.
         binds: it may bind attributes to new tensors. Launches of Warp's graphs do not.
     """
 
@@ -32,6 +33,7 @@ class Piece:
     run: Callable[[], None]
     captured: bool = True
     pure: bool = False
+    reason: str = ""
     binds: bool = True
 
 

@@ -42,7 +42,9 @@ def step_pieces(env: CapturedWorld) -> list[Piece]:
         Piece("episodes that end", lambda: _note_ends(env)),
     ]
     if env.curriculum_manager.active_terms:
-        pieces.append(Piece("curriculum", lambda: _advance_curriculum(env), captured=False))
+        names = asking(env)
+        reason = f"{', '.join(names)} may ask which robots' episodes end, and the host waits for them" if names else ""
+        pieces.append(Piece("curriculum", lambda: _advance_curriculum(env, names), captured=False, reason=reason))
     pieces += [
         Piece("reset of the physics", lambda: reset_physics(env), captured=False, binds=False),
         Piece("reset", lambda: env.scene.reset(env.reset_ids)),
@@ -92,20 +94,22 @@ def _events(env: CapturedWorld) -> list[Piece]:
     manager, pieces = env.event_manager, []
     if "step" in manager.available_modes:
         run = lambda: manager.apply(mode="step", dt=env.step_dt)  # noqa: E731
-        pieces.append(Piece("events of every step", run, captured=not _recompute(env, "step")))
+        reason = _recompute(env, "step")
+        pieces.append(Piece("events of every step", run, captured=not reason, reason=reason))
     if "interval" in manager.available_modes:
         terms = manager._mode_term_cfgs["interval"]
-        # A timer of the host's, and launches of Warp's: as mjlab does it.
-        as_it_is = any(term.is_global_time for term in terms) or _recompute(env, "interval")
-        run = (lambda: manager.apply(mode="interval", dt=env.step_dt)) if as_it_is else (lambda: _fire(env, terms))
-        pieces.append(Piece("events now and then", run, captured=not as_it_is))
+        global_time = any(term.is_global_time for term in terms)
+        reason = "a timer for all robots is the host's" if global_time else _recompute(env, "interval")
+        run = (lambda: manager.apply(mode="interval", dt=env.step_dt)) if reason else (lambda: _fire(env, terms))
+        pieces.append(Piece("events now and then", run, captured=not reason, reason=reason))
     return pieces
 
 
-def _recompute(env: CapturedWorld, mode: Any) -> bool:
-    """Whether constants of the model are recomputed behind events of ``mode``, by launches of Warp's."""
+def _recompute(env: CapturedWorld, mode: Any) -> str:
+    """Why events of ``mode`` cannot be captured, if constants of the model are recomputed behind them; else empty."""
     terms = env.event_manager._mode_term_cfgs[mode]
-    return any(getattr(term.func, "recompute", RecomputeLevel.none) != RecomputeLevel.none for term in terms)
+    recompute = any(getattr(term.func, "recompute", RecomputeLevel.none) != RecomputeLevel.none for term in terms)
+    return "Warp recomputes constants of the model behind them" if recompute else ""
 
 
 def _fire(env: CapturedWorld, terms: list[EventTermCfg]) -> None:
@@ -168,12 +172,13 @@ def _reset_events(env: CapturedWorld) -> list[Piece]:
     steps: Any = env.steps  # a number of the host's would be that of the capture for ever
     apply = env.event_manager.apply
     run = lambda: apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps)  # noqa: E731
-    return [Piece("events of a reset", run, captured=not _recompute(env, "reset"))]
+    reason = _recompute(env, "reset")
+    return [Piece("events of a reset", run, captured=not reason, reason=reason)]
 
 
-def _advance_curriculum(env: CapturedWorld) -> None:
+def _advance_curriculum(env: CapturedWorld, asking_names: list[str]) -> None:
     """The curriculum: as mjlab does it in a reset, unless nobody asks which robots that is of."""
-    if not asking(env):
+    if not asking_names:
         env.curriculum_manager.compute(env.reset_ids)
     elif len(ids := _ended(env)):
         env.curriculum_manager.compute(ids)
@@ -227,7 +232,8 @@ def _reset_managers(env: CapturedWorld) -> None:
 
 def _command(env: CapturedWorld, name: str, term: CommandTerm) -> list[Piece]:
     if type(term).compute is not CommandTerm.compute:
-        return [Piece(f"command {name!r}", lambda: _compute_as_it_is(env, term), captured=False)]
+        reason = "it has a compute() of its own"
+        return [Piece(f"command {name!r}", lambda: _compute_as_it_is(env, term), captured=False, reason=reason)]
     launches = getattr(term, "launches_graphs", False)
     return [
         Piece(f"command {name!r}: time", lambda: _resample(env, term)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cmg_gym.captured.pieces import asking, flat
+from cmg_gym.captured.pieces import flat
 from cmg_gym.captured.refusals import CounterRead, Hoisted, Refusal
 
 if TYPE_CHECKING:
@@ -53,13 +53,6 @@ def hoist(env: CapturedWorld, refusing: Callable[[], Any]) -> list[Refusal]:
     return refused
 
 
-def waiting_curriculum(env: CapturedWorld) -> list[Refusal]:
-    """The terms of the curriculum for which the host waits in every step."""
-    reason = "it works with the robots whose episodes end, for which the host waits"
-    waiting = milliseconds(lambda: env.reset_buf.nonzero(), env)
-    return [Refusal(f"curriculum {name!r}", reason, waiting) for name in asking(env)]
-
-
 def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any]) -> list[Refusal]:
     """Run the step a few times, and let the pieces that cannot be captured run as they are from here on."""
     refused: dict[str, Refusal] = {}
@@ -68,6 +61,8 @@ def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any])
         for index, piece in enumerate(pieces):
             if not piece.captured:
                 piece.run()
+                if turn == 0 and piece.reason:
+                    refused[piece.name] = Refusal(piece.name, piece.reason, milliseconds(piece.run, env))
                 continue
             before = env.state.plain()
             if turn == 0:
