@@ -24,7 +24,6 @@ FOREIGN = (
     "viser",
     "tyro",
     "typing",
-    "types",
     "functools",
 )
 """Packages whose objects are not looked into: they manage their own memory, or keep nothing that terms compute."""
