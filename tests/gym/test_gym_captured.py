@@ -218,10 +218,11 @@ def test_settings_that_a_curriculum_changes_are_captured_again(seed: int) -> Non
         vec.step(zero)
         assert env.reward_manager._step_reward[0, alive] == 1.0
         env.reward_manager.get_term_cfg("alive").weight = 3.0
+        vec.step(zero)
+        assert env.reward_manager._step_reward[0, alive] == 3.0
         env.event_manager.get_term_cfg("push_robot").params["velocity_range"]["x"] = (5.0, 5.0)
         env.event_manager._interval_term_time_left[0].zero_()
         vec.step(zero)
-        assert env.reward_manager._step_reward[0, alive] == 3.0
         assert bool((env.sim.data.qvel[:ROBOTS, 0] > 3.0).all()), "pushed as the changed parameter says"
         vec.step(zero)
 

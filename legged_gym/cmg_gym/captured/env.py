@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,6 +18,9 @@ from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, ste
 from cmg_gym.captured.settings import Settings
 from cmg_gym.captured.sharing import shared_reads
 from cmg_gym.captured.world import CapturedWorld
+
+OFTEN = 10
+"""Captures, within ten times as many steps."""
 
 
 def make_env(
@@ -80,6 +84,7 @@ class CapturedEnv(CapturedWorld):
         self._sequence: Sequence | None = None
         self._outdated = False
         self._unread: list[Any] = []
+        self._captured_at: deque[int] = deque(maxlen=OFTEN)
 
     def capture_again(self) -> None:
         """Capture the pieces anew before the next step."""
@@ -179,6 +184,13 @@ class CapturedEnv(CapturedWorld):
 
     def _capture(self, sequence: Sequence) -> None:
         self._outdated = False
+        self._captured_at.append(self._step_counter)
+        if len(self._captured_at) == OFTEN and self._step_counter - self._captured_at[0] < 10 * OFTEN:
+            print(
+                f"captured step: settings of terms changed {OFTEN} times in few steps, and each time takes as long "
+                "as many; change them seldom, keep them in tensors, or train with --no-captured"
+            )
+            self._captured_at.clear()
         self._settings.note()
         # PPO steps in inference mode, whose tensors could not be written outside of it, nor watched for writes.
         with torch.inference_mode(False), torch.no_grad():
