@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from cmg_runtime import EngineError
+from cmg_runtime.errors import first_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -137,7 +140,11 @@ class Sequence:
         self.num_graphs = 0
 
     def capture(self) -> None:
-        """Capture the pieces that are to be, as they are now."""
+        """Capture the pieces that are to be, as they are now.
+
+        Raises:
+            EngineError: something in them cannot be captured, which nobody had found out before.
+        """
         if self._graphs is None:
             return
         self._state.keep()
@@ -148,11 +155,19 @@ class Sequence:
             for captured, group in grouped(self._pieces):
                 if captured:
                     graph = self._graphs.new(self._state.generators())
-                    graph.capture(lambda group=group: self._run_group(group))
+                    self._capture_group(graph, group)
                     self._program.append(graph.replay)
                     self.num_graphs += 1
                 else:
                     self._program.extend(piece.run for piece in group)
+
+    def _capture_group(self, graph: Graph, group: list[Piece]) -> None:
+        try:
+            graph.capture(lambda: self._run_group(group))
+        except RuntimeError as error:
+            names = ", ".join(dict.fromkeys(piece.name for piece in group))
+            reason = first_line(error)
+            raise EngineError(f"the step cannot be captured ({names}: {reason}); run it with --no-captured") from error
 
     def run(self) -> None:
         """A step."""
