@@ -12,7 +12,7 @@ import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 from mjlab.envs.mdp import dr
-from mjlab.managers import CurriculumTermCfg, EventTermCfg, RewardTermCfg, SceneEntityCfg
+from mjlab.managers import CurriculumTermCfg, EventTermCfg, ObservationTermCfg, RewardTermCfg, SceneEntityCfg
 from mjlab.utils.lab_api.math import quat_from_euler_xyz
 from mujoco import MjSpec  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -280,6 +280,24 @@ def test_graphs_follow_another_backend(seed: int) -> None:
             expected = env.observation_manager.get_term_cfg("actor", "reference_dof_pos")
             now = expected.func(env, **expected.params)[:ROBOTS]
             torch.testing.assert_close(observations["actor"][:, first : first + now.shape[1]], now)
+
+
+def torques_without_nan(env: ManagerBasedRlEnv) -> torch.Tensor:
+    return env.scene["robot"].data.qfrc_actuator.nan_to_num()
+
+
+@pytest.mark.slow
+def test_forces_that_are_observed_are_of_the_state_that_is_observed(seed: int) -> None:
+    cfg = make_cfg(g1_engine()[0], ROBOTS, seed, play=False)
+    cfg.observations["critic"].terms["torques"] = ObservationTermCfg(func=torques_without_nan)
+    env = recorded(cfg)
+    vec = TrainingEnv(env)
+    with torch.inference_mode():
+        for _ in range(2):
+            observations, _, _, _ = vec.step(torch.zeros(ROBOTS, env.action_manager.total_action_dim))
+        env.sim.forward()
+        expected = torques_without_nan(env)[:ROBOTS]
+    close(observations["critic"][:, -expected.shape[1] :], expected, "torques")
 
 
 @pytest.mark.gpu
