@@ -208,9 +208,15 @@ def test_what_cannot_be_captured_runs_between_graphs_and_is_named(
     assert abs(third[0] - 2 * float(height.mean())) < 0.2
 
 
+def scaled(env: ManagerBasedRlEnv, scale: dict[str, float]) -> torch.Tensor:
+    return torch.full((env.num_envs,), scale["all"])
+
+
 @pytest.mark.slow
 def test_settings_that_a_curriculum_changes_are_captured_again(seed: int) -> None:
-    env = recorded(make_cfg(g1_engine()[0], ROBOTS, seed, play=False))
+    cfg = make_cfg(g1_engine()[0], ROBOTS, seed, play=False)
+    cfg.rewards["scaled"] = RewardTermCfg(func=scaled, weight=1.0, params={"scale": {"all": 1.0}})
+    env = recorded(cfg)
     vec = TrainingEnv(env)
     zero = torch.zeros(ROBOTS, env.action_manager.total_action_dim)
     alive = env.reward_manager.active_terms.index("alive")
@@ -220,7 +226,10 @@ def test_settings_that_a_curriculum_changes_are_captured_again(seed: int) -> Non
         env.reward_manager.get_term_cfg("alive").weight = 3.0
         vec.step(zero)
         assert env.reward_manager._step_reward[0, alive] == 3.0
-        env.event_manager.get_term_cfg("push_robot").params["velocity_range"]["x"] = (5.0, 5.0)
+        env.reward_manager.get_term_cfg("scaled").params["scale"]["all"] = 2.0
+        vec.step(zero)
+        assert env.reward_manager._step_reward[0, -1] == 2.0
+        env.event_manager.get_term_cfg("push_robot").params["velocity_range"] = {"x": (5.0, 5.0)}
         env.event_manager._interval_term_time_left[0].zero_()
         vec.step(zero)
         assert bool((env.sim.data.qvel[:ROBOTS, 0] > 3.0).all()), "pushed as the changed parameter says"
