@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ def _below(path: str, holder: Any, seen: set[int]) -> Iterator[tuple[str, Slot]]
         return
     seen.add(id(holder))
     for key, is_item, value in _places(holder):
+        value = value.__self__ if isinstance(value, MethodType) else value  # a term may be an object's method
         inner = f"{path}[{key!r}]" if is_item else f"{path}.{key}"
         if is_leaf(value) or isinstance(value, torch.Generator):
             yield inner, Slot(holder, key, is_item)
