@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,10 +14,13 @@ from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, types
 
 from cmg_gym.captured import trial
 from cmg_gym.captured.graphs import CudaGraphs, Graphs, Piece, Sequence
-from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, step_pieces, take_over
+from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, step_pieces, take_over, terms_of_commands
 from cmg_gym.captured.settings import Settings
 from cmg_gym.captured.sharing import shared_reads
 from cmg_gym.captured.world import CapturedWorld
+
+OFTEN = 10
+"""Captures, within ten times as many steps."""
 
 
 def make_env(
@@ -79,6 +83,8 @@ class CapturedEnv(CapturedWorld):
         self._graphs = graphs or (CudaGraphs(self._warps_stream()) if self._cuda else None)
         self._sequence: Sequence | None = None
         self._outdated = False
+        self._unread: list[Any] = []
+        self._captured_at: deque[int] = deque(maxlen=OFTEN)
 
     def capture_again(self) -> None:
         """Capture the pieces anew before the next step."""
@@ -93,6 +99,8 @@ class CapturedEnv(CapturedWorld):
                 with torch.inference_mode(False):  # else nothing could be captured again outside of it
                     super().reset(seed=seed)
                     self._sequence = self._prepare()
+                    self.statistics.read()  # begin anew, without what was tried
+                    self.steps.zero_()
             observations, extras = super().reset(seed=seed, env_ids=env_ids, options=options)
             # What mjlab has bound to new tensors belongs where the graphs look for it.
             take_over(self, observations)
@@ -117,6 +125,8 @@ class CapturedEnv(CapturedWorld):
             if self._outdated or self._settings.have_changed():
                 self._capture(self._sequence)
             self._sequence.run()
+        for sensor in self._unread:  # a graph does not tell it that there is something new
+            sensor._invalidate_cache()
         return self.obs_buf, self.reward_buf, self.reset_terminated, self.reset_time_outs, self.extras
 
     def episode_statistics(self) -> dict[str, float]:
@@ -126,7 +136,8 @@ class CapturedEnv(CapturedWorld):
     def _prepare(self) -> Sequence:
         """Find out what can be captured, and capture it."""
         self.observations = copied(self.obs_buf)
-        self._settings = Settings([cfg for _, _, cfg in trial.terms(self)])
+        commands = [term.cfg for term in terms_of_commands(self).values()]
+        self._settings = Settings([*(cfg for _, _, cfg in trial.terms(self)), *commands])
         if self._graphs is None:
             self._settings.note()
             return Sequence(step_pieces(self), self.state, None, self.constants, nullcontext)
@@ -136,7 +147,7 @@ class CapturedEnv(CapturedWorld):
         self._spare_the_forces(pieces)
         self.state.keep()
         for piece in pieces:
-            if not piece.captured:
+            if not piece.captured and piece.binds:
                 piece.run = self.state.settling(piece.run)
         for refusal in self.refused:
             print(f"captured step: {refusal.name} runs between graphs, {refusal.milliseconds:.2f} ms: {refusal.reason}")
@@ -173,10 +184,19 @@ class CapturedEnv(CapturedWorld):
 
     def _capture(self, sequence: Sequence) -> None:
         self._outdated = False
+        self._captured_at.append(self._step_counter)
+        if len(self._captured_at) == OFTEN and self._step_counter - self._captured_at[0] < 10 * OFTEN:
+            print(
+                f"captured step: settings of terms changed {OFTEN} times in few steps, and each time takes as long "
+                "as many; change them seldom, keep them in tensors, or train with --no-captured"
+            )
+            self._captured_at.clear()
         self._settings.note()
         # PPO steps in inference mode, whose tensors could not be written outside of it, nor watched for writes.
         with torch.inference_mode(False), torch.no_grad():
             sequence.capture()
+        sensors = self.scene.sensors.values()
+        self._unread = [sensor for sensor in sensors if not getattr(sensor, "_cache_valid", True)]
 
     @contextmanager
     def _on_warps_stream(self) -> Iterator[None]:

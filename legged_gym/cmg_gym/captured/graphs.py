@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from cmg_runtime import EngineError
+from cmg_runtime.errors import first_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,12 +28,16 @@ class Piece:
         run: does it. Python code of a captured piece runs only while it is captured.
         captured: whether it goes into a graph. Not: launches that are graphs themselves, and what cannot be captured.
         pure: it only reads the simulation, so that what it computes from it twice may be computed once.
+        reason: why it is not captured, where that is for the user to know.
+        binds: it may bind attributes to new tensors. Launches of Warp's graphs do not.
     """
 
     name: str
     run: Callable[[], None]
     captured: bool = True
     pure: bool = False
+    reason: str = ""
+    binds: bool = True
 
 
 class Graph(Protocol):
@@ -133,7 +140,11 @@ class Sequence:
         self.num_graphs = 0
 
     def capture(self) -> None:
-        """Capture the pieces that are to be, as they are now."""
+        """Capture the pieces that are to be, as they are now.
+
+        Raises:
+            EngineError: something in them cannot be captured, which nobody had found out before.
+        """
         if self._graphs is None:
             return
         self._state.keep()
@@ -144,11 +155,19 @@ class Sequence:
             for captured, group in grouped(self._pieces):
                 if captured:
                     graph = self._graphs.new(self._state.generators())
-                    graph.capture(lambda group=group: self._run_group(group))
+                    self._capture_group(graph, group)
                     self._program.append(graph.replay)
                     self.num_graphs += 1
                 else:
                     self._program.extend(piece.run for piece in group)
+
+    def _capture_group(self, graph: Graph, group: list[Piece]) -> None:
+        try:
+            graph.capture(lambda: self._run_group(group))
+        except RuntimeError as error:
+            names = ", ".join(dict.fromkeys(piece.name for piece in group))
+            reason = first_line(error)
+            raise EngineError(f"the step cannot be captured ({names}: {reason}); run it with --no-captured") from error
 
     def run(self) -> None:
         """A step."""

@@ -32,7 +32,7 @@ def step_pieces(env: CapturedWorld) -> list[Piece]:
         step = env.physics.second_half if substep == 0 and env.physics.halved else env.sim.step
         pieces += [
             Piece("actuators", lambda: _drive(env)),
-            Piece("physics", step, captured=False),
+            Piece("physics", step, captured=False, binds=False),
             Piece("sensors", lambda: _sense_contacts(env)),
         ]
     pieces += [
@@ -42,13 +42,16 @@ def step_pieces(env: CapturedWorld) -> list[Piece]:
         Piece("episodes that end", lambda: _note_ends(env)),
     ]
     if env.curriculum_manager.active_terms:
-        pieces.append(Piece("curriculum", lambda: env.curriculum_manager.compute(env.reset_ids), captured=False))
+        names = asking(env)
+        reason = f"{', '.join(names)} may ask which robots' episodes end, and the host waits for them" if names else ""
+        pieces.append(Piece("curriculum", lambda: _advance_curriculum(env, names), captured=False, reason=reason))
     pieces += [
-        Piece("reset of the physics", lambda: reset_physics(env), captured=False),
+        Piece("reset of the physics", lambda: reset_physics(env), captured=False, binds=False),
         Piece("reset", lambda: env.scene.reset(env.reset_ids)),
         *_reset_events(env),
         Piece("reset of the managers", lambda: _reset_managers(env)),
-        Piece(KINEMATICS, env.sim.forward, captured=False),
+        *_reset_curriculum(env),
+        Piece(KINEMATICS, env.sim.forward, captured=False, binds=False),
     ]
     for name, term in terms_of_commands(env).items():
         pieces += _command(env, name, term)
@@ -90,18 +93,23 @@ def _events(env: CapturedWorld) -> list[Piece]:
     """Those of every step, and those whose time has come."""
     manager, pieces = env.event_manager, []
     if "step" in manager.available_modes:
-        pieces.append(Piece("events of every step", lambda: manager.apply(mode="step", dt=env.step_dt)))
+        run = lambda: manager.apply(mode="step", dt=env.step_dt)  # noqa: E731
+        reason = _recompute(env, "step")
+        pieces.append(Piece("events of every step", run, captured=not reason, reason=reason))
     if "interval" in manager.available_modes:
         terms = manager._mode_term_cfgs["interval"]
-        # A timer of the host's, and constants that are recomputed by launches of Warp's: as mjlab does it.
-        as_it_is = any(term.is_global_time or _recomputes(term) for term in terms)
-        run = (lambda: manager.apply(mode="interval", dt=env.step_dt)) if as_it_is else (lambda: _fire(env, terms))
-        pieces.append(Piece("events now and then", run, captured=not as_it_is))
+        global_time = any(term.is_global_time for term in terms)
+        reason = "a timer for all robots is the host's" if global_time else _recompute(env, "interval")
+        run = (lambda: manager.apply(mode="interval", dt=env.step_dt)) if reason else (lambda: _fire(env, terms))
+        pieces.append(Piece("events now and then", run, captured=not reason, reason=reason))
     return pieces
 
 
-def _recomputes(term: EventTermCfg) -> bool:
-    return getattr(term.func, "recompute", RecomputeLevel.none) != RecomputeLevel.none
+def _recompute(env: CapturedWorld, mode: Any) -> str:
+    """Why events of ``mode`` cannot be captured, if constants of the model are recomputed behind them; else empty."""
+    terms = env.event_manager._mode_term_cfgs[mode]
+    recompute = any(getattr(term.func, "recompute", RecomputeLevel.none) != RecomputeLevel.none for term in terms)
+    return "Warp recomputes constants of the model behind them" if recompute else ""
 
 
 def _fire(env: CapturedWorld, terms: list[EventTermCfg]) -> None:
@@ -163,7 +171,40 @@ def _reset_events(env: CapturedWorld) -> list[Piece]:
         return []
     steps: Any = env.steps  # a number of the host's would be that of the capture for ever
     apply = env.event_manager.apply
-    return [Piece("events of a reset", lambda: apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps))]
+    run = lambda: apply(mode="reset", env_ids=env.reset_ids, global_env_step_count=steps)  # noqa: E731
+    reason = _recompute(env, "reset")
+    return [Piece("events of a reset", run, captured=not reason, reason=reason)]
+
+
+def _advance_curriculum(env: CapturedWorld, asking_names: list[str]) -> None:
+    """The curriculum: as mjlab does it in a reset, unless nobody asks which robots that is of."""
+    if not asking_names:
+        env.curriculum_manager.compute(env.reset_ids)
+    elif len(ids := _ended(env)):
+        env.curriculum_manager.compute(ids)
+
+
+def asking(env: CapturedWorld) -> list[str]:
+    """The terms of the curriculum that work with the robots whose episodes end."""
+    manager = env.curriculum_manager
+    terms = zip(manager.active_terms, getattr(manager, "_term_cfgs", ()), strict=True)
+    return [name for name, cfg in terms if not getattr(cfg.func, "for_all_robots", False)]
+
+
+def _reset_curriculum(env: CapturedWorld) -> list[Piece]:
+    terms = getattr(env.curriculum_manager, "_class_term_cfgs", ())
+
+    def reset() -> None:
+        if len(ids := _ended(env)):
+            for term in terms:
+                term.func.reset(env_ids=ids)
+
+    return [Piece("reset of the curriculum", reset, captured=False)] if terms else []
+
+
+def _ended(env: CapturedWorld) -> torch.Tensor:
+    """Robots whose episodes end; the host waits for them."""
+    return env.reset_buf[: env.num_robots].nonzero().flatten()
 
 
 def _reset_managers(env: CapturedWorld) -> None:
@@ -176,8 +217,6 @@ def _reset_managers(env: CapturedWorld) -> None:
     for term in (*env.reward_manager._class_term_cfgs, *env.termination_manager._class_term_cfgs):
         term.func.reset(env_ids=ids)
     env.metrics_manager.reset(ids)
-    for term in getattr(env.curriculum_manager, "_class_term_cfgs", ()):
-        term.func.reset(env_ids=ids)
     for term in terms_of_commands(env).values():
         metrics, term.metrics = term.metrics, {}  # which it would read with a wait each
         try:
@@ -193,7 +232,8 @@ def _reset_managers(env: CapturedWorld) -> None:
 
 def _command(env: CapturedWorld, name: str, term: CommandTerm) -> list[Piece]:
     if type(term).compute is not CommandTerm.compute:
-        return [Piece(f"command {name!r}", lambda: _compute_as_it_is(env, term), captured=False)]
+        reason = "it has a compute() of its own"
+        return [Piece(f"command {name!r}", lambda: _compute_as_it_is(env, term), captured=False, reason=reason)]
     launches = getattr(term, "launches_graphs", False)
     return [
         Piece(f"command {name!r}: time", lambda: _resample(env, term)),

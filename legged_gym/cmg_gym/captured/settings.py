@@ -1,45 +1,62 @@
-"""Weights and parameters of terms, which a curriculum may change: a graph has those of its capture."""
+"""Configurations of terms, which a curriculum may change: a graph has the values of its capture."""
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from typing import Any
 
-import torch
 from mjlab.managers import SceneEntityCfg
+
+from cmg_gym.captured.state import PLAIN
 
 
 class Settings:
-    """Notices when a weight or a parameter of a term has changed.
+    """Notices when a weight, a parameter, a noise or a range of a term has changed, deep inside of it too.
+
+    Of tensors, entities' ids and other objects only the same are equal; what is in them may change.
 
     Args:
-        cfgs: configurations of terms, with ``params`` and perhaps ``weight``.
+        cfgs: configurations of terms.
     """
 
     def __init__(self, cfgs: list[Any]) -> None:
         self._cfgs = cfgs
-        self._noted: list[tuple[Any, dict[str, Any]]] = []
+        self._noted: Any = []
 
     def note(self) -> None:
         """Take the present values for those that were captured."""
-        self._noted = [self._of(cfg) for cfg in self._cfgs]
+        self._noted = _copied(self._cfgs)
 
     def have_changed(self) -> bool:
         """Whether some value is another than noted."""
-        return any(_differ(self._of(cfg), noted) for cfg, noted in zip(self._cfgs, self._noted, strict=True))
-
-    @staticmethod
-    def _of(cfg: Any) -> tuple[Any, dict[str, Any]]:
-        return getattr(cfg, "weight", None), dict(cfg.params)
+        return not _same(self._cfgs, self._noted)
 
 
-def _differ(now: tuple[Any, dict[str, Any]], noted: tuple[Any, dict[str, Any]]) -> bool:
-    if now[0] != noted[0] or now[1].keys() != noted[1].keys():
-        return True
-    return any(value is not noted[1][name] and not _equal(value, noted[1][name]) for name, value in now[1].items())
+def _copied(value: Any) -> Any:
+    """What may change in place, as new dicts and lists."""
+    inner = _inner(value)
+    if isinstance(inner, dict):
+        return {key: _copied(part) for key, part in inner.items()}
+    return inner if inner is value else [_copied(part) for part in inner]
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Of tensors and entities' ids, which are looked up once, only the same are equal; what is in them may change."""
-    if isinstance(a, (torch.Tensor, SceneEntityCfg)) or isinstance(b, (torch.Tensor, SceneEntityCfg)):
-        return False
-    return bool(a == b)
+def _same(now: Any, noted: Any) -> bool:
+    inner = _inner(now)
+    if isinstance(inner, dict):
+        return (
+            isinstance(noted, dict)
+            and inner.keys() == noted.keys()
+            and all(_same(part, noted[key]) for key, part in inner.items())
+        )
+    if inner is not now:
+        return isinstance(noted, list) and len(inner) == len(noted) and all(map(_same, inner, noted))
+    return now is noted or (isinstance(now, PLAIN) and isinstance(noted, PLAIN) and now == noted)
+
+
+def _inner(value: Any) -> Any:
+    """The fields of a configuration as a dict, the items of a list as a new list; else ``value`` itself."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if is_dataclass(value) and not isinstance(value, (type, SceneEntityCfg)) and hasattr(value, "__dict__"):
+        return vars(value)
+    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,13 +18,13 @@ FOREIGN = (
     "torch",
     "warp",
     "mujoco",
+    "mujoco_warp",
     "numpy",
     "mjlab.sim",
     "cmg_runtime",
     "viser",
     "tyro",
     "typing",
-    "types",
     "functools",
 )
 """Packages whose objects are not looked into: they manage their own memory, or keep nothing that terms compute."""
@@ -33,7 +34,8 @@ PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Slot:
-    """A place that holds a tensor, a tuple of tensors, or a plain value: an attribute, or an item of a dict or list."""
+    """A place that holds a tensor, a tuple of tensors, a plain value, or an object that has such places: an attribute,
+    or an item of a dict or list."""
 
     owner: Any
     key: Any
@@ -41,8 +43,11 @@ class Slot:
 
     @property
     def value(self) -> Any:
-        """What is there now."""
-        return self.owner[self.key] if self.is_item else vars(self.owner)[self.key]
+        """What is there now; None if the place is gone."""
+        try:
+            return self.owner[self.key] if self.is_item else vars(self.owner)[self.key]
+        except (KeyError, IndexError):
+            return None
 
     def put(self, value: Any) -> None:
         """Bind the place to ``value``."""
@@ -50,6 +55,14 @@ class Slot:
             self.owner[self.key] = value
         else:
             object.__setattr__(self.owner, self.key, value)
+
+    def put_writable(self) -> None:
+        """Copies of tensors that were made in inference mode: those could not be written outside of it."""
+        tensors = tensors_of(self.value)
+        if tensors is not None and any(tensor.is_inference() for tensor in tensors):
+            copies = [tensor.clone() for tensor in tensors]
+            kind: Any = getattr(type(self.value), "_make", tuple)
+            self.put(copies[0] if isinstance(self.value, torch.Tensor) else kind(copies))
 
 
 def slots(roots: Iterable[tuple[str, Any]]) -> dict[str, Slot]:
@@ -67,10 +80,12 @@ def _below(path: str, holder: Any, seen: set[int]) -> Iterator[tuple[str, Slot]]
         return
     seen.add(id(holder))
     for key, is_item, value in _places(holder):
+        value = value.__self__ if isinstance(value, MethodType) else value  # a term may be an object's method
         inner = f"{path}[{key!r}]" if is_item else f"{path}.{key}"
         if is_leaf(value) or isinstance(value, torch.Generator):
             yield inner, Slot(holder, key, is_item)
         elif _looked_into(value):
+            yield inner, Slot(holder, key, is_item)
             yield from _below(inner, value, seen)
 
 
@@ -85,8 +100,13 @@ def _places(holder: Any) -> list[tuple[Any, bool, Any]]:
 
 
 def is_leaf(value: Any) -> bool:
-    """Whether a slot may hold it: a tensor, a tuple of tensors, or a plain value."""
-    return isinstance(value, PLAIN) or tensors_of(value) is not None
+    """Whether nothing is looked for in it: a tensor, a tuple of tensors, or a plain value."""
+    return is_plain(value) or tensors_of(value) is not None
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a number, a string, None, or a tuple of such."""
+    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(isinstance(part, PLAIN) for part in value))
 
 
 def tensors_of(value: Any) -> tuple[torch.Tensor, ...] | None:
@@ -104,7 +124,7 @@ def _looked_into(value: Any) -> bool:
     module = type(value).__module__
     if module == "builtins" or isinstance(value, type) or not hasattr(value, "__dict__"):
         return False
-    if any(module == name or module.startswith(name + ".") or module.startswith(name + "_") for name in FOREIGN):
+    if any(module == name or module.startswith(name + ".") for name in FOREIGN):
         return False
     return not hasattr(value, "load_managers")  # the environment itself, to which most of them point back
 
@@ -122,10 +142,11 @@ class State:
     def __init__(self, roots: list[tuple[str, Any]]) -> None:
         self._roots = roots
         self.kept: dict[str, Any] = {}
+        self._watched: dict[str, tuple[Slot, Any]] = {}
 
     def plain(self) -> dict[str, Any]:
         """The plain values by path."""
-        return {path: value for path, value in self._values().items() if isinstance(value, PLAIN)}
+        return {path: value for path, value in self._values().items() if is_plain(value)}
 
     def tensors(self) -> list[tuple[torch.Tensor, ...]]:
         """The tensors that are there now."""
@@ -138,7 +159,12 @@ class State:
 
     def keep(self) -> None:
         """Declare the tensors that are there now those that stay."""
-        self.kept = {path: value for path, value in self._values().items() if tensors_of(value) is not None}
+        found = slots(self._roots)
+        for slot in found.values():
+            slot.put_writable()
+        self.kept = {path: slot.value for path, slot in found.items() if tensors_of(slot.value) is not None}
+        self._watched = {}
+        self._watch(found)
 
     def settle(self) -> None:
         """Where code has bound a slot to new tensors, copy them into those that stay, and put these back.
@@ -146,31 +172,33 @@ class State:
         Captured at the end of a graph, the copies are part of it. A tensor of another shape or type takes the old
         one's place instead: nothing can have been captured with that.
         """
-        self._settle(slots(self._roots))
+        found = slots(self._roots)
+        self._settle(found)
+        self._watch(found)
 
     def settling(self, run: Callable[[], None]) -> Callable[[], None]:
         """``run`` for code that stays outside of graphs: behind it, what it binds to new tensors is settled.
 
-        Which slots that are is found out by running it once. The others are not looked at again.
+        Looked at is only what :meth:`keep` has found; a walk through everything takes milliseconds.
         """
-        before = self._tensors_by_path()
-        run()
-        bound = {
-            path: slot
-            for path, slot in slots(self._roots).items()
-            if (new := tensors_of(slot.value)) is not None
-            and path in before
-            and (len(before[path]) != len(new) or not all(map(_same_memory, before[path], new)))
-        }
-        self._settle(bound)
-        if not bound:
-            return run
 
         def run_and_settle() -> None:
             run()
-            self._settle(bound)
+            changed = [(path, slot) for path, (slot, value) in self._watched.items() if slot.value is not value]
+            for path, slot in changed:
+                if self._watched[path][0] is slot:  # else it was in an object that another has replaced
+                    found = {path: slot, **(dict(_below(path, slot.value, set())) if _looked_into(slot.value) else {})}
+                    self._settle(found)
+                    self._watch(found)
 
         return run_and_settle
+
+    def _watch(self, found: dict[str, Slot]) -> None:
+        """Take what there is now in the slots with tensors, and in those with objects that have such, for settled."""
+        holders = {path[:end] for path in self.kept for end, char in enumerate(path) if char in ".["}
+        for path, slot in found.items():
+            if path in self.kept or path in holders:
+                self._watched[path] = slot, slot.value
 
     def _settle(self, among: dict[str, Slot]) -> None:
         for path, slot in among.items():
@@ -184,10 +212,6 @@ class State:
                 for mine, theirs in zip(old, new, strict=True):
                     mine.copy_(theirs)
                 slot.put(self.kept[path])
-
-    def _tensors_by_path(self) -> dict[str, tuple[torch.Tensor, ...]]:
-        by_path = {path: tensors_of(value) for path, value in self._values().items()}
-        return {path: tensors for path, tensors in by_path.items() if tensors is not None}
 
     def _values(self) -> dict[str, Any]:
         return {path: slot.value for path, slot in slots(self._roots).items()}

@@ -40,13 +40,14 @@ class TrainingEnv(RslRlVecEnvWrapper):
         self.unwrapped.episode_length_buf[: self.num_envs] = value
 
     def get_observations(self) -> TensorDict:
-        """[N, ...] what was observed last, by group."""
-        return self._of_robots(self.unwrapped.observation_manager.compute())
+        """[N, ...] what was observed last, by group; new tensors where a step would overwrite them."""
+        observations = self._of_robots(self.unwrapped.observation_manager.compute())
+        return observations if self.captured is None else observations.clone()
 
     def reset(self) -> tuple[TensorDict, dict]:
         """Begin all episodes anew."""
-        observations, extras = self.env.reset()
-        return self._of_robots(observations), extras
+        _, extras = self.env.reset()
+        return self.get_observations(), extras
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """As mjlab's: observations, rewards [N], ended episodes [N] int64, and extras."""

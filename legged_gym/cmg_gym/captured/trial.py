@@ -61,6 +61,8 @@ def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any])
         for index, piece in enumerate(pieces):
             if not piece.captured:
                 piece.run()
+                if turn == 0 and piece.reason:
+                    refused[piece.name] = Refusal(piece.name, piece.reason, milliseconds(piece.run, env))
                 continue
             before = env.state.plain()
             if turn == 0:
@@ -83,7 +85,7 @@ def refuse(env: CapturedWorld, pieces: list[Piece], refusing: Callable[[], Any])
 def _changes(before: dict[str, Any], after: dict[str, Any], a_step_ago: dict[str, Any]) -> str | None:
     """Why a piece cannot be captured that changes a plain value, and not back by the next step."""
     for path, value in after.items():
-        if before.get(path, value) != value and a_step_ago.get(path, value) != value:
+        if all(path not in earlier or earlier[path] != value for earlier in (before, a_step_ago)):
             return f"it changes {path}, which a graph would not"
     return None
 
@@ -142,10 +144,26 @@ def reads_forces(env: CapturedWorld, pieces: list[Piece]) -> bool:
     for piece in pieces:
         piece.run()
     read = any(int(tensor.isnan().sum()) > int(old.isnan().sum()) for tensor, old in zip(kept, before, strict=True))
+    read = read or _observed(env, [piece for piece in pieces if piece.name.startswith("observation")], forces)
     for tensor, old in zip(kept, before, strict=True):
         tensor.copy_(old)
     env.sim.forward()
     return read
+
+
+def _observed(env: CapturedWorld, pieces: list[Piece], forces: list[torch.Tensor]) -> bool:
+    """Whether observations change with ``forces``: one that compares them shows no NaN."""
+    seen: list[list[torch.Tensor]] = []
+    device = env.everyone.device
+    for value in (0.0, 1e6, -1e6):
+        for force in forces:
+            force.fill_(value)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for piece in pieces:
+                piece.run()
+        seen.append([tensor.clone() for tensor in flat(env.observations)])
+    return any(not torch.equal(*pair) for others in seen[1:] for pair in zip(seen[0], others, strict=True))
 
 
 def milliseconds(run: Callable[[], Any], env: CapturedWorld, count: int = 5) -> float:

@@ -82,6 +82,18 @@ class CapturedWorld(ManagerBasedRlEnv):
     def common_step_counter(self, value: int) -> None:
         self._step_counter = value
 
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """[N + 1] int64 control steps of the episodes so far; assigned values are copied to where graphs look."""
+        return self._episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if not hasattr(self, "_episode_length_buf"):
+            self._episode_length_buf = value
+        elif value is not self._episode_length_buf:
+            self._episode_length_buf.copy_(value)
+
     def padded(self, chosen: torch.Tensor) -> torch.Tensor:
         """``chosen`` [N + 1] bool as ids [N + 1] int64: of a robot that is not, the spare world's."""
         return torch.where(chosen, self.everyone, self.num_robots)

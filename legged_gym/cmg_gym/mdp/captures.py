@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+Term = TypeVar("Term", bound=Callable[..., Any])
 
 
 @runtime_checkable
@@ -12,3 +15,9 @@ class Captures(Protocol):
     def capture_again(self) -> None:
         """The captured code is outdated: a term reads other tensors, or takes other ways, from the next step on."""
         ...
+
+
+def for_all_robots(term: Term) -> Term:
+    """Say of a term of the curriculum that it does not ask for whose episodes end: nobody has to wait for them."""
+    term.for_all_robots = True  # pyright: ignore[reportFunctionMemberAccess]
+    return term

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cmg_gym.mdp.captures import for_all_robots
 from cmg_gym.mdp.command_stages import stage_at
 from cmg_gym.mdp.reference_command import reference
 
@@ -21,6 +22,7 @@ def push_range(share: float) -> dict[str, tuple[float, float]]:
     return {axis: (-share * largest, share * largest) for axis, largest in PUSH.items()}
 
 
+@for_all_robots
 def command_stage(
     env: ManagerBasedRlEnv, env_ids: torch.Tensor, command_name: str, steps_per_iteration: int, push_name: str
 ) -> dict[str, torch.Tensor]:

@@ -120,6 +120,7 @@ class ReferenceCommand(CommandTerm):
         self._until_change = 0
         self._starting = torch.zeros_like(self._changed)
         self._held = False
+        self._num_robots = getattr(env, "num_robots", self.num_envs)  # a captured environment has a spare world behind
         self._ghost: MjModel | None = None
         everyone = torch.arange(self.num_envs, device=self.device)
         names = ("error_vel_xy", "error_yaw_rate", "error_joint")
@@ -242,6 +243,8 @@ class ReferenceCommand(CommandTerm):
     def _update_command(self, env_ids: torch.Tensor | None) -> None:
         if env_ids is None:
             self.source.step()
+        if self._held:  # what follows is generated, and nobody needs that of a spare world, which begins in every step
+            self._starting[self._num_robots :] = False
         self.source.start(self._starting)
         # What mjlab has measured since the reset was of the episode before.
         self._errors.masked_fill_(self._starting, 0.0)
