@@ -115,7 +115,8 @@ def test_irregular_triangles_are_met_at_the_grids_points(rng: np.random.Generato
     ground = triangle_mesh(np.c_[flat, height], mesh.simplices, TriangleMeshParams(), spacing=0.1)
     points = rng.integers(1, 30, (40, 2)) * 0.1
     truth = LinearNDInterpolator(mesh, height)(points)
-    np.testing.assert_allclose(heights_below(ground, points), truth, atol=1e-4)
+    # Random slivers are steep: the last place of a float32 position makes a tenth of a millimetre there.
+    np.testing.assert_allclose(heights_below(ground, points), truth, atol=1e-3)
     fine = triangle_mesh(np.c_[flat, height], mesh.simplices, TriangleMeshParams(), spacing=0.01)
     points = rng.uniform(0.1, 2.9, (40, 2))
     error = np.abs(heights_below(fine, points) - LinearNDInterpolator(mesh, height)(points))
