@@ -6,11 +6,13 @@ import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from cmg_runtime import EngineError
+from cmg_runtime.device.graphs import no_garbage_collection
 from cmg_runtime.errors import first_line
 
 if TYPE_CHECKING:
@@ -151,7 +153,8 @@ class Sequence:
         self._graphs.begin()
         self._program.clear()
         self.num_graphs = 0
-        with _no_garbage_collection():
+        gc.collect()  # of what would otherwise keep memory of the graphs that are replaced
+        with no_garbage_collection():
             for captured, group in grouped(self._pieces):
                 if captured:
                     graph = self._graphs.new(self._state.generators())
@@ -196,22 +199,4 @@ def grouped(pieces: list[Piece]) -> list[tuple[bool, list[Piece]]]:
 
 
 def _by(pieces: list[Piece], trait: Callable[[Piece], bool]) -> list[tuple[bool, list[Piece]]]:
-    groups: list[tuple[bool, list[Piece]]] = []
-    for piece in pieces:
-        if not groups or groups[-1][0] != trait(piece):
-            groups.append((trait(piece), []))
-        groups[-1][1].append(piece)
-    return groups
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """What is collected during a capture would free memory of other graphs in the middle of it."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return [(value, list(group)) for value, group in groupby(pieces, trait)]

@@ -6,9 +6,7 @@ from the same state. Here the end computes the first half, and the first step of
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import mujoco_warp
@@ -16,6 +14,8 @@ import torch
 import warp as wp
 from mjlab.sim.sim import Simulation
 from mujoco import mjtSensor, mjtStage  # pyright: ignore[reportAttributeAccessIssue]
+
+from cmg_runtime.device.graphs import no_garbage_collection
 
 INTEGRATORS = {
     mujoco_warp.IntegratorType.EULER: mujoco_warp.euler,
@@ -92,7 +92,7 @@ def _program(sim: Simulation, run: Callable[[Any, Any], None]) -> Callable[[], N
     """What does ``run(model, data)``: launches a graph of it, where the simulation uses graphs."""
     model, data, graph = sim.wp_model, sim.wp_data, None
     if sim.use_cuda_graph:
-        with _no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
+        with no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
             run(model, data)
         graph = capture.graph
 
@@ -104,15 +104,3 @@ def _program(sim: Simulation, run: Callable[[Any, Any], None]) -> Callable[[], N
                 run(model, data)
 
     return launch
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """What is collected during a capture would be released in the graph."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -93,7 +93,7 @@ class GraphRecorder:
         graph = torch.cuda.CUDAGraph()
         try:
             # thread_local: other threads (a data loader, another library's own capture) may go on allocating.
-            with _no_garbage_collection(), torch.cuda.graph(
+            with no_garbage_collection(), torch.cuda.graph(
                 graph, pool=self._pool, stream=self._capture_stream, capture_error_mode="thread_local"
             ):
                 run_eagerly(pieces)
@@ -141,7 +141,7 @@ def _groups(pieces: Sequence[Piece]) -> List[List[Piece]]:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A collection within a capture could free another graph or an event, which the capture would not survive."""
     enabled = gc.isenabled()
     gc.disable()
