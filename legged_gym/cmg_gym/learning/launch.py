@@ -18,6 +18,7 @@ from mjlab.utils.torch import configure_torch_backends
 
 from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.learning.runner import ResidualRunner
+from cmg_runtime import EngineError
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,20 @@ class Process:
 
 
 def started_process() -> Process | None:
-    """What torchrun, or another launcher that speaks its language, says of this process; None where none started it."""
+    """What torchrun, or another launcher that speaks its language, says of this process; None where none started it.
+
+    Raises:
+        EngineError: it says what is no number.
+    """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    return Process(*(int(os.environ[name]) for name in names)) if all(name in os.environ for name in names) else None
+    if not all(name in os.environ for name in names):
+        return None
+    for name in names:
+        if not os.environ[name].isdecimal():
+            raise EngineError(
+                f"{name} is {os.environ[name]!r}; expected a number, as torchrun sets it, or none of {names}"
+            )
+    return Process(*(int(os.environ[name]) for name in names))
 
 
 def launch(training: Training) -> None:
