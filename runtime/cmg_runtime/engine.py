@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, ContextManager, Sequence
 
@@ -414,7 +415,9 @@ class Engine(Closable):
 
     def _room_for_frames(self, count: int) -> ContextManager[None]:
         """Where ``count`` frames of the window are copied. A GPU is not asked in a query: its allocator refuses."""
-        needed = 4 * count * require_root_motion(self._writer).layout.width if self.device.type == "cpu" else 0
+        if self.device.type != "cpu":
+            return contextlib.nullcontext()
+        needed = 4 * count * require_root_motion(self._writer).layout.width
         return room_for(needed, self.device, f"a copy of {count} frames", "ask for fewer")
 
     def _motions(self, values: Any, envs: EnvSelection) -> torch.Tensor:

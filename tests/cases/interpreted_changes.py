@@ -13,11 +13,11 @@ import torch
 from cmg_runtime import Engine, inputs
 from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import EnvSelection
-from cmg_runtime.window.plain.ahead import copy_ahead
+from cmg_runtime.window.plain.ahead import AheadCopy
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.starts import PoolStarts
 from cmg_runtime.window.rebuild import Rebuilds
-from cmg_runtime.window.triton import ahead
+from cmg_runtime.window.triton.ahead import TritonAheadCopy
 from cmg_runtime.window.triton.changes import TritonChanges
 from cmg_runtime.window.triton.starts import TritonPoolStarts
 from devices import operations
@@ -32,7 +32,7 @@ def engines(
     """A plain one and one of the kernels, in the midst of ramps, with the same random contents. From here on values are
     not looked at by the host, as those on a GPU are not."""
     begin, pair = generator.get_state(), []
-    twins = (Changes, PoolStarts, copy_ahead), (TritonChanges, TritonPoolStarts, ahead.copy_ahead)
+    twins = (Changes, PoolStarts, AheadCopy), (TritonChanges, TritonPoolStarts, TritonAheadCopy)
     for changes, starts, copy in twins:
         generator.set_state(begin)
         monkeypatch.setattr("cmg_runtime.engine.make_changes", changes)

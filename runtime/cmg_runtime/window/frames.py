@@ -84,13 +84,14 @@ class FrameLayout:
         self.key_body_pos = self.root_ang_vel + 3
         self.used = self.key_body_pos + 3 * key_bodies
         self.width = -(-self.used // 4) * 4
-        self._sizes = [num_joints, num_joints, 3, 4, 3, 3, 3 * key_bodies, self.width - self.used]
+        self._sizes = [num_joints, num_joints, 3, 4, 3, 3, self.width - self.key_body_pos]
         self._kind = ReferenceFrames if has_robot else FramesWithoutRobot
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
         """``rows`` [.., width] as fields, which are views of it."""
-        dof_pos, dof_vel, pos, rot, vel, ang_vel, bodies, _ = rows.split_with_sizes(self._sizes, -1)
-        bodies = bodies.view(*bodies.shape[:-1], self.key_bodies, 3)
+        dof_pos, dof_vel, pos, rot, vel, ang_vel, rest = rows.split_with_sizes(self._sizes, -1)
+        shape, stride = rest.shape[:-1], rest.stride()[:-1]
+        bodies = rest.as_strided((*shape, self.key_bodies, 3), (*stride, 3, 1))  # without what is unused
         return self._kind(dof_pos, dof_vel, pos, rot, vel, ang_vel, bodies)
 
 

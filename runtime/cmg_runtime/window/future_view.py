@@ -9,8 +9,10 @@ import torch
 
 from cmg_runtime.device.graphs import GraphRecorder, Piece, run_eagerly
 from cmg_runtime.device.lifetime import NotCopied
+from cmg_runtime.window.plain.ahead import AheadCopy
 from cmg_runtime.window.readiness import Readiness, of_a_sound_engine
 from cmg_runtime.window.ring import Window
+from cmg_runtime.window.state import WindowBuffers
 
 
 class FutureView(NotCopied):
@@ -27,12 +29,12 @@ class FutureView(NotCopied):
         buffers = window.buffers
         self._ready = ready
         with torch.inference_mode(False):  # else it could not be refreshed outside of the caller's inference mode
-            ahead = window.offsets.new(offsets)
-            self._rows = buffers.ring.new_zeros(len(offsets), buffers.num_envs, buffers.ring.shape[2])
+            copy = window.ahead.new(offsets)
+            self._rows = window.new_rows(len(offsets)).zero_()
             self._command = torch.zeros_like(buffers.ramp.target[: buffers.num_envs])
             self.frames = window.split(self._rows)
             # A function, not a method of this object, which would then keep itself alive.
-            pieces = [Piece(functools.partial(_read, window, ahead, self._rows, self._command))]
+            pieces = [Piece(functools.partial(_read, copy, window.buffers, self._rows, self._command))]
             self._program: Any = functools.partial(run_eagerly, pieces)
             if self._rows.device.type == "cuda":
                 self._program = GraphRecorder(self._rows.device).record(pieces)
@@ -52,7 +54,6 @@ class FutureView(NotCopied):
         self._program()
 
 
-def _read(window: Window, ahead: torch.Tensor, rows: torch.Tensor, command: torch.Tensor) -> None:
-    buffers = window.buffers
-    window.copy_ahead(ahead, rows)
+def _read(copy: AheadCopy, buffers: WindowBuffers, rows: torch.Tensor, command: torch.Tensor) -> None:
+    copy(rows)
     command.copy_(buffers.ramp.now()[: buffers.num_envs])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import as_integer
+from cmg_runtime.window.plain.ahead import AheadCopy
+from cmg_runtime.window.state import WindowBuffers
 
 MOST_OFFSETS = 1 << 20
 """Frames ahead that are asked for in one call."""
@@ -30,19 +32,19 @@ def as_offsets(offsets: Any) -> Tuple[int, ...]:
     return known
 
 
-class DeviceOffsets:
-    """Offsets from the current frame, in rows of a window's flat ring.
+class AheadCopies:
+    """Copies of a window's frames at given offsets from the current one.
 
     Args:
-        horizon, columns: of the ring.
+        make: of the buffers, and of the offsets in rows of their flat ring.
     """
 
-    def __init__(self, horizon: int, columns: int, device: torch.device) -> None:
-        self._horizon, self._columns, self._device = horizon, columns, device
-        self._known: Dict[Tuple[int, ...], torch.Tensor] = {}
+    def __init__(self, buffers: WindowBuffers, make: Callable[[WindowBuffers, torch.Tensor], AheadCopy]) -> None:
+        self._buffers, self._make = buffers, make
+        self._known: Dict[Tuple[int, ...], AheadCopy] = {}
 
-    def of(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` [K] int64, kept from call to call. Raises as :meth:`new` does."""
+    def of(self, offsets: Tuple[int, ...]) -> AheadCopy:
+        """The copy at ``offsets``, kept from call to call. Raises as :meth:`new` does."""
         known = self._known.get(offsets)
         if known is None:
             known = self.new(offsets)
@@ -51,17 +53,18 @@ class DeviceOffsets:
             self._known[offsets] = known
         return known
 
-    def new(self, offsets: Tuple[int, ...]) -> torch.Tensor:
-        """``offsets`` [K] int64, a new tensor, which the caller keeps.
+    def new(self, offsets: Tuple[int, ...]) -> AheadCopy:
+        """A new one, with memory of its own for the offsets, which the caller keeps.
 
         Raises:
             EngineError: an offset is outside 0..horizon-1.
         """
-        last = self._horizon - 1
+        ring = self._buffers.ring
+        last = self._buffers.horizon - 1
         outside = [offset for offset in offsets if not 0 <= offset <= last]
         if outside:
             raise EngineError(
                 f"offset {outside[0]} is outside the window of frames 0..{last}; load the engine with a longer horizon"
             )
         on_host = torch.tensor(offsets, dtype=torch.int64, device="cpu")  # whatever the caller's default device is
-        return (on_host * self._columns).to(self._device, non_blocking=True)
+        return self._make(self._buffers, (on_host * ring.shape[1]).to(ring.device, non_blocking=True))

@@ -10,7 +10,7 @@ import torch
 from cmg_runtime.device.graphs import GraphRecorder, Piece
 from cmg_runtime.inputs import EnvSelection
 from cmg_runtime.window.frames import ReferenceFrames
-from cmg_runtime.window.offsets import DeviceOffsets
+from cmg_runtime.window.offsets import AheadCopies
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.queries import MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
@@ -30,7 +30,7 @@ class Window:
 
     Attributes:
         buffers: as given.
-        offsets: those of frames ahead, on the device.
+        ahead: copies of frames ahead into what :meth:`new_rows` gives.
     """
 
     def __init__(self, state: EngineState, buffers: WindowBuffers, writer: FrameWriter, changes: Changes) -> None:
@@ -38,8 +38,7 @@ class Window:
         self._writer = writer
         self._changes = changes
         self.buffers = buffers
-        self._copy_ahead = ahead_copy(state.device)
-        self.offsets = DeviceOffsets(buffers.horizon, buffers.ring.shape[1], state.device)
+        self.ahead = AheadCopies(buffers, ahead_copy(state.device))
         # Functions, not methods of this object, which would then keep itself alive.
         infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
         self._steps = Steps(state, infer, functools.partial(_append, state, buffers, writer))
@@ -83,18 +82,20 @@ class Window:
         Raises:
             EngineError: an offset is outside 0..horizon-1.
         """
-        ahead = self.offsets.of(offsets)
-        rows = self.buffers.ring.new_empty((len(offsets), self.buffers.num_envs, self.buffers.ring.shape[2]))
-        self.copy_ahead(ahead, rows)
+        copy = self.ahead.of(offsets)
+        rows = self.new_rows(len(offsets))
+        copy(rows)
         return self.split(rows)
 
-    def copy_ahead(self, ahead: torch.Tensor, out: torch.Tensor) -> None:
-        """The frames at the offsets ``ahead``, as :attr:`offsets` makes them, into ``out`` [K, num_envs, W]."""
-        self._copy_ahead(self.buffers, ahead, out)
+    def new_rows(self, num_offsets: int) -> torch.Tensor:
+        """Memory for frames ahead, [num_envs, num_offsets, W], the environments of an offset side by side."""
+        num_envs, width = self.buffers.num_envs, self._writer.layout.width
+        size, stride = (num_envs, num_offsets, width), (width, num_envs * width, 1)
+        return self.buffers.ring.new_empty_strided(size, stride)
 
     def split(self, rows: torch.Tensor) -> ReferenceFrames:
-        """``rows`` [K, num_envs, W] as frames [num_envs, K, ...], which are views of them."""
-        return self._writer.layout.split(rows.transpose(0, 1))
+        """``rows`` [num_envs, K, W] as frames [num_envs, K, ...], which are views of them."""
+        return self._writer.layout.split(rows)
 
     def lookup(self, env_ids: torch.Tensor, offsets: torch.Tensor) -> ReferenceFrames:
         """The frame at ``offsets[i]`` of environment ``env_ids[i]``, [M, ...]. An environment that is out of range

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Type
 
 import torch
 
 from cmg_runtime.device.triton_support import why_not
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
-from cmg_runtime.window.plain.ahead import CopyAhead, copy_ahead
+from cmg_runtime.window.plain.ahead import AheadCopy
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.clocks import MotionClocks
 from cmg_runtime.window.plain.queries import FrameQueries, MotionRows
@@ -48,13 +48,13 @@ def make_changes(state: EngineState, counters: Counters, buffers: Optional[Windo
     return TritonChanges(state, counters, buffers)
 
 
-def ahead_copy(device: torch.device) -> CopyAhead:
+def ahead_copy(device: torch.device) -> Type[AheadCopy]:
     """What copies frames ahead out of a window."""
     if not _runs_kernels(device):
-        return copy_ahead
-    from cmg_runtime.window.triton import ahead
+        return AheadCopy
+    from cmg_runtime.window.triton.ahead import TritonAheadCopy
 
-    return ahead.copy_ahead
+    return TritonAheadCopy
 
 
 def make_pool_starts(buffers: WindowBuffers, counters: Counters, writer: FrameWriter) -> PoolStarts:

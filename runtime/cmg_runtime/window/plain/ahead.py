@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Callable
-
 import torch
 
 from cmg_runtime.window.state import WindowBuffers
 
-CopyAhead = Callable[[WindowBuffers, torch.Tensor, torch.Tensor], None]
-"""As :func:`copy_ahead`."""
 
-
-def copy_ahead(buffers: WindowBuffers, ahead: torch.Tensor, out: torch.Tensor) -> None:
+class AheadCopy:
     """In plain torch, for every device: the truth of its twin, one kernel.
 
     Args:
+        buffers: of the window.
         ahead: [K] int64, offsets from the current frame, in rows of the flat ring.
-        out: [K, num_envs, W] float32, contiguous.
     """
-    head = buffers.head[: buffers.num_envs]
-    places = (head + ahead.unsqueeze(1)).remainder_(len(buffers.flat_ring)).flatten()
-    torch.index_select(buffers.flat_ring, 0, places, out=out.view(-1, out.shape[2]))
+
+    def __init__(self, buffers: WindowBuffers, ahead: torch.Tensor) -> None:
+        self._buffers = buffers
+        self._ahead = ahead
+
+    def __call__(self, out: torch.Tensor) -> None:
+        """Into ``out`` [num_envs, K, W] float32, which lies in memory as [K, num_envs, W]."""
+        buffers = self._buffers
+        head = buffers.head[: buffers.num_envs]
+        places = (head + self._ahead.unsqueeze(1)).remainder_(len(buffers.flat_ring)).flatten()
+        torch.index_select(buffers.flat_ring, 0, places, out=out.transpose(0, 1).view(-1, out.shape[2]))
