@@ -21,9 +21,9 @@ ROWS = 16
 
 
 class TritonAheadCopy(AheadCopy):
-    """See :class:`cmg_runtime.window.plain.ahead.AheadCopy`. The first call goes through Triton's compiler; others launch
-    what that one gave, which costs the host a third: nothing about the arguments is found out anew. They differ in
-    ``out`` alone, which is the beginning of an allocation."""
+    """See :class:`cmg_runtime.window.plain.ahead.AheadCopy`. The first call goes through Triton's compiler, and others
+    launch what that one gave, which costs the host a third: nothing about the arguments is found out anew. They differ
+    in ``out`` alone, which is the beginning of an allocation."""
 
     def __init__(self, buffers: WindowBuffers, ahead: torch.Tensor) -> None:
         super().__init__(buffers, ahead)
