@@ -103,6 +103,8 @@ def select_envs(env_ids: Any, num_envs: int, device: torch.device, name: str = "
     """
     if env_ids is None:
         return EnvSelection(num_envs)
+    if _is_ready(env_ids, torch.int64, device) and env_ids.dim() == 1 and env_ids.shape[0] <= num_envs:
+        return EnvSelection(env_ids.shape[0], ids=env_ids)
     ids = _tensor(env_ids, name, device)
     if ids.dim() != 1:
         raise EngineError(f"{name} has shape {_text(ids.shape)}; expected [n] integers or [{num_envs}] bool")
@@ -161,6 +163,8 @@ def as_rows(
     Of rows with a mask only the chosen are checked; which these are, a mask on a GPU does not tell the host, and none
     is.
     """
+    if _is_ready(values, torch.float32, device) and values.shape == (envs.num_rows, width):
+        return values.detach()
 
     def check_used(rows: torch.Tensor, name: str) -> None:
         if rows.dim() == 1 or envs.mask is None:
@@ -189,6 +193,8 @@ def as_integers(
         EngineError: of another shape, type or device; on the host also, given a ``limit``: outside 0..limit-1. Which
             values are used, a mask on a GPU does not tell the host, and none is refused.
     """
+    if mask is None and _is_ready(values, torch.int64, device) and _matches(values.shape, (length,)):
+        return values
     tensor = _tensor(values, name, device)
     if not _matches(tensor.shape, (length,)):
         raise EngineError(f"{name} has shape {_text(tensor.shape)}; expected {_text((length,))}")
@@ -267,6 +273,12 @@ def _require_in_range(ids: torch.Tensor, limit: int, name: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= limit:
         raise EngineError(f"{name} has {low if low < 0 else high}; expected 0..{limit - 1}")
+
+
+def _is_ready(values: Any, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``values`` can be used as they are, given a shape: a tensor on a GPU, where values are not looked at. What
+    callers give in every step goes no longer way than this; the checks of everything else take the host some 10 us."""
+    return type(values) is torch.Tensor and values.dtype == dtype and values.device == device and not values.is_cpu
 
 
 def _tensor(values: Any, name: str, device: torch.device) -> torch.Tensor:
