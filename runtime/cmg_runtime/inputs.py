@@ -276,8 +276,8 @@ def _require_in_range(ids: torch.Tensor, limit: int, name: str) -> None:
 
 
 def _is_ready(values: Any, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether ``values`` can be used as they are, if their shape is right: a tensor on a GPU, whose values are not looked
-    at. The checks of everything else take the host some 10 us, for what many callers give in every step."""
+    """Whether ``values`` can be used as they are, if their shape is right: a tensor on a GPU, whose values are not
+    looked at. The checks of everything else take the host some 10 us, for what many callers give in every step."""
     return type(values) is torch.Tensor and values.dtype == dtype and values.device == device and not values.is_cpu
 
 

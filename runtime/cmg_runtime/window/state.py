@@ -14,6 +14,7 @@ from cmg_runtime.device.graphs import GraphRecorder, Piece, can_be_captured, run
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.guard import Guard
 from cmg_runtime.inputs import EnvSelection
+from cmg_runtime.window.draws import Draws
 
 
 class CommandRamp:
@@ -104,6 +105,7 @@ class EngineState:
             row here and below belongs to no environment: see :class:`WindowBuffers`.
         next_motion: [num_envs + 1, motion_dim], what the network makes.
         next_command: [num_envs + 1, command_dim], the command in force that the network's next step is given.
+        draws: rows of the guard's bank for resets, drawn by the engine's own generator.
         moving: [num_envs] bool, the environments that a step of some moves on.
         ramp: the ramps of the commands.
         backend: the network.
@@ -127,6 +129,7 @@ class EngineState:
         self.backend = backend
         self.guard = guard
         self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.draws = Draws(len(guard.bank), num_envs, self._generator)
         self._rest = torch.tensor(manifest.stats.motion_mean, dtype=torch.float32, device=device)
         self.current = self._rest.repeat(num_envs + 1, 1)
         self.next_motion = torch.empty_like(self.current)
@@ -137,9 +140,9 @@ class EngineState:
             backend.capturable and can_be_captured(self.infer_from_current, device)
         )
 
-    def draw(self, n: int, out: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Rows [n] int64 of the guard's bank, drawn by the engine's own generator; into ``out`` if there is one."""
-        return torch.randint(len(self.guard.bank), (n,), generator=self._generator, device=self.device, out=out)
+    def draw(self, n: int) -> torch.Tensor:
+        """Rows [n] int64 of the guard's bank, drawn by the engine's own generator, a new tensor."""
+        return torch.randint(len(self.guard.bank), (n,), generator=self._generator, device=self.device)
 
     def clear(self) -> None:
         """As it was made: undoes the steps of warm-ups. A window is not valid then until its rebuild."""

@@ -46,7 +46,9 @@ class Changes:
 
     def draw(self, n: int) -> Optional[torch.Tensor]:
         """Motions [n, motion_dim] of the bank for the reset that follows, or None where that knows which."""
-        return self._state.guard.bank.index_select(0, self._state.draw(n))
+        draws = self._state.draws
+        first = draws.take(n)
+        return self._state.guard.bank.index_select(0, draws.rows[first : first + n])
 
     def nothing(self, envs: EnvSelection) -> None:
         """No change, for a rebuild all the same."""

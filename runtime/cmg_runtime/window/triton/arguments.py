@@ -50,13 +50,14 @@ FLAGS = {name: 1 << bit for bit, name in enumerate(_GIVEN)}
 class GivenChange:
     """A change, as callers gave it, at addresses that never change: a graph that has been recorded reads it there.
 
-    Of each tensor the first rows are in use, as many as the header says.
+    Of each tensor but the states the first rows are in use, as many as the header says.
 
     Attributes:
-        header: [] int64: rows in the lower 32 bits, the sum of :data:`FLAGS` above.
+        header: [] int64: rows in the lower 32 bits, the sum of :data:`FLAGS` above, and above these where in the states
+            the first of its own is.
         ids: [num_envs] int64 environments.
         mask: [num_envs] bool.
-        states: [num_envs] int64 rows of the bank, in place of motions.
+        states: [..] int64 rows of the bank, in place of motions: :attr:`cmg_runtime.window.draws.Draws.rows`.
         motion: [num_envs, motion_dim] float32, rad and rad/s.
         root_pos, root_rot: [num_envs, 3] m and [num_envs, 4] (w, x, y, z), world, float32.
         command: [num_envs, command_dim] float32.
@@ -73,20 +74,20 @@ class GivenChange:
     command: torch.Tensor
 
     @staticmethod
-    def of(everyone: torch.Tensor, motion_dim: int, command_dim: int) -> GivenChange:
+    def of(everyone: torch.Tensor, states: torch.Tensor, motion_dim: int, command_dim: int) -> GivenChange:
         """For the environments ``everyone``, 0..num_envs-1 [num_envs] int64: nothing is given."""
         rows = [everyone.new_zeros((len(everyone), n), dtype=torch.float32) for n in (motion_dim, 3, 4, command_dim)]
         header, mask = everyone.new_zeros(()), torch.zeros_like(everyone, dtype=torch.bool)
-        return GivenChange(everyone, header, torch.zeros_like(everyone), mask, torch.zeros_like(everyone), *rows)
+        return GivenChange(everyone, header, torch.zeros_like(everyone), mask, states, *rows)
 
-    def put(self, envs: EnvSelection, rows: Dict[str, Optional[torch.Tensor]], drawn: bool = False) -> None:
+    def put(self, envs: EnvSelection, rows: Dict[str, Optional[torch.Tensor]], drawn: Optional[int] = None) -> None:
         """Put it there: one operation for each of what is given, and one for the header.
 
         Args:
             rows: what goes with ``envs``, by its name here; None is not given.
-            drawn: the states are there already.
+            drawn: where the states are, if there are any.
         """
-        n, flags = envs.num_rows, FLAGS["states"] if drawn else 0
+        n, flags = envs.num_rows, 0 if drawn is None else FLAGS["states"] | drawn << len(FLAGS)
         if envs.ids is not None:
             # Not a copy: an id that is out of range fails torch's device-side assert. A kernel would write anywhere.
             torch.index_select(self.everyone, 0, envs.ids, out=self.ids[:n])

@@ -29,6 +29,7 @@ COMMANDS_CLAMPED = tl.constexpr(ORDER.index("commands_clamped"))
 ENTRIES_CLAMPED = tl.constexpr(ORDER.index("entries_clamped"))
 COMMANDS_IGNORED = tl.constexpr(ORDER.index("commands_ignored"))
 MOTIONS_IGNORED = tl.constexpr(ORDER.index("motions_ignored"))
+NUM_FLAGS = tl.constexpr(len(FLAGS))
 IDS, MASK, STATES = (tl.constexpr(FLAGS[name]) for name in ("ids", "mask", "states"))
 MOTION, ROOT_POS = (tl.constexpr(FLAGS[name]) for name in ("motion", "root_pos"))
 ROOT_ROT, COMMAND = (tl.constexpr(FLAGS[name]) for name in ("root_rot", "command"))
@@ -40,7 +41,9 @@ class TritonChanges(Changes):
 
     def __init__(self, state: EngineState, counters: Counters, buffers: Optional[WindowBuffers]) -> None:
         super().__init__(state, counters, buffers)
-        self._given = GivenChange.of(state.guard.columns, state.current.shape[1], state.next_command.shape[1])
+        sizes = state.current.shape[1], state.next_command.shape[1]
+        self._given = GivenChange.of(state.guard.columns, state.draws.rows, *sizes)
+        self._drawn = 0
 
     def pieces(self, ids: torch.Tensor) -> List[Piece]:
         return [Piece(functools.partial(self._launch, ids))]
@@ -52,7 +55,7 @@ class TritonChanges(Changes):
         pass
 
     def draw(self, n: int) -> Optional[torch.Tensor]:
-        self._state.draw(n, out=self._given.states[:n])
+        self._drawn = self._state.draws.take(n)
 
     def nothing(self, envs: EnvSelection) -> None:
         self._given.put(envs, {})
@@ -66,7 +69,7 @@ class TritonChanges(Changes):
         commands: Optional[torch.Tensor],
     ) -> None:
         rows = {"motion": motions, "root_pos": root_pos, "root_rot": root_rot, "command": commands}
-        self._given.put(envs, rows, drawn=motions is None)
+        self._given.put(envs, rows, self._drawn if motions is None else None)
 
     def set_command(self, envs: EnvSelection, commands: torch.Tensor) -> None:
         self._given.put(envs, {"command": commands})
@@ -138,10 +141,10 @@ def yaw_of(rot, there):
 
 @triton.jit(do_not_specialize=["size", "num_envs"])
 def _change(
-    header,  # [] int64: rows that are given, and which of the arguments below; see GivenChange
+    header,  # [] int64: rows that are given, which of the arguments below, and where states begin; see GivenChange
     ids,  # [num_envs] int64
     mask,  # [num_envs] bool
-    states,  # [num_envs] int64: rows of the bank
+    states,  # [..] int64: rows of the bank
     motion,  # [num_envs, D] float32
     root_pos,  # [num_envs, 3]
     root_rot,  # [num_envs, 4]
@@ -194,7 +197,7 @@ def _change(
     lanes = tl.arange(0, WIDTH)
     used = lanes < D
     inside = reset[:, None] & used[None, :]
-    state = tl.load(states + row, mask=reset & drawn, other=0)
+    state = tl.load(states + (given >> NUM_FLAGS) + row, mask=reset & drawn, other=0)
     value = tl.load(motion + row[:, None] * D + lanes[None, :], mask=inside & (drawn == 0)[:, None], other=0.0)
     from_bank = tl.load(bank + state[:, None] * D + lanes[None, :], mask=inside & drawn[:, None], other=0.0)
     value = tl.where(drawn[:, None], from_bank, value)
