@@ -80,6 +80,18 @@ def test_without_a_motion_states_come_from_the_bank_by_seed(made: tuple[Path, Tr
     assert not torch.equal(state(one), before)
 
 
+def test_every_reset_draws_states_that_no_other_one_had(engine: Engine, rng: np.random.Generator) -> None:
+    drawn: list[int] = []
+    for _ in range(100):
+        ids = rng.permutation(NUM_ENVS)[: rng.integers(1, NUM_ENVS + 1)]
+        engine.reset(ids)
+        same = (state(engine)[ids].unsqueeze(1) == engine.bank).all(dim=2)
+        assert same.any(dim=1).all()
+        drawn += same.int().argmax(dim=1).tolist()
+    parts = [tuple(drawn[i : i + 10]) for i in range(len(drawn) - 9)]
+    assert len(set(parts)) == len(parts) and len(set(drawn)) > 0.9 * len(engine.bank)
+
+
 @pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.half, torch.Tensor.tolist, torch.Tensor.numpy])
 def test_motions_and_commands_of_any_real_type(engine: Engine, truth: Truth, generator: Any, convert: Any) -> None:
     motion, command = truth.states(NUM_ENVS, generator), truth.commands(NUM_ENVS, generator)
