@@ -31,18 +31,22 @@ class TritonAheadCopy(AheadCopy):
         # All in one dimension: the others of a grid end at 65535. Triton's own functions of integers take microseconds.
         self._grid = (len(ahead) * -(-buffers.num_envs // ROWS), 1, 1)
         self._constants = width, 1 << (width - 1).bit_length(), ROWS
+        self._device = buffers.ring.device
         self._launch: Any = None
 
     def __call__(self, out: torch.Tensor) -> None:
-        if not self._grid[0]:
-            return
-        with torch.cuda.device_of(out):
-            if self._launch is None:
+        if self._launch is None:
+            with torch.cuda.device_of(out):
                 self._first_launch(out)
-            else:
+        elif torch.cuda.current_device() == self._device.index:  # entering it takes longer than the question
+            self._launch(out, *self._constants)
+        else:
+            with torch.cuda.device(self._device):
                 self._launch(out, *self._constants)
 
     def _first_launch(self, out: torch.Tensor) -> None:
+        if not self._grid[0]:
+            return
         buffers = self._buffers
         sizes = buffers.num_envs, len(buffers.flat_ring)
         tensors = buffers.ring, buffers.head, self._ahead
