@@ -78,7 +78,7 @@ class Engine(Closable):
     the GPU already, or go with a mask, are therefore not looked at: rows that are not finite are ignored and counted
     (see :meth:`report`), an id out of range fails PyTorch's device-side assert, and of an id given twice one row
     wins. On the host all three raise. How many environments a mask chooses is not looked at either: with a window, a
-    mask costs as much as all environments, and ids as much as the next of 16, 64, 256, 1024 or ``num_envs`` of them.
+    mask costs as much as all environments, and ids at most as much as the next of 16, 64, 256, 1024 or ``num_envs``.
     Steps and rebuilt windows are CUDA graphs on the caller's current stream.
 
     :meth:`close`, or the end of ``with load_engine(...) as engine:``, frees the backend's session, the buffers and the

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Mapping, Optional
+from typing import Dict, Mapping, Optional, Tuple
 
 from torch import Tensor  # not torch itself: here that name becomes this package's own module
 from torch import device as Device
@@ -76,10 +76,12 @@ class Backend(NotCopied):
         capturable: whether it is worth trying to record :meth:`step` and :meth:`rollout` in a CUDA graph, on a CUDA
             device.
         library: what runs the artifact, with its version, where several could; for ``engine.selection``.
+        batches: rows up to which a :meth:`rollout` takes the same time, and with one more a good deal longer.
     """
 
     capturable: bool
     library: str = ""
+    batches: Tuple[int, ...] = ()
 
     @classmethod
     def load(cls, folder: Path, artifact: Artifact, manifest: Manifest, num_envs: int, device: Device) -> Backend:

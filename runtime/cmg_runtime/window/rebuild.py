@@ -13,7 +13,7 @@ from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.state import EngineState, WindowBuffers
 
 BATCHES = (16, 64, 256, 1024)
-"""On CUDA a rebuild runs at the next of these sizes, or at ``num_envs``; each is a graph."""
+"""On CUDA a rebuild runs at the next of these sizes, of its backend's own, or at ``num_envs``; each is a graph."""
 
 FRAMES_AT_ONCE = 32768
 """Generated frames, over all environments, that wait in memory for their kinematics (8 MB for a G1)."""
@@ -22,9 +22,9 @@ ALIGNMENT = 64
 """Floats. The network's inputs and outputs begin at multiples of 256 bytes, as TensorRT asks."""
 
 
-def batch_sizes(num_envs: int) -> Tuple[int, ...]:
-    """Sizes at which windows are rebuilt, ascending."""
-    return tuple(size for size in BATCHES if size < num_envs) + (num_envs,)
+def batch_sizes(num_envs: int, batches: Sequence[int]) -> Tuple[int, ...]:
+    """Sizes at which windows are rebuilt, ascending; ``batches``: the backend's own."""
+    return tuple(sorted(size for size in {*BATCHES, *batches} if size < num_envs)) + (num_envs,)
 
 
 class Rebuilds:

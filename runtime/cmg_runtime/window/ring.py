@@ -42,14 +42,14 @@ class Window:
         # Functions, not methods of this object, which would then keep itself alive.
         infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
         self._steps = Steps(state, infer, functools.partial(_append, state, buffers, writer))
-        workspace = None
+        workspace, sizes = None, batch_sizes(state.num_envs, state.backend.batches)
         if state.device.type == "cuda":  # one for all sizes
-            floats = max(WindowRebuild.workspace_size(size, buffers) for size in batch_sizes(state.num_envs))
+            floats = max(WindowRebuild.workspace_size(size, buffers) for size in sizes)
             workspace = torch.empty(floats, dtype=torch.float32, device=state.device)
         self._rebuilds = Rebuilds(changes, functools.partial(_rebuild, state, buffers, writer, workspace))
         if state.device.type == "cuda":
             recorder = GraphRecorder(state.device)
-            self._rebuilds.record(recorder, batch_sizes(state.num_envs), state.device)
+            self._rebuilds.record(recorder, sizes, state.device)
             self._steps.record(recorder)
             self.future((0,))  # so that its kernel is compiled now, not in a query, or within a graph of the caller's
 

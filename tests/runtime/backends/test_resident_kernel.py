@@ -23,6 +23,7 @@ from cmg_runtime.backends.fused.cluster import ClusterNetwork
 from cmg_runtime.backends.fused.cluster_shapes import FEW, RESIDENT, ResidentShape, plan
 from cmg_runtime.device.nvrtc import CudaError
 from cmg_runtime.guard import Guard
+from cmg_runtime.window.rebuild import batch_sizes
 from engine_folder import TOLERANCE
 
 CPU = torch.device("cpu")
@@ -164,3 +165,21 @@ def test_a_gpu_without_clusters_of_16_takes_the_others(seed: int, monkeypatch: p
         without_a_gpu(monkeypatch, most)
         network = ClusterNetwork(packed, CPU)
         assert [launch.shape for launch in plan(5, *network.capacities)] == [FEW]
+        assert network.batches == ()
+
+
+def test_windows_are_rebuilt_in_full_rounds_of_clusters(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one row more, there is a round more or a slower shape."""
+    without_a_gpu(monkeypatch, lambda ctas, threads: 7 if ctas == 16 else 15)
+    packed, _ = packed_network(seed, CPU, hidden_dim=64, num_experts=4)
+    network = ClusterNetwork(packed, CPU)
+    assert network.batches == (56, 112, 224)
+
+    def rounds(rows: int) -> tuple[Any, int]:
+        (launch,) = plan(rows, *network.capacities)
+        held = dict(zip(RESIDENT, network.capacities[3], strict=True)).get(launch.shape, rows)
+        return launch.shape, -(-rows // held)
+
+    changes = [rows for rows in range(1, 400) if rounds(rows) != rounds(rows + 1)]
+    assert changes == [*network.batches]
+    assert batch_sizes(4096, network.batches) == (16, 56, 64, 112, 224, 256, 1024, 4096)

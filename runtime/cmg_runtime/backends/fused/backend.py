@@ -44,6 +44,8 @@ class FusedBackend(Backend):
     def __init__(self, network: FrameNetwork, cluster: Optional[ClusterNetwork], device: torch.device) -> None:
         self._network = network
         self._cluster = cluster
+        if cluster is not None:
+            self.batches = cluster.batches
         self._device = device
 
     @classmethod

@@ -16,7 +16,7 @@ import torch
 
 from cmg_runtime.backends.fused import cluster_arguments
 from cmg_runtime.backends.fused.cluster_arguments import Arguments, declarations
-from cmg_runtime.backends.fused.cluster_shapes import FEW, MANY, PAIR, RESIDENT, Launch, Shape, plan
+from cmg_runtime.backends.fused.cluster_shapes import FEW, MANY, PAIR, RESIDENT, Launch, Shape, full_rounds, plan
 from cmg_runtime.backends.fused.cluster_weights import EXPERTS, HIDDEN, WIDTH, padded_to
 from cmg_runtime.backends.fused.packing import Packed, Shapes
 from cmg_runtime.device.nvrtc import CudaError, CudaKernel
@@ -63,6 +63,7 @@ class ClusterNetwork:
         resident = tuple(self._add_if_possible(shape) * shape.rows for shape in RESIDENT)
         pair = left_over // PAIR.ctas * PAIR.rows
         self.capacities = (few * FEW.rows, many * MANY.rows, pair, resident)
+        self.batches = full_rounds(resident)
 
     def _add(self, shape: Shape) -> int:
         """Load the kernel and the weights of a shape; returns the clusters that the GPU holds at once."""

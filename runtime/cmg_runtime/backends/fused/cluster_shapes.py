@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Union
+from typing import Dict, List, Sequence, Tuple, Union
 
 import torch
 
@@ -109,6 +109,12 @@ class Launch:
     first: int
     rows: int
     beside: bool = False
+
+
+def full_rounds(resident: Sequence[int]) -> Tuple[int, ...]:
+    """Rows that fill whole rounds of the shapes of :data:`RESIDENT`, ascending; ``resident`` as of :func:`plan`."""
+    pairs = zip(ROUNDS, resident)
+    return tuple(sorted({round_ * rows for rounds, rows in pairs if rows for round_ in range(1, rounds + 1)}))
 
 
 def plan(num_rows: int, few: int, many: int, pair: int, resident: Sequence[int] = ()) -> List[Launch]:
