@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import racecheck_cases
 from cluster_case import packed_network
 from cmg_runtime.backends.fused import cluster
 from cmg_runtime.backends.fused.cluster import fits
@@ -202,6 +203,16 @@ def test_it_compiles(shape: Shape) -> None:
         others = [f"-D{size}8" if option == f"-D{size}" else option for option in options]
         with pytest.raises(nvrtc.CudaError, match="Shape in cluster_shapes.py has other sizes"):
             nvrtc.compile_source(source, others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", racecheck_cases.CASES)
+def test_what_a_racecheck_is_shown_compiles(case: str) -> None:
+    try:
+        nvrtc.compile_source("", ["-arch=sm_90a"])
+    except nvrtc.CudaError as error:
+        pytest.skip(str(error))
+    assert b"small_kernel" in nvrtc.compile_source(*racecheck_cases.program(case))
 
 
 def test_a_kept_kernel_that_is_damaged_is_made_anew(
