@@ -57,7 +57,7 @@ class TritonMotionDraws(MotionDraws):
                 keys=self._keys_now,
                 now=clocks.now,
                 count=count,
-                weighted=int(difficulty is not None),
+                num_weights=0 if difficulty is None else count,
                 num_easy=weights.num_easy,
                 num_held=0 if given_back is None else len(held),
                 num_given_back=0 if given_back is None else n,
@@ -101,12 +101,12 @@ def _is_among(motion, some, number, LANES: tl.constexpr, OTHERS: tl.constexpr):
 
 
 @triton.jit(
-    do_not_specialize=["count", "weighted", "num_easy", "num_held", "num_given_back"],
+    do_not_specialize=["count", "num_weights", "num_easy", "num_held", "num_given_back"],
     do_not_specialize_on_alignment=["difficulty", "given_back"],
 )
 def _keys(
     waiting,  # [count] float64
-    difficulty,  # [count] float32, read where weighted
+    difficulty,  # [num_weights] float32: of the first so many motions; of all others the weight is 1
     rank,  # [count] int64
     named,  # [count] int64
     all_named,  # [] int64
@@ -115,7 +115,7 @@ def _keys(
     keys,  # out: [count] int64
     now,  # in and out: [] int64
     count,
-    weighted,
+    num_weights,
     num_easy,
     num_held,
     num_given_back,
@@ -126,7 +126,7 @@ def _keys(
     motion = tl.program_id(0) * LANES + tl.arange(0, LANES)
     there = motion < count
     place = tl.load(rank + motion, mask=there, other=0)
-    weight = tl.load(difficulty + motion, mask=there & (weighted != 0), other=1.0)
+    weight = tl.load(difficulty + motion, mask=motion < num_weights, other=1.0)
     weight = tl.where(finite(weight) & (weight > 0) & (place < num_easy), weight, 0.0).to(tl.float64)
     chosen = weight > 0
     wait = tl.load(waiting + motion, mask=there, other=1.0) / tl.where(chosen, weight, 1.0)
