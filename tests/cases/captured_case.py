@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +30,7 @@ REPEATS = 5.0
 """Times as much as mjlab's step differs from run to run may ours differ from it, where that is more than 1e-4."""
 
 CONTACTS = ("foot_contact", "foot_air_time", "foot_contact_forces")
-"""Observations that mjlab makes of the state itself where an episode ends: see :class:`cmg_gym.captured.CapturedEnv`."""
+"""Observations that mjlab makes of the state itself where an episode ends: see :class:`CapturedEnv`."""
 
 Make = Callable[[ManagerBasedRlEnvCfg], CapturedEnv]
 
@@ -55,7 +55,7 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
     again = ManagerBasedRlEnv(copy.deepcopy(cfg), device) if standing and device != "cpu" else None
     vec = TrainingEnv(captured)
     differences, of_again = Differences(), Differences()
-    logged, ended = Counter[str](), 0
+    logged, ended = defaultdict[str, float](float), 0
     with torch.inference_mode():
         for env in filter(None, (plain, captured, again)):
             _seeded_draws(env, seed, standing)
