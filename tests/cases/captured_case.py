@@ -6,12 +6,14 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
+from mjlab.rl import RslRlVecEnvWrapper
 from mjlab.utils.lab_api.math import quat_from_euler_xyz
 from mujoco import MjSpec  # pyright: ignore[reportAttributeAccessIssue]
+from tensordict import TensorDict
 
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.command_line import BUNDLED_POLICY
@@ -25,9 +27,6 @@ ROBOTS = 6
 
 STANDARD_ERRORS = 5.0
 """By which means may differ. Some thirty are compared: one in 60 000 runs has one that does so by chance."""
-
-REPEATS = 5.0
-"""Times as much as mjlab's step differs from run to run may ours differ from it, where that is more than 1e-4."""
 
 CONTACTS = ("foot_contact", "foot_air_time", "foot_contact_forces")
 """Observations that mjlab makes of the state itself where an episode ends: see :class:`CapturedEnv`."""
@@ -45,9 +44,9 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
     terminations, metrics and logs.
 
     Args:
-        standing: on the ground, told to stand; else hanging in the air, under all kinds of commands. Forces of the
-            ground are not the same from run to run on a GPU: there, ours may differ from mjlab's by a few times as
-            much as mjlab's does from another of mjlab's.
+        standing: on the ground, as the bundled policy lets them; else hanging in the air, under all kinds of commands,
+            with random actions. What the ground makes of the last bit is more than 1e-4 now and then, and on a GPU the
+            last bit is not the same from run to run: there, mjlab's environment differs from itself, too.
         settings: of the reference command.
     """
     cfg = _same_draws(make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=standing, **settings), standing)
@@ -55,6 +54,7 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
     again = ManagerBasedRlEnv(copy.deepcopy(cfg), device) if standing and device != "cpu" else None
     vec = TrainingEnv(captured)
     differences, of_again = Differences(), Differences()
+    policy = load_policy(BUNDLED_POLICY, RslRlVecEnvWrapper(plain)) if standing else None
     logged, ended = defaultdict[str, float](float), 0
     with torch.inference_mode():
         for env in filter(None, (plain, captured, again)):
@@ -66,23 +66,27 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
         captured.episode_statistics()
         generator = torch.Generator().manual_seed(seed)
         for step in range(steps):
-            action = 0.05 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator).to(device)
+            if policy is None:
+                action = 0.05 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator)
+                action = action.to(device)
+            else:
+                action = policy(TensorDict(cast("dict[str, Any]", plain.obs_buf), [ROBOTS]))
             _, rewards, terminated, time_outs, extras = plain.step(action)
             _, our_rewards, dones, our_extras = vec.step(action)
             assert torch.equal(dones.bool(), terminated | time_outs), f"step {step}"
             assert torch.equal(our_extras["time_outs"], time_outs), f"step {step}"
             number = int(dones.sum())
             expected = {**_terms(plain), **_observations(plain), "reward": rewards}
-            differences.add(step, {**_terms(captured), **_observations(captured), "reward": our_rewards}, expected)
+            differences.add({**_terms(captured), **_observations(captured), "reward": our_rewards}, expected)
             if again is not None:
                 again.step(action)
-                of_again.add(step, {**_terms(again), **_observations(again)}, expected)
+                of_again.add({**_terms(again), **_observations(again)}, expected)
             if number:
                 ended += number
                 for name, value in extras["log"].items():
                     logged[name] += float(value) * (1 if "Termination" in name else number)
     assert ended >= ROBOTS
-    differences.require(of_again)
+    differences.require(None if again is None else of_again)
     statistics = captured.episode_statistics()
     assert statistics.keys() == logged.keys()
     for name, value in statistics.items():
@@ -91,31 +95,36 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
 
 
 class Differences:
-    """The largest difference of each term so far, and its step."""
+    """How far each term of each robot's steps differs, relative where numbers are larger than 1."""
 
     def __init__(self) -> None:
-        self._worst: dict[str, tuple[float, int]] = {}
+        self._found: dict[str, list[torch.Tensor]] = defaultdict(list)  # [robots] of each step
 
-    def add(self, step: int, ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-        """Those of a step, relative where numbers are larger than 1."""
+    def add(self, ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+        """Those of a step, in which every term has [robots, ...] numbers."""
         for name, mine in ours.items():
             expected = theirs[name].double()
             difference = (mine.double() - expected).abs() / (1 + expected.abs())
-            found = float(difference.nan_to_num(nan=math.inf).max()), step
-            self._worst[name] = max(found, self._worst.get(name, (0.0, 0)))
+            self._found[name].append(difference.nan_to_num(nan=math.inf).reshape(ROBOTS, -1).amax(dim=1))
 
-    def require(self, of_repeats: Differences) -> None:
-        """At most 1e-4, or where repeats differ by more than that, a few times as much."""
-        for name, (worst, step) in self._worst.items():
-            of_repeat, _ = of_repeats._worst.get(name, (0.0, 0))
-            allowed = max(1e-4, REPEATS * of_repeat)
-            assert worst <= allowed, f"{name} differs by {worst:.1e} at step {step}; allowed are {allowed:.1e}"
+    def require(self, of_repeats: Differences | None) -> None:
+        """None by more than 1e-4; or beside repeats, hardly more of them than there."""
+        for name, found in self._found.items():
+            differences = torch.stack(found)
+            share, worst = float((differences > 1e-4).double().mean()), float(differences.max())
+            if of_repeats is None:
+                first = int((differences > 1e-4).any(dim=1).int().argmax())
+                assert share == 0, f"{name} differs by up to {worst:.1e}, and by more than 1e-4 from step {first} on"
+                continue
+            among = float((torch.stack(of_repeats._found[name]) > 1e-4).double().mean())
+            print(f"{name}: {share:.1%} differ by more than 1e-4, in repeats {among:.1%}; at most {worst:.1e}")
+            assert share <= 0.02 + 2 * among, f"{name}: {share:.1%} differ by more than 1e-4, in repeats {among:.1%}"
 
 
 def walk_alike(make: Make, device: str, seed: int, robots: int, steps: int) -> None:
     """The bundled policy walks in both, with everything random, each with random numbers of its own: means over robots
     of all rewards, terminations, and of how the command is followed."""
-    cfg = make_cfg(g1_engine()[0], robots, seed, play=False, stages=FULL_RANGE)
+    cfg = make_cfg(g1_engine()[0], robots, seed, play=False, stages=FULL_RANGE, num_trajectories=max(32, robots))
     cfg.episode_length_s = min(1.5, steps * 0.02 / 2)
     one, other = (_walk(TrainingEnv(env), steps) for env in (ManagerBasedRlEnv(copy.deepcopy(cfg), device), make(cfg)))
     assert one.keys() == other.keys() and float(one["termination time_out"].mean()) * steps > 0.5
@@ -188,6 +197,7 @@ def _same_draws(cfg: ManagerBasedRlEnvCfg, standing: bool) -> ManagerBasedRlEnvC
     reference_cfg: Any = cfg.commands["reference"]
     reference_cfg.resampling_time_range = (0.3, 0.3)
     reference_cfg.start_noise = None
+    reference_cfg.standing_share = 1.0 if standing else 0.1
     cfg.events = {}
     cfg.curriculum = {}
     # Which of several contacts a sensor shows is not the same from run to run on a GPU.
