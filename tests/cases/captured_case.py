@@ -80,7 +80,7 @@ def beside_each_other(make: Make, device: str, seed: int, steps: int, standing: 
             differences.add({**_terms(captured), **_observations(captured), "reward": our_rewards}, expected)
             if again is not None:
                 again.step(action)
-                of_again.add({**_terms(again), **_observations(again)}, expected)
+                of_again.add({**_terms(again), **_observations(again), "reward": again.reward_buf}, expected)
             if number:
                 ended += number
                 for name, value in extras["log"].items():
