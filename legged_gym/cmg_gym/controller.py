@@ -62,7 +62,7 @@ class Controller:
         kp, kd: [num_joints] gains that go with the targets of the last step, N m/rad and N m s/rad; read-only.
         late_steps: steps that came more than half a period late, of those that said when.
         ignored_commands: commands that were not finite; the robot was told to stand instead.
-        generator_s, policy_s: what the two took in the last step, s.
+        generator_s, policy_s: what the two took in the last step, s, without what was prepared.
 
     Raises:
         EngineError: the engine is not the one that the policy was trained with, one of the folders is none, or its
@@ -107,7 +107,21 @@ class Controller:
         self.generator_s = self.policy_s = 0.0
         self._target = np.clip(pos, self._lower, self._upper)
         self._last_time: float | None = None
-        self._fresh = True
+        self._advanced = True
+
+    def prepare(self, command: Any) -> None:
+        """Do the generator's part of the next step now: most of its work, and nothing that waits for the robot.
+
+        The step may get another command than this: that is then a new one, from the same frame on. From here on,
+        :meth:`reference` and :attr:`command_in_force` are those of the next step. In a fault, and of a command that is
+        not finite, nothing is prepared.
+
+        Raises:
+            EngineError: a command of another length. Nothing has changed then.
+        """
+        command = _numbers("command", command, len(self.command_in_force))
+        if self.fault is None and np.isfinite(command).all():
+            self._advance(command)
 
     def step(self, command: Any, robot: Proprioception, now: float | None = None) -> np.ndarray:
         """One control step.
@@ -191,16 +205,19 @@ class Controller:
 
     def _follow(self, command: np.ndarray, robot: Proprioception) -> np.ndarray:
         start = time.perf_counter()
-        if self._fresh:
-            self._generator.set_command(command)
-        else:
-            self._generator.step(command)
-        self._fresh = False
+        self._advance(command)
+        self._advanced = False
         generated = time.perf_counter()
         self.action = self._policy.run(None, {self._input: self.observe(robot)[None]})[0][0]
         self.generator_s, self.policy_s = generated - start, time.perf_counter() - generated
         dof_pos, dof_vel = self.reference(1)
         return dof_pos + self._lead * dof_vel + self._scale * self.action
+
+    def _advance(self, command: np.ndarray) -> None:
+        """One frame on, once in a step, and to its command."""
+        advance = self._generator.set_command if self._advanced else self._generator.step
+        advance(command)
+        self._advanced = True
 
     def _finite(self, command: np.ndarray) -> np.ndarray:
         if np.isfinite(command).all():

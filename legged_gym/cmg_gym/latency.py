@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -34,8 +35,9 @@ COLUMNS = ("what", "when", "p50 ms", "p99 ms", "max ms", "over 1 ms", "of these 
 
 @dataclass(frozen=True)
 class Options:
-    """Time steps of the controller on one core: while a command is held, and with a new one at every step; one after
-    the other, and at the rate of the control loop, between whose steps the core rests and its caches go cold."""
+    """Time steps of the controller on one core: while a command is held, and with a new one at every step, as it comes
+    and prepared before, which is not timed; one after the other, and at the rate of the control loop, between whose
+    steps the core rests and its caches go cold."""
 
     policy: Path = command_line.BUNDLED_POLICY
     """An exported policy's folder, or a training run's."""
@@ -67,8 +69,15 @@ def latency(options: Options) -> None:
             ("one after the other", options.steps, 0.0),
             (f"{rate:g} a second", options.paced_steps, 1 / rate),
         ):
-            for name, step in steps_of(controller).items():
-                print(f"| {name} | {pace} | {' | '.join(figures(*time_steps(step, count, period)))} |", flush=True)
+            for name, timed in steps_of(controller).items():
+                print(f"| {name} | {pace} | {' | '.join(figures(*time_steps(timed, count, period)))} |", flush=True)
+
+
+class Timed(NamedTuple):
+    """What is timed, and what is called before, right behind the last step; both with the number of the step."""
+
+    step: Callable[[int], object]
+    before: Callable[[int], object] = lambda _: None
 
 
 @contextlib.contextmanager
@@ -104,10 +113,9 @@ def take_the_core() -> None:
         ) from None
 
 
-def steps_of(controller: Controller) -> dict[str, Callable[[int], object]]:
-    """What is timed, by its name; each is called with the number of the step. The last is no step, but as much
-    arithmetic as takes half the limit: what interrupts and a machine below this one take of the core falls on it, too.
-    """
+def steps_of(controller: Controller) -> dict[str, Timed]:
+    """What is timed, by its name. The last is no step, but as much arithmetic as takes half the limit: what interrupts
+    and a machine below this one take of the core falls on it, too."""
     standing = np.array(controller.card.default_dof_pos, dtype=np.float32)
     shaken = np.random.default_rng(0).normal(0.0, 0.05, (64, len(standing))).astype(np.float32)
     gravity, still = np.array([0.0, 0.0, -1.0]), np.zeros(3)
@@ -118,23 +126,29 @@ def steps_of(controller: Controller) -> dict[str, Callable[[int], object]]:
     began = time.thread_time()
     _count_to(100_000)
     enough = round(100_000 * LIMIT_S / 2 / (time.thread_time() - began))
+
+    def new_one(number: int) -> object:
+        return controller.step(moving[number % 1000], felt[number % len(felt)])
+
     return {
-        "command held": lambda number: controller.step(held, felt[number % len(felt)]),
-        "a new one at every step": lambda number: controller.step(moving[number % 1000], felt[number % len(felt)]),
-        "no step, but arithmetic": lambda _: _count_to(enough),
+        "command held": Timed(lambda number: controller.step(held, felt[number % len(felt)])),
+        "a new one at every step": Timed(new_one),
+        "a new one at every step, prepared": Timed(new_one, lambda number: controller.prepare(moving[number % 1000])),
+        "no step, but arithmetic": Timed(lambda _: _count_to(enough)),
     }
 
 
-def time_steps(step: Callable[[int], object], count: int, period: float) -> tuple[np.ndarray, np.ndarray]:
+def time_steps(timed: Timed, count: int, period: float) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of each of ``count`` steps, behind a hundred more: as they pass, and of them on the core."""
     seconds = np.zeros((2, WARM_UP + count))
     due = time.perf_counter()
     for number in tqdm(range(WARM_UP + count), unit="step", mininterval=1.0, leave=False):
+        timed.before(number)
         if number >= WARM_UP:  # the others need no pace
             due = max(due + period, time.perf_counter())
             time.sleep(due - min(due, time.perf_counter()))
         passed, core = time.perf_counter(), time.thread_time()
-        step(number)
+        timed.step(number)
         seconds[:, number] = time.perf_counter() - passed, time.thread_time() - core
     return seconds[0, WARM_UP:], seconds[1, WARM_UP:]
 

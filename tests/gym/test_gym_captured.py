@@ -2,126 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg
 from mjlab.envs.mdp import dr
 from mjlab.managers import CurriculumTermCfg, EventTermCfg, ObservationTermCfg, RewardTermCfg, SceneEntityCfg
-from mjlab.utils.lab_api.math import quat_from_euler_xyz
-from mujoco import MjSpec  # pyright: ignore[reportAttributeAccessIssue]
 
+from captured_case import ROBOTS, beside_each_other, close, recorded, walk_alike
 from cmg_gym.captured import CapturedEnv, TrainingEnv
-from cmg_gym.captured.pieces import flat
 from cmg_gym.mdp.reference_command import reference
 from gym_case import g1_engine, make_cfg
-from recorded_graph import RecordedGraphs
 
 pytestmark = pytest.mark.xdist_group("gym")
 
-ROBOTS = 6
-
-
-def same_draws(cfg: ManagerBasedRlEnvCfg, floating: bool) -> ManagerBasedRlEnvCfg:
-    """The configuration without what draws as often as something happens: captured, it draws for every robot."""
-    reference_cfg: Any = cfg.commands["reference"]
-    reference_cfg.resampling_time_range = (0.3, 0.3)
-    reference_cfg.start_noise = None
-    cfg.events = {}
-    cfg.curriculum = {}
-    # Which of several contacts a sensor shows is not the same from run to run on a GPU.
-    del cfg.rewards["self_collisions"]
-    for term in cfg.observations["actor"].terms.values():
-        term.noise = None
-    cfg.episode_length_s = 0.9
-    cfg.scene.spec_fn = without_contacts if floating else None
-    return cfg
-
-
-def without_contacts(spec: MjSpec) -> None:
-    """Limbs that touch each other make chaos of the last bit."""
-    for geom in spec.geoms:
-        geom.contype = geom.conaffinity = 0
-
-
-def seeded_draws(env: ManagerBasedRlEnv, seed: int) -> None:
-    """Next episodes are the same in environments of other sizes and other random numbers before."""
-    term = reference(env)
-    source = env.unwrapped
-    generator = torch.Generator().manual_seed(seed)
-    states, sampler = term.states, term.sampler
-    count = ROBOTS + 1
-
-    def integers(low: int, high: int, rows: int) -> torch.Tensor:
-        return torch.randint(low, high, (count,), generator=generator)[:rows].to(source.device)
-
-    def draw(rows: int) -> torch.Tensor:
-        low, high = term.engine.command_range
-        return low + (high - low) * torch.rand(count, 3, generator=generator)[:rows].to(source.device)
-
-    def headings() -> torch.Tensor:
-        zero = torch.zeros(count)
-        yaw = 2 * math.pi * torch.rand(count, generator=generator)
-        return quat_from_euler_xyz(zero, zero, yaw)[: source.num_envs].to(source.device)
-
-    term._draw_headings = headings
-    states._integers, sampler.draw = integers, draw  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def beside_each_other(
-    make: Callable[[ManagerBasedRlEnvCfg], CapturedEnv],
-    device: str,
-    seed: int,
-    steps: int,
-    gravity: bool,
-    **reference_settings: Any,
-) -> None:
-    """The same actions in mjlab's environment and in ours."""
-    cfg = same_draws(
-        make_cfg(g1_engine()[0], ROBOTS, seed, play=False, gravity=gravity, **reference_settings), floating=not gravity
-    )
-    plain, captured = ManagerBasedRlEnv(copy.deepcopy(cfg), device), make(cfg)
-    vec = TrainingEnv(captured)
-    with torch.inference_mode():
-        for env in (plain, captured):
-            seeded_draws(env, seed)
-            reference(env)._until_change = 0
-            reference(env).draw_episodes()
-            env.reset()
-            torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
-        for step in range(steps):
-            action = 0.05 * torch.randn(ROBOTS, plain.action_manager.total_action_dim, generator=generator).to(device)
-            expected = plain.step(action)
-            observations, rewards, dones, extras = vec.step(action)
-            where = f"step {step}"
-            close(rewards, expected[1], where)
-            assert torch.equal(dones.bool(), expected[2] | expected[3]), where
-            assert torch.equal(extras["time_outs"], expected[3]), where
-            for mine, theirs in zip(flat(observations.to_dict()), flat(expected[0]), strict=True):
-                close(mine, theirs, where)
-            for index, name in enumerate(plain.reward_manager.active_terms):
-                ours = captured.reward_manager._step_reward[:ROBOTS, index]
-                close(ours, plain.reward_manager._step_reward[:, index], f"{where}, {name}")
-
-
-def close(mine: torch.Tensor, theirs: torch.Tensor, where: str) -> None:
-    torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4, msg=lambda text: f"{where}: {text}")
-
-
-def recorded(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
-    return CapturedEnv(cfg, "cpu", graphs=RecordedGraphs())
+CASES = pytest.mark.parametrize(
+    ("standing", "mode"),
+    [
+        pytest.param(False, "realtime", id="hanging"),
+        pytest.param(False, "pregenerated", id="hanging, pregenerated"),
+        pytest.param(True, "realtime", id="standing"),
+    ],
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["realtime", "pregenerated"])
-def test_a_captured_step_is_mjlabs_step(seed: int, mode: str) -> None:
-    beside_each_other(recorded, "cpu", seed, 60, gravity=False, cmg_mode=mode)
+@CASES
+def test_a_captured_step_is_mjlabs_step(seed: int, standing: bool, mode: str) -> None:
+    beside_each_other(recorded, "cpu", seed, 60, standing, cmg_mode=mode)
+
+
+@pytest.mark.slow
+def test_captured_robots_walk_as_mjlabs_do(seed: int) -> None:
+    walk_alike(recorded, "cpu", seed, robots=24, steps=40)
 
 
 class waits:
@@ -310,5 +225,15 @@ def test_forces_that_are_observed_are_of_the_state_that_is_observed(seed: int) -
 
 
 @pytest.mark.gpu
-def test_a_captured_step_is_mjlabs_step_on_a_gpu(seed: int) -> None:
-    beside_each_other(lambda cfg: CapturedEnv(cfg, "cuda:0"), "cuda:0", seed, 500, gravity=False)
+@CASES
+def test_a_captured_step_is_mjlabs_step_on_a_gpu(seed: int, standing: bool, mode: str) -> None:
+    beside_each_other(on_a_gpu, "cuda:0", seed, 500, standing, cmg_mode=mode)
+
+
+@pytest.mark.gpu
+def test_captured_robots_walk_as_mjlabs_do_on_a_gpu(seed: int) -> None:
+    walk_alike(on_a_gpu, "cuda:0", seed, robots=1024, steps=200)
+
+
+def on_a_gpu(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
+    return CapturedEnv(cfg, "cuda:0")

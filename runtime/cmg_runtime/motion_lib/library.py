@@ -231,8 +231,10 @@ class MotionLibCMG(MotionCatalogue, Closable):
         Raises:
             EngineError: wrong arguments, or commands in pregenerated mode.
         """
-        everyone = torch.arange(self.num_envs, device=self.device)
-        ids = everyone if env_ids is None else as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
+        if env_ids is None:
+            ids = torch.arange(self.num_envs, device=self.device)
+        else:
+            ids = as_integers(env_ids, None, "env_ids", self.device, self.num_envs)
         return self._source.draw_for(ids, commands, motion_difficulty, curriculum_level)
 
     def step(self) -> None:

@@ -11,19 +11,13 @@ from cmg_runtime.engine import Engine
 from cmg_runtime.errors import EngineError
 from cmg_runtime.inputs import EnvSelection, as_rows
 from cmg_runtime.motion_lib.sampling import MotionSampler
-from cmg_runtime.window.twins import make_motion_clocks
+from cmg_runtime.window.twins import make_motion_clocks, make_motion_draws
 
 SLOTS_PER_ENV = 2
 """Motions for each environment: what an environment lets go of in a step is not needed before the next."""
 
 MOST_CONTROL_DT = 1.0
 """Seconds. A query makes a step of the engine for each frame of it."""
-
-TAKEN = -1e12
-"""Score of a slot that is not free, less its stamp: far below every score of :meth:`MotionSampler.scores`."""
-
-ANOTHERS = 1e10
-"""What an environment's slot has less in a draw for others: it comes after all that are as free, but nobody's."""
 
 
 class SlotSource:
@@ -51,11 +45,12 @@ class SlotSource:
         self.num_motions = engine.num_envs
         self._engine = engine
         engine.reset(command=commands)  # so that every id means something at once
-        self._own_commands = engine.command.clone()
-        self._sampler = MotionSampler(self._own_commands, seed)
+        own_commands = engine.command.clone()
+        self._sampler = MotionSampler(own_commands, seed)
         self._clocks = make_motion_clocks(engine.motion_rows(), engine.fps, most_steps, num_envs)
         self.rows, self.jumped = self._clocks.motions, self._clocks.jumped
-        self._slot_of_env = torch.arange(num_envs, device=engine.device)
+        self._draws = make_motion_draws(self._clocks, own_commands, self._sampler.rank, num_envs)
+        self._slot_of_env = self._draws.motion_of_asker
 
     @property
     def commands(self) -> torch.Tensor:
@@ -64,9 +59,7 @@ class SlotSource:
 
     def draw(self, n: int, motion_difficulty: Any = None, curriculum_level: Optional[float] = None) -> torch.Tensor:
         """``n`` distinct free slots [n] int64 by weight, whose motions begin anew. See :class:`MotionSampler`."""
-        slots = self._free_slots(n, motion_difficulty, curriculum_level)
-        self._begin(slots, self._own_commands.index_select(0, slots))
-        return slots
+        return self._begin(n, motion_difficulty, curriculum_level)
 
     def draw_for(
         self, env_ids: torch.Tensor, commands: Any, motion_difficulty: Any, curriculum_level: Optional[float]
@@ -76,12 +69,7 @@ class SlotSource:
         given = None
         if commands is not None:
             given = as_rows(commands, EnvSelection(len(env_ids)), 3, "commands", self._engine.device)
-        anothers = torch.zeros_like(self._clocks.named, dtype=torch.bool).index_fill_(0, self._slot_of_env, True)
-        anothers.index_fill_(0, self._slot_of_env.index_select(0, env_ids), False)
-        slots = self._free_slots(len(env_ids), motion_difficulty, curriculum_level, anothers)
-        self._begin(slots, self._own_commands.index_select(0, slots) if given is None else given)
-        self._slot_of_env.index_copy_(0, env_ids, slots)
-        return slots
+        return self._begin(len(env_ids), motion_difficulty, curriculum_level, env_ids, given)
 
     def draw_times(self, n: int, length: float) -> torch.Tensor:
         """Times [n] float32, s, to begin at: 0, for one beginning is as good as another."""
@@ -111,24 +99,20 @@ class SlotSource:
         for moving in self._clocks.follow(ids, times):
             self._engine.step(moving)
 
-    def _free_slots(
-        self, n: int, motion_difficulty: Any, curriculum_level: Optional[float], anothers: Optional[torch.Tensor] = None
+    def _begin(
+        self,
+        n: int,
+        motion_difficulty: Any,
+        curriculum_level: Optional[float],
+        env_ids: Optional[torch.Tensor] = None,
+        commands: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        """``n`` slots by weight among those that are free; where these are too few, also those named longest ago. Of
-        both, those that ``anothers`` [S] bool chooses come last."""
         if n > self.num_motions:
             raise EngineError(f"n is {n}; expected at most {self.num_motions}, the motions of this realtime library")
-        scores = self._sampler.scores(motion_difficulty, curriculum_level)
-        # What was named last before a call that named as many as there are environments is nobody's any more.
-        named = self._clocks.named
-        scores = torch.where(named < self._clocks.all_named, scores, TAKEN - named.double())
-        if anothers is not None:
-            scores = torch.where(anothers, scores - ANOTHERS, scores)
-        return scores.topk(n).indices
-
-    def _begin(self, slots: torch.Tensor, commands: torch.Tensor) -> None:
-        self._engine.reset(slots, command=commands)
-        self._clocks.begin(slots)
+        weights = self._sampler.weights(motion_difficulty, curriculum_level)
+        slots, own_commands = self._draws.draw(n, self._sampler.waiting(), weights, env_ids)
+        self._engine.reset(slots, command=own_commands if commands is None else commands)
+        return slots
 
 
 def frames_in(control_dt: Optional[float], fps: float) -> int:

@@ -12,6 +12,7 @@ from cmg_runtime.guard import ReplaceBadRows, replace_bad_rows
 from cmg_runtime.window.plain.ahead import AheadCopy
 from cmg_runtime.window.plain.changes import Changes
 from cmg_runtime.window.plain.clocks import MotionClocks
+from cmg_runtime.window.plain.draws import MotionDraws
 from cmg_runtime.window.plain.queries import FrameQueries, MotionRows
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.plain.starts import PoolStarts
@@ -82,6 +83,15 @@ def make_motion_clocks(motions: MotionRows, fps: float, most_steps: int, num_ask
     from cmg_runtime.window.triton.clocks import TritonMotionClocks
 
     return TritonMotionClocks(motions, fps, most_steps, num_askers)
+
+
+def make_motion_draws(clocks: MotionClocks, commands: torch.Tensor, rank: torch.Tensor, num_askers: int) -> MotionDraws:
+    """What draws motions that nobody asks for any more."""
+    if not _runs_kernels(rank.device):
+        return MotionDraws(clocks, commands, rank, num_askers)
+    from cmg_runtime.window.triton.draws import TritonMotionDraws
+
+    return TritonMotionDraws(clocks, commands, rank, num_askers)
 
 
 def _runs_kernels(device: torch.device) -> bool:

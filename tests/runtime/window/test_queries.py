@@ -1,5 +1,5 @@
-"""Queries at times between frames, and motions that follow times: the kernels against their plain torch forms, which
-the motion library's tests hold against trajectories of their own."""
+"""Queries at times between frames, motions that follow times, and draws of motions: the kernels against their plain
+torch forms, which the motion library's tests hold against trajectories of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[3]
-INTERPRETED = [str(ROOT / "tests" / "cases" / f"interpreted_{name}.py") for name in ("queries", "clocks")]
+INTERPRETED = [str(ROOT / "tests" / "cases" / f"interpreted_{name}.py") for name in ("queries", "clocks", "draws")]
 
 
 @pytest.mark.slow
@@ -38,3 +38,12 @@ def test_clocks_on_a_gpu(most_steps: int, rng: np.random.Generator) -> None:
     from clocks_case import check_calls
 
     check_calls("cuda", most_steps, rng)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_motions", [12, 700, 8192])
+def test_draws_on_a_gpu(num_motions: int, rng: np.random.Generator) -> None:
+    from draws_case import check_alike, check_draws
+
+    check_draws("cuda", num_motions, rng)
+    check_alike("cuda", num_motions, rng)
