@@ -49,6 +49,11 @@ class TrainConfig:
     """Decay of the moving average of the weights."""
     balance: float = 0.3
     """How strongly rare commands are preferred: 0 not at all, 1 all commands alike."""
+    changes: float = 1.0
+    """How many times as often windows are drawn in which the command changes: ways out of standing, stops, turns."""
+    seconds: float = 0.0
+    """Most seconds that it may take, 0: as many as it does. Where steps are slower than that allows, some are left out
+    evenly, so that rollouts, learning rate and symmetry still run their whole course."""
     seed: int = 0
     device: str = "auto"
     """"cpu", "cuda" or "auto"."""
@@ -91,6 +96,7 @@ def require_usable_numbers(config: TrainConfig) -> None:
     ranges = {name: (1, most) for name, most in counts.items()}
     ranges |= {"velocity_frames": (0, LARGEST_COUNT), "seed": (0, LARGEST_SEED)}
     ranges |= {"noise": (0, 100), "command_noise": (0, 100), "velocity_weight": (0, 1e6), "balance": (0, 10)}
+    ranges |= {"changes": (0, 1000), "seconds": (0, 1e7)}
     ranges |= {"symmetric_part": (0, 1), "asymmetry_kept": (0, 1)}
     for name, (least, most) in ranges.items():
         if not least <= getattr(config, name) <= most:
