@@ -27,7 +27,7 @@ from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import Sample, SynthesisConfig, Synthesiser, make_sample
-from CMG_Ref.files.torch_files import write_pt
+from CMG_Ref.files.torch_files import read_pt, write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
@@ -143,8 +143,10 @@ def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:
         [n] float64, mean 1.
     """
     cells = np.round(commands / np.array([0.2, 0.2, 0.4])).astype(np.int64)
-    _, cell, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    weight = count[cell.reshape(-1)].astype(np.float64) ** -strength
+    cells -= cells.min(axis=0)
+    cell = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0) + 1))
+    _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
+    weight = count[cell].astype(np.float64) ** -strength
     return weight / weight.mean()
 
 
@@ -155,6 +157,7 @@ def make_data_file(
     exclude: tuple[str, ...] = (),
     accept: tuple[Kind, ...] = (),
     strict: bool = False,
+    stats: Path | None = None,
     conventions: tyro.conf.OmitArgPrefixes[Conventions] = _AS_EXPECTED,
     config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),
 ) -> None:
@@ -168,6 +171,7 @@ def make_data_file(
         exclude: names of clips to leave out, without suffix.
         accept: doubts that are no reason to skip a clip, such as "tilt" for a robot that crawls.
         strict: stop, with exit status 2, if a clip is skipped or --exclude names none.
+        stats: checkpoint whose normalisation the file gets, for a training that begins with it; else the samples' own.
         conventions: what to take files for where they are not as expected.
         config: what samples are made of.
     """
@@ -179,6 +183,8 @@ def make_data_file(
     loaded = found.usable()
     out.parent.mkdir(parents=True, exist_ok=True)
     data = build_dataset(loaded, config)
+    if stats is not None:
+        data["stats"] = read_pt(stats)["stats"]
     write_pt(out, data)
     frames = sum(len(s["command"]) for s in data["samples"])
     print(f"{out}: {len(data['samples'])} samples, {frames} frames ({frames / FPS / 60:.0f} min)")
