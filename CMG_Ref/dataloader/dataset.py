@@ -27,6 +27,7 @@ from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import Sample, SynthesisConfig, Synthesiser, make_sample
+from CMG_Ref.dataloader.warping import warped_clips
 from CMG_Ref.files.torch_files import read_pt, write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
@@ -42,6 +43,8 @@ class DatasetConfig:
     """What samples are made of."""
 
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    warp: bool = False
+    """Add steady, straight clips warped to other velocities (``warping.py``): slow steps, turns, diagonals. G1 only."""
     playbacks: int = 3
     """Times that every clip (and its mirror image) is also taken whole, each at its own pace."""
     smoothing_seconds: tuple[float, float] = (0.3, 1.0)
@@ -123,6 +126,12 @@ def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[s
 def build_dataset(clips: list[Clip], config: DatasetConfig) -> dict[str, Any]:
     """Samples and stats, as ``cmg_training_data.pt`` holds them."""
     joint_names = clips[0].joint_names
+    if config.warp:
+        if joint_names != JOINT_NAMES:
+            raise ValueError(
+                f"clips of {len(joint_names)} joints cannot be warped, expected the G1's; leave out --warp"
+            )
+        clips = [*clips, *warped_clips(clips, config.workers)]
     library = build_library(clips, joint_names)
     standing = np.array(default_dof_pos()) if joint_names == JOINT_NAMES else None
     samples = synthetic_samples(Synthesiser(library, config.synthesis, standing), config)
