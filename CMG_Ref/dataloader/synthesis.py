@@ -104,15 +104,15 @@ def draw_any_target(rng: np.random.Generator) -> np.ndarray:
 
     side = rng.choice([-1.0, 1.0])
     gait = rng.random()
-    if gait < 0.36:  # forward
+    if gait < 0.34:  # forward
         vx = speed(0.1, 0.8, 2.6)
         return np.array([vx, 0.0, turn(1.5 if vx < 1.5 else 0.8, 0.5)])
-    if gait < 0.50:  # backward
+    if gait < 0.47:  # backward
         return np.array([-speed(0.1, 0.5, 1.05), 0.0, turn(0.8, 0.3)])
-    if gait < 0.66:  # sideways
+    if gait < 0.62:  # sideways
         return np.array([0.0, side * speed(0.12, 0.4, 0.9), turn(0.8, 0.2)])
     if gait < 0.78:  # diagonal
-        forward = rng.choice([-1.0, 1.0, 1.0])
+        forward = rng.choice([-1.0, 1.0])
         return np.array([forward * speed(0.1, 0.4, 0.8), side * speed(0.1, 0.3, 0.6), turn(0.8, 0.3)])
     if gait < 0.91:  # turning in place
         return np.array([0.0, 0.0, side * speed(0.25, 0.8, 1.6)])
