@@ -2,7 +2,8 @@
 
     python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_neutral/cmg_final.pt
 
-Every command of a grid is rolled out from bank states and from standing poses. Reported for each: whether
+Every command of a grid, as far as the checkpoint's range goes, is rolled out from bank states and from standing
+poses. Reported for each: whether
 joints stay within their limits, whether the robot keeps moving (or stands, where it should), the velocity that
 the standing foot implies, the stride frequency and whether left mirrors right. Exit status: 0 when every requirement is
 met, 1 when one is missed, 2 for bad input, 130 when interrupted.
@@ -21,7 +22,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint
+from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint, usable_range
 from CMG_Ref.command_line import pick_device, require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
@@ -88,7 +89,8 @@ def evaluate(
         bank: initial motion states [K, 58], physical units, or None.
         idle_dof_pos: a second standing pose [29] to start from, rad.
         calibration: of the velocity implied by the standing foot.
-        cases: commands; None for the whole grid. Bars are judged on the families that are there.
+        cases: commands; None for the whole grid within the stats' range. Bars are judged on the families that are
+            there.
         num_rollouts: of each command, half from the bank (if given) and half from standing poses.
         num_frames: of each rollout, at least ``MIN_FRAMES``.
         seed: of the choice of bank states and of the noise on the standing poses.
@@ -99,7 +101,8 @@ def evaluate(
         ValueError: too few frames or rollouts, or not the G1's 29 joints.
     """
     _require_usable(stats, bank, num_rollouts, num_frames)
-    cases = command_grid() if cases is None else cases
+    if cases is None:
+        cases = command_grid(stats.command_min.tolist(), stats.command_max.tolist())
     poses = [torch.tensor(default_dof_pos())] + ([] if idle_dof_pos is None else [idle_dof_pos])
     starts = make_starts(bank, poses, num_rollouts, torch.Generator().manual_seed(seed))
     dof_pos, dof_vel = roll_out(model, stats, cases, starts.motion, num_frames, progress)
@@ -155,6 +158,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
         calibration = calibration_from_dict(extra["calibration"], "carried by the checkpoint")
     else:
         calibration = BUILT_IN
+    within = usable_range(trained)
     with tqdm(total=config.num_frames, desc="rollouts", unit="frame", mininterval=1.0) as bar:
         evaluation = evaluate(
             model,
@@ -162,6 +166,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
             bank=bank,
             idle_dof_pos=None if idle is None else torch.as_tensor(idle),
             calibration=calibration,
+            cases=command_grid(within.min, within.max),
             num_rollouts=config.num_rollouts,
             num_frames=config.num_frames,
             seed=config.seed,

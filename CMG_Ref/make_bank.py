@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import tyro
 
-from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint
+from CMG_Ref.checkpoint.reader import as_reference, read_checkpoint, usable_range
 from CMG_Ref.command_line import require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
 from CMG_Ref.evaluation.grid import command_grid, make_starts
@@ -25,8 +25,6 @@ from CMG_Ref.evaluation.rollouts import SETTLE, roll_out
 from CMG_Ref.files.torch_files import write_beside
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.robot_g1.chain import g1_chain
-
-BANK_FAMILIES = ("forward", "backward", "sideways", "standing")
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,8 @@ def make_bank(config: BankConfig) -> np.ndarray:
             "banks are made for 29 joint G1s"
         )
     generator = torch.Generator().manual_seed(config.seed)
-    cases = tuple(case for case in command_grid() if case.family in BANK_FAMILIES)
+    within = usable_range(trained)
+    cases = tuple(case for case in command_grid(within.min, within.max) if case.family != "stopping")
     rollouts = max(2, -(-2 * config.num_states // len(cases)))
     starts = make_starts(None, [torch.tensor(default_dof_pos())], rollouts, generator)
     num_frames = round((SETTLE + 2.0) * FPS)

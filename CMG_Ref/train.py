@@ -30,6 +30,7 @@ from CMG_Ref.training import resume
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.config import TrainConfig, require_usable_numbers
 from CMG_Ref.training.inputs import initial_model, one_line, read_data
+from CMG_Ref.training.pace import Pace
 from CMG_Ref.training.step import TrainStep
 from CMG_Ref.training.symmetry import is_symmetric
 from cmg_runtime.folder.kept_files import naming
@@ -65,7 +66,7 @@ def train(config: TrainConfig) -> Path:
         if step == config.num_steps and resume.is_written(final, step, config.asymmetry_kept):
             print(f"{final}: finished before, {step} steps; longer phases go on, another out begins anew")
             return final
-    sampler = WindowSampler(data, device, config.balance)
+    sampler = WindowSampler(data, device, config.balance, config.changes)
     sampler.set_num_frames(max(frames for _, frames in config.phases))  # refuses what only a late phase would meet
     trainer = TrainStep(model.to(device), sampler, config, stats, joint_names)
     if saved is not None:
@@ -81,7 +82,12 @@ def train(config: TrainConfig) -> Path:
     writer = SummaryWriter(str(config.out / "tensorboard"), purge_step=step)
     with naming(config.out / "tensorboard"), contextlib.closing(writer):
         _make_steps(
-            trainer, config, step, writer, lambda step: save(last, trainer.model.state_dict(), step, **trainer.state())
+            trainer,
+            config,
+            step,
+            Pace(config, started),
+            writer,
+            lambda step: save(last, trainer.model.state_dict(), step, **trainer.state()),
         )
     save(final, trainer.averaged_model().state_dict(), config.num_steps, loss=trainer.loss())
     print(f"{final}: {config.num_steps} steps, {time.monotonic() - started:.0f} s in this run")
@@ -89,7 +95,12 @@ def train(config: TrainConfig) -> Path:
 
 
 def _make_steps(
-    trainer: TrainStep, config: TrainConfig, step: int, writer: SummaryWriter, save: Callable[[int], None]
+    trainer: TrainStep,
+    config: TrainConfig,
+    step: int,
+    pace: Pace,
+    writer: SummaryWriter,
+    save: Callable[[int], None],
 ) -> None:
     """From ``step`` to the last of ``config``; ``save`` is told the steps done.
 
@@ -107,11 +118,11 @@ def _make_steps(
             end = min(end, symmetric_end) if symmetric else end
             while step < end:
                 trainer.step(config.learning_rate_at(step))
-                step += 1
-                progress.update()
-                log = step % config.log_every == 0
+                done, step = step, pace.after(step)
+                progress.update(step - done)
+                log = step // config.log_every > done // config.log_every
                 stop = interrupted()
-                saving = step % config.save_every == 0 or step == config.num_steps or stop
+                saving = step // config.save_every > done // config.save_every or step == config.num_steps or stop
                 if log or saving:
                     loss = trainer.loss()
                     if not math.isfinite(loss):

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from CMG_Ref.checkpoint.parameters import Weights, read_sizes, read_weights
-from CMG_Ref.checkpoint.stats import find_stats_file, load_data_file, read_stats, stats_of
-from CMG_Ref.files.torch_files import read_pt
+from CMG_Ref.checkpoint.stats import card_range, find_stats_file, load_data_file, read_stats, stats_of
+from CMG_Ref.files.torch_files import read_pt, read_start
 from CMG_Ref.module import CMG
-from cmg_runtime.folder.manifest import Sizes
+from cmg_runtime.folder import typed_json
+from cmg_runtime.folder.compiled import CARD_FILE
+from cmg_runtime.folder.manifest import CommandRange, Sizes
 from cmg_runtime.folder.manifest import Stats as PlainStats
 
 
@@ -94,6 +96,25 @@ def read_checkpoint(path: Path, data: Path | None = None) -> TrainedCMG:
         stats = given
     assert stats is not None
     return TrainedCMG(path, content, weights, sizes, stats, data, data_content, inside is not None)
+
+
+def usable_range(trained: TrainedCMG) -> CommandRange:
+    """The commands that a checkpoint is good for: as ``card.json`` beside it says, else the range of its stats.
+
+    Raises:
+        ValueError: a card that cannot be read.
+    """
+    path = trained.path.with_name(CARD_FILE)
+    if path.exists():
+        read_start(path, "JSON")
+        try:
+            card = typed_json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as JSON ({' '.join(str(error).split())})") from None
+        given = card_range(card, trained.stats, path) if isinstance(card, dict) else None
+        if given is not None:
+            return given
+    return CommandRange(trained.stats.command_min, trained.stats.command_max, "stats")
 
 
 def reference_model(state_dict: dict[str, torch.Tensor], sizes: Sizes) -> CMG:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from yaml.events import AliasEvent
 from CMG_Ref.files.torch_files import read_pt, read_start
 from cmg_runtime.folder import typed_json
 from cmg_runtime.folder.compiled import STATS_FILES
-from cmg_runtime.folder.manifest import Stats
+from cmg_runtime.folder.manifest import CommandRange, Stats
 
 SMALLEST_STD = 1e-6
 """rad or rad/s; trained checkpoints have 0.1 and more."""
@@ -141,3 +142,27 @@ def check_range(low: tuple[float, ...], high: tuple[float, ...], low_key: str, h
                 f"{where}: {low_key}[{index}] is {minimum:g} and {high_key}[{index}] is {maximum:g}; "
                 "expected the minimum below the maximum"
             )
+
+
+def card_range(card: dict[str, Any], stats: Stats, path: Path) -> CommandRange | None:
+    """The command range that a card at ``path`` gives, within that of the stats; None where it gives none.
+
+    Raises:
+        ValueError: it is malformed or reaches further.
+    """
+    given = card.get("command_range")
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: command_range is {typed_json.short(given)}; expected an object with min and max")
+    low = read_vector(given, "min", len(stats.command_min), path)
+    high = read_vector(given, "max", len(stats.command_max), path)
+    check_range(low, high, "command_range.min", "command_range.max", path)
+    for index in range(len(low)):
+        slack = 1e-6 * (1 + math.fabs(stats.command_max[index] - stats.command_min[index]))
+        if low[index] < stats.command_min[index] - slack or high[index] > stats.command_max[index] + slack:
+            raise ValueError(
+                f"{path}: command_range[{index}] is {low[index]:g}..{high[index]:g}; expected it within the range of "
+                f"the stats, {stats.command_min[index]:g}..{stats.command_max[index]:g}"
+            )
+    return CommandRange(low, high, "card")

@@ -27,7 +27,8 @@ from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.synthesis import Sample, SynthesisConfig, Synthesiser, make_sample
-from CMG_Ref.files.torch_files import write_pt
+from CMG_Ref.dataloader.warping import warped_clips
+from CMG_Ref.files.torch_files import read_pt, write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
 
 STD_FLOOR = 0.1
@@ -42,6 +43,8 @@ class DatasetConfig:
     """What samples are made of."""
 
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    warp: bool = False
+    """Add steady, straight clips warped to other velocities (``warping.py``): slow steps, turns, diagonals. G1 only."""
     playbacks: int = 3
     """Times that every clip (and its mirror image) is also taken whole, each at its own pace."""
     smoothing_seconds: tuple[float, float] = (0.3, 1.0)
@@ -123,6 +126,12 @@ def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[s
 def build_dataset(clips: list[Clip], config: DatasetConfig) -> dict[str, Any]:
     """Samples and stats, as ``cmg_training_data.pt`` holds them."""
     joint_names = clips[0].joint_names
+    if config.warp:
+        if joint_names != JOINT_NAMES:
+            raise ValueError(
+                f"clips of {len(joint_names)} joints cannot be warped, expected the G1's; leave out --warp"
+            )
+        clips = [*clips, *warped_clips(clips, config.workers)]
     library = build_library(clips, joint_names)
     standing = np.array(default_dof_pos()) if joint_names == JOINT_NAMES else None
     samples = synthetic_samples(Synthesiser(library, config.synthesis, standing), config)
@@ -143,8 +152,10 @@ def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:
         [n] float64, mean 1.
     """
     cells = np.round(commands / np.array([0.2, 0.2, 0.4])).astype(np.int64)
-    _, cell, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    weight = count[cell.reshape(-1)].astype(np.float64) ** -strength
+    cells -= cells.min(axis=0)
+    cell = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0) + 1))
+    _, cell, count = np.unique(cell, return_inverse=True, return_counts=True)
+    weight = count[cell].astype(np.float64) ** -strength
     return weight / weight.mean()
 
 
@@ -155,6 +166,7 @@ def make_data_file(
     exclude: tuple[str, ...] = (),
     accept: tuple[Kind, ...] = (),
     strict: bool = False,
+    stats: Path | None = None,
     conventions: tyro.conf.OmitArgPrefixes[Conventions] = _AS_EXPECTED,
     config: tyro.conf.OmitArgPrefixes[DatasetConfig] = DatasetConfig(),
 ) -> None:
@@ -168,6 +180,7 @@ def make_data_file(
         exclude: names of clips to leave out, without suffix.
         accept: doubts that are no reason to skip a clip, such as "tilt" for a robot that crawls.
         strict: stop, with exit status 2, if a clip is skipped or --exclude names none.
+        stats: checkpoint whose normalisation the file gets, for a training that begins with it; else the samples' own.
         conventions: what to take files for where they are not as expected.
         config: what samples are made of.
     """
@@ -179,6 +192,8 @@ def make_data_file(
     loaded = found.usable()
     out.parent.mkdir(parents=True, exist_ok=True)
     data = build_dataset(loaded, config)
+    if stats is not None:
+        data["stats"] = read_pt(stats)["stats"]
     write_pt(out, data)
     frames = sum(len(s["command"]) for s in data["samples"])
     print(f"{out}: {len(data['samples'])} samples, {frames} frames ({frames / FPS / 60:.0f} min)")

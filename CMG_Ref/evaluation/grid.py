@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,23 +37,37 @@ class Case:
         return self.family not in ("standing", "stopping")
 
 
-def command_grid() -> tuple[Case, ...]:
-    """Every case, families together. The "slow" ones, turning and diagonals have no bar and are reported."""
-    forward = [(vx, 0.0, yaw) for vx in (0.4, 0.6, 0.8, 1.0, 1.2, 1.4) for yaw in (0.0, 0.4, -0.4, 0.8, -0.8)]
+def command_grid(low: Sequence[float], high: Sequence[float]) -> tuple[Case, ...]:
+    """Every case whose command lies within a checkpoint's range, families together.
+
+    Args:
+        low, high: least and greatest vx, vy (m/s) and yaw rate (rad/s).
+    """
+    turns = (0.0, 0.4, -0.4, 0.8, -0.8)
     families: dict[str, list[Command]] = {
-        "forward": forward,
-        "backward": [(-vx, 0.0, 0.0) for vx in (0.4, 0.5, 0.6, 0.7)],
-        "sideways": [(0.0, sign * vy, 0.0) for vy in (0.4, 0.5, 0.6) for sign in (1, -1)],
-        "slow": [(0.2, 0.0, 0.0), (-0.3, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, -0.3, 0.0)],
-        "turning": [(0.0, 0.0, sign * yaw) for yaw in (0.4, 0.8) for sign in (1, -1)],
-        "diagonal": [(0.6, 0.3, 0.0), (0.6, -0.3, 0.0)],
+        "forward": [
+            (0.2, 0.0, 0.0), (0.3, 0.0, 0.0),
+            *((vx, 0.0, yaw) for vx in (0.4, 0.6, 0.8, 1.0, 1.2, 1.4) for yaw in turns),
+            (1.6, 0.0, 0.0), (2.0, 0.0, 0.0), (2.5, 0.0, 0.0),
+        ],
+        "backward": [(-vx, 0.0, 0.0) for vx in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)],
+        "sideways": [(0.0, sign * vy, 0.0) for vy in (0.2, 0.3, 0.4, 0.5, 0.6, 0.8) for sign in (1, -1)],
+        "turning": [(0.0, 0.0, sign * yaw) for yaw in (0.4, 0.8, 1.2, 1.5) for sign in (1, -1)],
+        "diagonal": [(vx, sign * 0.3, 0.0) for vx in (0.6, 0.3, -0.3) for sign in (1, -1)],
         "standing": [(0.0, 0.0, 0.0)],
         "stopping": [
-            (0.6, 0.0, 0.0), (1.2, 0.0, 0.0), (0.8, 0.0, 0.8), (0.8, 0.0, -0.8),
-            (-0.5, 0.0, 0.0), (0.0, 0.5, 0.0), (0.0, -0.5, 0.0),
+            (0.2, 0.0, 0.0), (0.6, 0.0, 0.0), (1.2, 0.0, 0.0), (2.0, 0.0, 0.0), (2.5, 0.0, 0.0),
+            (0.8, 0.0, 0.8), (0.8, 0.0, -0.8), (-0.3, 0.0, 0.0), (-0.5, 0.0, 0.0), (-1.0, 0.0, 0.0),
+            (0.0, 0.3, 0.0), (0.0, -0.3, 0.0), (0.0, 0.5, 0.0), (0.0, -0.5, 0.0), (0.0, 0.8, 0.0), (0.0, -0.8, 0.0),
+            (0.0, 0.0, 0.8), (0.0, 0.0, -0.8), (0.0, 0.0, 1.5), (0.0, 0.0, -1.5), (0.6, 0.3, 0.0), (0.6, -0.3, 0.0),
         ],
     }  # fmt: skip
-    return tuple(Case(family, command) for family, commands in families.items() for command in commands)
+    cases = (Case(family, command) for family, commands in families.items() for command in commands)
+    return tuple(case for case in cases if _within(case.command, low, high))
+
+
+def _within(command: Command, low: Sequence[float], high: Sequence[float]) -> bool:
+    return all(a - 1e-4 <= value <= b + 1e-4 for a, value, b in zip(low, command, high, strict=True))
 
 
 @dataclass(frozen=True)

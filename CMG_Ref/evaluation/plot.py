@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from CMG_Ref.evaluation.results import CaseResult, Evaluation
 
 _COLOURS = {
-    "forward": "#2563a8", "backward": "#b5482a", "sideways": "#3a8f4d", "slow": "#8a8a8a",
+    "forward": "#2563a8", "backward": "#b5482a", "sideways": "#3a8f4d", 
     "turning": "#8a4fa3", "diagonal": "#c79a1b", "standing": "#202020", "stopping": "#5fa8a8",
 }  # fmt: skip
 

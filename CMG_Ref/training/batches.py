@@ -9,6 +9,9 @@ import torch
 
 from CMG_Ref.dataloader.dataset import balance_weights
 
+AROUND = 25  # frames, half a second: as long as it takes to step off or to stop
+CHANGE = 0.15  # m/s or rad/s
+
 
 class WindowSampler:
     """All samples in device memory, normalised; draws windows of consecutive frames with no host work.
@@ -17,9 +20,10 @@ class WindowSampler:
         data: ``{"samples": [{"motion": [T + 1, D], "command": [T, 3]}, ...], "stats": {...}}``.
         device: where everything lives.
         balance: how strongly rare commands are preferred, see ``balance_weights``.
+        changes: how many times as often windows are drawn that begin around a change of the command.
     """
 
-    def __init__(self, data: dict[str, Any], device: torch.device, balance: float) -> None:
+    def __init__(self, data: dict[str, Any], device: torch.device, balance: float, changes: float = 1.0) -> None:
         stats = data["stats"]
         low, high = (np.asarray(stats[key], dtype=np.float32) for key in ("command_min", "command_max"))
         motions = [(s["motion"] - stats["motion_mean"]) / stats["motion_std"] for s in data["samples"]]
@@ -29,6 +33,8 @@ class WindowSampler:
         self._command = torch.from_numpy((np.concatenate(raw) - low) / (high - low) * 2 - 1).to(device, torch.float32)
         self._left = np.concatenate([np.arange(len(m) - 1, -1, -1) for m in motions])
         self._weight = balance_weights(np.concatenate(raw), balance)
+        if changes != 1:
+            self._weight *= np.where(np.concatenate([_around_change(command) for command in raw]), changes, 1.0)
         self._device = device
         self._starts = torch.empty(0, dtype=torch.long)
         self._cumulative = torch.empty(0, dtype=torch.float64)
@@ -49,3 +55,10 @@ class WindowSampler:
         pick = torch.searchsorted(self._cumulative, u).clamp_(max=len(self._starts) - 1)
         rows = self._starts[pick] + self._offsets[:, None]
         return self._motion[rows], self._command[rows[:-1]]
+
+
+def _around_change(command: np.ndarray) -> np.ndarray:
+    """Whether the command [T, 3] changes within ``AROUND`` frames of each frame, by ``CHANGE`` or more: [T] bool."""
+    rows = np.arange(len(command))
+    before, after = np.maximum(rows - AROUND, 0), np.minimum(rows + AROUND, len(command) - 1)
+    return np.abs(command[after] - command[before]).max(axis=1) >= CHANGE

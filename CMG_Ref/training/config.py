@@ -44,11 +44,19 @@ class TrainConfig:
     asymmetry_kept: float = 0.2
     """How much of what the sides drifted apart in the last steps the final weights keep: enough for a first step,
     too little to pull to one side."""
+    relative: float = 0.0
+    """How far errors and the start state's noise are taken relative to how fast the joints of a window move: 0 not at
+    all, 1 wholly. Where clips run, slow steps are else the least part of the error, and drown in the noise."""
     gradient_clip: float = 1.0
     ema: float = 0.999
     """Decay of the moving average of the weights."""
     balance: float = 0.3
     """How strongly rare commands are preferred: 0 not at all, 1 all commands alike."""
+    changes: float = 1.0
+    """How many times as often windows are drawn in which the command changes: ways out of standing, stops, turns."""
+    seconds: float = 0.0
+    """Most seconds that it may take, 0: as many as it does. Where steps are slower than that allows, some are left out
+    evenly, so that rollouts, learning rate and symmetry still run their whole course."""
     seed: int = 0
     device: str = "auto"
     """"cpu", "cuda" or "auto"."""
@@ -91,6 +99,7 @@ def require_usable_numbers(config: TrainConfig) -> None:
     ranges = {name: (1, most) for name, most in counts.items()}
     ranges |= {"velocity_frames": (0, LARGEST_COUNT), "seed": (0, LARGEST_SEED)}
     ranges |= {"noise": (0, 100), "command_noise": (0, 100), "velocity_weight": (0, 1e6), "balance": (0, 10)}
+    ranges |= {"relative": (0, 2), "changes": (0, 1000), "seconds": (0, 1e7)}
     ranges |= {"symmetric_part": (0, 1), "asymmetry_kept": (0, 1)}
     for name, (least, most) in ranges.items():
         if not least <= getattr(config, name) <= most:

@@ -57,11 +57,12 @@ def rollout(
 
 
 def disturb(
-    motion: torch.Tensor, command: torch.Tensor, noise: float, command_noise: float
+    motion: torch.Tensor, command: torch.Tensor, noise: float | torch.Tensor, command_noise: float
 ) -> tuple[torch.Tensor, ...]:
     """Noise on the start state and on the commands, so that the generator learns to come back.
 
-    Each row's start gets its own amplitude, uniform up to ``noise`` and, for one row in ten, up to four times that.
+    Each row's start gets its own amplitude, uniform up to ``noise`` (one for all, or [N, 1]) and, for one row in ten,
+    up to four times that.
     """
     amplitude = torch.rand(motion.shape[0], 1, device=motion.device)
     strong = torch.rand(motion.shape[0], 1, device=motion.device) < 0.1
@@ -70,6 +71,15 @@ def disturb(
         motion + amplitude * torch.randn_like(motion),
         command + command_noise * torch.randn_like(command[:1]),  # constant over the window
     )
+
+
+def liveliness(motion: torch.Tensor) -> torch.Tensor:
+    """How fast the joints of windows [K, N, D] move, [N]: root mean square of their normalised speeds, 0.15 to 1.
+
+    Standing is taken as a little lively, so that it is neither learnt to the last digit nor left without noise.
+    """
+    joints = motion.shape[-1] // 2
+    return motion[..., joints:].square().mean(dim=(0, 2)).sqrt().clamp(0.15, 1.0)
 
 
 class WalkingVelocity:

@@ -12,7 +12,7 @@ from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import JOINT_NAMES
 from CMG_Ref.training.batches import WindowSampler
 from CMG_Ref.training.config import TrainConfig
-from CMG_Ref.training.objective import WalkingVelocity, disturb, rollout, stacked_forward
+from CMG_Ref.training.objective import WalkingVelocity, disturb, liveliness, rollout, stacked_forward
 from CMG_Ref.training.symmetry import MirrorSymmetry
 
 
@@ -128,9 +128,15 @@ class TrainStep:
         """Loss of one random batch of windows."""
         config = self._config
         motion, command = self._sampler.draw(config.batch_size)
-        start, command = disturb(motion[0], command, config.noise, config.command_noise)
+        noise: float | torch.Tensor = config.noise
+        weight = None
+        if config.relative > 0:
+            scale = liveliness(motion).pow(config.relative)
+            noise, weight = noise * scale[:, None], scale.reciprocal() / scale.reciprocal().mean()
+        start, command = disturb(motion[0], command, noise, config.command_noise)
         predicted = rollout(self.model, start, command, self._forward)
-        loss = (predicted - motion[1:]).square().mean()
+        error = (predicted - motion[1:]).square()
+        loss = error.mean() if weight is None else (error.mean(dim=(0, 2)) * weight).mean()
         if self._walking is not None and self._num_frames >= config.velocity_frames:
             some = slice(None, None, config.velocity_every)
             loss = loss + config.velocity_weight * self._walking.error(predicted[:, some], motion[1:, some])

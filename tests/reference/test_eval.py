@@ -144,7 +144,7 @@ def test_evaluation_passes_a_good_generator_and_mirrors(stats: Stats) -> None:
         assert found[turn].velocity[2] == pytest.approx(turn[2], abs=0.03)
         assert found[turn].frequency == pytest.approx(1.25, abs=0.03)
     assert found[still].frequency == 0
-    motions[TURN_RIGHT.command] = mirror(walk((0.6, 0.0, 0.2)))  # turns too little to the right
+    motions[TURN_RIGHT.command] = mirror(walk((0.6, 0.0, 0.27)))  # turns less to the right
     assert judged(cases)[1] == ["left mirrors right"]
     motions[FORWARD.command] = walk((0.4, 0.0, 0.2))  # too slow, and veers
     assert judged(cases[:1])[1] == ["forward speed", "forward veer at yaw 0"]
@@ -219,13 +219,17 @@ def test_starts_come_from_bank_and_poses(rng: np.random.Generator) -> None:
     assert list(make_starts(None, poses, 6, torch.Generator()).groups) == ["standing"]
 
 
-def test_grid_holds_what_the_bars_speak_of_and_its_mirror_image() -> None:
-    commands = {(case.family, *case.command) for case in command_grid()}
-    for case in command_grid():
-        assert case.family in ("stopping", "standing") or (case.family, *case.mirrored) in commands
-    assert {c[1] for c in commands if c[0] == "forward"} == {0.4, 0.6, 0.8, 1.0, 1.2, 1.4}
-    assert {c[1] for c in commands if c[0] == "backward"} == {-0.4, -0.5, -0.6, -0.7}
-    assert {abs(c[2]) for c in commands if c[0] == "sideways"} == {0.4, 0.5, 0.6}
+def test_grid_is_as_wide_as_the_range_and_holds_mirror_images(rng: np.random.Generator) -> None:
+    whole = command_grid((-1.0, -0.8, -1.5), (2.5, 0.8, 1.5))
+    assert {c.family for c in whole if c.moves} == {"forward", "backward", "sideways", "turning", "diagonal"}
+    for axis, (least, most) in enumerate(((-1.0, 2.5), (-0.8, 0.8), (-1.5, 1.5))):
+        assert {min(c.command[axis] for c in whole), max(c.command[axis] for c in whole)} == {least, most}
+    low, high = rng.uniform(-1.2, -0.3, 3), rng.uniform(0.3, 1.5, 3)
+    low[1:] = -high[1:]
+    cases = command_grid(low.tolist(), high.tolist())
+    assert set(cases) == {c for c in whole if (low <= c.command).all() and (c.command <= high).all()}
+    commands = {(case.family, *case.command) for case in cases}
+    assert all((case.family, *case.mirrored) in commands for case in cases if case.moves)
 
 
 def test_impossible_requests_are_refused(stats: Stats) -> None:
@@ -252,8 +256,9 @@ def test_command_line(
     assert status == 1 and "FAIL" in out  # untrained
     assert [line for line in out.splitlines() if len(line) > 120 and not line.startswith("written")] == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pt", "evaluation.json", "evaluation.md", "evaluation.png"]
+    within_stats = command_grid(stats.command_min.tolist(), stats.command_max.tolist())
     report, table = (json.loads((tmp_path / "evaluation.json").read_text()), (tmp_path / "evaluation.md").read_text())
-    assert report["passed"] is False and len(report["cases"]) == len(command_grid()) and "FAIL" in table
+    assert report["passed"] is False and len(report["cases"]) == len(within_stats) and "FAIL" in table
     status, _, err = run("--device", "abacus")
     assert status == 2 and "abacus" in err
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,14 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(config: TrainConfig,
         assert run(halves) == 0
         two = read_pt(halves.out / "cmg_final.pt")
         assert same(one, two) and one["epoch"] == two["epoch"] == 10 and one["loss"] == two["loss"] > 0, steps
+
+
+def test_a_training_ends_in_the_time_it_is_given(config: TrainConfig) -> None:
+    """A thousand hours of steps, in half a second."""
+    in_time = dataclasses.replace(config, phases=((10**8, 1), (10**8, 4)), seconds=0.5, save_every=10**8)
+    started = time.monotonic()
+    final = read_pt(train(in_time))
+    assert time.monotonic() - started < 60 and final["epoch"] == 2 * 10**8
 
 
 def test_the_result_is_a_checkpoint_that_depends_on_the_seed(config: TrainConfig) -> None:

@@ -123,6 +123,19 @@ def test_rare_commands_are_drawn_more_often_when_balanced(seed: int) -> None:
         assert float((command < command.mean()).float().mean()) == pytest.approx(share, abs=0.05)
 
 
+def test_changes_of_command_are_drawn_more_often_when_told_to(seed: int) -> None:
+    torch.manual_seed(seed)
+    command = np.zeros((400, 3), np.float32)
+    command[200:] = (0.0, 0.5, 0.0)
+    samples = [{"motion": np.arange(802, dtype=np.float32).reshape(401, 2), "command": command}]
+    stats = {**make_stats(1, 3, seed), "motion_mean": np.zeros(2), "motion_std": np.ones(2)}
+    for changes, share in ((1.0, 50 / 400), (4.0, 200 / 550)):
+        sampler = WindowSampler({"samples": samples, "stats": stats}, CPU, balance=0.0, changes=changes)
+        sampler.set_num_frames(1)
+        frame = sampler.draw(8000)[0][0, :, 0] / 2
+        assert ((frame >= 175) & (frame < 225)).float().mean() == pytest.approx(share, abs=0.03)
+
+
 def test_noise_is_held_over_the_window(seed: int) -> None:
     torch.manual_seed(seed)
     motion, command = torch.zeros(4000, 6), torch.zeros(5, 4000, 3)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from cmg_export.errors import CheckpointError
 from cmg_export.read.data_samples import check_samples
 from CMG_Ref.checkpoint.parameters import Weights
 from CMG_Ref.checkpoint.reader import TrainedCMG, read_checkpoint
-from CMG_Ref.checkpoint.stats import check_range, read_vector
+from CMG_Ref.checkpoint.stats import card_range, read_vector
 from CMG_Ref.files.torch_files import read_start
 from cmg_runtime.folder import typed_json
 from cmg_runtime.folder.arrays import load_arrays
@@ -163,28 +161,7 @@ def _read_card(path: Path, sizes: Sizes, stats: Stats) -> Card:
     pose = None
     if content.get("default_dof_pos") is not None:
         pose = read_vector(content, "default_dof_pos", sizes.num_joints, path)
-    return Card(joint_names=names, default_dof_pos=pose, command_range=_card_range(content, stats, path), **texts)
-
-
-def _card_range(content: dict[str, Any], stats: Stats, path: Path) -> CommandRange | None:
-    given = content.get("command_range")
-    if given is None:
-        return None
-    if not isinstance(given, dict):
-        raise CheckpointError(
-            f"{path}: command_range is {typed_json.short(given)}; expected an object with min and max"
-        )
-    low = read_vector(given, "min", len(stats.command_min), path)
-    high = read_vector(given, "max", len(stats.command_max), path)
-    check_range(low, high, "command_range.min", "command_range.max", path)
-    for index in range(len(low)):
-        slack = 1e-6 * (1 + math.fabs(stats.command_max[index] - stats.command_min[index]))
-        if low[index] < stats.command_min[index] - slack or high[index] > stats.command_max[index] + slack:
-            raise CheckpointError(
-                f"{path}: command_range[{index}] is {low[index]:g}..{high[index]:g}; expected it within the range of "
-                f"the stats, {stats.command_min[index]:g}..{stats.command_max[index]:g}"
-            )
-    return CommandRange(low, high, "card")
+    return Card(joint_names=names, default_dof_pos=pose, command_range=card_range(content, stats, path), **texts)
 
 
 def _read_bank(path: Path, stats: Stats) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from CMG_Ref.dataloader.commands import smooth
 from CMG_Ref.dataloader.dataset import DatasetConfig, build_dataset, compute_stats
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
-from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_target
+from CMG_Ref.dataloader.synthesis import SynthesisConfig, Synthesiser, draw_any_target, draw_walking_target
 from CMG_Ref.files.torch_files import read_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 from CMG_Ref.training.symmetry import is_symmetric
@@ -76,9 +77,12 @@ def test_playing_faster_moves_faster(library: MotionLibrary, rng: np.random.Gene
 
 def test_means_are_means_of_the_rows(library: MotionLibrary, rng: np.random.Generator) -> None:
     rows, counts = rng.integers(0, len(library.remaining) - 100, 20), rng.integers(1, 100, 20)
-    velocity, speed = library.means(rows, counts)
+    velocity, speed, paused = library.means(rows, counts)
     expected = [(library.dof_vel[r : r + n] ** 2).mean() for r, n in zip(rows, counts, strict=True)]
     np.testing.assert_allclose(speed, expected, atol=1e-6)
+    stands = library.track_of >= 2 * VELOCITIES.index((0.0, 0.0, 0.0))
+    within = stands[rows] == stands[rows + counts]
+    np.testing.assert_array_equal(paused[within], stands[rows][within])
     first = library.track_of == 0
     np.testing.assert_allclose(velocity[first[rows] & first[rows + counts]][:, 0], 0.5, atol=0.01)
     np.testing.assert_array_equal(library.frame_of + library.remaining, np.bincount(library.track_of)[library.track_of])
@@ -129,9 +133,37 @@ def test_sequences_start_standing_when_told_to(library: MotionLibrary, rng: np.r
         np.testing.assert_allclose(motion[0, 29:], 0, atol=1e-4)
 
 
-def test_targets_cover_every_gait(rng: np.random.Generator) -> None:
-    targets = np.stack([draw_target(rng) for _ in range(600)])
-    assert (targets.min(axis=0)[:2] < -0.5).all() and (targets.max(axis=0)[:2] > (1.0, 0.5)).all()
+def test_slow_walking_is_not_half_standing(rng: np.random.Generator) -> None:
+    slow, fast = (0.25, 0.0, 0.0), (0.5, 0.0, 0.0)
+    halting = np.concatenate([walk(fast, 1.6), np.repeat(walk(fast, 1.6)[-1:], 80, axis=0)] * 4)
+    velocity = np.tile(np.repeat([fast, (0.0, 0.0, 0.0)], 80, axis=0), (4, 1))
+    root_pos = np.cumsum(velocity * (1, 1, 0), axis=0) / 50
+    quat = np.tile((1.0, 0.0, 0.0, 0.0), (len(halting), 1))
+    steady = walk(slow, 12.8)
+    clips = [
+        Clip("halting", 50.0, JOINT_NAMES, halting, root_pos, quat),
+        Clip("steady", 50.0, JOINT_NAMES, steady, np.arange(len(steady))[:, None] / 50 * slow, quat),
+    ]
+    library, still = build_library(clips, JOINT_NAMES), {}
+    for steadiness in (0.0, 20.0):
+        synthesiser = Synthesiser(library, dataclasses.replace(QUICK, steadiness=steadiness), None)
+        sequences = [synthesiser.sequence(rng) for _ in range(25)]
+        legs = np.concatenate([np.abs(s["motion"][:-1, 29:41]).max(axis=1) for s in sequences])
+        slowly = np.concatenate([(s["command"][:, 0] > 0.15) & (s["command"][:, 0] < 0.35) for s in sequences])
+        still[steadiness] = (legs[slowly] < 0.02).mean()
+    assert still[0.0] > 0.05 and still[20.0] < 0.5 * still[0.0], still
+
+
+@pytest.mark.parametrize(
+    ("draw", "fastest"), [(draw_walking_target, (-0.5, 1.0, 0.5, 0.5)), (draw_any_target, (-0.9, 2.4, 0.7, 1.2))]
+)
+def test_targets_cover_every_gait(
+    draw: Callable[[np.random.Generator], np.ndarray], fastest: tuple[float, ...], rng: np.random.Generator
+) -> None:
+    targets = np.stack([draw(rng) for _ in range(1500)])
+    least, most = targets.min(axis=0), targets.max(axis=0)
+    assert least[0] < fastest[0] and most[0] > fastest[1]
+    assert most[1] > fastest[2] and least[1] < -fastest[2] and most[2] > fastest[3] and least[2] < -fastest[3]
     walks, turns = np.any(targets[:, :2], axis=1), targets[:, 2] != 0
     assert (~walks & ~turns).mean() > 0.05 and (~walks & turns).mean() > 0.05
 
