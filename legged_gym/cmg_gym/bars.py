@@ -68,7 +68,7 @@ def judge(result: CommandResult, pushes: bool, watts: float | None = None) -> di
     }
     if speed <= SLIP_UP_TO:
         met["slip"] = result.slip <= SLIP
-    if watts is not None and result.velocity_error <= WALKS:
+    if watts is not None and any(result.command) and result.velocity_error <= WALKS:
         met["power"] = result.power <= watts
     return met
 

@@ -24,6 +24,8 @@ WRONG = (  # each kind once: test_arguments_before_machine.py has what is missin
     (evaluate, "--episodes 0", "--episodes is 0"),
     (evaluate, "--seconds nan", "--seconds is nan"),
     (evaluate, "--seconds inf", "--seconds is inf"),
+    (evaluate, "--friction nan", "--friction is nan"),
+    (evaluate, "--power-of nowhere", "nowhere is no evaluation.json"),
     (evaluate, "--commands 0.5 nan 0", "--commands is"),
     (evaluate, "--device cuda:99", "cuda:99"),
     (evaluate, "--device nonsense", "unknown device 'nonsense'"),

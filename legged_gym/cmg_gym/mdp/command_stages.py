@@ -97,7 +97,7 @@ class StagedCommands:
     ) -> None:
         self.device = command_range[0].device
         self._shares = standing_share, one_axis_share, slow_share
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._generator = torch.Generator(self.device).manual_seed(seed + len(stages))  # not a sampler's numbers again
         self._longest = [bound.abs().clamp(min=1e-6) for bound in command_range]
         low, high = (bound.tolist() for bound in command_range)
         ranges = {stage: stage_ranges(stage, low, high) for stage in stages}
