@@ -47,8 +47,6 @@ NOT_RUN = {
         make sim2sim
         make play ARGS='--commands 0.8 0 0 0.8 0 0.6 --seconds 5'
         make evaluate ARGS='--episodes 16'
-        python -m cmg_gym.evaluate --episodes 16
-        python -m cmg_gym.evaluate --episodes 16 --pushes
         python -m cmg_gym.latency
     """,
     "trains, or takes a training's run; tests/gym trains for two iterations": """
