@@ -22,6 +22,8 @@ class CommandStage:
         difficulty: 0..1, of the strategy "curriculum".
         vx, vy, yaw: (lowest, highest), m/s, m/s, rad/s. None: the checkpoint's whole range.
         push: share of the full pushes, 0..1.
+        penalty: share of the full price, 0..1, of what a robot that cannot walk yet has no choice about; see
+            :data:`cmg_gym.mdp.curriculum.PENALTIES`.
     """
 
     iteration: int
@@ -31,17 +33,18 @@ class CommandStage:
     vy: tuple[float, float] | None = None
     yaw: tuple[float, float] | None = None
     push: float = 0.0
+    penalty: float = 1.0
 
 
 TRAINING_STAGES = (
-    CommandStage(0, "curriculum", difficulty=0.25),
-    CommandStage(150, "curriculum", difficulty=0.5, push=0.3),
-    CommandStage(300, "curriculum", difficulty=0.75, push=0.3),
-    CommandStage(500, push=0.6),
-    CommandStage(800, push=1.0),
+    CommandStage(0, "curriculum", difficulty=0.25, penalty=0.1),
+    CommandStage(200, "curriculum", difficulty=0.5, push=0.2, penalty=0.3),
+    CommandStage(400, "curriculum", difficulty=0.75, push=0.2, penalty=0.6),
+    CommandStage(600, push=0.5),
+    CommandStage(900, push=1.0),
 )
 """Every direction from the beginning, for a policy that only ever walked ahead stands still when it is told to do
-anything else; outward to the checkpoint's whole range at a third of 1500 iterations, and pushed fully soon after."""
+anything else; outward to the checkpoint's whole range at a third of 1800 iterations, and pushed fully soon after."""
 
 FULL_RANGE = (CommandStage(0, push=1.0),)
 """Every command of the checkpoint."""
