@@ -17,6 +17,7 @@ from cmg_gym.bars import BARS, Command, grid_within, judge, read_power
 from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.conditions import Conditions
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
+from cmg_gym.velocity_task import HeldTwist, open_velocity_task
 from CMG_Ref.command_line import require_positive, run
 from cmg_runtime import read_manifest
 from cmg_runtime.folder.kept_files import replace_file
@@ -52,6 +53,8 @@ class Options(command_line.PolicyOptions):
     """Evaluations, with seeds that follow. Figures are means over them; a bar has to hold in each."""
     power_of: Path = BUNDLED_POLICY / "evaluation.json"
     """Another policy's evaluation.json: where both walk, no more power than it takes is asked for."""
+    mjlab: bool = False
+    """The policy is of mjlab's own velocity task, and is measured there: a checkpoint, or a run's folder."""
     commands: tuple[Command, ...] = ()
     """vx, vy (m/s) and yaw rate (rad/s) of each command; otherwise a grid, within the checkpoint's command range."""
 
@@ -95,10 +98,16 @@ def measure(options: Options, grid: torch.Tensor, conditions: Conditions) -> lis
     """A result for each command of ``grid`` [G, 3], from an environment of its own."""
     num_envs = len(grid) * options.episodes
     # A little longer than what is measured: a robot whose time is up is reset before it can be looked at.
-    env, policy = command_line.open_policy(options, num_envs, options.seconds + 1, conditions)
+    seconds, twist = options.seconds + 1, None
+    if options.mjlab:
+        where = options.device, options.captured, options.seed
+        env, policy = open_velocity_task(options.policy, num_envs, seconds, conditions, *where)
+        twist = HeldTwist(env)
+    else:
+        env, policy = command_line.open_policy(options, num_envs, seconds, conditions)
     num_steps = max(1, round(options.seconds / env.unwrapped.step_dt))
     commands = grid.repeat_interleave(options.episodes, dim=0).to(env.device)
-    results = summarise(run_episodes(env, policy, commands, num_steps), grid)
+    results = summarise(run_episodes(env, policy, commands, num_steps, twist), grid)
     env.close()
     return results
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from imageio_ffmpeg import count_frames_and_secs
-from mjlab.rl import RslRlVecEnvWrapper
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
+from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
 from PIL import Image, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
 from tensordict import TensorDict
@@ -19,6 +21,7 @@ from tensordict import TensorDict
 from cmg_gym import play
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.conditions import Conditions
 from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
@@ -27,6 +30,7 @@ from cmg_gym.pictures.stage import caption
 from cmg_gym.pictures.videos import save_mp4
 from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import make_rl_cfg
+from cmg_gym.velocity_task import VELOCITY_TASK, HeldTwist, open_velocity_task
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
@@ -81,6 +85,27 @@ def test_a_captured_environment_is_evaluated_without_its_spare_world(seed: int) 
     assert float(episodes.joint_error.square().mean().sqrt()) < 0.25
     forward = episodes.velocity[20:, :, 0].mean(dim=0)
     torch.testing.assert_close(forward, commands[:, 0], atol=0.3, rtol=0)
+
+
+@pytest.mark.slow
+def test_mjlabs_own_task_is_measured_under_the_same_commands(seed: int, tmp_path: Path) -> None:
+    """A network that has learned nothing, for a few steps: what counts is that nobody changes its command."""
+    cfg = load_env_cfg(VELOCITY_TASK)
+    cfg.scene.num_envs = 1
+    untrained = TrainingEnv(ManagerBasedRlEnv(cfg, "cpu"))
+    agent = dataclasses.asdict(load_rl_cfg(VELOCITY_TASK))
+    MjlabOnPolicyRunner(untrained, agent, device="cpu").save(str(tmp_path / "model_1.pt"))
+    env, policy = open_velocity_task(tmp_path, 2, 21.0, Conditions(friction=0.3), "cpu", False, seed)
+    commands = torch.tensor([(0.3, -0.2, 0.5), STAND])
+    episodes = run_episodes(env, policy, commands, 12, HeldTwist(env))
+    assert torch.equal(episodes.command, commands) and bool(episodes.joint_error.isnan().all())
+    assert bool(episodes.velocity.isfinite().all()) and bool(episodes.alive.all())
+    observed = env.get_observations()["actor"]
+    assert isinstance(observed, torch.Tensor)
+    found = [observed[:, k : k + 3] for k in range(observed.shape[1] - 2)]
+    assert any(torch.equal(part, commands) for part in found)  # the network has been told
+    soles = [i for i in range(env.unwrapped.sim.mj_model.ngeom) if "foot" in env.unwrapped.sim.mj_model.geom(i).name]
+    assert bool((env.unwrapped.sim.model.geom_friction[:, soles, 0] == 0.3).all())
 
 
 def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:

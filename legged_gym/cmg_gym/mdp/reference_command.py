@@ -40,6 +40,12 @@ AVERAGED_S = 1.0
 _BACKEND_HELP = f"auto, or one of the runtime's backends: {', '.join(reversed(BACKENDS))}."
 
 
+def heading_velocity(robot: Entity) -> torch.Tensor:
+    """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
+    velocity = quat_apply_inverse(yaw_quat(robot.data.root_link_quat_w), robot.data.root_link_lin_vel_w)
+    return torch.cat([velocity[:, :2], robot.data.root_link_ang_vel_w[:, 2:]], dim=1)
+
+
 @dataclass(kw_only=True)
 class ReferenceCommandCfg(CommandTermCfg):
     """Configuration of :class:`ReferenceCommand`."""
@@ -289,9 +295,7 @@ class ReferenceCommand(CommandTerm):
 
     def robot_velocity(self) -> torch.Tensor:
         """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
-        data = self.robot.data
-        velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        return torch.cat([velocity[:, :2], data.root_link_ang_vel_w[:, 2:]], dim=1)
+        return heading_velocity(self.robot)
 
     def robot_key_bodies(self) -> torch.Tensor:
         """[num_envs, B, 3] the robots' key bodies from the root, in the heading frame, m."""
