@@ -26,6 +26,7 @@ from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner
+from cmg_gym.learning.start_from import start_from
 from cmg_gym.pictures.stage import caption
 from cmg_gym.pictures.videos import save_mp4
 from cmg_gym.policy_card import read_card
@@ -125,6 +126,45 @@ def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWr
             load_policy(tmp_path, robots)
     with pytest.raises(EngineError, match="another checkpoint"):
         Controller(tmp_path, deployable_engine())
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_the_networks_of_another_policy(
+    robots: RslRlVecEnvWrapper, tmp_path: Path, generator: torch.Generator
+) -> None:
+    def runner() -> ResidualRunner:
+        return ResidualRunner(robots, dataclasses.asdict(make_rl_cfg()), device="cpu")
+
+    def values_of(of: ResidualRunner, name: str) -> list[torch.Tensor]:
+        return list(getattr(of.alg, name).state_dict().values())
+
+    observations = TensorDict({"actor": torch.randn(5, 212, generator=generator)}, [5])
+    counter = robots.unwrapped.common_step_counter
+    try:
+        first, second, third = runner(), runner(), runner()
+        start_from(first, BUNDLED_POLICY, 30)
+        told = load_policy(BUNDLED_POLICY, robots)(observations)
+        torch.testing.assert_close(first.get_inference_policy("cpu")(observations), told, atol=1e-4, rtol=1e-4)
+        assert first.current_learning_iteration == 30 and robots.unwrapped.common_step_counter == 30 * 24
+        first.save(str(tmp_path / "model_29.pt"))
+        start_from(second, tmp_path, 7)
+        for name in ("actor", "critic"):
+            assert all(map(torch.equal, values_of(first, name), values_of(second, name)))
+        assert second.current_learning_iteration == 7
+        saved = torch.load(tmp_path / "model_29.pt", weights_only=True)
+        del saved["critic_state_dict"]["mlp.0.weight"]  # another task's critic
+        torch.save(saved, tmp_path / "model_30.pt")
+        critic = [value.clone() for value in values_of(third, "critic")]
+        start_from(third, tmp_path, 7)
+        assert all(map(torch.equal, values_of(first, "actor"), values_of(third, "actor")))
+        assert all(map(torch.equal, critic, values_of(third, "critic")))
+    finally:
+        robots.unwrapped.common_step_counter = counter
+    sees_less = dataclasses.replace(read_card(BUNDLED_POLICY), observation=read_card(BUNDLED_POLICY).observation[:-1])
+    shutil.copytree(BUNDLED_POLICY, tmp_path / "less")
+    (tmp_path / "less" / "policy.json").write_text(json.dumps(dataclasses.asdict(sees_less)))
+    with pytest.raises(EngineError, match="another observation"):
+        start_from(runner(), tmp_path / "less", 0)
 
 
 def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:
