@@ -52,6 +52,7 @@ NOT_RUN = {
     "trains, or takes a training's run; tests/gym trains for two iterations": """
         make train
         make train ARGS=--no-captured
+        make train ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 400'
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN
