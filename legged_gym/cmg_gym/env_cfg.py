@@ -211,11 +211,11 @@ def _rewards(robot: RobotCfg) -> dict[str, RewardTermCfg]:
         "body_ang_vel": RewardTermCfg(
             func=velocity_mdp.body_angular_velocity_penalty, weight=-0.05, params={"asset_cfg": torso}
         ),
-        "feet_slip": RewardTermCfg(func=rewards.feet_slip, weight=-2.0, params={**contact, "asset_cfg": feet}),
+        "feet_slip": RewardTermCfg(func=rewards.feet_slip, weight=-4.0, params={**contact, "asset_cfg": feet}),
         "low_swing": RewardTermCfg(func=rewards.low_swing, weight=-0.5, params={**contact, "asset_cfg": feet}),
         "action_rate": RewardTermCfg(func=mdp.action_rate_l2, weight=-0.05),
         "torques": RewardTermCfg(func=mdp.joint_torques_l2, weight=-1e-5),
-        "power": RewardTermCfg(func=rewards.power, weight=-1e-3),
+        "power": RewardTermCfg(func=rewards.power, weight=-2e-3),
         "joint_limits": RewardTermCfg(func=mdp.joint_pos_limits, weight=-1.0),
         "self_collisions": RewardTermCfg(
             func=velocity_mdp.self_collision_cost,

@@ -297,7 +297,7 @@ def test_curriculum_enters_the_stage_of_the_counter_also_when_resumed(
             push = world.event_manager.get_term_cfg("push_robot").params["velocity_range"]
             assert push["x"] == (-0.5 * stage.push, 0.5 * stage.push)
             weights = [world.reward_manager.get_term_cfg(name).weight for name in ("feet_slip", "track_velocity")]
-            assert weights == [-2.0 * stage.penalty, 2.0]
+            assert weights == [-4.0 * stage.penalty, 2.0]
         runner = ResidualRunner(training, short_cfg(), str(tmp_path), "cpu")
         high = term.engine.command_range[1]
         for stage, least, most in ((TRAINING_STAGES[0], 0.0, 0.63), (TRAINING_STAGES[-1], 0.63, 1.0)):

@@ -37,9 +37,9 @@ class CommandStage:
 
 
 TRAINING_STAGES = (
-    CommandStage(0, "curriculum", difficulty=0.25, penalty=0.1),
-    CommandStage(200, "curriculum", difficulty=0.5, push=0.2, penalty=0.3),
-    CommandStage(400, "curriculum", difficulty=0.75, push=0.2, penalty=0.6),
+    CommandStage(0, "curriculum", difficulty=0.25, penalty=0.05),
+    CommandStage(200, "curriculum", difficulty=0.5, push=0.2, penalty=0.15),
+    CommandStage(400, "curriculum", difficulty=0.75, push=0.2, penalty=0.5),
     CommandStage(600, push=0.5),
     CommandStage(900, push=1.0),
 )
