@@ -11,13 +11,12 @@ from typing import Annotated
 
 import torch
 import tyro
-from mjlab.envs import ManagerBasedRlEnvCfg, mdp
-from mjlab.managers import EventTermCfg
+from mjlab.envs import ManagerBasedRlEnvCfg
 
 from cmg_gym.captured import TrainingEnv, make_env
+from cmg_gym.conditions import Conditions
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.learning.policies import Policy, load_policy, require_same_generator
-from cmg_gym.mdp.curriculum import push_range
 from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
 from cmg_gym.robots import G1, robot_of
 from CMG_Ref.command_line import require_seed
@@ -31,6 +30,8 @@ BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
 
 ROBOT_BYTES = 100_000
 """At least so many in the simulation; on a CPU 168 kB were measured for each of 1000."""
+
+FLAT = Conditions()
 
 MOST_SECONDS = 1e6
 """Of an episode, or of a command; twelve days."""
@@ -103,7 +104,7 @@ def reference_cfg(cfg: ManagerBasedRlEnvCfg) -> ReferenceCommandCfg:
 
 
 def open_policy(
-    options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False
+    options: PolicyOptions, num_envs: int, seconds: float, conditions: Conditions = FLAT
 ) -> tuple[TrainingEnv, Policy]:
     """The play environment with episodes of ``seconds``, and the policy in it.
 
@@ -114,27 +115,22 @@ def open_policy(
     require_options(options)
     require_same_generator(options.policy, read_manifest(options.engine))
     resolve_device(options.device)
-    env = open_env(options, num_envs, seconds, pushes)
+    env = open_env(options, num_envs, seconds, conditions)
     return env, load_policy(options.policy, env)
 
 
-def open_env(options: PolicyOptions, num_envs: int, seconds: float, pushes: bool = False) -> TrainingEnv:
+def open_env(options: PolicyOptions, num_envs: int, seconds: float, conditions: Conditions = FLAT) -> TrainingEnv:
     """The play environment with episodes of ``seconds``."""
     require_room(num_envs, options.device)
     notice = f"Building the simulation of {num_envs} robots; kernels that were never compiled here take minutes."
     print(notice, file=sys.stderr, flush=True)
-    cfg = make_env_cfg(play=True, robot=robot_of(read_manifest(options.engine)))
+    robot = robot_of(read_manifest(options.engine))
+    cfg = make_env_cfg(play=True, robot=robot)
     cfg.scene.num_envs = num_envs
     cfg.episode_length_s = seconds
     cfg.seed = options.seed
     reference = reference_cfg(cfg)
     reference.engine = str(options.engine)
     reference.cmg_backend = options.backend
-    if pushes:
-        cfg.events["push_robot"] = EventTermCfg(
-            func=mdp.push_by_setting_velocity,
-            mode="interval",
-            interval_range_s=(1.0, 3.0),
-            params={"velocity_range": push_range(1.0)},
-        )
+    conditions.apply(cfg, robot)
     return TrainingEnv(make_env(cfg, options.device, None if options.captured else False))

@@ -168,6 +168,7 @@ def _critic(robot: RobotCfg) -> ObservationGroupCfg:
     terms["joint_pos"] = ObservationTermCfg(func=mdp.joint_pos_rel)
     terms |= {
         "base_lin_vel": ObservationTermCfg(func=mdp.base_lin_vel),
+        "mean_error": ObservationTermCfg(func=obs.mean_error, params=dict(COMMAND)),
         "base_height": ObservationTermCfg(func=obs.base_height),
         "key_bodies": ObservationTermCfg(func=obs.key_bodies, params=dict(COMMAND)),
         "reference_key_bodies": ObservationTermCfg(func=obs.reference_key_bodies, params=dict(COMMAND)),
@@ -191,8 +192,10 @@ def _rewards(robot: RobotCfg) -> dict[str, RewardTermCfg]:
     contact = {"sensor_name": FEET_CONTACT}
     terms = {
         "alive": RewardTermCfg(func=mdp.is_alive, weight=1.0),
-        "track_velocity": RewardTermCfg(func=rewards.track_velocity, weight=2.0, params={**COMMAND, "std": 0.35}),
-        "track_yaw_rate": RewardTermCfg(func=rewards.track_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.25}),
+        "track_velocity": RewardTermCfg(func=rewards.track_velocity, weight=2.0, params={**COMMAND, "std": 0.5}),
+        "hold_velocity": RewardTermCfg(func=rewards.hold_velocity, weight=2.0, params={**COMMAND, "std": 0.15}),
+        "track_yaw_rate": RewardTermCfg(func=rewards.hold_yaw_rate, weight=1.0, params={**COMMAND, "std": 0.6}),
+        "hold_yaw_rate": RewardTermCfg(func=rewards.hold_yaw_rate, weight=1.5, params={**COMMAND, "std": 0.15}),
         "track_joint_pos": RewardTermCfg(func=rewards.track_joint_pos, weight=1.0, params={**COMMAND, "std": 0.25}),
         "track_joint_vel": RewardTermCfg(func=rewards.track_joint_vel, weight=0.5, params={**COMMAND, "std": 2.0}),
         "track_key_bodies": RewardTermCfg(func=rewards.track_key_bodies, weight=1.0, params={**COMMAND, "std": 0.15}),
@@ -208,9 +211,11 @@ def _rewards(robot: RobotCfg) -> dict[str, RewardTermCfg]:
         "body_ang_vel": RewardTermCfg(
             func=velocity_mdp.body_angular_velocity_penalty, weight=-0.05, params={"asset_cfg": torso}
         ),
-        "feet_slip": RewardTermCfg(func=rewards.feet_slip, weight=-0.25, params={**contact, "asset_cfg": feet}),
+        "feet_slip": RewardTermCfg(func=rewards.feet_slip, weight=-4.0, params={**contact, "asset_cfg": feet}),
+        "low_swing": RewardTermCfg(func=rewards.low_swing, weight=-0.5, params={**contact, "asset_cfg": feet}),
         "action_rate": RewardTermCfg(func=mdp.action_rate_l2, weight=-0.05),
         "torques": RewardTermCfg(func=mdp.joint_torques_l2, weight=-1e-5),
+        "power": RewardTermCfg(func=rewards.power, weight=-2e-3),
         "joint_limits": RewardTermCfg(func=mdp.joint_pos_limits, weight=-1.0),
         "self_collisions": RewardTermCfg(
             func=velocity_mdp.self_collision_cost,

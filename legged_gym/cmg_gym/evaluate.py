@@ -6,33 +6,31 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
+from cmg_gym.bars import BARS, Command, grid_within, judge, read_power
+from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.conditions import Conditions
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
+from cmg_gym.velocity_task import HeldTwist, open_velocity_task
 from CMG_Ref.command_line import require_positive, run
+from cmg_runtime import read_manifest
 from cmg_runtime.folder.kept_files import replace_file
 
-GRID = (
-    (0.0, 0.0, 0.0),
-    (0.5, 0.0, 0.0),
-    (0.8, 0.0, 0.0),
-    (1.0, 0.0, 0.0),
-    (1.1, 0.0, 0.0),
-    (0.5, 0.0, 0.4),
-    (0.5, 0.0, -0.4),
-    (0.8, 0.0, 0.4),
-    (0.8, 0.0, -0.4),
-    (1.1, 0.0, 0.4),
-    (1.1, 0.0, -0.4),
-    (-0.5, 0.0, 0.0),
-    (0.0, 0.4, 0.0),
-    (0.0, -0.4, 0.0),
-)
+MEASURES = {
+    "survival": "share of episodes",
+    "velocity_error": "m/s",
+    "yaw_error": "rad/s",
+    "joint_error": "rad",
+    "slip": "m/s",
+    "power": "W",
+}
+"""Of a command, and their units."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,18 @@ class Options(command_line.PolicyOptions):
     """Length of an episode."""
     pushes: bool = False
     """Push as mjlab's own velocity task does: every 1 to 3 s, up to 0.5 m/s sideways and forward."""
-    commands: tuple[tuple[float, float, float], ...] = GRID
-    """vx, vy (m/s) and yaw rate (rad/s) of each command."""
+    rough: bool = False
+    """On mjlab's mixture of stairs, slopes, waves and rubble."""
+    friction: float | None = None
+    """Of the soles; otherwise the model's."""
+    repeats: int = 1
+    """Evaluations, with seeds that follow. Figures are means over them; a bar has to hold in each."""
+    power_of: Path = BUNDLED_POLICY / "evaluation.json"
+    """Another policy's evaluation.json: where both walk, no more power than it takes is asked for."""
+    mjlab: bool = False
+    """The policy is of mjlab's own velocity task, and is measured there: a checkpoint, or a run's folder."""
+    commands: tuple[Command, ...] = ()
+    """vx, vy (m/s) and yaw rate (rad/s) of each command; otherwise a grid, within the checkpoint's command range."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,45 +66,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def evaluate(options: Options) -> None:
     """Run the episodes and write what came of them."""
-    require_positive(options, "episodes")
+    require_positive(options, "episodes", "repeats")
     command_line.require_seconds(options.seconds)
-    command_line.require_commands(options.commands)
-    grid = torch.tensor(options.commands)
+    conditions = Conditions(options.pushes, options.rough, options.friction)
+    watts = read_power(options.power_of)
+    commands = options.commands or grid_within(*command_range(options))
+    command_line.require_commands(commands)
+    grid = torch.tensor(commands)
+    repeats = [measure(replace(options, seed=options.seed + k), grid, conditions) for k in range(options.repeats)]
+    results = [mean(of_command) for of_command in zip(*repeats, strict=True)]
+    asked = not (options.rough or options.friction is not None)  # elsewhere it is only measured
+    judged = [
+        {name: all(j[name] for j in each) for name in each[0]}
+        for of_command in zip(*repeats, strict=True)
+        for each in [[judge(r, options.pushes, watts.get(r.command)) if asked else {} for r in of_command]]
+    ]
+    times = f"{options.repeats} times " if options.repeats > 1 else ""
+    text = f"{times}{options.episodes} episodes of {options.seconds:g} s each, {conditions}\n\n{table(results, judged)}"
+    text += f"\n\n{verdict(judged)}" if asked else ""
+    write(results, judged, options, text)
+    print(text)
+
+
+def command_range(options: Options) -> tuple[Sequence[float], Sequence[float]]:
+    """(low, high) [3] of the checkpoint."""
+    bounds = read_manifest(options.engine).command_range
+    return bounds.min, bounds.max
+
+
+def measure(options: Options, grid: torch.Tensor, conditions: Conditions) -> list[CommandResult]:
+    """A result for each command of ``grid`` [G, 3], from an environment of its own."""
     num_envs = len(grid) * options.episodes
     # A little longer than what is measured: a robot whose time is up is reset before it can be looked at.
-    env, policy = command_line.open_policy(options, num_envs, options.seconds + 1, options.pushes)
+    seconds, twist = options.seconds + 1, None
+    if options.mjlab:
+        where = options.device, options.captured, options.seed
+        env, policy = open_velocity_task(options.policy, num_envs, seconds, conditions, *where)
+        twist = HeldTwist(env)
+    else:
+        env, policy = command_line.open_policy(options, num_envs, seconds, conditions)
     num_steps = max(1, round(options.seconds / env.unwrapped.step_dt))
     commands = grid.repeat_interleave(options.episodes, dim=0).to(env.device)
-    results = summarise(run_episodes(env, policy, commands, num_steps), grid)
+    results = summarise(run_episodes(env, policy, commands, num_steps, twist), grid)
     env.close()
-    write(results, options)
-    print(table(results))
+    return results
 
 
-def table(results: Sequence[CommandResult]) -> str:
-    """The results as Markdown."""
+def mean(results: Sequence[CommandResult]) -> CommandResult:
+    """Of one command, as many episodes each."""
+    fields = {name: sum(getattr(r, name) for r in results) / len(results) for name in MEASURES}
+    return CommandResult(results[0].command, sum(r.episodes for r in results), **fields)
+
+
+def table(results: Sequence[CommandResult], judged: Sequence[dict[str, bool]]) -> str:
+    """The results as Markdown, with the bars that are missed."""
     head = ("vx", "vy", "yaw", "survival", "velocity error m/s", "yaw error rad/s", "joints rad", "slip m/s", "power W")
     rows = [
         [f"{value:+.2f}" for value in result.command]
         + [f"{100 * result.survival:.0f} %", f"{result.velocity_error:.3f}", f"{result.yaw_error:.3f}"]
         + [f"{result.joint_error:.3f}", f"{result.slip:.3f}", f"{result.power:.0f}"]
-        for result in results
+        + [", ".join(name for name, met in bars.items() if not met)]
+        for result, bars in zip(results, judged, strict=True)
     ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [[*head, "misses"], ["---"] * (len(head) + 1), *rows])
 
 
-def write(results: Sequence[CommandResult], options: Options) -> None:
+def verdict(judged: Sequence[dict[str, bool]]) -> str:
+    """How many commands meet each bar."""
+    counts = {name: [bars[name] for bars in judged if name in bars] for name in BARS}
+    said = [f"{name} {sum(met)} of {len(met)}" for name, met in counts.items() if met]
+    return f"Bars met: {', '.join(said)}; all of them by {sum(all(bars.values()) for bars in judged)} of {len(judged)}"
+
+
+def write(results: Sequence[CommandResult], judged: Sequence[dict[str, bool]], options: Options, text: str) -> None:
     """evaluation.md, evaluation.json and evaluation.png."""
     options.out.mkdir(parents=True, exist_ok=True)
-    conditions = (
-        f"{options.episodes} episodes of {options.seconds:g} s each, {'with' if options.pushes else 'no'} pushes"
-    )
-    replace_file(options.out / "evaluation.md", f"{conditions}\n\n{table(results)}\n".encode())
+    replace_file(options.out / "evaluation.md", f"{text}\n".encode())
     # JSON has no NaN.
-    rows = [{name: None if value != value else value for name, value in asdict(r).items()} for r in results]
+    rows = [
+        {**{name: None if value != value else value for name, value in asdict(result).items()}, "bars": bars}
+        for result, bars in zip(results, judged, strict=True)
+    ]
     document = {"pushes": options.pushes, "seconds": options.seconds, "results": rows}
     replace_file(options.out / "evaluation.json", (json.dumps(document, indent=1) + "\n").encode())
-    replace_file(options.out / "evaluation.png", draw(results, conditions))
+    replace_file(options.out / "evaluation.png", draw(results, text.partition("\n")[0]))
 
 
 def draw(results: Sequence[CommandResult], title: str) -> bytes:
@@ -106,17 +159,9 @@ def draw(results: Sequence[CommandResult], title: str) -> bytes:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    measures = {
-        "survival": "share of episodes",
-        "velocity_error": "m/s",
-        "yaw_error": "rad/s",
-        "joint_error": "rad",
-        "slip": "m/s",
-        "power": "W",
-    }
     labels = [" ".join(f"{value:+.1f}" for value in result.command) for result in results]
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 6), sharex=True, layout="constrained")
-    for axis, (name, unit) in zip(axes.flat, measures.items(), strict=True):
+    for axis, (name, unit) in zip(axes.flat, MEASURES.items(), strict=True):
         axis.bar(labels, [getattr(result, name) for result in results])
         axis.set_title(f"{name.replace('_', ' ')}, {unit}")
         axis.tick_params(axis="x", rotation=90)

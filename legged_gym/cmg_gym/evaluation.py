@@ -11,7 +11,8 @@ from tqdm import tqdm
 from cmg_gym.env_cfg import FEET_CONTACT
 from cmg_gym.mdp.reference_command import reference
 from cmg_gym.mdp.rewards import feet_in_contact
-from cmg_gym.robots import robot_of
+from cmg_gym.robots import G1, robot_of
+from cmg_gym.velocity_task import HeldTwist
 
 if TYPE_CHECKING:
     from mjlab.rl import RslRlVecEnvWrapper
@@ -31,7 +32,8 @@ class Episodes:
     Attributes:
         command: [N, 3] m/s, m/s, rad/s.
         velocity: [T, N, 3] of the root in its heading frame: forward, sideways (m/s), yaw rate (rad/s).
-        joint_error: [T, N] root mean square over joints of the distance to the reference's target, rad.
+        joint_error: [T, N] root mean square over joints of the distance to the reference's target, rad; NaN where there
+            is none.
         slip: [T, N] mean horizontal speed of the feet in contact, m/s; 0 where none is.
         power: [T, N] positive mechanical power of all actuators, W.
         alive: [T, N] bool, the robot has not fallen up to and including this step.
@@ -73,15 +75,25 @@ class CommandResult:
 
 
 @torch.inference_mode()
-def run_episodes(env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor, num_steps: int) -> Episodes:
-    """Reset every robot and let it follow its command [N, 3] for ``num_steps``, or until it falls."""
+def run_episodes(
+    env: RslRlVecEnvWrapper, policy: Policy, command: torch.Tensor, num_steps: int, twist: HeldTwist | None = None
+) -> Episodes:
+    """Reset every robot and let it follow its command [N, 3] for ``num_steps``, or until it falls.
+
+    Args:
+        twist: the command term of mjlab's own velocity task; None in ours.
+    """
     world = env.unwrapped
-    term = reference(world)
+    term = twist or reference(world)
     robots = slice(env.num_envs)  # a captured environment has a world more
     term.hold(command)
     observations, _ = env.reset()
+    if twist is not None:  # the reset has drawn other commands
+        term.hold(command)
+        observations = env.get_observations()
     robot = term.robot
-    sites = robot.find_sites(robot_of(term.engine.manifest).foot_sites, preserve_order=True)[0]
+    feet = G1.foot_sites if isinstance(term, HeldTwist) else robot_of(term.engine.manifest).foot_sites
+    sites = robot.find_sites(feet, preserve_order=True)[0]
     alive = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     columns: list[tuple[torch.Tensor, ...]] = []
     for _ in tqdm(range(num_steps), desc="episodes", unit="step", mininterval=1.0):

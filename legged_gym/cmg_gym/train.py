@@ -15,6 +15,7 @@ from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.learning.launch import Process, Training, launch, started_process
+from cmg_gym.learning.policies import find_policy
 from cmg_gym.learning.resume import changes
 from cmg_gym.learning.runner import latest_checkpoint
 from cmg_gym.rl_cfg import make_rl_cfg
@@ -47,6 +48,11 @@ class Options:
     """On a GPU, step the robots and update the policy in CUDA graphs. On a CPU there are none."""
     resume: bool = False
     """Go on from the newest checkpoint below the log folder."""
+    start_from: Path | None = None
+    """Begin with the networks of another policy, which another generator may have: a checkpoint, a run's folder, or an
+    exported policy's."""
+    begin_at: int = 0
+    """Iteration to begin in with --start-from: the curriculum is in the stage of it, and --iterations counts it."""
     logs: Path = Path("logs/rsl_rl")
     """Where runs go: checkpoints, TensorBoard, configuration, and the exported policy at the end."""
     run_name: str = ""
@@ -76,11 +82,17 @@ def training_of(options: Options) -> Training:
     started = started_process()
     processes = started.world_size if started else max(options.gpus, 1)
     require_positive(options, "num_envs", "iterations")
-    require_not_negative(options, "gpus", "delay_steps")
+    require_not_negative(options, "gpus", "delay_steps", "begin_at")
     require_seed(options.seed, processes)
     require_choice(options.backend, "backend", ("auto", *BACKENDS))
     if not re.fullmatch(r"[\w.+=-]*", options.run_name):
         raise EngineError(f"--run-name is {options.run_name!r}; expected letters, digits and . _ + = - only")
+    if options.start_from is not None:
+        if options.resume:
+            raise EngineError("--resume goes on with its own networks, and --start-from begins with others; give one")
+        find_policy(options.start_from)
+    elif options.begin_at:
+        raise EngineError(f"--begin-at is {options.begin_at} without --start-from, whose policy knows what came before")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
     robot = robot_of(manifest)
     checkpoint = newest_checkpoint(options.logs, robot) if options.resume else None
@@ -107,7 +119,8 @@ def training_of(options: Options) -> Training:
         if started is None or started.rank == 0:
             print(f"Going on from {checkpoint}", *changed, sep="\n  ", flush=True)
     captured = None if options.captured else False  # None: where there is a GPU
-    return Training(env, agent, options.logs, options.gpus, captured, checkpoint)
+    policy = None if options.start_from is None else options.start_from.resolve()
+    return Training(env, agent, options.logs, options.gpus, captured, checkpoint, policy, options.begin_at)
 
 
 def require_gpus(gpus: int, started: Process | None) -> None:

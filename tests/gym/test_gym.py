@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 import re
 import subprocess
@@ -18,7 +19,8 @@ from mjlab.envs import ManagerBasedRlEnvCfg
 from mjlab.tasks.registry import list_tasks, load_env_cfg
 
 from cmg_gym import train
-from cmg_gym.evaluation import Episodes, summarise
+from cmg_gym.bars import GRID, grid_within, judge
+from cmg_gym.evaluation import CommandResult, Episodes, summarise
 from cmg_gym.learning.launch import run_training
 from cmg_gym.learning.runner import KEPT_EVERY, stale_checkpoints
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands, stage_at, stage_ranges
@@ -79,27 +81,72 @@ def test_mjlab_and_its_workers_find_the_tasks(folder: Path, tmp_path: Path, monk
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_stays_within_the_command_range(strategy: str, seed: int) -> None:
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
-    commands = StagedCommands([CommandStage(0, strategy)], (low, high), 0.25, seed).draw(2000)
+    commands = StagedCommands([CommandStage(0, strategy)], (low, high), 0.25, 0.4, 0.3, seed).draw(2000)
     assert bool(((commands >= low) & (commands <= high)).all())
     assert abs(float((commands == 0).all(dim=1).float().mean()) - 0.25) < 0.06  # stand
     assert float((commands[:, 0] == high[0]).float().mean()) < 0.01  # not heaped up at the bounds of the checkpoint
 
 
-def test_stages_follow_each_other() -> None:
+def test_commands_of_one_axis_are_drawn_and_no_corners(seed: int) -> None:
+    bounds = torch.tensor(LOW), torch.tensor(HIGH)
+    commands = StagedCommands([CommandStage(0)], bounds, 0.1, 0.4, 0.0, seed).draw(4000)
+    shares = torch.maximum(commands / bounds[0], commands / bounds[1])
+    assert float(shares.norm(dim=1).max()) < 1 + 1e-5
+    parts = commands.count_nonzero(dim=1)
+    for number, share in ((0, 0.1), (1, 0.36), (2, 0.0), (3, 0.54)):
+        assert abs(float((parts == number).float().mean()) - share) < 0.05
+    alone = commands[parts == 1]
+    for found, bound in ((alone.amin(dim=0), bounds[0]), (alone.amax(dim=0), bounds[1])):
+        assert bool((found / bound > 0.95).all())
+    slow = StagedCommands([CommandStage(0)], bounds, 0.0, 0.0, 1.0, seed).draw(4000)
+    assert (
+        float((slow.abs() < 0.1).all(dim=1).float().mean())
+        > 0.05
+        > float((commands[parts == 3].abs() < 0.1).all(dim=1).float().mean())
+    )
+
+
+def test_stages_follow_each_other_and_widen() -> None:
     assert stage_at(TRAINING_STAGES, 0) is TRAINING_STAGES[0]
+    bounds, widest = (torch.tensor(LOW), torch.tensor(HIGH)), torch.zeros(3)
+    commands = StagedCommands(TRAINING_STAGES, bounds, 0, 0, 0, 0)
     for before, after in zip(TRAINING_STAGES, TRAINING_STAGES[1:], strict=False):
         assert stage_at(TRAINING_STAGES, after.iteration - 0.1) is before
         assert stage_at(TRAINING_STAGES, after.iteration) is after
-        for (a, b), (c, d) in zip(stage_ranges(before, LOW, HIGH), stage_ranges(after, LOW, HIGH), strict=True):
-            assert c <= a and b <= d
-    assert stage_ranges(TRAINING_STAGES[0], LOW, HIGH)[0] == (0.4, 0.8)
-    bounds = torch.tensor(LOW), torch.tensor(HIGH)
+        assert before.push <= after.push and before.difficulty <= after.difficulty
+    for stage in TRAINING_STAGES[:4]:
+        commands.stage = stage
+        reached = commands.draw(4000).abs().amax(dim=0)
+        assert bool((reached > widest).all()) and bool((reached > 0).all())  # every direction in every stage
+        widest = reached
+    assert stage_ranges(CommandStage(0, vx=(0.4, 0.8)), LOW, HIGH)[0] == (0.4, 0.8)
     for stage, message in (
         (CommandStage(900, vx=(2.0, 3.0)), "leaves nothing"),
         (CommandStage(900, "sideways"), "unknown strategy 'sideways'.*strafe_left"),
     ):
         with pytest.raises(EngineError, match=message):
-            StagedCommands([CommandStage(0), stage], bounds, 0, 0)
+            StagedCommands([CommandStage(0), stage], bounds, 0, 0, 0, 0)
+
+
+def test_bars_are_of_the_command() -> None:
+    assert len(GRID) >= 30 and len(set(GRID)) == len(GRID)
+    clipped = grid_within(LOW, HIGH)
+    assert (1.4, 0.0, 0.0) in clipped and len(set(clipped)) == len(clipped) < len(GRID)
+    good = {"survival": 1.0, "velocity_error": 0.1, "yaw_error": 0.1, "joint_error": 9.0, "slip": 0.07, "power": 50.0}
+
+    def missed(command: tuple[float, ...], pushes: bool = False, watts: float | None = None, **figures: float) -> str:
+        judged = judge(CommandResult(command, 32, **{**good, **figures}), pushes, watts)
+        return " ".join(name for name, met in judged.items() if not met)
+
+    slow, fast = (0.6, 0.3, 0.5), (2.0, 0.0, 0.0)
+    assert missed(slow) == missed(fast) == ""
+    assert missed(slow, velocity_error=0.15, slip=0.09) == "velocity slip"
+    assert missed(fast, velocity_error=0.15, slip=0.3) == ""
+    assert missed(fast, velocity_error=0.21, yaw_error=0.13) == "velocity yaw"
+    assert missed(slow, survival=0.98, velocity_error=math.nan) == "survival velocity"
+    assert missed(slow, True, survival=0.96, velocity_error=1.0) == "" != missed(slow, True, survival=0.94)
+    assert (missed(slow, watts=49.0), missed(slow, watts=51.0)) == ("power", "")
+    assert missed((0.0, 0.0, 0.0), watts=1.0) == ""
 
 
 def test_pregenerated_frames_are_the_trajectories(folder: Path, seed: int) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from imageio_ffmpeg import count_frames_and_secs
-from mjlab.rl import RslRlVecEnvWrapper
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
+from mjlab.tasks.registry import load_env_cfg, load_rl_cfg
 from PIL import Image, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
 from tensordict import TensorDict
@@ -19,14 +21,17 @@ from tensordict import TensorDict
 from cmg_gym import play
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.conditions import Conditions
 from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.learning.runner import ResidualRunner
+from cmg_gym.learning.start_from import start_from
 from cmg_gym.pictures.stage import caption
 from cmg_gym.pictures.videos import save_mp4
 from cmg_gym.policy_card import read_card
 from cmg_gym.rl_cfg import make_rl_cfg
+from cmg_gym.velocity_task import VELOCITY_TASK, HeldTwist, open_velocity_task
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
@@ -83,6 +88,27 @@ def test_a_captured_environment_is_evaluated_without_its_spare_world(seed: int) 
     torch.testing.assert_close(forward, commands[:, 0], atol=0.3, rtol=0)
 
 
+@pytest.mark.slow
+def test_mjlabs_own_task_is_measured_under_the_same_commands(seed: int, tmp_path: Path) -> None:
+    """A network that has learned nothing, for a few steps: what counts is that nobody changes its command."""
+    cfg = load_env_cfg(VELOCITY_TASK)
+    cfg.scene.num_envs = 1
+    untrained = TrainingEnv(ManagerBasedRlEnv(cfg, "cpu"))
+    agent = dataclasses.asdict(load_rl_cfg(VELOCITY_TASK))
+    MjlabOnPolicyRunner(untrained, agent, device="cpu").save(str(tmp_path / "model_1.pt"))
+    env, policy = open_velocity_task(tmp_path, 2, 21.0, Conditions(friction=0.3), "cpu", False, seed)
+    commands = torch.tensor([(0.3, -0.2, 0.5), STAND])
+    episodes = run_episodes(env, policy, commands, 12, HeldTwist(env))
+    assert torch.equal(episodes.command, commands) and bool(episodes.joint_error.isnan().all())
+    assert bool(episodes.velocity.isfinite().all()) and bool(episodes.alive.all())
+    observed = env.get_observations()["actor"]
+    assert isinstance(observed, torch.Tensor)
+    found = [observed[:, k : k + 3] for k in range(observed.shape[1] - 2)]
+    assert any(torch.equal(part, commands) for part in found)  # the network has been told
+    soles = [i for i in range(env.unwrapped.sim.mj_model.ngeom) if "foot" in env.unwrapped.sim.mj_model.geom(i).name]
+    assert bool((env.unwrapped.sim.model.geom_friction[:, soles, 0] == 0.3).all())
+
+
 def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no exported policy"):
         read_card(tmp_path)
@@ -100,6 +126,45 @@ def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWr
             load_policy(tmp_path, robots)
     with pytest.raises(EngineError, match="another checkpoint"):
         Controller(tmp_path, deployable_engine())
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_the_networks_of_another_policy(
+    robots: RslRlVecEnvWrapper, tmp_path: Path, generator: torch.Generator
+) -> None:
+    def runner() -> ResidualRunner:
+        return ResidualRunner(robots, dataclasses.asdict(make_rl_cfg()), device="cpu")
+
+    def values_of(of: ResidualRunner, name: str) -> list[torch.Tensor]:
+        return list(getattr(of.alg, name).state_dict().values())
+
+    observations = TensorDict({"actor": torch.randn(5, 212, generator=generator)}, [5])
+    counter = robots.unwrapped.common_step_counter
+    try:
+        first, second, third = runner(), runner(), runner()
+        start_from(first, BUNDLED_POLICY, 30)
+        told = load_policy(BUNDLED_POLICY, robots)(observations)
+        torch.testing.assert_close(first.get_inference_policy("cpu")(observations), told, atol=1e-4, rtol=1e-4)
+        assert first.current_learning_iteration == 30 and robots.unwrapped.common_step_counter == 30 * 24
+        first.save(str(tmp_path / "model_29.pt"))
+        start_from(second, tmp_path, 7)
+        for name in ("actor", "critic"):
+            assert all(map(torch.equal, values_of(first, name), values_of(second, name)))
+        assert second.current_learning_iteration == 7
+        saved = torch.load(tmp_path / "model_29.pt", weights_only=True)
+        del saved["critic_state_dict"]["mlp.0.weight"]  # another task's critic
+        torch.save(saved, tmp_path / "model_30.pt")
+        critic = [value.clone() for value in values_of(third, "critic")]
+        start_from(third, tmp_path, 7)
+        assert all(map(torch.equal, values_of(first, "actor"), values_of(third, "actor")))
+        assert all(map(torch.equal, critic, values_of(third, "critic")))
+    finally:
+        robots.unwrapped.common_step_counter = counter
+    sees_less = dataclasses.replace(read_card(BUNDLED_POLICY), observation=read_card(BUNDLED_POLICY).observation[:-1])
+    shutil.copytree(BUNDLED_POLICY, tmp_path / "less")
+    (tmp_path / "less" / "policy.json").write_text(json.dumps(dataclasses.asdict(sees_less)))
+    with pytest.raises(EngineError, match="another observation"):
+        start_from(runner(), tmp_path / "less", 0)
 
 
 def test_a_checkpoint_of_another_task_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:

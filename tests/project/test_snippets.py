@@ -47,13 +47,12 @@ NOT_RUN = {
         make sim2sim
         make play ARGS='--commands 0.8 0 0 0.8 0 0.6 --seconds 5'
         make evaluate ARGS='--episodes 16'
-        python -m cmg_gym.evaluate --episodes 16
-        python -m cmg_gym.evaluate --episodes 16 --pushes
         python -m cmg_gym.latency
     """,
     "trains, or takes a training's run; tests/gym trains for two iterations": """
         make train
         make train ARGS=--no-captured
+        make train ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 400'
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN

@@ -18,6 +18,7 @@ from mjlab.utils.torch import configure_torch_backends
 
 from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.learning.runner import ResidualRunner
+from cmg_gym.learning.start_from import start_from
 from cmg_runtime import EngineError
 
 
@@ -33,6 +34,7 @@ class Training:
             already it only says whether they have a GPU each.
         captured: as :func:`cmg_gym.captured.make_env` takes it.
         checkpoint: what to go on from; None begins anew. Every process reads it.
+        policy, iteration: whose networks to begin with, and the iteration from which to count then; None for new ones.
     """
 
     env: ManagerBasedRlEnvCfg
@@ -41,6 +43,8 @@ class Training:
     gpus: int
     captured: bool | None = None
     checkpoint: Path | None = None
+    policy: Path | None = None
+    iteration: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ def run_training(training: Training, folder: Path) -> None:
     runner.add_git_repo_to_log(__file__)
     if training.checkpoint is not None:
         runner.load(str(training.checkpoint))
+    elif training.policy is not None:
+        start_from(runner, training.policy, training.iteration)
     runner.learn(agent.max_iterations, init_at_random_ep_len=True)
     env.close()
     if torch.distributed.is_initialized():

@@ -93,7 +93,7 @@ def require_same(card: PolicyCard, here: PolicyCard) -> None:
         field.name
         for field in fields(PolicyCard)
         if field.name not in ("iterations", "engine")
-        and not _alike(getattr(card, field.name), getattr(here, field.name))
+        and not alike(getattr(card, field.name), getattr(here, field.name))
     ]
     if differ:
         raise EngineError(
@@ -102,7 +102,8 @@ def require_same(card: PolicyCard, here: PolicyCard) -> None:
         )
 
 
-def _alike(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values of a field of ``policy.json`` are the same, but for rounding."""
     if isinstance(one, tuple) and one and isinstance(one[0], float):
         return len(one) == len(other) and np.allclose(one, other, rtol=1e-4, atol=1e-6)
     return one == other

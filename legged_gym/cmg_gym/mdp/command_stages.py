@@ -22,6 +22,8 @@ class CommandStage:
         difficulty: 0..1, of the strategy "curriculum".
         vx, vy, yaw: (lowest, highest), m/s, m/s, rad/s. None: the checkpoint's whole range.
         push: share of the full pushes, 0..1.
+        penalty: share of the full price, 0..1, of what a robot that cannot walk yet has no choice about; see
+            :data:`cmg_gym.mdp.curriculum.PENALTIES`.
     """
 
     iteration: int
@@ -31,17 +33,18 @@ class CommandStage:
     vy: tuple[float, float] | None = None
     yaw: tuple[float, float] | None = None
     push: float = 0.0
+    penalty: float = 1.0
 
 
 TRAINING_STAGES = (
-    CommandStage(0, vx=(0.4, 0.8), vy=(0.0, 0.0), yaw=(-0.2, 0.2)),
-    CommandStage(150, vx=(0.3, 1.1), vy=(0.0, 0.0), yaw=(-0.4, 0.4), push=0.2),
-    CommandStage(550, vx=(0.0, 1.2), vy=(-0.2, 0.2), yaw=(-0.6, 0.6), push=0.5),
-    CommandStage(850, vx=(-0.3, 1.2), vy=(-0.2, 0.2), yaw=(-0.6, 0.6), push=1.0),
-    CommandStage(1500, push=1.0),
+    CommandStage(0, "curriculum", difficulty=0.25, penalty=0.05),
+    CommandStage(200, "curriculum", difficulty=0.5, push=0.2, penalty=0.15),
+    CommandStage(400, "curriculum", difficulty=0.75, push=0.2, penalty=0.5),
+    CommandStage(600, push=0.5),
+    CommandStage(900, push=1.0),
 )
-"""Outward from an easy walk. The first 550 iterations are nine minutes on one H200; full pushes begin early, because
-what is learned slowest is to step out of the reference's way after one."""
+"""Every direction from the beginning, for a policy that only ever walked ahead stands still when it is told to do
+anything else; outward to the checkpoint's whole range at a third of 1800 iterations, and pushed fully soon after."""
 
 FULL_RANGE = (CommandStage(0, push=1.0),)
 """Every command of the checkpoint."""
@@ -73,10 +76,16 @@ def stage_ranges(stage: CommandStage, low: Sequence[float], high: Sequence[float
 class StagedCommands:
     """Draws commands of the current stage.
 
+    The corners of the checkpoint's range are asked of nobody, as to run, step aside and turn at once, each as fast as
+    it goes alone: a command whose parts are shares u of the longest that there are in their directions is multiplied by
+    max(u) / norm(u). That makes an ellipsoid of the box, and leaves commands along one axis as they are.
+
     Args:
         stages: at least one, the first from iteration 0 on, in order.
         command_range: the engine's, (low, high) [3] each.
         standing_share: share of commands that are zero.
+        one_axis_share: of the others, share of those that keep one of their parts only.
+        slow_share: likewise, share of those that are multiplied by a number from 0 to 1.
         seed: of everything random here.
     """
 
@@ -85,16 +94,22 @@ class StagedCommands:
         stages: Sequence[CommandStage],
         command_range: tuple[torch.Tensor, torch.Tensor],
         standing_share: float,
+        one_axis_share: float,
+        slow_share: float,
         seed: int,
     ) -> None:
         self.device = command_range[0].device
-        self._standing_share = standing_share
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._shares = standing_share, one_axis_share, slow_share
+        self._generator = torch.Generator(self.device).manual_seed(seed + len(stages))  # not a sampler's numbers again
+        self._longest = [bound.abs().clamp(min=1e-6) for bound in command_range]
         low, high = (bound.tolist() for bound in command_range)
+        ranges = {stage: stage_ranges(stage, low, high) for stage in stages}
         self._samplers = {
-            stage: CommandSampler(1, self.device, *stage_ranges(stage, low, high), seed=seed + index)
+            stage: CommandSampler(1, self.device, *ranges[stage], seed=seed + index)
             for index, stage in enumerate(stages)
         }
+        self._bounds = {stage: torch.tensor(pairs, device=self.device).unbind(1) for stage, pairs in ranges.items()}
+        self._axes = torch.arange(3, device=self.device)
         self.stage = stages[0]
 
     def draw(self, n: int) -> torch.Tensor:
@@ -102,5 +117,18 @@ class StagedCommands:
         # The sampler's ranges are the stage's already, so that a named strategy draws evenly from them.
         strategy = "uniform" if self.stage.strategy in (*STAGES, *PRESETS) else self.stage.strategy
         commands = self._samplers[self.stage].sample_batch(n, strategy, self.stage.difficulty)
-        standing = torch.rand(n, 1, generator=self._generator, device=self.device) < self._standing_share
-        return torch.where(standing, 0.0, commands)
+        chances = self._uniform(n, 3).split(1, dim=1)
+        standing, one_axis, slow = (chance < share for chance, share in zip(chances, self._shares, strict=True))
+        kept, factor = self._uniform(n, 2).split(1, dim=1)
+        others = self._axes != (3 * kept).long()
+        commands = self._within_ellipsoid(torch.where(one_axis & others, 0.0, commands))
+        commands = torch.where(slow, factor * commands, commands)
+        return torch.where(standing, 0.0, commands.clamp(*self._bounds[self.stage]))
+
+    def _within_ellipsoid(self, commands: torch.Tensor) -> torch.Tensor:
+        low, high = self._longest
+        shares = commands.abs() / torch.where(commands < 0, low, high)
+        return commands * (shares.amax(dim=1) / shares.norm(dim=1).clamp(min=1e-9)).unsqueeze(1)
+
+    def _uniform(self, n: int, columns: int) -> torch.Tensor:
+        return torch.rand(n, columns, generator=self._generator, device=self.device)

@@ -1,4 +1,4 @@
-"""The curriculum: which commands are drawn, and how hard the robot is pushed, by learning iteration."""
+"""The curriculum by learning iteration: which commands are drawn, how hard robots are pushed, what sloppiness costs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PUSH = {"x": 0.5, "y": 0.5, "z": 0.4, "roll": 0.52, "pitch": 0.52, "yaw": 0.78}
 """Of a full push: largest change of the root's velocity, m/s and rad/s (those of mjlab's own velocity task)."""
+
+PENALTIES = ("feet_slip", "low_swing", "power")
+"""Rewards whose weight a stage takes a share of: who falls slips, too, and would learn to stand before it learned to
+walk."""
 
 
 def push_range(share: float) -> dict[str, tuple[float, float]]:
@@ -33,4 +37,6 @@ def command_stage(
     stage = stage_at(stages, env.common_step_counter / steps_per_iteration)
     command.sampler.stage = stage
     env.event_manager.get_term_cfg(push_name).params["velocity_range"] = push_range(stage.push)
+    for name in PENALTIES:
+        env.reward_manager.get_term_cfg(name).weight = stage.penalty * env.cfg.rewards[name].weight
     return {"stage": torch.tensor(float(stages.index(stage))), "push": torch.tensor(stage.push)}

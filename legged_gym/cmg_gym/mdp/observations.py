@@ -49,6 +49,12 @@ def key_bodies(env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
     return reference(env, command_name).robot_key_bodies().flatten(1)
 
 
+def mean_error(env: ManagerBasedRlEnv, command_name: str) -> torch.Tensor:
+    """[N, 3] moving average of the robot's velocity less the command in force, m/s, m/s, rad/s: two rewards are of
+    it."""
+    return reference(env, command_name).mean_error
+
+
 def base_height(env: ManagerBasedRlEnv) -> torch.Tensor:
     """[N, 1] height of the root above its environment's ground, m."""
     robot: Entity = env.scene["robot"]

@@ -34,7 +34,16 @@ COMMANDS_EVERY = 20
 """Control steps. New commands take effect together, and next episodes are drawn together: all cost little more than a
 few."""
 
+AVERAGED_S = 1.0
+"""s: about a gait cycle (1.1 s at 0.8 m/s, 0.9 s at 1.2 m/s)."""
+
 _BACKEND_HELP = f"auto, or one of the runtime's backends: {', '.join(reversed(BACKENDS))}."
+
+
+def heading_velocity(robot: Entity) -> torch.Tensor:
+    """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
+    velocity = quat_apply_inverse(yaw_quat(robot.data.root_link_quat_w), robot.data.root_link_lin_vel_w)
+    return torch.cat([velocity[:, :2], robot.data.root_link_ang_vel_w[:, 2:]], dim=1)
 
 
 @dataclass(kw_only=True)
@@ -54,6 +63,8 @@ class ReferenceCommandCfg(CommandTermCfg):
     key_bodies: tuple[str, ...] = ()
     stages: tuple[CommandStage, ...] = TRAINING_STAGES
     standing_share: float = 0.1
+    one_axis_share: float = 0.4
+    slow_share: float = 0.3
     num_trajectories: int = 1024
     """Trajectories that episodes start from."""
     start_span_s: float = 2.0
@@ -87,6 +98,8 @@ class ReferenceCommand(CommandTerm):
         offsets: frames ahead that there are, ascending.
         frames: [num_envs, K, ...] the reference at the offsets of :meth:`places`; overwritten at every step.
         command: [num_envs, 3] the command in force at the current frame, m/s, m/s, rad/s, in the heading frame.
+        mean_error: [num_envs, 3] moving average of the robot's velocity less that command, e <- e + (v - c - e) dt /
+            AVERAGED_S, from zero at an episode's start.
     """
 
     cfg: ReferenceCommandCfg
@@ -101,7 +114,8 @@ class ReferenceCommand(CommandTerm):
         seed = env.cfg.seed or 0
         self.engine = self._load_engine(cfg.cmg_backend)
         self._require_same_robot()
-        self.sampler = StagedCommands(cfg.stages, self.engine.command_range, cfg.standing_share, seed)
+        shares = cfg.standing_share, cfg.one_axis_share, cfg.slow_share
+        self.sampler = StagedCommands(cfg.stages, self.engine.command_range, *shares, seed)
         num_frames, ahead = round(cfg.start_span_s * self.engine.fps), offsets[-1]
         if cfg.cmg_mode == "pregenerated":
             ahead += round(cfg.pregenerated_s * self.engine.fps)
@@ -126,6 +140,7 @@ class ReferenceCommand(CommandTerm):
         names = ("error_vel_xy", "error_yaw_rate", "error_joint")
         self._errors = torch.zeros(len(names), self.num_envs, device=self.device)  # means over the episode so far
         self._num_measured = torch.zeros(self.num_envs, device=self.device)
+        self.mean_error = torch.zeros(self.num_envs, 3, device=self.device)
         self.metrics = dict(zip(names, self._errors, strict=True))
         self._next: NextEpisodes | None = None
         self.draw_episodes()
@@ -249,6 +264,7 @@ class ReferenceCommand(CommandTerm):
         # What mjlab has measured since the reset was of the episode before.
         self._errors.masked_fill_(self._starting, 0.0)
         self._num_measured.masked_fill_(self._starting, 0.0)
+        self.mean_error.masked_fill_(self._starting.unsqueeze(1), 0.0)
         self._starting.zero_()
         if env_ids is None:
             self._pass_on_changes()
@@ -266,15 +282,12 @@ class ReferenceCommand(CommandTerm):
             self.draw_episodes()
 
     def _update_metrics(self) -> None:
-        data, target = self.robot.data, self.target
-        velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        errors = (
-            (velocity[:, :2] - self._command[:, :2]).norm(dim=1),
-            (data.root_link_ang_vel_w[:, 2] - self._command[:, 2]).abs(),
-            (data.joint_pos - target.dof_pos).square().mean(dim=1).sqrt(),
-        )
+        error = self.robot_velocity() - self._command
+        self.mean_error += (error - self.mean_error) * (self._env.step_dt / AVERAGED_S)
+        joints = (self.robot.data.joint_pos - self.target.dof_pos).square().mean(dim=1).sqrt()
+        errors = torch.stack([error[:, :2].norm(dim=1), error[:, 2].abs(), joints])
         self._num_measured += 1
-        self._errors += (torch.stack(errors) - self._errors) / self._num_measured
+        self._errors += (errors - self._errors) / self._num_measured
 
     def robot_heading(self) -> torch.Tensor:
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
@@ -282,9 +295,7 @@ class ReferenceCommand(CommandTerm):
 
     def robot_velocity(self) -> torch.Tensor:
         """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
-        data = self.robot.data
-        velocity = quat_apply_inverse(self.robot_heading(), data.root_link_lin_vel_w)
-        return torch.cat([velocity[:, :2], data.root_link_ang_vel_w[:, 2:]], dim=1)
+        return heading_velocity(self.robot)
 
     def robot_key_bodies(self) -> torch.Tensor:
         """[num_envs, B, 3] the robots' key bodies from the root, in the heading frame, m."""

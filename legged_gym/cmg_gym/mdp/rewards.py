@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import torch
 from mjlab.managers import RewardTermCfg, SceneEntityCfg
 from mjlab.sensor import ContactSensor
-from mjlab.utils.lab_api.math import quat_apply_inverse
 
 from cmg_gym.mdp.observations import base_height
 from cmg_gym.mdp.reference_command import reference
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from mjlab.entity import Entity
     from mjlab.envs import ManagerBasedRlEnv
 
-YAW_AVERAGED_S = 1.0
-"""s: about a gait cycle (1.1 s at 0.8 m/s, 0.9 s at 1.2 m/s)."""
+CLEARANCE = 0.05
+"""m above the ground, from where on a swinging foot is high enough."""
 
 SWING_FROM, SWING_AT = 0.03, 0.06
 """m: a foot of the reference less than the first above the lowest stands; more than the second above it, it swings."""
@@ -29,32 +28,21 @@ SWING_FROM, SWING_AT = 0.03, 0.06
 def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-|v - c|^2 / std^2): horizontal velocity of the root in its heading against the command in force, m/s."""
     command = reference(env, command_name)
-    velocity = quat_apply_inverse(command.robot_heading(), command.robot.data.root_link_lin_vel_w)
-    error = (velocity[:, :2] - command.command[:, :2]).square().sum(dim=1)
+    error = (command.robot_velocity() - command.command)[:, :2].square().sum(dim=1)
     return torch.exp(-error / std**2)
 
 
-class track_yaw_rate:  # named as mjlab names terms with state
-    """exp(-e^2 / std^2): yaw rate of the root against the command in force, rad/s, over the last second or so.
+def hold_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-|e|^2 / std^2): e the moving average of the velocity's distance from the command, m/s."""
+    return torch.exp(-reference(env, command_name).mean_error[:, :2].square().sum(dim=1) / std**2)
 
-    A walking root swings by 1 rad/s about the rate at which it turns, so the error w - c of an instant says little: e
-    is its moving average, e <- e + (w - c - e) dt / YAW_AVERAGED_S, from zero at an episode's start.
+
+def hold_yaw_rate(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
+    """exp(-e^2 / std^2): e the moving average of the yaw rate's distance from the command, rad/s.
+
+    A walking root swings by up to 1 rad/s about the rate at which it turns: the error of an instant says little.
     """
-
-    def __init__(self, cfg: RewardTermCfg, env: ManagerBasedRlEnv) -> None:
-        del cfg
-        self._error = torch.zeros(env.num_envs, device=env.device)
-        self._weight = env.step_dt / YAW_AVERAGED_S
-
-    def __call__(self, env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
-        command = reference(env, command_name)
-        error = command.robot.data.root_link_ang_vel_w[:, 2] - command.command[:, 2]
-        self._error += (error - self._error) * self._weight
-        return torch.exp(-self._error.square() / std**2)
-
-    def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
-        """Episodes of ``env_ids`` begin."""
-        self._error[slice(None) if env_ids is None else env_ids] = 0.0
+    return torch.exp(-reference(env, command_name).mean_error[:, 2].square() / std**2)
 
 
 def track_joint_pos(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -109,10 +97,31 @@ class track_contacts:
 
 
 def feet_slip(env: ManagerBasedRlEnv, sensor_name: str, asset_cfg: SceneEntityCfg) -> torch.Tensor:
-    """Sum over feet in contact of their horizontal speed squared, (m/s)^2."""
+    """Sum over feet in contact of their horizontal speed, m/s.
+
+    Not squared: that would hardly count the slow creep of a whole stance, which is most of what a foot slips.
+    """
+    return (_foot_speed(env, asset_cfg) * feet_in_contact(env, sensor_name)).sum(dim=1)
+
+
+def low_swing(env: ManagerBasedRlEnv, sensor_name: str, asset_cfg: SceneEntityCfg) -> torch.Tensor:
+    """Sum over feet in the air of their horizontal speed, m/s, by how far they are below :data:`CLEARANCE`, 0..1."""
     robot: Entity = env.scene[asset_cfg.name]
-    speed = robot.data.site_lin_vel_w[:, asset_cfg.site_ids, :2].square().sum(dim=-1)
-    return (speed * feet_in_contact(env, sensor_name)).sum(dim=1)
+    height = robot.data.site_pos_w[:, asset_cfg.site_ids, 2] - env.scene.env_origins[:, 2:]
+    in_air = 1 - feet_in_contact(env, sensor_name)
+    return (_foot_speed(env, asset_cfg) * in_air * (1 - height / CLEARANCE).clamp(0, 1)).sum(dim=1)
+
+
+def power(env: ManagerBasedRlEnv) -> torch.Tensor:
+    """Positive mechanical power of all actuators, W."""
+    data = env.scene["robot"].data
+    return (data.qfrc_actuator * data.joint_vel).clamp(min=0).sum(dim=1)
+
+
+def _foot_speed(env: ManagerBasedRlEnv, asset_cfg: SceneEntityCfg) -> torch.Tensor:
+    """[N, F] horizontal speed of the feet, m/s."""
+    robot: Entity = env.scene[asset_cfg.name]
+    return robot.data.site_lin_vel_w[:, asset_cfg.site_ids, :2].norm(dim=-1)
 
 
 def feet_in_contact(env: ManagerBasedRlEnv, sensor_name: str) -> torch.Tensor:
