@@ -69,6 +69,18 @@ __device__ __forceinline__ u32 logits_place(u32 shared, u32 owner, int group) {
 // Place of 16 bytes, `piece` of 8, of a row of 128 bytes.
 __device__ __forceinline__ u32 swizzled(int row, int piece) { return row * 128 + ((piece ^ (row & 7)) << 4); }
 
+// Two groups multiply in turns, the first one first: while one mixes what it has multiplied, the other multiplies. Were
+// both to multiply at once, each at half the speed, both would mix at once, and the matrix units wait. A turn is over when
+// its products are on their way: these units take them in this order.
+constexpr bool TURNS = R == 2;
+
+__device__ __forceinline__ void begin_turn(int group) {
+    if (TURNS) asm volatile("bar.sync %0, 256;" ::"r"(1 + R + group) : "memory");
+}
+__device__ __forceinline__ void end_turn(int group) {
+    if (TURNS) asm volatile("bar.arrive %0, 256;" ::"r"(1 + R + 1 - group) : "memory");
+}
+
 // The ring as a group sees it.
 struct Ring {
     u32 shared;
@@ -126,11 +138,13 @@ __device__ __forceinline__ void gate(u32 shared, u32 rank, int group, int warp, 
                                      const u32 (&x)[4][4]) {
     float hidden[GATE / 2];
     u32 block = ring.wait();
+    begin_turn(group);
     products_begin();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
         product(hidden, x[step], descriptor(block + 32 * step), step > 0);
     products_end();
+    end_turn(group);
     products_wait<0>();
     hold(hidden);
     u32 out = block + GATE_WEIGHTS;
@@ -203,11 +217,13 @@ __device__ __forceinline__ void first_layer(const float (&gate_bias)[EXPERTS], u
     for (int tile = 0; tile < TILES; ++tile) {
         float products[128];
         u32 block = ring.wait();
+        begin_turn(group);
         products_begin();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
             product(products, x[step], descriptor(block + 32 * step), step > 0);
         products_end();
+        end_turn(group);
         if (tile == 0) {
             cluster_barrier_wait(shared + LOGITS_FULL + 8 * group, frame & 1);
             coefficients(gate_bias, warp, lane, logits, c);
@@ -268,11 +284,13 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
             int chunk = (rank * TILES + k) & (CHUNKS - 1);
             if (k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
             u32 a = x1_place(shared, chunk, group), b = ring.wait();
+            begin_turn(group);
             products_begin();
 #pragma unroll
             for (int step = 0; step < 4; ++step)
                 product(products, descriptor(a + 32 * step), descriptor(b + 32 * step));
             products_end();
+            end_turn(group);
             if (k > 0) {
                 products_wait<1>();
                 ring.free(ring.count - 1, lane);
@@ -295,11 +313,13 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
         }
         if (tile == 0) start_part(args, rank, lane, c, part);
         u32 block = ring.wait();
+        begin_turn(group);
         products_begin();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
             product(products, x2[step], descriptor(block + 32 * step), step > 0);
         products_end();
+        end_turn(group);
         products_wait<0>();
         hold(products);
         ring.free(ring.count++, lane);
@@ -429,6 +449,7 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
     load_inputs(args, first_row, next);
     group_sync(group);
     cluster_wait();
+    if (group == 1) end_turn(group);  // the first turn is the other group's
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
         if (frame) cluster_barrier_wait(shared + NEXT_FULL + 8 * group, (frame - 1) & 1);

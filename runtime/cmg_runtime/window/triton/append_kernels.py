@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_root, turn, walk
 
@@ -64,12 +65,16 @@ def write_bodies(
     APPEND: tl.constexpr,
     INDEX: tl.constexpr,  # for floats of the ring: tl.int32, which takes fewer registers, or tl.int64 for a large one
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles.
 
     With APPEND ``first`` is the horizon: the frame goes to row ``head`` of columns 0..n-1, and the current frames are
     read from the row behind, which is the next head.
     """
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     group = tl.program_id(1)
     frame = tl.program_id(2)
     env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -105,6 +110,7 @@ def write_roots(
     ramp_target,
     ramp_elapsed,
     next_command,  # out, with APPEND: [columns, 3]
+    number,  # with APPEND: [columns] int64 of each column's current frame, which grows by 1
     n,
     num_frames,
     first,
@@ -120,8 +126,12 @@ def write_roots(
     APPEND: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Root motion of all T frames (at most BLOCK_T) of BLOCK_N environments, from the heights."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     frame = tl.arange(0, BLOCK_T)[:, None]
     env = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
     known = env < n
@@ -179,8 +189,10 @@ def write_roots(
         elapsed = tl.load(ramp_elapsed + column, mask=known, other=0.0) + 1
         share = tl.minimum((elapsed + horizon) / ramp_frames, 1.0)
         behind = row_of(head, column, known, 1, horizon, columns)
+        following = tl.load(number + column, mask=known, other=0) + 1
         tl.debug_barrier()
         tl.store(head + column, behind, mask=known)
+        tl.store(number + column, following, mask=known)
         tl.store(ramp_elapsed + column, elapsed, mask=known)
         for entry in tl.static_range(3):
             end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)

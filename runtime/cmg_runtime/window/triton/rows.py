@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from cmg_runtime.device.scratch import Scratch
+from cmg_runtime.device.triton_support import dependent_launch
 from cmg_runtime.folder.manifest import Manifest
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.state import WindowBuffers
@@ -43,11 +44,11 @@ class TritonFrameWriter(FrameWriter):
             functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
         )
 
-    def append(self, buffers: WindowBuffers, moving: Optional[torch.Tensor] = None) -> None:
+    def append(self, buffers: WindowBuffers, number: torch.Tensor, moving: Optional[torch.Tensor] = None) -> None:
         n = buffers.num_envs
         motions, commands = buffers.next_motion[:n].unsqueeze(0), buffers.next_command[:n].unsqueeze(0)
         # The row that is horizon frames from the head is the head's own.
-        self._write(buffers, None, motions, commands, buffers.newest_root[:n], buffers.horizon, moving)
+        self._write(buffers, None, motions, commands, buffers.newest_root[:n], buffers.horizon, number, moving)
 
     def extend(
         self,
@@ -146,6 +147,7 @@ class TritonFrameWriter(FrameWriter):
         commands: torch.Tensor,
         root: torch.Tensor,
         first: int,
+        number: Optional[torch.Tensor] = None,
         moving: Optional[torch.Tensor] = None,
     ) -> None:
         """Without ``ids``: append. Rows of ``motions`` and ``commands`` [T, n, ..] are contiguous in n."""
@@ -166,6 +168,7 @@ class TritonFrameWriter(FrameWriter):
                 root=root,
                 **ramp_arguments(buffers.ramp),
                 next_command=buffers.next_command,
+                number=number,
                 n=n,
                 num_frames=num_frames,
                 first=first,
@@ -180,6 +183,7 @@ class TritonFrameWriter(FrameWriter):
                 BLOCK_T=block_t,
                 BLOCK_N=block_n,
                 num_warps=min(4, max(1, block_t // LANES)),
+                **dependent_launch(motions.device),
             )
 
     def _bodies(
@@ -222,5 +226,6 @@ class TritonFrameWriter(FrameWriter):
                 APPEND=append_to is not None,
                 INDEX=tl.int32 if ring.numel() <= MOST_INT32 else tl.int64,
                 **self._walk,
+                **dependent_launch(motions.device),
             )
         return heights[: num_frames * n]
