@@ -92,15 +92,19 @@ def sixteen(a, b, c, d):
 
 
 @triton.jit
-def store_root(place, there, x, y, z, yaw, vx, vy, vz, rate):
-    """Write the 13 floats of a root's pose and velocity at ``place``: all [N]; the velocity (vx, vy) in the world."""
+def store_root(place, there, x, y, z, yaw, vx, vy, vz, rate, UPRIGHT: tl.constexpr = True):
+    """Write the 13 floats of a root's pose and velocity at ``place``: all [N]; the velocity (vx, vy) in the world.
+
+    Without UPRIGHT the two vertical ones, z and vz, are left alone.
+    """
     zero = x * 0
     sin, cos = sin_cos(yaw / 2)
     rows = sixteen(
         four(x, y, z, cos), four(zero, zero, sin, vx), four(vy, vz, zero, zero), four(rate, rate, rate, rate)
     )
     column = tl.arange(0, 16)[None, :]
-    tl.store(place[:, None] + column, rows, mask=there[:, None] & (column < 13))
+    written = (column < 13) & (UPRIGHT | ((column != 2) & (column != 9)))
+    tl.store(place[:, None] + column, rows, mask=there[:, None] & written)
 
 
 @triton.jit
@@ -156,11 +160,16 @@ def walk(angles, source, rows, place, there, group, floats, marks, joints, targe
     xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
     px, py, pz = zero, zero, zero
     four_steps, columns = tl.arange(0, STEPS_AT_ONCE), tl.arange(0, 4 * STEPS_AT_ONCE)
-    for chunk in range(tl.load(chunks + group)):
+    count = tl.load(chunks + group)
+    joint = tl.load(joints + group * STEPS + four_steps)[None, :]
+    angle = tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0)
+    for chunk in range(count):
         first = group * STEPS + chunk * STEPS_AT_ONCE
-        joint = tl.load(joints + first + four_steps)[None, :]
-        sin, cos = sin_cos(tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0))
+        sin, cos = sin_cos(angle)
         sines, cosines = _apart(sin), _apart(cos)
+        # The next steps' angles are on their way while these are walked.
+        following = (chunk + 1) * STEPS_AT_ONCE + four_steps
+        joint = tl.load(joints + group * STEPS + following, following < count * STEPS_AT_ONCE, other=-1)[None, :]
         tiles = ()
         for i in tl.static_range(STEPS_AT_ONCE):
             c = floats + (first + i) * STEP_FLOATS
@@ -172,6 +181,8 @@ def walk(angles, source, rows, place, there, group, floats, marks, joints, targe
                 xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sines[i], cosines[i], c
             )
             tiles = tiles + (tile,)
+            if i == 1:
+                angle = tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0)
             for sole in range(tl.load(m + 1), tl.load(m + 2)):
                 p = soles + sole * SOLE_FLOATS
                 height = pz + zx * tl.load(p) + zy * tl.load(p + 1) + zz * tl.load(p + 2) - tl.load(p + 3)
