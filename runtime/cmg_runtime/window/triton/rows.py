@@ -25,7 +25,7 @@ from cmg_runtime.window.triton.body_tables import chain_tables
 LANES = 32
 
 BODIES_REGISTERS = 80
-"""Of a lane in the kernel for many frames. The compiler takes 120 where it may, and then half as many rows are under way."""
+"""Of a lane in the kernel for many frames. The compiler takes 120 where it may, and fewer rows are under way."""
 
 MOST_INT32 = 2**31 - 1
 
