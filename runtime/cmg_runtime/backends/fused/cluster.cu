@@ -282,7 +282,7 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
 #pragma unroll 1
         for (int k = 0; k < CHUNKS; ++k) {  // its own chunks first: the others are on their way
             int chunk = (rank * TILES + k) & (CHUNKS - 1);
-            if (k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
+            if (tile == 0 && k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
             u32 a = x1_place(shared, chunk, group), b = ring.wait();
             begin_turn(group);
             products_begin();
@@ -311,7 +311,6 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
             x2[piece / 2][piece % 2 * 2] = halves(y[0], y[1]);
             x2[piece / 2][piece % 2 * 2 + 1] = halves(y[2], y[3]);
         }
-        if (tile == 0) start_part(args, rank, lane, c, part);
         u32 block = ring.wait();
         begin_turn(group);
         products_begin();
@@ -320,6 +319,7 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
             product(products, x2[step], descriptor(block + 32 * step), step > 0);
         products_end();
         end_turn(group);
+        if (tile == 0) start_part(args, rank, lane, c, part);
         products_wait<0>();
         hold(products);
         ring.free(ring.count++, lane);
