@@ -224,7 +224,9 @@ def append_frame(
     row = row_of(head, env, known, 0, horizon, columns).to(INDEX) * W
     behind = row_of(head, env, known, 1, horizon, columns)
     if group < GROUPS:
-        lowest = walk(motion, env * D, ring, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS)
+        lowest = walk(
+            motion, env * D, ring, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS, EARLY=True
+        )
         if group == 0:
             z = tl.load(ground + env, mask=known, other=0.0) - lowest
             vz = (z - tl.load(root + env * 4 + 2, mask=known, other=0.0)) * fps

@@ -118,15 +118,21 @@ def _apart(values):
 
 
 @triton.jit
-def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
+def _constants(c):
+    """A step's: C row by row, o, m."""
+    values = ()
+    for i in tl.static_range(STEP_FLOATS):
+        values = values + (tl.load(c + i),)
+    return values
+
+
+@triton.jit
+def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, constants):
     """The pose one body on. Returns it and the body's origin."""
-    ox, oy, oz = tl.load(c + 9), tl.load(c + 10), tl.load(c + 11)
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, ox, oy, oz, mx, my, mz = constants
     px += xx * ox + xy * oy + xz * oz
     py += yx * ox + yy * oy + yz * oz
     pz += zx * ox + zy * oy + zz * oz
-    c0, c1, c2 = tl.load(c + 0), tl.load(c + 1), tl.load(c + 2)
-    c3, c4, c5 = tl.load(c + 3), tl.load(c + 4), tl.load(c + 5)
-    c6, c7, c8 = tl.load(c + 6), tl.load(c + 7), tl.load(c + 8)
     ax, ay = xx * c0 + xy * c3 + xz * c6, xx * c1 + xy * c4 + xz * c7
     bx, by = yx * c0 + yy * c3 + yz * c6, yx * c1 + yy * c4 + yz * c7
     dx, dy = zx * c0 + zy * c3 + zz * c6, zx * c1 + zy * c4 + zz * c7
@@ -134,7 +140,6 @@ def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
     xx, xy = cos * ax + sin * ay, cos * ay - sin * ax
     yx, yy = cos * bx + sin * by, cos * by - sin * bx
     zx, zy = cos * dx + sin * dy, cos * dy - sin * dx
-    mx, my, mz = tl.load(c + 12), tl.load(c + 13), tl.load(c + 14)
     bodies = four(
         px + xx * mx + xy * my + xz * mz, py + yx * mx + yy * my + yz * mz, pz + zx * mx + zy * my + zz * mz, px
     )
@@ -142,13 +147,29 @@ def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
 
 
 @triton.jit
-def walk(angles, source, rows, place, there, group, floats, marks, joints, targets, chunks, soles, STEPS: tl.constexpr):
+def walk(
+    angles,
+    source,
+    rows,
+    place,
+    there,
+    group,
+    floats,
+    marks,
+    joints,
+    targets,
+    chunks,
+    soles,
+    STEPS: tl.constexpr,
+    EARLY: tl.constexpr = False,
+):
     """Write the bodies of one group, whose tables :mod:`cmg_runtime.window.triton.body_tables` describes.
 
     Args:
         angles, source: where joint angles are, and [N] int32 floats from there to each lane's.
         rows, place: where rows are, and [N] floats from there to each lane's.
         there: [N] bool, lanes that have one.
+        EARLY: read what several steps need at once, which takes more registers. For few rows, where waiting counts.
 
     Returns:
         [N] the lowest point of the group's soles, m, or infinity.
@@ -171,14 +192,18 @@ def walk(angles, source, rows, place, there, group, floats, marks, joints, targe
         following = (chunk + 1) * STEPS_AT_ONCE + four_steps
         joint = tl.load(joints + group * STEPS + following, following < count * STEPS_AT_ONCE, other=-1)[None, :]
         tiles = ()
+        early = ()
+        if EARLY:
+            for i in tl.static_range(STEPS_AT_ONCE):
+                early = early + (_constants(floats + (first + i) * STEP_FLOATS),)
         for i in tl.static_range(STEPS_AT_ONCE):
-            c = floats + (first + i) * STEP_FLOATS
+            constants = early[i] if EARLY else _constants(floats + (first + i) * STEP_FLOATS)
             m = marks + (first + i) * STEP_MARKS
             if tl.load(m) != 0:  # a new path from the root
                 xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
                 px, py, pz = zero, zero, zero
             xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, tile = _advance(
-                xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sines[i], cosines[i], c
+                xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sines[i], cosines[i], constants
             )
             tiles = tiles + (tile,)
             if i == 1:
