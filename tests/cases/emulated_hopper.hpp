@@ -21,6 +21,7 @@ typedef long long i64;
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 struct uint4 { u32 x, y, z, w; };
+struct int4 { int x, y, z, w; };
 struct Index { unsigned x; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 
@@ -193,11 +194,20 @@ static void matrices(u32 (&a)[4], u32 from, bool transposed) {
 #define threadIdx (emulated::current->index)
 #define blockIdx (Index{unsigned(emulated::block_index)})
 
+static float *shared_memory() { return reinterpret_cast<float *>(emulated::current->block->memory.data()); }
+static void after_kernel_before() {}
+static int __float_as_int(float x) { int y; memcpy(&y, &x, 4); return y; }
 static float __int_as_float(int x) { float y; memcpy(&y, &x, 4); return y; }
 static u32 __float_as_uint(float x) { u32 y; memcpy(&y, &x, 4); return y; }
 static float __fdividef(float x, float y) { return x / y; }
 static float __shfl_sync(u32, float x, int lane) { u32 mine = __float_as_uint(x); return __int_as_float(emulated::exchange(&mine, 1)[lane][0]); }
 static u32 __shfl_sync(u32, u32 x, int lane) { return emulated::exchange(&x, 1)[lane][0]; }
+static i64 __shfl_sync(u32, i64 x, int lane) {
+    u32 mine[2];
+    memcpy(mine, &x, 8);
+    memcpy(&x, emulated::exchange(mine, 2)[lane], 8);
+    return x;
+}
 static float __shfl_xor_sync(u32 all, float x, int other) { return __shfl_sync(all, x, threadIdx.x % 32 ^ other); }
 static bool __all_sync(u32, bool yes) {
     u32 mine = yes, sum = 0;

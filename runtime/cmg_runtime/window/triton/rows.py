@@ -6,22 +6,29 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any, Dict, Optional, Sequence
 
 import torch
 import triton
 import triton.language as tl
 
+from cmg_runtime.device.nvrtc import CudaError
 from cmg_runtime.device.scratch import Scratch
 from cmg_runtime.device.triton_support import dependent_launch
 from cmg_runtime.folder.manifest import Manifest
+from cmg_runtime.window.cuda.frame_rows import FrameKernel
+from cmg_runtime.window.frames import FrameLayout
 from cmg_runtime.window.plain.rows import FrameWriter
 from cmg_runtime.window.state import WindowBuffers
 from cmg_runtime.window.triton import append_kernels as kernels
 from cmg_runtime.window.triton import rebuild_kernels
 from cmg_runtime.window.triton.arguments import ramp_arguments
-from cmg_runtime.window.triton.body_tables import chain_tables
+from cmg_runtime.window.triton.body_tables import ChainTables, chain_tables
 
+logger = logging.getLogger(__name__)
+
+USE_CUDA = True
 LANES = 32
 
 BODIES_REGISTERS = 80
@@ -44,6 +51,7 @@ class TritonFrameWriter(FrameWriter):
         self._groups, steps = tables.joints.shape
         sizes = {"GROUPS": self._groups, "STEPS": steps, "BLOCK": LANES, "num_warps": 1}
         self._walk: Dict[str, Any] = {**vars(tables), **sizes}
+        self._frames = frame_kernel(tables, self.layout, device) if USE_CUDA else None
         self._arrivals: Dict[int, torch.Tensor] = {}
         self._scratch = Scratch(
             functools.partial(torch.empty, dtype=torch.float32, device=device), lambda heights: (heights,)
@@ -51,6 +59,32 @@ class TritonFrameWriter(FrameWriter):
 
     def append(self, buffers: WindowBuffers, number: torch.Tensor, moving: Optional[torch.Tensor] = None) -> None:
         n = buffers.num_envs
+        if self._frames is not None:
+            with torch.cuda.device_of(number):
+                self._frames.launch(
+                    1,
+                    n,
+                    motions=buffers.next_motion,
+                    head=buffers.head,
+                    ring=buffers.ring,
+                    moving=moving,
+                    newest_motion=buffers.newest_motion,
+                    current=buffers.current,
+                    next_command=buffers.next_command,
+                    ground=buffers.ground,
+                    root=buffers.newest_root,
+                    ramp_initial=buffers.ramp.initial,
+                    ramp_target=buffers.ramp.target,
+                    ramp_elapsed=buffers.ramp.elapsed,
+                    number=number,
+                    horizon=buffers.horizon,
+                    columns=buffers.ring.shape[1],
+                    ramp=int(buffers.ramp.num_frames > 0),
+                    dt=self._dt,
+                    fps=self._fps,
+                    ramp_frames=max(float(buffers.ramp.num_frames), 1e-9),
+                )
+            return
         blocks = triton.cdiv(n, LANES)
         if blocks not in self._arrivals:
             self._arrivals[blocks] = torch.zeros(blocks, dtype=torch.int32, device=number.device)
@@ -209,6 +243,22 @@ class TritonFrameWriter(FrameWriter):
         """Write motions and bodies into ``ring`` [horizon, columns, W]; returns the root's heights [T * n], m."""
         num_frames, n, width = motions.shape
         heights = self._scratch.of(num_frames * n)
+        if self._frames is not None:
+            with torch.cuda.device_of(motions):
+                self._frames.launch(
+                    num_frames,
+                    n,
+                    motions=motions,
+                    motion_pitch=motions.stride(0),
+                    ids=ids,
+                    head=head,
+                    ring=ring,
+                    heights=heights,
+                    first=first,
+                    horizon=ring.shape[0],
+                    columns=ring.shape[1],
+                )
+            return heights[: num_frames * n]
         with torch.cuda.device_of(motions):
             kernels.write_bodies[(triton.cdiv(n, LANES), self._groups + 1, num_frames)](
                 motions=motions,
@@ -229,6 +279,14 @@ class TritonFrameWriter(FrameWriter):
                 **dependent_launch(motions.device),
             )
         return heights[: num_frames * n]
+
+
+def frame_kernel(tables: ChainTables, layout: FrameLayout, device: torch.device) -> Optional[FrameKernel]:
+    try:
+        return FrameKernel(tables, layout, device) if device.type == "cuda" else None
+    except CudaError as error:
+        logger.warning("rows of frames are made by slower kernels, for the one in CUDA C++ does not load: %s", error)
+        return None
 
 
 def index_type(ring: torch.Tensor) -> Any:
