@@ -1,4 +1,4 @@
-// What hopper.cuh and CUDA C++ give to resident.cu, on a CPU: put in front of the kernel's source instead of them.
+// What hopper.cuh and CUDA C++ give to the cluster kernels, on a CPU: put in front of the kernel's source instead of them.
 //
 // Each thread of the GPU is a coroutine. One warp after the other, drawn at random, runs until its lanes wait; some warps
 // are drawn far more rarely than others, anew from time to time. What is sent to another thread block arrives some time
@@ -21,6 +21,7 @@ typedef long long i64;
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 struct uint4 { u32 x, y, z, w; };
+struct int4 { int x, y, z, w; };
 struct Index { unsigned x; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 
@@ -70,12 +71,14 @@ struct Thread {
     Block *block;
     Warp *warp;
     bool done = false;
+    u64 cluster_waits = 0;
 };
 
 struct Message {
     Block *to;
     u32 place, barrier, bytes;
     u32 words[4];
+    const char *from;  // of a copy, which reads when it arrives; null: what it brings are the words
 };
 
 static Thread *current;
@@ -135,7 +138,8 @@ static void deliver(size_t which) {
     Message message = messages[which];
     messages[which] = messages.back();
     messages.pop_back();
-    memcpy(message.to->memory.data() + message.place, message.words, message.bytes);
+    const void *from = message.from ? static_cast<const void *>(message.from) : message.words;
+    memcpy(message.to->memory.data() + message.place, from, message.bytes);
     Barrier &barrier = message.to->barriers.at(message.barrier);
     barrier.bytes -= message.bytes;
     barrier.look();
@@ -145,9 +149,15 @@ static void post(u32 to, u32 barrier, std::initializer_list<u32> words) {
     u32 bytes = words.size() * 4;
     require(to >> 24 == barrier >> 24);
     at(to, bytes);
-    Message message{&block_of(to), to & 0xFFFFFF, barrier & 0xFFFFFF, bytes, {}};
+    Message message{&block_of(to), to & 0xFFFFFF, barrier & 0xFFFFFF, bytes, {}, nullptr};
     std::copy(words.begin(), words.end(), message.words);
     messages.push_back(message);
+}
+
+static void post_copy(u32 to, u32 barrier, const char *from, u32 bytes) {
+    require(to >> 24 == barrier >> 24 && bytes % 16 == 0);
+    at(to, 16), at(to + bytes - 16, 16);
+    messages.push_back({&block_of(to), to & 0xFFFFFF, barrier & 0xFFFFFF, bytes, {}, from});
 }
 
 static float of_half(u32 bits) {
@@ -184,11 +194,20 @@ static void matrices(u32 (&a)[4], u32 from, bool transposed) {
 #define threadIdx (emulated::current->index)
 #define blockIdx (Index{unsigned(emulated::block_index)})
 
+static float *shared_memory() { return reinterpret_cast<float *>(emulated::current->block->memory.data()); }
+static void after_kernel_before() {}
+static int __float_as_int(float x) { int y; memcpy(&y, &x, 4); return y; }
 static float __int_as_float(int x) { float y; memcpy(&y, &x, 4); return y; }
 static u32 __float_as_uint(float x) { u32 y; memcpy(&y, &x, 4); return y; }
 static float __fdividef(float x, float y) { return x / y; }
 static float __shfl_sync(u32, float x, int lane) { u32 mine = __float_as_uint(x); return __int_as_float(emulated::exchange(&mine, 1)[lane][0]); }
 static u32 __shfl_sync(u32, u32 x, int lane) { return emulated::exchange(&x, 1)[lane][0]; }
+static i64 __shfl_sync(u32, i64 x, int lane) {
+    u32 mine[2];
+    memcpy(mine, &x, 8);
+    memcpy(&x, emulated::exchange(mine, 2)[lane], 8);
+    return x;
+}
 static float __shfl_xor_sync(u32 all, float x, int other) { return __shfl_sync(all, x, threadIdx.x % 32 ^ other); }
 static bool __all_sync(u32, bool yes) {
     u32 mine = yes, sum = 0;
@@ -196,13 +215,36 @@ static bool __all_sync(u32, bool yes) {
     for (int lane = 0; lane < 32; ++lane) sum += others[lane][0];
     return sum == 32;
 }
+static void __syncwarp() { __all_sync(~0u, true); }
+static u32 __ballot_sync(u32, bool yes) {
+    u32 mine = yes, all = 0;
+    const auto &others = emulated::exchange(&mine, 1);
+    for (int lane = 0; lane < 32; ++lane) all |= others[lane][0] << lane;
+    return all;
+}
 static void __syncthreads() { emulated::meet(emulated::current->block->named[0], THREADS); }
 static u64 atomicAdd(u64 *to, u64 value) { u64 before = *to; *to += value; return before; }
 
 static u32 cluster_rank() { return emulated::current->rank; }
 static u32 at_rank(u32 address, u32 rank) { return (address & 0xFFFFFF) | (rank + 1) << 24; }
-static void cluster_arrive() {}
-static void cluster_wait() { emulated::meet(emulated::whole_cluster, emulated::cluster_threads); }
+static void cluster_arrive() {
+    if (++emulated::whole_cluster.here == emulated::cluster_threads) emulated::whole_cluster = {0, emulated::whole_cluster.number + 1};
+}
+static void cluster_wait() {
+    ++emulated::current->cluster_waits;
+    emulated::wait_until([] { return emulated::whole_cluster.number >= emulated::current->cluster_waits; });
+}
+static void pair_sync(int barrier) { emulated::meet(emulated::current->block->named[barrier], 256); }
+static void pair_arrive(int barrier) {
+    emulated::Meeting &meeting = emulated::current->block->named[barrier];
+    if (++meeting.here == 256) meeting.here = 0, ++meeting.number;
+}
+static void before_copies() {}
+static void let_dependents_begin() {}
+static void wait_for_kernel_before() {}
+static void fail() { emulated::require(false); }
+template <int> static void more_registers() {}
+template <int> static void fewer_registers() {}
 static void group_sync(int group) { emulated::meet(emulated::current->block->named[1 + group], 128); }
 
 static void barrier_init(u32 barrier, u32 count) {
@@ -224,13 +266,18 @@ static void cluster_barrier_wait(u32 barrier, u32 parity) { barrier_wait(barrier
 static i64 load_fresh(const i64 *from) { return *from; }
 static void load_if(bool condition, const float *from, float &value) { if (condition) value = *from; }
 static uint4 load_global4(const char *from) { uint4 v; memcpy(&v, from, 16); return v; }
-static void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) {
-    emulated::at(to + bytes - 16, 16);
-    memcpy(emulated::at(to, 16), from, bytes);
-    emulated::Barrier &b = emulated::current->block->barriers.at(barrier);
-    b.bytes -= bytes;
+static void copy_from_global(u32 to, const char *from, u32 bytes, u32 barrier) { emulated::post_copy(to, barrier, from, bytes); }
+static void copy_to_rank(u32 to, u32 from, u32 bytes, u32 barrier) {
+    emulated::at(from + bytes - 16, 16);
+    emulated::post_copy(to, barrier, emulated::at(from, 16), bytes);
+}
+static void barrier_arrive_remote(u32 barrier) {
+    emulated::Barrier &b = emulated::block_of(barrier).barriers.at(barrier & 0xFFFFFF);
+    --b.pending;
+    emulated::require(b.pending >= 0);
     b.look();
 }
+static void barrier_arrive(u32 barrier) { barrier_arrive_remote(barrier); }
 
 static void send(u32 to, float a, u32 barrier) { emulated::post(to, barrier, {__float_as_uint(a)}); }
 static void send(u32 to, float a, float b, u32 barrier) { emulated::post(to, barrier, {__float_as_uint(a), __float_as_uint(b)}); }
@@ -266,6 +313,53 @@ static void product(float (&d)[4], const uint4 &a, const u32 (&b)[2]) {
         }
         d[i] += sum;
     }
+}
+
+// Products of warpgroups. They are there at once: that nobody reads them too early is not seen here.
+static u64 descriptor(u32 address) { return (address & 0x3FFFF) >> 4; }
+static void products_begin() {}
+static void products_end() {}
+template <int N> static void products_wait() {}
+template <int N> static void hold(float (&)[N]) {}
+
+namespace emulated {
+
+// One of 64 inputs' halves, of a row of 128 bytes; `matrix` says where the first input of a step of 16 is.
+static u32 swizzled_half(u64 matrix, int row, int k) {
+    u32 address = u32(matrix) << 4, base = address & ~127u, column = (address & 127) / 2 + k;
+    return get<uint16_t>(base + row * 128 + ((column / 8 ^ (row & 7)) << 4) + column % 8 * 2);
+}
+
+// `a`: this warp's 16 rows x 16 inputs.
+template <int N> static void products_of_warp(float (&d)[N], const float (&a)[16][16], u64 b, bool add) {
+    int lane = current->index.x % 32;
+    for (int piece = 0; piece < N / 4; ++piece)
+        for (int column = lane % 4 * 2; column < lane % 4 * 2 + 2; ++column) {
+            float w[16], sums[2] = {};
+            for (int k = 0; k < 16; ++k) w[k] = of_half(swizzled_half(b, piece * 8 + column, k));
+            for (int half = 0; half < 2; ++half) {
+                float &to = d[piece * 4 + half * 2 + column % 2];
+                for (int k = 0; k < 16; ++k) sums[half] += a[lane / 4 + half * 8][k] * w[k];
+                to = add ? to + sums[half] : sums[half];
+            }
+        }
+}
+
+}  // namespace emulated
+
+template <int N> static void product(float (&d)[N], const u32 (&a)[4], u64 b, bool add) {
+    const auto &all = emulated::exchange(a, 4);
+    float rows[16][16];
+    for (int row = 0; row < 16; ++row)
+        for (int k = 0; k < 16; ++k) rows[row][k] = emulated::half_of(all[row % 8 * 4 + k % 8 / 2] + k / 8 * 2 + row / 8, k % 2);
+    emulated::products_of_warp(d, rows, b, add);
+}
+static void product(float (&d)[128], u64 a, u64 b) {
+    float rows[16][16];
+    int warp = threadIdx.x / 32 % 4;
+    for (int row = 0; row < 16; ++row)
+        for (int k = 0; k < 16; ++k) rows[row][k] = emulated::of_half(emulated::swizzled_half(a, warp * 16 + row, k));
+    emulated::products_of_warp(d, rows, b, true);
 }
 
 struct Arguments;

@@ -121,13 +121,16 @@ def use_both(
         generator.set_state(begin)
         pair.append(random_buffers(num_envs, horizon, layout, ramp_frames, generator, on))
     expected, seen = pair
+    numbers = torch.randint(0, 1 << 40, (num_envs + 1,), generator=generator)  # beyond 32 bits
+    seen_numbers = numbers.clone().to(device)
     for time in range(min(horizon + 1, 6)):
         expected.next_motion.normal_(generator=generator)
         seen.next_motion.copy_(expected.next_motion)
         moving = torch.rand(num_envs, generator=generator) < 0.5 if time % 2 else None
-        plain.append(expected, moving)
-        writer.append(seen, None if moving is None else moving.to(device))
+        plain.append(expected, numbers, moving)
+        writer.append(seen, seen_numbers, None if moving is None else moving.to(device))
     compare(expected, seen, layout)
+    assert torch.equal(seen_numbers.cpu(), numbers)
 
     motions = torch.randn(count, len(ids), layout.motion_dim, generator=generator)
     commands = torch.randn(count, len(ids), 3, generator=generator)

@@ -113,6 +113,13 @@ class Backend(NotCopied):
         """
         raise NotImplementedError
 
+    def guarded_step(
+        self, motion: Tensor, command: Tensor, out: Tensor, guard: Guard, columns: Tensor, ahead: int
+    ) -> None:
+        """:meth:`step`, and then :meth:`cmg_runtime.guard.Guard.apply`. A backend may have a faster way to the same."""
+        self.step(motion, command, out)
+        guard.apply(out, columns, ahead)
+
     def rollout(
         self,
         motion: Tensor,

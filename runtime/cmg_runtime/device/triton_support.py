@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
+from typing import Any, Mapping
 
 import torch
 
 from cmg_runtime.errors import first_line
 
 _NEEDED = (("triton.language.extra.cuda", "gdc_wait"), ("triton.tools.tensor_descriptor", "TensorDescriptor"))
+
+
+@functools.lru_cache(maxsize=None)
+def dependent_launch(device: torch.device) -> Mapping[str, Any]:
+    """Launch options, and ``PDL``, of a kernel that starts while the one before it drains, where GPUs can do that, and
+    waits for its end by itself (``gdc_wait``) before it reads or writes anything."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0):
+        return {"PDL": True, "launch_pdl": True}
+    return {"PDL": False}
 
 
 def why_not(device: torch.device) -> str:

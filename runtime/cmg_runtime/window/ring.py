@@ -40,7 +40,7 @@ class Window:
         self.buffers = buffers
         self.ahead = AheadCopies(buffers, ahead_copy(state.device))
         # Functions, not methods of this object, which would then keep itself alive.
-        infer = Piece(functools.partial(_infer, state, buffers), state.captures_network)
+        infer = functools.partial(_infer, state, buffers)
         self._steps = Steps(state, infer, functools.partial(_append, state, buffers, writer))
         workspace, sizes = None, batch_sizes(state.num_envs, state.backend.batches)
         if state.device.type == "cuda":  # one for all sizes
@@ -123,12 +123,18 @@ def _rebuild(
     return WindowRebuild(buffers, state, writer, ids, workspace).pieces()
 
 
-def _infer(state: EngineState, buffers: WindowBuffers) -> None:
-    n = buffers.num_envs
-    state.backend.step(buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n])
+def _infer(state: EngineState, buffers: WindowBuffers, moving: Optional[torch.Tensor]) -> None:
+    """The frame behind the newest one, into ``next_motion``; its bad rows replaced, where all environments move."""
+    n, guard = buffers.num_envs, state.guard
+    motion, command, out = buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n]
+    if moving is None:
+        state.backend.guarded_step(motion, command, out, guard, guard.columns, buffers.horizon)
+    else:
+        state.backend.step(motion, command, out)
 
 
 def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter, moving: Optional[torch.Tensor]) -> None:
-    guard, next_motion = state.guard, buffers.next_motion[: buffers.num_envs]
-    guard.apply(next_motion, guard.columns, buffers.horizon, advance=True, moving=moving)
-    writer.append(buffers, moving)
+    guard = state.guard
+    if moving is not None:
+        guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, moving=moving)
+    writer.append(buffers, guard.frame, moving)

@@ -23,9 +23,8 @@ class SingleFrame:
 
     def __init__(self, state: EngineState, changes: Changes) -> None:
         self._state = state
-        infer = Piece(state.infer_from_current, state.captures_network)
         # Functions of the state, not methods of this object, which would then keep itself alive.
-        self._steps = Steps(state, infer, functools.partial(_advance, state))
+        self._steps = Steps(state, lambda moving: state.infer_from_current(), functools.partial(_advance, state))
         self._rebuilds = Rebuilds(changes, functools.partial(_pieces, state))
         if state.device.type == "cuda":
             recorder = GraphRecorder(state.device)

@@ -226,13 +226,21 @@ class Steps:
     """The step of every environment, and the step of some. Both run the network for all; they differ in what is kept.
 
     Args:
-        infer: the network, into ``next_motion``.
-        commit: with None, or the mask [num_envs] bool of those that move, whose results alone it keeps.
+        infer: the network, into ``next_motion``. It is given None, or the mask [num_envs] bool of those that move.
+        commit: with the same; it keeps the results of those that move alone.
     """
 
-    def __init__(self, state: EngineState, infer: Piece, commit: Callable[[Optional[torch.Tensor]], None]) -> None:
+    def __init__(
+        self,
+        state: EngineState,
+        infer: Callable[[Optional[torch.Tensor]], None],
+        commit: Callable[[Optional[torch.Tensor]], None],
+    ) -> None:
         self._moving = state.moving
-        self._pieces = [[infer, Piece(functools.partial(commit, moving))] for moving in (None, state.moving)]
+        self._pieces = [
+            [Piece(functools.partial(infer, moving), state.captures_network), Piece(functools.partial(commit, moving))]
+            for moving in (None, state.moving)
+        ]
         self._all: Any = functools.partial(run_eagerly, self._pieces[0])
         self._some: Any = functools.partial(run_eagerly, self._pieces[1])
 

@@ -57,8 +57,8 @@ def in_kernel_order(packed: Packed, shape: ClusterShape, motion: torch.Tensor, c
     logits = packed.gate_out_bias.double()
     for blocks in stream:
         gate, behind = blocks[:gate_blocks].flatten().tensor_split([units * WIDTH])
-        out = behind[: 2 * EXPERTS * units].view(torch.float32).view(EXPERTS, units).double()
-        logits = logits + elu(x @ unswizzled(gate.view(units, WIDTH)).T) @ out.T
+        out = torch.cat([unswizzled(part) for part in behind[: 8 * units].view(-1, 8, WIDTH)], dim=1)
+        logits = logits + elu(x @ unswizzled(gate.view(units, WIDTH)).T) @ (out[:EXPERTS] + out[EXPERTS:]).T
     c = torch.softmax(logits, dim=1)
     first = stream[:, gate_blocks : gate_blocks + tiles].flatten(0, 1)
     x1 = torch.cat([elu(mixed(x @ unswizzled(block).T, c)) for block in first], dim=1)

@@ -78,6 +78,20 @@ class FusedBackend(Backend):
             else:
                 self._network(motion, command, out)
 
+    def guarded_step(
+        self,
+        motion: torch.Tensor,
+        command: torch.Tensor,
+        out: torch.Tensor,
+        guard: Guard,
+        columns: torch.Tensor,
+        ahead: int,
+    ) -> None:
+        if self._cluster is not None and self._cluster.suits_one_frame(len(motion)):
+            self._cluster.rollout(motion, command.unsqueeze(0), out.unsqueeze(0), guard, columns, ahead)
+        else:
+            super().guarded_step(motion, command, out, guard, columns, ahead)
+
     def rollout(
         self,
         motion: torch.Tensor,

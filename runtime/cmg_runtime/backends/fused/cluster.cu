@@ -69,6 +69,18 @@ __device__ __forceinline__ u32 logits_place(u32 shared, u32 owner, int group) {
 // Place of 16 bytes, `piece` of 8, of a row of 128 bytes.
 __device__ __forceinline__ u32 swizzled(int row, int piece) { return row * 128 + ((piece ^ (row & 7)) << 4); }
 
+// Two groups multiply in turns, the first one first: while one mixes what it has multiplied, the other multiplies. Were
+// both to multiply at once, each at half the speed, both would mix at once, and the matrix units wait. A turn is over when
+// its products are on their way: these units take them in this order.
+constexpr bool TURNS = R == 2;
+
+__device__ __forceinline__ void begin_turn(int group) {
+    if (TURNS) pair_sync(1 + R + group);
+}
+__device__ __forceinline__ void end_turn(int group) {
+    if (TURNS) pair_arrive(1 + R + 1 - group);
+}
+
 // The ring as a group sees it.
 struct Ring {
     u32 shared;
@@ -84,19 +96,26 @@ struct Ring {
     }
 };
 
-__device__ void fill_ring(const Arguments &args, u32 shared, u32 rank) {
-    const char *weights = args.stream + size_t(rank) * BLOCKS * BLOCK;
-    u32 count = 0;
-    for (int frame = 0; frame < args.num_frames; ++frame)
-        for (int block = 0; block < BLOCKS; ++block, ++count) {
-            u32 stage = count % STAGES, full = shared + FULL + 8 * stage;
-            u32 bytes = block >= GATE_BLOCKS ? BLOCK : GATE_BLOCKS == 1 ? GATE_WEIGHTS + GATE_OUT : block ? GATE_OUT : BLOCK;
-            u32 bias = count == 0 ? TILES * 1024 : 0;  // comes with the first block, and stays
-            if (count >= STAGES) barrier_wait(shared + EMPTY + 8 * stage, (count / STAGES - 1) & 1);
-            barrier_expect(full, bytes + bias);
-            if (bias) copy_from_global(shared + BIAS, reinterpret_cast<const char *>(args.bias) + rank * bias, bias, full);
-            copy_from_global(shared + RING + stage * BLOCK, weights + size_t(block) * BLOCK, bytes, full);
-        }
+// Block number `count` of all frames, which is number `block` of its own frame.
+__device__ __forceinline__ void fill(const Arguments &args, u32 shared, u32 rank, u32 count, u32 block) {
+    const char *weights = args.stream + (size_t(rank) * BLOCKS + block) * BLOCK;
+    u32 stage = count % STAGES, full = shared + FULL + 8 * stage;
+    u32 bytes = block >= GATE_BLOCKS ? BLOCK : GATE_BLOCKS == 1 ? GATE_WEIGHTS + GATE_OUT : block ? GATE_OUT : BLOCK;
+    u32 bias = count == 0 ? TILES * 1024 : 0;  // comes with the first block, and stays
+    if (count >= STAGES) barrier_wait(shared + EMPTY + 8 * stage, (count / STAGES - 1) & 1);
+    barrier_expect(full, bytes + bias);
+    if (bias) copy_from_global(shared + BIAS, reinterpret_cast<const char *>(args.bias) + rank * bias, bias, full);
+    copy_from_global(shared + RING + stage * BLOCK, weights, bytes, full);
+}
+
+__device__ __forceinline__ void fill_ring(const Arguments &args, u32 shared, u32 rank) {
+    bool fills = threadIdx.x == 128 * R;
+    if (fills) fill(args, shared, rank, 0, 0);
+    __syncthreads();  // the first inputs are there: more weights would have been in their way
+    if (!fills) return;
+    u32 count = 1, block = 1;
+    for (int frame = 0; frame < args.num_frames; ++frame, block = 0)
+        for (; block < BLOCKS; ++block, ++count) fill(args, shared, rank, count, block);
 }
 
 // The first frame's input, normalised, put where the next ones arrive. Each thread has a column of every other row; all
@@ -126,11 +145,13 @@ __device__ __forceinline__ void gate(u32 shared, u32 rank, int group, int warp, 
                                      const u32 (&x)[4][4]) {
     float hidden[GATE / 2];
     u32 block = ring.wait();
+    begin_turn(group);
     products_begin();
 #pragma unroll
     for (int step = 0; step < 4; ++step)
         product(hidden, x[step], descriptor(block + 32 * step), step > 0);
     products_end();
+    end_turn(group);
     products_wait<0>();
     hold(hidden);
     u32 out = block + GATE_WEIGHTS;
@@ -138,39 +159,40 @@ __device__ __forceinline__ void gate(u32 shared, u32 rank, int group, int warp, 
         ring.free(ring.count++, lane);
         out = ring.wait();
     }
-    float sums[2][EXPERTS] = {};
+    u32 h[GATE / 16][4];
 #pragma unroll
     for (int piece = 0; piece < GATE / 8; ++piece) {
-        float h[4];
+        float y[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) h[i] = elu(hidden[piece * 4 + i]);
-#pragma unroll
-        for (int e = 0; e < EXPERTS; ++e) {
-            float2 w = load_shared2(out + 4 * (e * GATE + piece * 8 + lane % 4 * 2));
-            sums[0][e] = fmaf(h[1], w.y, fmaf(h[0], w.x, sums[0][e]));
-            sums[1][e] = fmaf(h[3], w.y, fmaf(h[2], w.x, sums[1][e]));
-        }
+        for (int i = 0; i < 4; ++i) y[i] = elu(hidden[piece * 4 + i]);
+        h[piece / 2][piece % 2 * 2] = halves(y[0], y[1]);
+        h[piece / 2][piece % 2 * 2 + 1] = halves(y[2], y[3]);
     }
+    // Eight columns: the experts' weights in half precision, and what rounding them has left.
+    float sums[4];
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < GATE / 16; ++step)
+        product(sums, h[step], descriptor(out + step / 4 * 1024 + step % 4 * 32), step > 0);
+    products_end();
+    products_wait<0>();
+    hold(sums);
     // Copies may overwrite what has been read up to here: these weights, and the parts of the frame before.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    before_copies();
     __syncwarp();
     ring.free(ring.count++, lane);
 #pragma unroll
-    for (int row = 0; row < 2; ++row)
-#pragma unroll
-        for (int e = 0; e < EXPERTS; ++e) {
-            sums[row][e] += __shfl_xor_sync(~0u, sums[row][e], 1);
-            sums[row][e] += __shfl_xor_sync(~0u, sums[row][e], 2);
-        }
+    for (int i = 0; i < 4; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], 2);
+    // Of four lanes the first has two experts of two rows now, the second the other two; each sends one of the rows.
     int half = lane % 4;
+    float a = __shfl_xor_sync(~0u, half ? sums[0] : sums[2], 1), b = __shfl_xor_sync(~0u, half ? sums[1] : sums[3], 1);
     if (half < 2) {
         u32 place = (rank * 64 + warp * 16 + lane / 4 + half * 8) * 16;
-        u32 a = __float_as_uint(half ? sums[1][0] : sums[0][0]), b = __float_as_uint(half ? sums[1][1] : sums[0][1]);
-        u32 c = __float_as_uint(half ? sums[1][2] : sums[0][2]), d = __float_as_uint(half ? sums[1][3] : sums[0][3]);
 #pragma unroll
         for (int to = 0; to < C; ++to)
-            send(at_rank(logits_place(shared, to, group) + place, to), a, b, c, d,
-                 at_rank(shared + LOGITS_FULL + 8 * group, to));
+            send(at_rank(logits_place(shared, to, group) + place, to), __float_as_uint(half ? a : sums[0]),
+                 __float_as_uint(half ? b : sums[1]), __float_as_uint(half ? sums[2] : a),
+                 __float_as_uint(half ? sums[3] : b), at_rank(shared + LOGITS_FULL + 8 * group, to));
     }
 }
 
@@ -203,11 +225,13 @@ __device__ __forceinline__ void first_layer(const float (&gate_bias)[EXPERTS], u
     for (int tile = 0; tile < TILES; ++tile) {
         float products[128];
         u32 block = ring.wait();
+        begin_turn(group);
         products_begin();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
             product(products, x[step], descriptor(block + 32 * step), step > 0);
         products_end();
+        end_turn(group);
         if (tile == 0) {
             cluster_barrier_wait(shared + LOGITS_FULL + 8 * group, frame & 1);
             coefficients(gate_bias, warp, lane, logits, c);
@@ -226,11 +250,11 @@ __device__ __forceinline__ void first_layer(const float (&gate_bias)[EXPERTS], u
             store_shared(place + swizzled(row, piece) + lane % 4 * 4, halves(y[0], y[1]));
             store_shared(place + swizzled(row + 8, piece) + lane % 4 * 4, halves(y[2], y[3]));
         }
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        before_copies();
         group_sync(group);
-        if (warp == 0 && lane == 0) {
+        if (lane == 0) {
             u32 full = shared + X1_FULL + 8 * (group * CHUNKS + rank * TILES + tile);
-            for (int behind = 1; behind < C; ++behind) {  // first to the one that will read it first
+            for (int behind = 1 + warp; behind < C; behind += 4) {  // first to the one that will read it first
                 u32 to = (rank + C - behind) % C;
                 copy_to_rank(at_rank(place, to), place, GROUP_BYTES, at_rank(full, to));
             }
@@ -266,13 +290,15 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
 #pragma unroll 1
         for (int k = 0; k < CHUNKS; ++k) {  // its own chunks first: the others are on their way
             int chunk = (rank * TILES + k) & (CHUNKS - 1);
-            if (k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
+            if (tile == 0 && k >= TILES) cluster_barrier_wait(shared + X1_FULL + 8 * (group * CHUNKS + chunk), frame & 1);
             u32 a = x1_place(shared, chunk, group), b = ring.wait();
+            begin_turn(group);
             products_begin();
 #pragma unroll
             for (int step = 0; step < 4; ++step)
                 product(products, descriptor(a + 32 * step), descriptor(b + 32 * step));
             products_end();
+            end_turn(group);
             if (k > 0) {
                 products_wait<1>();
                 ring.free(ring.count - 1, lane);
@@ -293,13 +319,15 @@ __device__ __forceinline__ void middle_layer(const Arguments &args, u32 shared, 
             x2[piece / 2][piece % 2 * 2] = halves(y[0], y[1]);
             x2[piece / 2][piece % 2 * 2 + 1] = halves(y[2], y[3]);
         }
-        if (tile == 0) start_part(args, rank, lane, c, part);
         u32 block = ring.wait();
+        begin_turn(group);
         products_begin();
 #pragma unroll
         for (int step = 0; step < 4; ++step)
             product(products, x2[step], descriptor(block + 32 * step), step > 0);
         products_end();
+        end_turn(group);
+        if (tile == 0) start_part(args, rank, lane, c, part);
         products_wait<0>();
         hold(products);
         ring.free(ring.count++, lane);
@@ -324,8 +352,8 @@ __device__ __forceinline__ void send_parts(u32 shared, u32 rank, int group, int 
         u32 place = at_rank(parts_place(shared, owner, group, rank), owner) + (row % OWNED) * 256 + lane % 4 * 8;
         u32 full = at_rank(shared + PARTS_FULL + 8 * group, owner);
 #pragma unroll
-        for (int piece = 0; piece < 8; ++piece)
-            send(place + piece * 32, part[piece * 4 + half * 2], part[piece * 4 + half * 2 + 1], full);
+        for (int piece = 0; piece < 8; ++piece)  // in other banks than those of the seven rows beside it
+            send(place + (piece ^ row & 7) * 32, part[piece * 4 + half * 2], part[piece * 4 + half * 2 + 1], full);
     }
 }
 
@@ -373,7 +401,7 @@ __device__ __forceinline__ void finish(const Arguments &args, u32 shared, u32 ra
     float value[8] = {};
 #pragma unroll
     for (int from = 0; from < C; ++from) {
-        u32 place = parts_place(shared, rank, group, from) + owned * 256 + column * 4;
+        u32 place = parts_place(shared, rank, group, from) + owned * 256 + (column / 8 ^ owned & 7) * 32;
         float4 first = load_shared4(place), second = load_shared4(place + 16);
         value[0] += first.x, value[1] += first.y, value[2] += first.z, value[3] += first.w;
         value[4] += second.x, value[5] += second.y, value[6] += second.z, value[7] += second.w;
@@ -427,8 +455,9 @@ __device__ void compute(const Arguments &args, u32 shared, u32 rank) {
 #pragma unroll
     for (int e = 0; e < EXPERTS; ++e) gate_bias[e] = args.gate_bias[e];
     load_inputs(args, first_row, next);
-    group_sync(group);
+    __syncthreads();
     cluster_wait();
+    if (group == 1) end_turn(group);  // the first turn is the other group's
 #pragma unroll 1
     for (int frame = 0; frame < args.num_frames; ++frame) {
         if (frame) cluster_barrier_wait(shared + NEXT_FULL + 8 * group, (frame - 1) & 1);
@@ -461,34 +490,26 @@ extern "C" __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(128 * R +
     generate_frames(const __grid_constant__ Arguments args) {
     extern __shared__ __align__(1024) char memory[];
     u32 shared = u32(__cvta_generic_to_shared(memory)), rank = cluster_rank();
-    asm volatile("griddepcontrol.launch_dependents;");  // see cluster.py: a kernel that fills the GPU's other SMs
-    if (threadIdx.x == 0) {
-        if (shared % 1024) asm volatile("trap;");
-        for (int stage = 0; stage < STAGES; ++stage) {
-            barrier_init(shared + FULL + 8 * stage, 1);
-            barrier_init(shared + EMPTY + 8 * stage, 4 * R);
-        }
-        for (int group = 0; group < R; ++group) {
-            for (int chunk = 0; chunk < CHUNKS; ++chunk) barrier_init(shared + X1_FULL + 8 * (group * CHUNKS + chunk), 1);
-            barrier_init(shared + LOGITS_FULL + 8 * group, 1);
-            barrier_init(shared + X1_FREE + 8 * group, 4 * C);
-            barrier_init(shared + PARTS_FULL + 8 * group, 1);
-            barrier_init(shared + NEXT_FULL + 8 * group, 1);
-        }
+    if (R > 1) let_dependents_begin();  // see cluster.py: a kernel that fills the GPU's other SMs
+    u32 barrier = BARRIERS + 8 * threadIdx.x;
+    if (barrier < SHARED_BYTES) {
+        if (shared % 1024) fail();
+        bool of_warps = barrier >= EMPTY && barrier < X1_FULL, of_cluster = barrier >= X1_FREE && barrier < PARTS_FULL;
+        barrier_init(shared + barrier, of_warps ? 4 * R : of_cluster ? 4 * C : 1);
         barriers_are_there();
     }
     __syncthreads();
     cluster_arrive();  // what follows needs the other CTAs only where it waits
     if (threadIdx.x < 128 * R) {
-        if (R > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        if (R > 1) more_registers<240>();
         compute(args, shared, rank);
     } else {
-        if (R > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == 128 * R) fill_ring(args, shared, rank);
+        if (R > 1) fewer_registers<24>();
+        fill_ring(args, shared, rank);
         __syncwarp();
         cluster_wait();
     }
     // A CTA may end now. It has waited for all that others send to it. What it copied to them has been read: its
     // threads have waited for X1_FREE, where every warp of the cluster arrives behind its last read of x1.
-    asm volatile("griddepcontrol.wait;" ::: "memory");  // the kernel beside this one ends first
+    wait_for_kernel_before();  // the kernel beside this one ends first
 }

@@ -23,7 +23,8 @@ def weight_stream(packed: Packed, ctas: int) -> torch.Tensor:
     """[ctas, blocks, 256, 64] half precision: each CTA's weights in the order in which it reads them.
 
     A block is 256 rows (output columns for every expert, in the packed order) of 64 inputs, swizzled. First comes the
-    gate's, with its second layer's weights behind it as float32, in one block or two; then the first layer's blocks;
+    gate's, in one block or two, with its second layer's weights behind it: for each 64 inputs 8 rows, which are the
+    experts' weights and what rounding them has left; then the first layer's blocks;
     then for each chunk of the CTA's the middle layer's eight, its own inputs first, and the last layer's.
     """
     first, middle, last = (padded_to(weight, rows, columns) for (weight, _), rows, columns in zip(
@@ -48,8 +49,11 @@ def _blocks_of(
 ) -> List[torch.Tensor]:
     units = slice(rank * tiles * WIDTH, (rank + 1) * tiles * WIDTH)
     own = range(rank * tiles, (rank + 1) * tiles)
+    out = gate_out[:, units]
+    rounded = out.half()
+    both = torch.cat([rounded, (out - rounded.float()).half()])
     gate_block = torch.cat(
-        [_swizzled(gate[units]).flatten(), gate_out[:, units].contiguous().flatten().view(torch.float16)]
+        [_swizzled(gate[units]).flatten(), *(_swizzled(part).flatten() for part in both.split(WIDTH, dim=1))]
     )
     blocks = list(torch.nn.functional.pad(gate_block, (0, -len(gate_block) % (TILE * WIDTH))).view(-1, TILE, WIDTH))
     blocks += [_swizzled(_tile(first, tile)) for tile in own]

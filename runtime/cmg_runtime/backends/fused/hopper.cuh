@@ -27,6 +27,22 @@ __device__ __forceinline__ void group_sync(int group) {
     asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
 }
 
+// Barriers of two groups of 128 threads: one waits there, the other does not.
+__device__ __forceinline__ void pair_sync(int barrier) { asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory"); }
+__device__ __forceinline__ void pair_arrive(int barrier) { asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory"); }
+
+// What this thread has read or written in shared memory comes before the copies that follow.
+__device__ __forceinline__ void before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void let_dependents_begin() { asm volatile("griddepcontrol.launch_dependents;"); }
+__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void fail() { asm volatile("trap;"); }
+
+template <int N>
+__device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N>
+__device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
@@ -44,8 +60,9 @@ __device__ __forceinline__ void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// Says that something has been read, and orders nothing else: a release would wait for all that this thread has written.
 __device__ __forceinline__ void barrier_arrive_remote(u32 barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+    asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Waits until the phase of this parity is over.
@@ -202,6 +219,7 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
 // Products of 64 rows and N columns over 16 of K, added to an accumulator. Rows come from registers (without `add` the
 // accumulator is taken for zero) or from shared memory, columns from shared memory.
 
+#define NAMES_OF_4 "%0, %1, %2, %3"
 #define NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NAMES_16 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NAMES_32 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
@@ -214,6 +232,7 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
 #define NAMES_OF_64 NAMES_OF_32 ", " NAMES_32 ", " NAMES_48
 #define NAMES_OF_128 NAMES_OF_64 ", " NAMES_64 ", " NAMES_80 ", " NAMES_96 ", " NAMES_112
 #define OPERANDS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define OPERANDS_OF_4 OPERANDS_4(0)
 #define OPERANDS_16(i) OPERANDS_4(i), OPERANDS_4(i + 4), OPERANDS_4(i + 8), OPERANDS_4(i + 12)
 #define OPERANDS_OF_32 OPERANDS_16(0), OPERANDS_16(16)
 #define OPERANDS_OF_64 OPERANDS_OF_32, OPERANDS_16(32), OPERANDS_16(48)
@@ -229,6 +248,7 @@ __device__ __forceinline__ u64 descriptor(u32 address) {
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)));                         \
     }
 
+PRODUCT_FROM_REGISTERS(8, 4, "%4", "%5", "%6", "%7", "%8", "%9")
 PRODUCT_FROM_REGISTERS(64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
 PRODUCT_FROM_REGISTERS(128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 PRODUCT_FROM_REGISTERS(256, 128, "%128", "%129", "%130", "%131", "%132", "%133")

@@ -64,7 +64,7 @@ class FrameWriter:
         self._kinematics = None if robot is None else ForwardKinematics(robot, device)
         self._key_bodies = torch.tensor(list(key_bodies), dtype=torch.long, device=device)
 
-    def append(self, buffers: WindowBuffers, moving: Optional[torch.Tensor] = None) -> None:
+    def append(self, buffers: WindowBuffers, number: torch.Tensor, moving: Optional[torch.Tensor] = None) -> None:
         """The part of a step that follows the network: environments move one frame forward.
 
         Reads ``next_motion`` (the network's result), ``next_command`` (the command in force that led to it),
@@ -74,11 +74,13 @@ class FrameWriter:
         2. ``newest_motion`` and ``newest_root`` become the new frame's;
         3. ``head`` advances to the row of the next frame;
         4. ``current`` becomes the motion state of the frame that ``head`` now names;
-        5. ``ramp.elapsed`` grows by 1, and ``next_command`` becomes the ramp at ``elapsed + horizon``.
+        5. ``ramp.elapsed`` grows by 1, and ``next_command`` becomes the ramp at ``elapsed + horizon``;
+        6. ``number`` grows by 1.
 
         What this leaves in the scratch column means nothing; its frames are left alone.
 
         Args:
+            number: [columns] int64, of each column's current frame.
             moving: [num_envs] bool, the environments that move; all others keep their bits. None: all of them move.
         """
         n, columns = buffers.num_envs, buffers.ring.shape[1]
@@ -96,6 +98,7 @@ class FrameWriter:
         envs.write(buffers.current[:n], buffers.flat_ring[:, : self.layout.motion_dim].index_select(0, head))
         buffers.ramp.advance(moving)
         envs.write(buffers.next_command[:n], buffers.ramp.at(buffers.horizon)[:n])
+        number[:n].add_(1 if moving is None else moving)
 
     def extend(
         self,

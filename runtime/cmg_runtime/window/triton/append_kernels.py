@@ -2,7 +2,8 @@
 
 ``write_bodies`` gives one lane to a frame and one program to a *group* of bodies: it walks from the root to them with
 the pose in registers, and what several groups have in common is computed again in each. ``write_roots`` follows with
-what depends on the order of the frames.
+what depends on the order of the frames. A step has one frame, whose height is known where the soles are walked, so
+``append_frame`` does both, and all else that follows the network.
 
 A lane's row is far from its neighbour's. So what lanes have computed goes through shared memory into tiles of 16 floats
 a row, and lanes that stand side by side write floats that lie side by side.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from cmg_runtime.window.triton.body_walk import TWO_PI, lerp, sin_cos, store_root, turn, walk
 
@@ -39,8 +41,7 @@ def row_of(head, column, known, offset, horizon, columns):
 @triton.jit(do_not_specialize=["n", "first"])
 def write_bodies(
     motions,  # [T, n, D] float32, blocks motion_pitch apart
-    ids,  # [n] int64 columns of the window; read unless APPEND
-    moving,  # [n] bool, the environments that move, or None: all
+    ids,  # [n] int64 columns of the window
     head,  # [columns] int64
     ring,  # [horizon, columns, W] float32
     heights,  # out: [T, n] float32, height of the root above the ground, m
@@ -50,8 +51,6 @@ def write_bodies(
     targets,
     chunks,
     soles,
-    newest_motion,  # out, with APPEND: [columns, D]
-    current,  # out, with APPEND: [columns, D]
     n,
     first,
     motion_pitch,
@@ -61,22 +60,19 @@ def write_bodies(
     W: tl.constexpr,
     GROUPS: tl.constexpr,
     STEPS: tl.constexpr,
-    APPEND: tl.constexpr,
     INDEX: tl.constexpr,  # for floats of the ring: tl.int32, which takes fewer registers, or tl.int64 for a large one
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles.
-
-    With APPEND ``first`` is the horizon: the frame goes to row ``head`` of columns 0..n-1, and the current frames are
-    read from the row behind, which is the next head.
-    """
+    """Motion states and key bodies of T * n rows, and the heights. The last group copies, the first has the soles."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     group = tl.program_id(1)
     frame = tl.program_id(2)
     env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = env < n
-    if moving is not None:
-        known = known & (tl.load(moving + env, mask=known, other=0) != 0)
-    column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
+    column = tl.load(ids + env, mask=known, other=0).to(tl.int32)
     row = row_of(head, column, known, first + frame, horizon, columns).to(INDEX) * W
     motion = motions + frame.to(tl.int64) * motion_pitch
     if group < GROUPS:
@@ -85,26 +81,28 @@ def write_bodies(
             tl.store(heights + frame * n + env, -lowest, mask=known)
     else:
         copy_motions(motion, ring, known, env * D, row, D)
-        if APPEND:
-            copy_motions(motion, newest_motion, known, env * D, column * D, D)
-            behind = row_of(head, column, known, 1, horizon, columns).to(INDEX) * W
-            copy_motions(ring, current, known, behind, column * D, D)
+
+
+@triton.jit
+def arc(vx, vy, rate, yaw, dt):
+    """How far a frame goes in the world that ends with the heading ``yaw``."""
+    half = rate * dt / 2
+    # sin(half) / half, whose series is exact in float32 for small angles
+    small = tl.abs(half) < 1e-3
+    sine, _ = sin_cos(half)
+    chord = dt * tl.where(small, 1 - half * half / 6, sine / tl.where(small, 1.0, half))
+    return turn(vx * chord, vy * chord, yaw - half)
 
 
 @triton.jit(do_not_specialize=["n", "num_frames", "first", "command_pitch"])
 def write_roots(
     commands,  # [T, n, 3] float32 that led to each frame, blocks command_pitch apart
     ids,  # as in write_bodies
-    moving,
-    head,  # [columns] int64; with APPEND it moves on: nobody but a column's own lanes reads it here
+    head,
     ring,
     heights,  # [T, n] float32
     ground,  # [columns] float32
     root,  # [n, 4] float32 root state of the frame before; becomes the last frame's
-    ramp_initial,  # with APPEND: [columns, 3] each, and elapsed [columns], which grows by 1
-    ramp_target,
-    ramp_elapsed,
-    next_command,  # out, with APPEND: [columns, 3]
     n,
     num_frames,
     first,
@@ -113,22 +111,21 @@ def write_roots(
     columns,
     dt,
     fps,
-    ramp_frames,
     W: tl.constexpr,
     ROOT: tl.constexpr,
-    RAMP: tl.constexpr,
-    APPEND: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Root motion of all T frames (at most BLOCK_T) of BLOCK_N environments, from the heights."""
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     frame = tl.arange(0, BLOCK_T)[:, None]
     env = (tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
     known = env < n
-    if moving is not None:
-        known = known & (tl.load(moving + env, mask=known, other=0) != 0)
     there = known & (frame < num_frames)
-    column = env if APPEND else tl.load(ids + env, mask=known, other=0).to(tl.int32)
+    column = tl.load(ids + env, mask=known, other=0).to(tl.int32)
     row = row_of(head, column, known, first + frame, horizon, columns)
     command = commands + frame.to(tl.int64) * command_pitch + env * 3
     vx = tl.load(command, mask=there, other=0.0)
@@ -143,13 +140,8 @@ def write_roots(
     earlier = level + tl.load(heights + (frame - 1) * n + env, mask=there & (frame > 0), other=0.0)
     vz = (z - tl.where(frame > 0, earlier, z_before)) * fps
 
-    half = rate * dt / 2
     yaw = yaw + tl.cumsum(rate * dt, axis=0)
-    # sin(half) / half, whose series is exact in float32 for small angles
-    small = tl.abs(half) < 1e-3
-    sine, _ = sin_cos(half)
-    chord = dt * tl.where(small, 1 - half * half / 6, sine / tl.where(small, 1.0, half))
-    dx, dy = turn(vx * chord, vy * chord, yaw - half)
+    dx, dy = arc(vx, vy, rate, yaw, dt)
     x = x + tl.cumsum(dx, axis=0)
     y = y + tl.cumsum(dy, axis=0)
     yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
@@ -175,15 +167,101 @@ def write_roots(
     tl.store(root + env * 4 + 1 + tl.zeros_like(frame), y, mask=last)
     tl.store(root + env * 4 + 2 + tl.zeros_like(frame), z, mask=last)
     tl.store(root + env * 4 + 3 + tl.zeros_like(frame), yaw, mask=last)
-    if APPEND:
-        elapsed = tl.load(ramp_elapsed + column, mask=known, other=0.0) + 1
+
+
+@triton.jit(do_not_specialize=["n"])
+def append_frame(
+    motion,  # [n, D] float32, the network's result
+    moving,  # [n] bool, the environments that move, or None: all
+    head,  # [columns] int64; moves on
+    arrivals,  # [blocks] int32, 0 between launches: programs of a block that have read its heads
+    ring,  # [horizon, columns, W] float32
+    floats,  # the tables of cmg_runtime.window.triton.body_tables
+    marks,
+    joints,
+    targets,
+    chunks,
+    soles,
+    newest_motion,  # out: [columns, D]
+    current,  # out: [columns, D]
+    next_command,  # [columns, 3] float32 that led to the frame; becomes the next one
+    ground,  # [columns] float32
+    root,  # [columns, 4] float32 root state of the frame before; becomes this one's
+    ramp_initial,  # [columns, 3] float32 each, and elapsed [columns], which grows by 1
+    ramp_target,
+    ramp_elapsed,
+    number,  # [columns] int64 of each column's current frame, which grows by 1
+    n,
+    horizon,
+    columns,
+    dt,
+    fps,
+    ramp_frames,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    ROOT: tl.constexpr,
+    RAMP: tl.constexpr,
+    GROUPS: tl.constexpr,
+    STEPS: tl.constexpr,
+    INDEX: tl.constexpr,  # as in write_bodies
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One frame of columns 0..n-1, into row ``head``; the current frames are those of the row behind, the next head.
+
+    Of a block's programs the first has the soles, and with them the height; behind those of the groups of bodies come
+    one that copies, and one with all of the root but its height. Each writes what no other one reads, but for the
+    heads, which the last one moves that is done.
+    """
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    group = tl.program_id(1)
+    env = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = env < n
+    if moving is not None:
+        known = known & (tl.load(moving + env, mask=known, other=0) != 0)
+    row = row_of(head, env, known, 0, horizon, columns).to(INDEX) * W
+    behind = row_of(head, env, known, 1, horizon, columns)
+    if group < GROUPS:
+        lowest = walk(
+            motion, env * D, ring, row, known, group, floats, marks, joints, targets, chunks, soles, STEPS, EARLY=True
+        )
+        if group == 0:
+            z = tl.load(ground + env, mask=known, other=0.0) - lowest
+            vz = (z - tl.load(root + env * 4 + 2, mask=known, other=0.0)) * fps
+            tl.store(root + env * 4 + 2, z, mask=known)
+            tl.store(ring + row + ROOT + 2, z, mask=known)
+            tl.store(ring + row + ROOT + 9, vz, mask=known)
+    elif group == GROUPS:
+        copy_motions(motion, ring, known, env * D, row, D)
+        copy_motions(motion, newest_motion, known, env * D, env * D, D)
+        copy_motions(ring, current, known, behind.to(INDEX) * W, env * D, D)
+    else:
+        command = next_command + env * 3
+        vx = tl.load(command, mask=known, other=0.0)
+        vy = tl.load(command + 1, mask=known, other=0.0)
+        rate = tl.load(command + 2, mask=known, other=0.0)
+        yaw = tl.load(root + env * 4 + 3, mask=known, other=0.0) + rate * dt
+        dx, dy = arc(vx, vy, rate, yaw, dt)
+        x = tl.load(root + env * 4, mask=known, other=0.0) + dx
+        y = tl.load(root + env * 4 + 1, mask=known, other=0.0) + dy
+        yaw = yaw - TWO_PI * tl.floor(yaw / TWO_PI + 0.5)
+        world_vx, world_vy = turn(vx, vy, yaw)
+        store_root(ring + row + ROOT, known, x, y, x, yaw, world_vx, world_vy, x, rate, False)
+        tl.store(root + env * 4, x, mask=known)
+        tl.store(root + env * 4 + 1, y, mask=known)
+        tl.store(root + env * 4 + 3, yaw, mask=known)
+        tl.store(number + env, tl.load(number + env, mask=known, other=0) + 1, mask=known)
+        elapsed = tl.load(ramp_elapsed + env, mask=known, other=0.0) + 1
+        tl.store(ramp_elapsed + env, elapsed, mask=known)
         share = tl.minimum((elapsed + horizon) / ramp_frames, 1.0)
-        behind = row_of(head, column, known, 1, horizon, columns)
-        tl.debug_barrier()
-        tl.store(head + column, behind, mask=known)
-        tl.store(ramp_elapsed + column, elapsed, mask=known)
         for entry in tl.static_range(3):
-            end = tl.load(ramp_target + column * 3 + entry, mask=known, other=0.0)
+            end = tl.load(ramp_target + env * 3 + entry, mask=known, other=0.0)
             if RAMP:
-                end = lerp(tl.load(ramp_initial + column * 3 + entry, mask=known, other=0.0), end, share)
-            tl.store(next_command + column * 3 + entry, end, mask=known)
+                end = lerp(tl.load(ramp_initial + env * 3 + entry, mask=known, other=0.0), end, share)
+            tl.store(command + entry, end, mask=known)
+    tl.debug_barrier()  # every thread has read what is now overwritten
+    if tl.atomic_add(arrivals + tl.program_id(0), 1) == GROUPS + 1:
+        tl.store(arrivals + tl.program_id(0), 0)
+        tl.store(head + env, behind, mask=known)

@@ -92,15 +92,19 @@ def sixteen(a, b, c, d):
 
 
 @triton.jit
-def store_root(place, there, x, y, z, yaw, vx, vy, vz, rate):
-    """Write the 13 floats of a root's pose and velocity at ``place``: all [N]; the velocity (vx, vy) in the world."""
+def store_root(place, there, x, y, z, yaw, vx, vy, vz, rate, UPRIGHT: tl.constexpr = True):
+    """Write the 13 floats of a root's pose and velocity at ``place``: all [N]; the velocity (vx, vy) in the world.
+
+    Without UPRIGHT the two vertical ones, z and vz, are left alone.
+    """
     zero = x * 0
     sin, cos = sin_cos(yaw / 2)
     rows = sixteen(
         four(x, y, z, cos), four(zero, zero, sin, vx), four(vy, vz, zero, zero), four(rate, rate, rate, rate)
     )
     column = tl.arange(0, 16)[None, :]
-    tl.store(place[:, None] + column, rows, mask=there[:, None] & (column < 13))
+    written = (column < 13) & (UPRIGHT | ((column != 2) & (column != 9)))
+    tl.store(place[:, None] + column, rows, mask=there[:, None] & written)
 
 
 @triton.jit
@@ -114,15 +118,21 @@ def _apart(values):
 
 
 @triton.jit
-def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
+def _constants(c):
+    """A step's: C row by row, o, m."""
+    values = ()
+    for i in tl.static_range(STEP_FLOATS):
+        values = values + (tl.load(c + i),)
+    return values
+
+
+@triton.jit
+def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, constants):
     """The pose one body on. Returns it and the body's origin."""
-    ox, oy, oz = tl.load(c + 9), tl.load(c + 10), tl.load(c + 11)
+    c0, c1, c2, c3, c4, c5, c6, c7, c8, ox, oy, oz, mx, my, mz = constants
     px += xx * ox + xy * oy + xz * oz
     py += yx * ox + yy * oy + yz * oz
     pz += zx * ox + zy * oy + zz * oz
-    c0, c1, c2 = tl.load(c + 0), tl.load(c + 1), tl.load(c + 2)
-    c3, c4, c5 = tl.load(c + 3), tl.load(c + 4), tl.load(c + 5)
-    c6, c7, c8 = tl.load(c + 6), tl.load(c + 7), tl.load(c + 8)
     ax, ay = xx * c0 + xy * c3 + xz * c6, xx * c1 + xy * c4 + xz * c7
     bx, by = yx * c0 + yy * c3 + yz * c6, yx * c1 + yy * c4 + yz * c7
     dx, dy = zx * c0 + zy * c3 + zz * c6, zx * c1 + zy * c4 + zz * c7
@@ -130,7 +140,6 @@ def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
     xx, xy = cos * ax + sin * ay, cos * ay - sin * ax
     yx, yy = cos * bx + sin * by, cos * by - sin * bx
     zx, zy = cos * dx + sin * dy, cos * dy - sin * dx
-    mx, my, mz = tl.load(c + 12), tl.load(c + 13), tl.load(c + 14)
     bodies = four(
         px + xx * mx + xy * my + xz * mz, py + yx * mx + yy * my + yz * mz, pz + zx * mx + zy * my + zz * mz, px
     )
@@ -138,13 +147,29 @@ def _advance(xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sin, cos, c):
 
 
 @triton.jit
-def walk(angles, source, rows, place, there, group, floats, marks, joints, targets, chunks, soles, STEPS: tl.constexpr):
+def walk(
+    angles,
+    source,
+    rows,
+    place,
+    there,
+    group,
+    floats,
+    marks,
+    joints,
+    targets,
+    chunks,
+    soles,
+    STEPS: tl.constexpr,
+    EARLY: tl.constexpr = False,
+):
     """Write the bodies of one group, whose tables :mod:`cmg_runtime.window.triton.body_tables` describes.
 
     Args:
         angles, source: where joint angles are, and [N] int32 floats from there to each lane's.
         rows, place: where rows are, and [N] floats from there to each lane's.
         there: [N] bool, lanes that have one.
+        EARLY: read what several steps need at once, which takes more registers. For few rows, where waiting counts.
 
     Returns:
         [N] the lowest point of the group's soles, m, or infinity.
@@ -156,22 +181,33 @@ def walk(angles, source, rows, place, there, group, floats, marks, joints, targe
     xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
     px, py, pz = zero, zero, zero
     four_steps, columns = tl.arange(0, STEPS_AT_ONCE), tl.arange(0, 4 * STEPS_AT_ONCE)
-    for chunk in range(tl.load(chunks + group)):
+    count = tl.load(chunks + group)
+    joint = tl.load(joints + group * STEPS + four_steps)[None, :]
+    angle = tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0)
+    for chunk in range(count):
         first = group * STEPS + chunk * STEPS_AT_ONCE
-        joint = tl.load(joints + first + four_steps)[None, :]
-        sin, cos = sin_cos(tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0))
+        sin, cos = sin_cos(angle)
         sines, cosines = _apart(sin), _apart(cos)
+        # The next steps' angles are on their way while these are walked.
+        following = (chunk + 1) * STEPS_AT_ONCE + four_steps
+        joint = tl.load(joints + group * STEPS + following, following < count * STEPS_AT_ONCE, other=-1)[None, :]
         tiles = ()
+        early = ()
+        if EARLY:
+            for i in tl.static_range(STEPS_AT_ONCE):
+                early = early + (_constants(floats + (first + i) * STEP_FLOATS),)
         for i in tl.static_range(STEPS_AT_ONCE):
-            c = floats + (first + i) * STEP_FLOATS
+            constants = early[i] if EARLY else _constants(floats + (first + i) * STEP_FLOATS)
             m = marks + (first + i) * STEP_MARKS
             if tl.load(m) != 0:  # a new path from the root
                 xx, xy, xz, yx, yy, yz, zx, zy, zz = one, zero, zero, zero, one, zero, zero, zero, one
                 px, py, pz = zero, zero, zero
             xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, tile = _advance(
-                xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sines[i], cosines[i], c
+                xx, xy, xz, yx, yy, yz, zx, zy, zz, px, py, pz, sines[i], cosines[i], constants
             )
             tiles = tiles + (tile,)
+            if i == 1:
+                angle = tl.load(angles + (source[:, None] + joint), there[:, None] & (joint >= 0), other=0.0)
             for sole in range(tl.load(m + 1), tl.load(m + 2)):
                 p = soles + sole * SOLE_FLOATS
                 height = pz + zx * tl.load(p) + zy * tl.load(p + 1) + zz * tl.load(p + 2) - tl.load(p + 3)

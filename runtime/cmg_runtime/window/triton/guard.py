@@ -10,7 +10,9 @@ from typing import Optional
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from cmg_runtime.device.triton_support import dependent_launch
 from cmg_runtime.guard import STRIDE, Guard
 
 ROWS = 16
@@ -49,6 +51,7 @@ def replace_bad_rows(
             WIDTH=triton.next_power_of_2(width),
             ROWS=ROWS,
             num_warps=4,
+            **dependent_launch(motion.device),
         )
 
 
@@ -72,7 +75,11 @@ def _replace_bad_rows(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     lanes = tl.arange(0, WIDTH)
     there, used = rows < n, lanes < D
