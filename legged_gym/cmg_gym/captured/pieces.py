@@ -29,7 +29,9 @@ def step_pieces(env: CapturedWorld) -> list[Piece]:
     """The whole step, in order: see ``ManagerBasedRlEnv.step``."""
     pieces = [Piece("actions", lambda: env.action_manager.process_action(env.action_in))]
     for substep in range(env.cfg.decimation):
-        step = env.physics.second_half if substep == 0 and env.physics.halved else env.sim.step
+        step = env.sim.step
+        if env.physics.halved:
+            step = env.physics.step if substep else env.physics.second_half
         pieces += [
             Piece("actuators", lambda: _drive(env)),
             Piece("physics", step, captured=False, binds=False),
