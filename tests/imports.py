@@ -156,7 +156,7 @@ GYM = Package(
         ("env_cfg", "learning"),
         ("tasks", "command_line", "evaluation", "simulated_robot"),
         ("walk",),
-        ("train", "play", "drive", "evaluate", "export_checkpoint", "latency", "time_share"),
+        ("train", "play", "drive", "evaluate", "export_checkpoint", "latency", "soak", "time_share"),
         ("sim2sim",),
     ),
 )
