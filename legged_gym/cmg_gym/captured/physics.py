@@ -19,6 +19,7 @@ import warp as wp
 from mjlab.sim.sim import Simulation
 from mujoco import mjtSensor, mjtStage  # pyright: ignore[reportAttributeAccessIssue]
 
+from cmg_gym.captured.solver import solve
 from cmg_runtime.device.graphs import no_garbage_collection
 
 INTEGRATORS = {
@@ -148,7 +149,7 @@ def _finish(model: Any, data: Any, beside: Beside) -> None:
     data.sensordata.zero_()  # as step does; what was there of the first half comes again
     mujoco_warp.sensor_pos(model, data)
     mujoco_warp.sensor_vel(model, data)
-    mujoco_warp.solve(model, data)
+    solve(model, data)
     with beside.work():
         mujoco_warp.sensor_acc(model, data)
     INTEGRATORS[model.opt.integrator](model, data)

@@ -14,13 +14,12 @@ from typing import Any
 import mujoco_warp
 import warp as wp
 from mujoco_warp._src import math, solver, types
-from mujoco_warp._src.block_cholesky import (
-    create_blocked_cholesky_augmented_factorize_solve_newton_func,
-    create_blocked_cholesky_solve_newton_func,
-)
+from mujoco_warp._src.block_cholesky import create_blocked_cholesky_augmented_factorize_solve_newton_func
 
 THREADS = 32
 """Of a world: a warp waits for nobody."""
+BLOCKS = 16
+"""Worlds that a multiprocessor works on at a time, at least: it leaves each thread 128 registers."""
 QUADRATIC = int(types.ConstraintState.QUADRATIC.value)
 
 
@@ -58,7 +57,7 @@ def _fits(model: Any, data: Any) -> bool:
 def _iterate(model: Any, data: Any, context: Any) -> None:
     worlds, padded = data.nworld, context.grad.shape[1]
     wp.launch_tiled(
-        _iterations(model.opt.ls_iterations, model.nv, model.nv_pad),
+        _iterations(model.opt.ls_iterations, model.nv, model.nv_pad, BLOCKS),
         dim=worlds,
         inputs=[
             model.opt.iterations,
@@ -114,15 +113,19 @@ def _wait():  # pyright: ignore
 
 
 @functools.cache
-def _iterations(ls_iterations: int, nv: int, nv_pad: int) -> Any:  # noqa: C901
+def _iterations(ls_iterations: int, nv: int, nv_pad: int, blocks: int) -> Any:  # noqa: C901
     """The kernel; see ``mujoco_warp/_src/solver.py``, whose names these are."""
     LS_ITERATIONS, NV = ls_iterations, nv
     factorize_solve = create_blocked_cholesky_augmented_factorize_solve_newton_func(
         types.TILE_SIZE_JTDAJ_DENSE, nv_pad, nv
     )
-    solve_again = create_blocked_cholesky_solve_newton_func(types.TILE_SIZE_JTDAJ_DENSE, nv_pad, nv)
 
-    @wp.kernel(module="unique", enable_backward=False, module_options={"enable_mathdx_gemm": False})
+    @wp.kernel(
+        module="unique",
+        enable_backward=False,
+        module_options={"enable_mathdx_gemm": False},
+        launch_bounds=(THREADS, blocks),
+    )
     def iterations(  # pyright: ignore
         opt_iterations: int,
         opt_tolerance: wp.array[float],
@@ -204,9 +207,7 @@ def _iterations(ls_iterations: int, nv: int, nv_pad: int) -> Any:  # noqa: C901
             local_gauss = wp.vec2(0.0)
             for dof in range(tid, NV, wp.block_dim()):
                 along = search[world, dof]
-                local_gauss += wp.vec2(
-                    along * (Ma[world, dof] - qfrc_smooth[world, dof]), 0.5 * along * mv[world, dof]
-                )
+                local_gauss += wp.vec2(along * (Ma[world, dof] - qfrc_smooth[world, dof]), 0.5 * along * mv[world, dof])
             gauss_sum = wp.tile_reduce(wp.add, wp.tile(local_gauss, preserve_type=True))
             rows = p0_sum[0]
             gauss = gauss_sum[0]
@@ -366,15 +367,9 @@ def _iterations(ls_iterations: int, nv: int, nv_pad: int) -> Any:  # noqa: C901
                 dot_sum = wp.tile_reduce(wp.add, wp.tile(local_dot))
                 grad_dot = float(dot_sum[0])
                 _wait()
-                products = wp.vec2(0.0)
-                if num_changed > 0:
-                    products = wp.static(factorize_solve)(
-                        h[world], grad_column[world], wp.static(nv_pad), hfactor[world], search_column[world]
-                    )
-                else:
-                    products = wp.static(solve_again)(
-                        hfactor[world], grad_column[world], wp.static(nv_pad), search_column[world]
-                    )
+                products = wp.static(factorize_solve)(
+                    h[world], grad_column[world], wp.static(nv_pad), hfactor[world], search_column[world]
+                )
                 search_dot = float(products[0])
                 newton_decrement = float(products[1])
                 _wait()
