@@ -19,6 +19,7 @@ import warp as wp
 from mjlab.sim.sim import Simulation
 from mujoco import mjtSensor, mjtStage  # pyright: ignore[reportAttributeAccessIssue]
 
+from cmg_gym.captured.lean import lean
 from cmg_gym.captured.solver import solve
 from cmg_runtime.device.graphs import no_garbage_collection
 
@@ -160,7 +161,7 @@ def _program(sim: Simulation, run: Callable[[Any, Any, Beside], None], beside: B
     """What does ``run(model, data, beside)``: launches a graph of it, where the simulation uses graphs."""
     model, data, graph = sim.wp_model, sim.wp_data, None
     if sim.use_cuda_graph:
-        with no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
+        with lean(sim), no_garbage_collection(), wp.ScopedDevice(sim.wp_device), wp.ScopedCapture() as capture:
             run(model, data, beside)
         graph = capture.graph
 
@@ -168,7 +169,8 @@ def _program(sim: Simulation, run: Callable[[Any, Any, Beside], None], beside: B
         with wp.ScopedDevice(sim.wp_device):
             if graph is not None:
                 wp.capture_launch(graph)
-            else:
+                return
+            with lean(sim):
                 run(model, data, beside)
 
     return launch

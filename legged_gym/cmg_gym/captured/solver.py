@@ -11,9 +11,10 @@ from typing import Any
 
 import mujoco_warp
 import warp as wp
-from mujoco_warp._src import solver, types
+from mujoco_warp._src import types
 
-from cmg_gym.captured.solver_kernel import THREADS, make_kernel
+from cmg_gym.captured.newton_step import MOST
+from cmg_gym.captured.solver_kernel import THREADS, make_inertia_kernel, make_kernel
 
 BLOCKS = 16
 """Worlds that a multiprocessor works on at a time, at least: it leaves each thread 128 registers."""
@@ -25,12 +26,11 @@ def solve(model: Any, data: Any) -> None:
         mujoco_warp.solve(model, data)
         return
     warmstart = not model.opt.disableflags & mujoco_warp.DisableBit.WARMSTART
-    worlds, nv, nv_pad, rows = data.nworld, model.nv, model.nv_pad, data.njmax
-    vectors = [wp.empty((worlds, size), dtype=float) for size in (rows, rows, nv, nv, nv_pad)]
+    worlds, nv, rows = data.nworld, model.nv, data.njmax
+    vectors = [wp.empty((worlds, size), dtype=float) for size in (rows, rows, nv, nv, nv)]
     Jaref, jv, mv, search, grad = vectors
-    h, hfactor = (wp.empty((worlds, nv_pad, nv_pad), dtype=float) for _ in range(2))
     wp.launch_tiled(
-        make_kernel(model.opt.ls_iterations, nv, nv_pad, BLOCKS),
+        make_kernel(model.opt.ls_iterations, nv, BLOCKS),
         dim=worlds,
         inputs=[
             model.opt.iterations,
@@ -70,11 +70,8 @@ def solve(model: Any, data: Any) -> None:
             jv,
             mv,
             search,
-            search.reshape(shape=(worlds, nv, 1)),
             grad,
-            grad.reshape(shape=(worlds, nv_pad, 1)),
-            h,
-            hfactor,
+            wp.empty((worlds, nv, nv), dtype=float),
             wp.empty((worlds, rows), dtype=int),
             wp.empty(worlds, dtype=int),
         ],
@@ -82,9 +79,24 @@ def solve(model: Any, data: Any) -> None:
     )
 
 
+def factor_solve(model: Any, data: Any, M: Any, L: Any, D: Any, x: Any, y: Any) -> None:
+    """As MuJoCo Warp's ``factor_solve_i``, M x = y, but that the factor is not kept in ``L`` and ``D``."""
+    wp.launch_tiled(
+        make_inertia_kernel(model.nv, BLOCKS),
+        dim=data.nworld,
+        inputs=[model.M_elemid, M, y],
+        outputs=[wp.empty((data.nworld, model.nv, model.nv), dtype=float), x],
+        block_dim=THREADS,
+    )
+
+
+def is_small(model: Any) -> bool:
+    """Whether a warp can factorise matrices of ``model``'s size."""
+    return model.is_sparse and model.nv <= MOST
+
+
 def _fits(model: Any, data: Any) -> bool:
     """Whether the solver is the one that the kernel is written for."""
     newton = model.opt.solver == types.SolverType.NEWTON and model.opt.cone == types.ConeType.PYRAMIDAL
-    blocked = model.is_sparse and model.nv > solver._BLOCK_CHOLESKY_DIM
     asleep = model.opt.enableflags & mujoco_warp.EnableBit.SLEEP
-    return newton and blocked and not asleep and data.njmax > 0 and model.opt.iterations > 0
+    return newton and is_small(model) and not asleep and data.njmax > 0 and model.opt.iterations > 0

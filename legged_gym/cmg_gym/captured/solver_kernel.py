@@ -15,7 +15,8 @@ from typing import Any
 
 import warp as wp
 from mujoco_warp._src import math, solver, types
-from mujoco_warp._src.block_cholesky import create_blocked_cholesky_augmented_factorize_solve_newton_func
+
+from cmg_gym.captured.newton_step import make_newton_step
 
 THREADS = 32
 """Of a world: a warp waits for nobody."""
@@ -69,24 +70,59 @@ def _along(
     return total
 
 
+@wp.func
+def _spread(M_elemid: wp.array2d[int], M: wp.array[float], h: wp.array2d[float], nv: int, tid: int):
+    """The inertia matrix's upper triangle, of its elements that are not zero."""
+    for element in range(tid, nv * nv, wp.block_dim()):
+        i = element // nv
+        j = element - i * nv
+        if j >= i:
+            value = float(0.0)
+            address = M_elemid[j, i]
+            if address >= 0:
+                value = M[address]
+            h[i, j] = value
+
+
 @functools.cache
-def make_kernel(ls_iterations: int, nv: int, nv_pad: int, blocks: int) -> Any:
+def make_inertia_kernel(nv: int, blocks: int) -> Any:
+    """A kernel that solves M x = y, launched with :data:`THREADS` for a world; arguments as of :func:`make_kernel`."""
+    NV = nv
+    newton_step = make_newton_step(nv)
+
+    @wp.kernel(module="unique", enable_backward=False, launch_bounds=(THREADS, blocks))
+    def solve_inertia(
+        M_elemid: wp.array2d[int],
+        M_in: wp.array2d[float],
+        y: wp.array2d[float],
+        h: wp.array3d[float],
+        x: wp.array2d[float],
+    ):
+        world, tid = wp.tid()
+        _spread(M_elemid, M_in[world], h[world], NV, tid)
+        _wait()
+        newton_step(h[world], y[world], x[world])
+        for dof in range(tid, NV, wp.block_dim()):
+            x[world, dof] = -x[world, dof]
+
+    return solve_inertia
+
+
+@functools.cache
+def make_kernel(ls_iterations: int, nv: int, blocks: int) -> Any:
     """The kernel, launched with :data:`THREADS` for a world.
 
     Args:
         ls_iterations: the most steps of a line search.
-        nv, nv_pad: degrees of freedom, and the size of a matrix of them.
+        nv: degrees of freedom.
         blocks: worlds that a multiprocessor works on at a time, at least.
     """
-    LS_ITERATIONS, NV, NV_PAD = ls_iterations, nv, nv_pad
-    factorize_solve = create_blocked_cholesky_augmented_factorize_solve_newton_func(
-        types.TILE_SIZE_JTDAJ_DENSE, nv_pad, nv
-    )
+    LS_ITERATIONS, NV = ls_iterations, nv
+    newton_step = make_newton_step(nv)
 
     @wp.kernel(
         module="unique",
         enable_backward=False,
-        module_options={"enable_mathdx_gemm": False},
         launch_bounds=(THREADS, blocks),
     )
     def iterations(
@@ -125,11 +161,8 @@ def make_kernel(ls_iterations: int, nv: int, nv_pad: int, blocks: int) -> Any:
         jv: wp.array2d[float],
         mv: wp.array2d[float],
         search: wp.array2d[float],
-        search_column: wp.array3d[float],
         grad: wp.array2d[float],
-        grad_column: wp.array3d[float],
         h: wp.array3d[float],
-        hfactor: wp.array3d[float],
         changed_ids: wp.array2d[int],
         changed_count: wp.array[int],
     ):
@@ -149,22 +182,9 @@ def make_kernel(ls_iterations: int, nv: int, nv_pad: int, blocks: int) -> Any:
         niter = int(-1)  # of complete iterations; the first passage is the beginning
 
         # Where it begins: H = M + J' D J of the constraints in force.
-        for dof in range(tid, NV_PAD, wp.block_dim()):
-            if dof < NV:
-                qacc[world, dof] = qacc_start[world, dof]
-            grad[world, dof] = 0.0
-        for element in range(tid, NV_PAD * NV_PAD, wp.block_dim()):
-            i = element // NV_PAD
-            j = element - i * NV_PAD
-            if j >= i:
-                inertia = float(0.0)
-                if j < NV:
-                    address = M_elemid[j, i]
-                    if address >= 0:
-                        inertia = M_in[world, address]
-                elif i == j:
-                    inertia = float(1.0)
-                h[world, i, j] = inertia
+        for dof in range(tid, NV, wp.block_dim()):
+            qacc[world, dof] = qacc_start[world, dof]
+        _spread(M_elemid, M_in[world], h[world], NV, tid)
         if tid == 0:
             changed_count[world] = 0
         _wait()
@@ -231,9 +251,13 @@ def make_kernel(ls_iterations: int, nv: int, nv_pad: int, blocks: int) -> Any:
                 dot_sum = wp.tile_reduce(wp.add, wp.tile(local_dot))
                 grad_dot = float(dot_sum[0])
                 _wait()
-                products = wp.static(factorize_solve)(
-                    h[world], grad_column[world], NV_PAD, hfactor[world], search_column[world]
-                )
+                newton_step(h[world], grad[world], search[world])
+                local_products = wp.vec2(0.0)
+                for dof in range(tid, NV, wp.block_dim()):
+                    step = search[world, dof]
+                    local_products += wp.vec2(step * step, -step * grad[world, dof])
+                products_sum = wp.tile_reduce(wp.add, wp.tile(local_products, preserve_type=True))
+                products = products_sum[0]
                 search_dot = float(products[0])
                 newton_decrement = float(products[1])
                 _wait()
