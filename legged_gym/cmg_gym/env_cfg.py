@@ -44,6 +44,11 @@ ACTOR_OFFSETS = (1, 5, 10)
 CRITIC_OFFSETS = tuple(range(2, 42, 2))
 """Frames ahead that the critic sees: 20, up to 0.8 s."""
 
+MOST_CONSTRAINTS = 192
+"""Of a robot: kernels run over so many, whatever there are. Walking has 34 on average and 120 at most, with random
+actions 133, thrown into any pose 174. What is beyond is dropped for that step of physics; MuJoCo Warp prints a line
+then, and the captured environment logs in how many episodes."""
+
 FEET_CONTACT, SELF_COLLISION = "feet_ground_contact", "self_collision"
 
 
@@ -70,7 +75,7 @@ def make_env_cfg(play: bool = False, delay_steps: int = 0, robot: RobotCfg = G1)
         curriculum={} if play else _curriculum(),
         viewer=_viewer(robot),
         sim=SimulationCfg(
-            njmax=300,
+            njmax=MOST_CONSTRAINTS,
             contact_sensor_maxmatch=64,
             mujoco=MujocoCfg(timestep=0.005, iterations=10, ls_iterations=20, ccd_iterations=50),
         ),

@@ -29,7 +29,8 @@ SNIPPET = """
     }}
     __syncwarp();
     float a[W];  // this thread's row
-    float e[SOME], c[SOME][SOME], z[SOME];  // its element of each row behind; their corner and right side, all threads alike
+    // Its element of each row behind; their corner and right side, of all threads alike.
+    float e[SOME], c[SOME][SOME], z[SOME];
 #pragma unroll
     for (int j = 0; j < W; ++j) a[j] = mine ? rows[lane * STRIDE + j] : 0.0f;
 #pragma unroll

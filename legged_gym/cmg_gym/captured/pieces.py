@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 KINEMATICS = "kinematics"
+OVERFLOWN = "Simulation/episodes_with_lost_contacts"
+"""In how many of the episodes MuJoCo Warp had more contacts or constraints than it has room for."""
 
 
 def step_pieces(env: CapturedWorld) -> list[Piece]:
@@ -135,7 +137,8 @@ def _note_ends(env: CapturedWorld) -> None:
     means += [value for term in terms_of_commands(env).values() for value in term.metrics.values()]
     ended = env.reset_buf.clone()
     ended[-1] = False
-    env.statistics.add(ended, means, list(env.termination_manager._term_dones.values()))
+    overflown = env.sim.data.overflow[:] != 0  # since the episode began
+    env.statistics.add(ended, means, [*env.termination_manager._term_dones.values(), overflown])
 
 
 def names_of_statistics(env: CapturedWorld) -> tuple[list[str], list[str]]:
@@ -144,7 +147,8 @@ def names_of_statistics(env: CapturedWorld) -> tuple[list[str], list[str]]:
     means += [f"Episode_Metrics/{name}" for name in env.metrics_manager.active_terms]
     for name, term in terms_of_commands(env).items():
         means += [f"Metrics/{name}/{metric}" for metric in term.metrics]
-    return means, [f"Episode_Termination/{name}" for name in env.termination_manager._term_dones]
+    counts = [f"Episode_Termination/{name}" for name in env.termination_manager._term_dones]
+    return means, [*counts, OVERFLOWN]
 
 
 def metrics_of(manager: MetricsManager) -> list[torch.Tensor]:

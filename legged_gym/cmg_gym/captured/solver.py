@@ -1,8 +1,8 @@
-"""MuJoCo Warp's Newton solver, all of whose iterations are one kernel.
+"""MuJoCo Warp's Newton solver as one kernel.
 
-MuJoCo Warp launches thirteen kernels for an iteration of all worlds, as long as one of them has not converged. Most have
-after three or four, and of some thousand worlds one takes all that it may: the later iterations are launches for a
-handful of worlds. Here a warp takes a world through its iterations and ends with it. What is computed is the same.
+MuJoCo Warp launches thirteen kernels for an iteration of all worlds, as long as one of them has not converged. Most
+have after three or four, and of some thousand worlds one takes all that it may: the later iterations are launches for a
+handful of worlds. Here a warp takes a world through all of it and ends with it. What is computed is the same.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import mujoco_warp
 import warp as wp
 from mujoco_warp._src import types
 
+from cmg_gym.captured.inertia_kernel import THREADS, make_inertia_kernel
 from cmg_gym.captured.newton_step import MOST
-from cmg_gym.captured.solver_kernel import THREADS, make_inertia_kernel, make_kernel
+from cmg_gym.captured.solver_kernel import make_kernel
 
 BLOCKS = 16
 """Worlds that a multiprocessor works on at a time, at least: it leaves each thread 128 registers."""
