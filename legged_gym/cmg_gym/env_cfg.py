@@ -35,6 +35,7 @@ from cmg_gym.mdp.episodes import StartNoise
 from cmg_gym.mdp.pushes import push_by_setting_velocity
 from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
 from cmg_gym.mdp.residual_action import ResidualJointActionCfg
+from cmg_gym.mdp.terminations import diverged
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
 from cmg_gym.robots import G1, RobotCfg
 
@@ -234,7 +235,7 @@ def _terminations(robot: RobotCfg) -> dict[str, TerminationTermCfg]:
         "time_out": TerminationTermCfg(func=mdp.time_out, time_out=True),
         "fell_over": TerminationTermCfg(func=mdp.bad_orientation, params={"limit_angle": math.radians(60.0)}),
         "sank": TerminationTermCfg(func=mdp.root_height_below_minimum, params={"minimum_height": robot.minimum_height}),
-        "diverged": TerminationTermCfg(func=mdp.nan_detection),
+        "diverged": TerminationTermCfg(func=diverged),
     }
 
 

@@ -16,6 +16,7 @@ from mjlab.envs import types
 from mjlab.managers import CommandTerm, EventTermCfg, MetricsManager
 from mjlab.managers.event_manager import RecomputeLevel
 
+from cmg_gym.captured import rewards
 from cmg_gym.captured.graphs import Piece
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _terminate(env: CapturedWorld) -> None:
 
 
 def _reward(env: CapturedWorld) -> None:
-    env.reward_buf = env.reward_manager.compute(dt=env.step_dt)
+    env.reward_buf = rewards.compute(env.reward_manager, env.reward_sums, env.step_dt)
     env.metrics_manager.compute()
 
 
@@ -131,8 +132,8 @@ def _note_ends(env: CapturedWorld) -> None:
     env.reset_ids.copy_(env.padded(env.reset_buf))
     env.reset_mask.copy_(env.reset_buf)
     env.reset_mask[-1] = True  # the spare world begins anew in every step, so it never drifts anywhere
-    rewards, metrics = env.reward_manager, env.metrics_manager
-    means = [total / env.max_episode_length_s for total in rewards._episode_sums.values()]
+    metrics = env.metrics_manager
+    means = [env.reward_sums / env.max_episode_length_s]
     means += metrics_of(metrics) if isinstance(metrics, MetricsManager) else []
     means += [value for term in terms_of_commands(env).values() for value in term.metrics.values()]
     ended = env.reset_buf.clone()
@@ -218,8 +219,7 @@ def _reset_managers(env: CapturedWorld) -> None:
     ids = env.reset_ids
     env.observation_manager.reset(ids)
     env.action_manager.reset(ids)
-    for total in env.reward_manager._episode_sums.values():
-        total.masked_fill_(env.reset_mask, 0.0)
+    env.reward_sums.masked_fill_(env.reset_mask, 0.0)
     for term in (*env.reward_manager._class_term_cfgs, *env.termination_manager._class_term_cfgs):
         term.func.reset(env_ids=ids)
     env.metrics_manager.reset(ids)
