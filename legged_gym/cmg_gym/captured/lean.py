@@ -1,4 +1,4 @@
-"""What MuJoCo Warp launches in every step, done faster or left out where it does nothing for this model."""
+"""What MuJoCo Warp launches in every step though it does nothing for this model, left out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 
 import warp as wp
 from mjlab.sim.sim import Simulation
-from mujoco import mjtSensor  # pyright: ignore[reportAttributeAccessIssue]
-from mujoco_warp._src import smooth
-
-from cmg_gym.captured import solver
+from mujoco import mjtObj, mjtSensor  # pyright: ignore[reportAttributeAccessIssue]
 
 UNSORTED = (0, 3)
 """Contact sensors that show what they find as it comes, or the net force: nothing has to be sorted for them."""
@@ -19,10 +16,9 @@ UNSORTED = (0, 3)
 
 @contextmanager
 def lean(sim: Simulation) -> Iterator[None]:
-    """Within it, ``mujoco_warp``'s functions launch no kernels of :func:`idle_kernels`, and the inertia matrix is
-    factorised by :func:`cmg_gym.captured.solver.factor_solve`."""
+    """Within it, ``mujoco_warp``'s functions launch no kernels of :func:`idle_kernels`."""
     idle = idle_kernels(sim)
-    launch, launch_tiled, factor_solve = wp.launch, wp.launch_tiled, smooth.factor_solve_i
+    launch, launch_tiled = wp.launch, wp.launch_tiled
 
     def unless_idle(run: Any) -> Any:
         def launched(kernel: Any, *arguments: Any, **named: Any) -> Any:
@@ -31,17 +27,14 @@ def lean(sim: Simulation) -> Iterator[None]:
         return launched
 
     wp.launch, wp.launch_tiled = unless_idle(launch), unless_idle(launch_tiled)
-    if solver.is_small(sim.wp_model):
-        smooth.factor_solve_i = solver.factor_solve
     try:
         yield
     finally:
-        wp.launch, wp.launch_tiled, smooth.factor_solve_i = launch, launch_tiled, factor_solve
+        wp.launch, wp.launch_tiled = launch, launch_tiled
 
 
 def idle_kernels(sim: Simulation) -> tuple[str, ...]:
-    """The names of kernels that do nothing for the model of ``sim``: gravity compensation where no body has any,
-    tactile sensors and the sorting of contacts where no sensor needs it."""
+    """The names of kernels that do nothing for the model of ``sim``, or nothing that anybody reads."""
     model = sim.mj_model
     names = []
     if not model.body_gravcomp.any() and "body_gravcomp" not in sim.expanded_fields:
@@ -51,4 +44,11 @@ def idle_kernels(sim: Simulation) -> tuple[str, ...]:
     reductions = model.sensor_intprm[model.sensor_type == mjtSensor.mjSENS_CONTACT, 1]
     if all(reduction in UNSORTED for reduction in reductions):
         names.append("_contact_sort")
+    if not model.ntendon:
+        names.append("_qderiv_tendon_damping")
+    if not model.na:
+        names.append("_next_activation")
+    seen = (*model.sensor_objtype, *model.sensor_reftype)
+    if sim._sensor_context is None and mjtObj.mjOBJ_CAMERA not in seen:  # a window has its own
+        names += ["_cam_local_to_global", "_light_local_to_global"]
     return tuple(names)

@@ -4,13 +4,12 @@ mjlab ends a step with ``forward``, and begins the next one with a step of physi
 from the same state. Here the end computes the first half, and the first step of physics only goes on with the second.
 
 Most kernels of a step are too small for a GPU. So what does not need each other runs at the same time: contacts and
-constraints beside inertia and forces, sensors beside the integration.
+constraints beside inertia and forces, sensors beside the integration, and in the solver likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import mujoco_warp
@@ -19,6 +18,7 @@ import warp as wp
 from mjlab.sim.sim import Simulation
 from mujoco import mjtSensor, mjtStage  # pyright: ignore[reportAttributeAccessIssue]
 
+from cmg_gym.captured.beside import Beside
 from cmg_gym.captured.lean import lean
 from cmg_gym.captured.solver import solve
 from cmg_runtime.device.graphs import no_garbage_collection
@@ -28,30 +28,6 @@ INTEGRATORS = {
     mujoco_warp.IntegratorType.IMPLICIT: mujoco_warp.implicit,
     mujoco_warp.IntegratorType.IMPLICITFAST: mujoco_warp.implicit,
 }
-
-
-class Beside:
-    """Work beside other work, on a second stream.
-
-    Args:
-        device: whose. On a CPU, one follows the other.
-        allowed: likewise, if not.
-    """
-
-    def __init__(self, device: wp.Device, allowed: bool) -> None:
-        self._device = device
-        self._stream = wp.Stream(device) if allowed and device.is_cuda else None
-
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """What is launched within it runs behind what was launched before, and beside what comes until :meth:`end`."""
-        with wp.ScopedStream(self._stream, sync_enter=True, sync_exit=False):
-            yield
-
-    def end(self) -> None:
-        """What is launched from here on runs behind it."""
-        if self._stream is not None:
-            wp.get_stream(self._device).wait_stream(self._stream)
 
 
 class Physics:
@@ -150,7 +126,7 @@ def _finish(model: Any, data: Any, beside: Beside) -> None:
     data.sensordata.zero_()  # as step does; what was there of the first half comes again
     mujoco_warp.sensor_pos(model, data)
     mujoco_warp.sensor_vel(model, data)
-    solve(model, data)
+    solve(model, data, beside)
     with beside.work():
         mujoco_warp.sensor_acc(model, data)
     INTEGRATORS[model.opt.integrator](model, data)
