@@ -157,7 +157,7 @@ GYM = Package(
         ("tasks", "command_line", "velocity_task", "simulated_robot"),
         ("evaluation",),
         ("walk", "bars"),
-        ("train", "play", "drive", "evaluate", "export_checkpoint", "latency", "time_share"),
+        ("train", "play", "drive", "evaluate", "export_checkpoint", "latency", "soak", "time_share"),
         ("sim2sim",),
     ),
 )

@@ -12,7 +12,7 @@ import warp as wp
 from mjlab.entity import EntityData
 from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, types
 
-from cmg_gym.captured import trial
+from cmg_gym.captured import rewards, trial
 from cmg_gym.captured.graphs import CudaGraphs, Graphs, Piece, Sequence
 from cmg_gym.captured.pieces import KINEMATICS, copied, names_of_statistics, step_pieces, take_over, terms_of_commands
 from cmg_gym.captured.settings import Settings
@@ -136,6 +136,7 @@ class CapturedEnv(CapturedWorld):
     def _prepare(self) -> Sequence:
         """Find out what can be captured, and capture it."""
         self.observations = copied(self.obs_buf)
+        self.reward_sums = rewards.share_sums(self.reward_manager)
         commands = [term.cfg for term in terms_of_commands(self).values()]
         self._settings = Settings([*(cfg for _, _, cfg in trial.terms(self)), *commands])
         if self._graphs is None:
@@ -152,7 +153,9 @@ class CapturedEnv(CapturedWorld):
         for refusal in self.refused:
             print(f"captured step: {refusal.name} runs between graphs, {refusal.milliseconds:.2f} ms: {refusal.reason}")
         entities = [entity for entity in self.scene.entities.values() if isinstance(entity.data, EntityData)]
-        sequence = Sequence(pieces, self.state, self._graphs, self.constants, lambda: shared_reads(entities))
+        terms = terms_of_commands(self).values()
+        sharing = lambda: shared_reads(entities, terms)  # noqa: E731
+        sequence = Sequence(pieces, self.state, self._graphs, self.constants, sharing)
         self._capture(sequence)
         return sequence
 

@@ -16,6 +16,7 @@ from mjlab.envs import types
 from mjlab.managers import CommandTerm, EventTermCfg, MetricsManager
 from mjlab.managers.event_manager import RecomputeLevel
 
+from cmg_gym.captured import rewards
 from cmg_gym.captured.graphs import Piece
 
 if TYPE_CHECKING:
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 
 
 KINEMATICS = "kinematics"
+OVERFLOWN = "Simulation/episodes_with_lost_contacts"
+"""In how many of the episodes MuJoCo Warp had more contacts or constraints than it has room for."""
 
 
 def step_pieces(env: CapturedWorld) -> list[Piece]:
     """The whole step, in order: see ``ManagerBasedRlEnv.step``."""
     pieces = [Piece("actions", lambda: env.action_manager.process_action(env.action_in))]
     for substep in range(env.cfg.decimation):
-        step = env.physics.second_half if substep == 0 and env.physics.halved else env.sim.step
+        step = env.sim.step
+        if env.physics.halved:
+            step = env.physics.step if substep else env.physics.second_half
         pieces += [
             Piece("actuators", lambda: _drive(env)),
             Piece("physics", step, captured=False, binds=False),
@@ -85,7 +90,7 @@ def _terminate(env: CapturedWorld) -> None:
 
 
 def _reward(env: CapturedWorld) -> None:
-    env.reward_buf = env.reward_manager.compute(dt=env.step_dt)
+    env.reward_buf = rewards.compute(env.reward_manager, env.reward_sums, env.step_dt)
     env.metrics_manager.compute()
 
 
@@ -127,13 +132,14 @@ def _note_ends(env: CapturedWorld) -> None:
     env.reset_ids.copy_(env.padded(env.reset_buf))
     env.reset_mask.copy_(env.reset_buf)
     env.reset_mask[-1] = True  # the spare world begins anew in every step, so it never drifts anywhere
-    rewards, metrics = env.reward_manager, env.metrics_manager
-    means = [total / env.max_episode_length_s for total in rewards._episode_sums.values()]
+    metrics = env.metrics_manager
+    means = [env.reward_sums / env.max_episode_length_s]
     means += metrics_of(metrics) if isinstance(metrics, MetricsManager) else []
     means += [value for term in terms_of_commands(env).values() for value in term.metrics.values()]
     ended = env.reset_buf.clone()
     ended[-1] = False
-    env.statistics.add(ended, means, list(env.termination_manager._term_dones.values()))
+    overflown = env.sim.data.overflow[:] != 0  # since the episode began
+    env.statistics.add(ended, means, [*env.termination_manager._term_dones.values(), overflown])
 
 
 def names_of_statistics(env: CapturedWorld) -> tuple[list[str], list[str]]:
@@ -142,7 +148,8 @@ def names_of_statistics(env: CapturedWorld) -> tuple[list[str], list[str]]:
     means += [f"Episode_Metrics/{name}" for name in env.metrics_manager.active_terms]
     for name, term in terms_of_commands(env).items():
         means += [f"Metrics/{name}/{metric}" for metric in term.metrics]
-    return means, [f"Episode_Termination/{name}" for name in env.termination_manager._term_dones]
+    counts = [f"Episode_Termination/{name}" for name in env.termination_manager._term_dones]
+    return means, [*counts, OVERFLOWN]
 
 
 def metrics_of(manager: MetricsManager) -> list[torch.Tensor]:
@@ -212,8 +219,7 @@ def _reset_managers(env: CapturedWorld) -> None:
     ids = env.reset_ids
     env.observation_manager.reset(ids)
     env.action_manager.reset(ids)
-    for total in env.reward_manager._episode_sums.values():
-        total.masked_fill_(env.reset_mask, 0.0)
+    env.reward_sums.masked_fill_(env.reset_mask, 0.0)
     for term in (*env.reward_manager._class_term_cfgs, *env.termination_manager._class_term_cfgs):
         term.func.reset(env_ids=ids)
     env.metrics_manager.reset(ids)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +12,16 @@ from mjlab.entity import EntityData
 
 
 @contextmanager
-def shared_reads(entities: list[Any]) -> Iterator[None]:
+def shared_reads(entities: list[Any], terms: Iterable[Any] = ()) -> Iterator[None]:
     """Within it, a property of an entity's data that was computed from the simulation once is not computed again.
 
     mjlab computes each of them anew at every use: the root's velocity in its own frame some six times a step. Only for
     code that leaves the simulation as it is. A term that writes into what it read would write into what others read:
     then this raises.
+
+    Args:
+        entities: whose data.
+        terms: likewise the methods that they name in an attribute ``reads``.
 
     Raises:
         RuntimeError: such a term.
@@ -24,11 +29,16 @@ def shared_reads(entities: list[Any]) -> Iterator[None]:
     read: dict[tuple[int, str], tuple[torch.Tensor, int]] = {}
     datas = [entity.data for entity in entities]
     before = [type(data) for data in datas]
+    named = [(term, name) for term in terms for name in getattr(term, "reads", ())]
     try:
         for data in datas:
             data.__class__ = _remembering(type(data), read)
+        for term, name in named:
+            vars(term)[name] = functools.cache(getattr(term, name))
         yield
     finally:
+        for term, name in named:
+            vars(term).pop(name, None)
         for data, cls in zip(datas, before, strict=True):
             data.__class__ = cls
     written = [name for (_, name), (value, version) in read.items() if value._version != version]

@@ -34,10 +34,11 @@ class EpisodeStatistics:
         """Add the episodes of ``ended`` [worlds] bool.
 
         Args:
-            means: each [worlds] float.
+            means: each [worlds] or [n, worlds] float.
             counts: each [worlds] bool.
         """
-        rows = torch.stack([torch.ones_like(ended, dtype=torch.float32), *means, *(count.float() for count in counts)])
+        happened = torch.stack([torch.ones_like(ended), *counts]).float()
+        rows = torch.cat([happened[:1], *(values.view(-1, len(ended)) for values in means), happened[1:]])
         self._sums += torch.where(ended, rows, 0.0).sum(dim=1)
 
     def read(self) -> dict[str, float]:

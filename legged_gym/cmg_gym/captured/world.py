@@ -43,12 +43,14 @@ class CapturedWorld(ManagerBasedRlEnv):
         physics: the halves of its step.
         constants: a context for code that is captured, or tried.
         steps: 0-d int32, on the device: how many there were.
+        reward_sums: [T, N + 1] of each reward in the episodes so far; there from the first reset on.
         observations: what the last step observed, as ``obs_buf``; there from the first reset on.
         hoisted: terms that are evaluated before the graph that uses them.
         refused: what runs between the graphs, and why.
     """
 
     observations: types.VecEnvObs
+    reward_sums: torch.Tensor
 
     def __init__(self, cfg: ManagerBasedRlEnvCfg, device: str, render_mode: str | None = None) -> None:
         cfg = copy.deepcopy(cfg)

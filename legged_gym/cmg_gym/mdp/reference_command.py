@@ -106,6 +106,8 @@ class ReferenceCommand(CommandTerm):
 
     launches_graphs = True
     """Its update: the engine's own, which cannot be part of another."""
+    reads = ("robot_heading",)
+    """Methods without arguments that compute from the robot's state alone, so that once is enough for all who ask."""
 
     def __init__(self, cfg: ReferenceCommandCfg, env: ManagerBasedRlEnv) -> None:
         super().__init__(cfg, env)
