@@ -11,12 +11,13 @@ import torch
 import tyro
 from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
-from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
+from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz
 
 from cmg_gym.mdp.captures import Captures
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
 from cmg_gym.mdp.episodes import NextEpisodes, StartNoise, disturbed
 from cmg_gym.mdp.ghost import ghost_of
+from cmg_gym.mdp.heading import heading_of
 from cmg_gym.mdp.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
 from cmg_gym.mdp.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
@@ -280,7 +281,7 @@ class ReferenceCommand(CommandTerm):
 
     def robot_heading(self) -> torch.Tensor:
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
-        return yaw_quat(self.robot.data.root_link_quat_w)
+        return heading_of(self.robot.data.root_link_quat_w)
 
     def robot_velocity(self) -> torch.Tensor:
         """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""

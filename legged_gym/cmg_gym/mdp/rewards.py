@@ -26,12 +26,17 @@ SWING_FROM, SWING_AT = 0.03, 0.06
 """m: a foot of the reference less than the first above the lowest stands; more than the second above it, it swings."""
 
 
+def near(squared_error: torch.Tensor, std: float) -> torch.Tensor:
+    """exp(-error^2 / std^2)."""
+    return torch.exp(squared_error * (-1 / std**2))
+
+
 def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-|v - c|^2 / std^2): horizontal velocity of the root in its heading against the command in force, m/s."""
     command = reference(env, command_name)
     velocity = quat_apply_inverse(command.robot_heading(), command.robot.data.root_link_lin_vel_w)
     error = (velocity[:, :2] - command.command[:, :2]).square().sum(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 class track_yaw_rate:  # named as mjlab names terms with state
@@ -50,7 +55,7 @@ class track_yaw_rate:  # named as mjlab names terms with state
         command = reference(env, command_name)
         error = command.robot.data.root_link_ang_vel_w[:, 2] - command.command[:, 2]
         self._error += (error - self._error) * self._weight
-        return torch.exp(-self._error.square() / std**2)
+        return near(self._error.square(), std)
 
     def reset(self, env_ids: torch.Tensor | slice | None = None) -> None:
         """Episodes of ``env_ids`` begin."""
@@ -61,14 +66,14 @@ def track_joint_pos(env: ManagerBasedRlEnv, command_name: str, std: float) -> to
     """exp(-mean_j (q - q_ref)^2 / std^2): joint positions against the target frame, rad."""
     command = reference(env, command_name)
     error = (command.robot.data.joint_pos - command.target.dof_pos).square().mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_joint_vel(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-mean_j (dq - dq_ref)^2 / std^2): joint velocities against the target frame, rad/s."""
     command = reference(env, command_name)
     error = (command.robot.data.joint_vel - command.target.dof_vel).square().mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_key_bodies(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -78,13 +83,13 @@ def track_key_bodies(env: ManagerBasedRlEnv, command_name: str, std: float) -> t
     """
     command = reference(env, command_name)
     error = (command.robot_key_bodies() - command.target.key_body_pos).square().sum(dim=-1).mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_height(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-(z - z_ref)^2 / std^2): height of the root above the ground against the target frame, m."""
     error = (base_height(env)[:, 0] - reference(env, command_name).target.root_pos[:, 2]).square()
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 class track_contacts:
