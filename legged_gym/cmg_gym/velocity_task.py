@@ -15,6 +15,7 @@ from mjlab.tasks.velocity.mdp import UniformVelocityCommand, UniformVelocityComm
 from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.conditions import Conditions
 from cmg_gym.learning.policies import Policy, find_checkpoint
+from cmg_gym.mdp.heading import heading_of
 from cmg_gym.mdp.reference_command import heading_velocity
 from cmg_gym.robots import G1
 
@@ -41,7 +42,7 @@ class HeldTwist:
 
     def robot_velocity(self) -> torch.Tensor:
         """As :meth:`ReferenceCommand.robot_velocity`."""
-        return heading_velocity(self.robot)
+        return heading_velocity(self.robot, heading_of(self.robot.data.root_link_quat_w))
 
 
 def open_velocity_task(

@@ -24,14 +24,15 @@ def push_by_setting_velocity(
 ) -> None:
     """Add a uniform random velocity to the root's, m/s and rad/s, world.
 
-    As mjlab's term of this name, but that nothing is copied to the device, so that it can be captured.
+    As mjlab's term of this name, in fewer kernels, and in a graph.
 
     Args:
         env_ids: [n] int64, whose robots.
         velocity_range: (lowest, highest) by axis: x, y, z, roll, pitch, yaw; 0 where one is missing.
     """
     robot: Entity = env.scene[asset_cfg.name]
-    share = torch.rand(len(env_ids), len(AXES), device=env.device).unbind(dim=1)
-    ranges = [velocity_range.get(axis, (0.0, 0.0)) for axis in AXES]
-    change = torch.stack([part * (high - low) + low for part, (low, high) in zip(share, ranges, strict=True)], dim=1)
+    low, high = zip(*(velocity_range.get(axis, (0.0, 0.0)) for axis in AXES), strict=True)
+    lowest = torch.tensor(low, device=env.device)
+    width = torch.tensor([top - bottom for bottom, top in zip(low, high, strict=True)], device=env.device)
+    change = torch.addcmul(lowest, torch.rand(len(env_ids), len(AXES), device=env.device), width)
     robot.write_root_link_velocity_to_sim(robot.data.root_link_vel_w[env_ids] + change, env_ids=env_ids)

@@ -11,12 +11,13 @@ import torch
 import tyro
 from mjlab.entity import Entity
 from mjlab.managers import CommandTerm, CommandTermCfg
-from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz, yaw_quat
+from mjlab.utils.lab_api.math import quat_apply, quat_apply_inverse, quat_from_euler_xyz
 
 from cmg_gym.mdp.captures import Captures
 from cmg_gym.mdp.command_stages import TRAINING_STAGES, CommandStage, StagedCommands
 from cmg_gym.mdp.episodes import NextEpisodes, StartNoise, disturbed
 from cmg_gym.mdp.ghost import ghost_of
+from cmg_gym.mdp.heading import heading_of
 from cmg_gym.mdp.reference_sources import PregeneratedSource, RealtimeSource, ReferenceSource
 from cmg_gym.mdp.start_states import StartStates
 from cmg_runtime import Engine, EngineError, ReferenceFrames, load_engine
@@ -40,9 +41,9 @@ AVERAGED_S = 1.0
 _BACKEND_HELP = f"auto, or one of the runtime's backends: {', '.join(reversed(BACKENDS))}."
 
 
-def heading_velocity(robot: Entity) -> torch.Tensor:
-    """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
-    velocity = quat_apply_inverse(yaw_quat(robot.data.root_link_quat_w), robot.data.root_link_lin_vel_w)
+def heading_velocity(robot: Entity, heading: torch.Tensor) -> torch.Tensor:
+    """[num_envs, 3] roots' velocities forward and to the left (m/s) in ``heading`` [num_envs, 4], yaw rates (rad/s)."""
+    velocity = quat_apply_inverse(heading, robot.data.root_link_lin_vel_w)
     return torch.cat([velocity[:, :2], robot.data.root_link_ang_vel_w[:, 2:]], dim=1)
 
 
@@ -293,11 +294,11 @@ class ReferenceCommand(CommandTerm):
 
     def robot_heading(self) -> torch.Tensor:
         """[num_envs, 4] quaternions (w, x, y, z) of the robots' headings: turns about z only."""
-        return yaw_quat(self.robot.data.root_link_quat_w)
+        return heading_of(self.robot.data.root_link_quat_w)
 
     def robot_velocity(self) -> torch.Tensor:
         """[num_envs, 3] roots' velocities forward and to the left (m/s), in heading frames, and yaw rates (rad/s)."""
-        return heading_velocity(self.robot)
+        return heading_velocity(self.robot, self.robot_heading())
 
     def robot_key_bodies(self) -> torch.Tensor:
         """[num_envs, B, 3] the robots' key bodies from the root, in the heading frame, m."""

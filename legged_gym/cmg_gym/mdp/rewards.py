@@ -25,16 +25,21 @@ SWING_FROM, SWING_AT = 0.03, 0.06
 """m: a foot of the reference less than the first above the lowest stands; more than the second above it, it swings."""
 
 
+def near(squared_error: torch.Tensor, std: float) -> torch.Tensor:
+    """exp(-error^2 / std^2)."""
+    return torch.exp(squared_error * (-1 / std**2))
+
+
 def track_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-|v - c|^2 / std^2): horizontal velocity of the root in its heading against the command in force, m/s."""
     command = reference(env, command_name)
     error = (command.robot_velocity() - command.command)[:, :2].square().sum(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def hold_velocity(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-|e|^2 / std^2): e the moving average of the velocity's distance from the command, m/s."""
-    return torch.exp(-reference(env, command_name).mean_error[:, :2].square().sum(dim=1) / std**2)
+    return near(reference(env, command_name).mean_error[:, :2].square().sum(dim=1), std)
 
 
 def hold_yaw_rate(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -42,21 +47,21 @@ def hold_yaw_rate(env: ManagerBasedRlEnv, command_name: str, std: float) -> torc
 
     A walking root swings by up to 1 rad/s about the rate at which it turns: the error of an instant says little.
     """
-    return torch.exp(-reference(env, command_name).mean_error[:, 2].square() / std**2)
+    return near(reference(env, command_name).mean_error[:, 2].square(), std)
 
 
 def track_joint_pos(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-mean_j (q - q_ref)^2 / std^2): joint positions against the target frame, rad."""
     command = reference(env, command_name)
     error = (command.robot.data.joint_pos - command.target.dof_pos).square().mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_joint_vel(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-mean_j (dq - dq_ref)^2 / std^2): joint velocities against the target frame, rad/s."""
     command = reference(env, command_name)
     error = (command.robot.data.joint_vel - command.target.dof_vel).square().mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_key_bodies(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
@@ -66,13 +71,13 @@ def track_key_bodies(env: ManagerBasedRlEnv, command_name: str, std: float) -> t
     """
     command = reference(env, command_name)
     error = (command.robot_key_bodies() - command.target.key_body_pos).square().sum(dim=-1).mean(dim=1)
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 def track_height(env: ManagerBasedRlEnv, command_name: str, std: float) -> torch.Tensor:
     """exp(-(z - z_ref)^2 / std^2): height of the root above the ground against the target frame, m."""
     error = (base_height(env)[:, 0] - reference(env, command_name).target.root_pos[:, 2]).square()
-    return torch.exp(-error / std**2)
+    return near(error, std)
 
 
 class track_contacts:

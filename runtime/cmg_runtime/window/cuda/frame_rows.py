@@ -19,7 +19,7 @@ MOST_WALKERS = 7
 """Warps of a thread block that walk."""
 
 STEP = 20
-"""Numbers of a step: the rotation row by row, the origins' offsets o and m, the joint, the target, first and last + 1 of
+"""Numbers of a step: the rotation row by row, the offsets o and m of the origins, joint, target, first and last + 1 of
 the soles, and one that is not used."""
 
 
