@@ -25,7 +25,8 @@ from tqdm import tqdm
 from CMG_Ref.checkpoint.reader import Stats, as_reference, read_checkpoint, usable_range
 from CMG_Ref.command_line import pick_device, require_between, require_seed, run
 from CMG_Ref.dataloader.clips import FPS
-from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
+from CMG_Ref.dataloader.reading import read_folder
+from CMG_Ref.evaluation.calibration import StandingFoot, calibration_from_dict
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case, command_grid, make_starts
 from CMG_Ref.evaluation.report import text_report, write_reports
 from CMG_Ref.evaluation.results import Evaluation, gather, judge
@@ -35,9 +36,11 @@ from CMG_Ref.evaluation.rollouts import (
     SETTLE,
     STILL_SPEED,
     Model,
+    VelocityMeasure,
     measure,
     roll_out,
 )
+from CMG_Ref.evaluation.velocity_reader import READER_FILE, VelocityReader, fit_reader, read_reader, write_reader
 from CMG_Ref.files.torch_files import read_start
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos
 
@@ -55,7 +58,10 @@ class EvalConfig:
     bank: Path | None = None
     """Initial motion states, "motion" [K, 58] in an .npz; without it, bank.npz beside the checkpoint if there."""
     clips: Path | None = None
-    """Folder of motion clips to calibrate the velocity on; without it, the checkpoint's or built-in factors."""
+    """Folder of motion clips to learn from how a velocity shows; what is learnt is kept as velocity.npz beside the
+    checkpoint. Without it, velocity.npz there, or else the standing foot with the checkpoint's or built-in factors."""
+    exclude: tuple[str, ...] = ()
+    """Names of clips to leave out of that, without suffix."""
     out: Path | None = None
     """Where evaluation.json, .md and .png go; without it, beside the checkpoint."""
     device: str = "auto"
@@ -73,7 +79,7 @@ def evaluate(
     *,
     bank: torch.Tensor | None = None,
     idle_dof_pos: torch.Tensor | None = None,
-    calibration: Calibration = BUILT_IN,
+    velocity: VelocityMeasure | None = None,
     cases: tuple[Case, ...] | None = None,
     num_rollouts: int = 64,
     num_frames: int = 500,
@@ -88,7 +94,7 @@ def evaluate(
         stats: normalisation, on the device and in the float type to compute in.
         bank: initial motion states [K, 58], physical units, or None.
         idle_dof_pos: a second standing pose [29] to start from, rad.
-        calibration: of the velocity implied by the standing foot.
+        velocity: reads velocities off joint angles; None for the standing foot with built-in factors.
         cases: commands; None for the whole grid within the stats' range. Bars are judged on the families that are
             there.
         num_rollouts: of each command, half from the bank (if given) and half from standing poses.
@@ -106,7 +112,8 @@ def evaluate(
     poses = [torch.tensor(default_dof_pos())] + ([] if idle_dof_pos is None else [idle_dof_pos])
     starts = make_starts(bank, poses, num_rollouts, torch.Generator().manual_seed(seed))
     dof_pos, dof_vel = roll_out(model, stats, cases, starts.motion, num_frames, progress)
-    measures = measure(cases, dof_pos, dof_vel, calibration)
+    velocity = StandingFoot(device=dof_pos.device, dtype=dof_pos.dtype) if velocity is None else velocity
+    measures = measure(cases, dof_pos, dof_vel, velocity)
     results = gather(cases, measures, starts.groups)
     mismatch = measures.velocity_mismatch[measures.stable]
     settings: dict[str, Any] = {
@@ -118,7 +125,7 @@ def evaluate(
         "moving_speed": MOVING_SPEED,
         "still_speed": STILL_SPEED,
     }
-    return Evaluation(results, judge(results), calibration, float(mismatch.mean()), settings)
+    return Evaluation(results, judge(results), velocity.source, float(mismatch.mean()), settings)
 
 
 def _require_usable(stats: Stats, bank: torch.Tensor | None, num_rollouts: int, num_frames: int) -> None:
@@ -152,12 +159,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
     _require_usable(stats, bank, config.num_rollouts, config.num_frames)  # now, before there is a progress bar
     extra = trained.content
     idle = extra.get("idle_dof_pos")
-    if config.clips is not None:
-        calibration = calibrate(config.clips)
-    elif "calibration" in extra:
-        calibration = calibration_from_dict(extra["calibration"], "carried by the checkpoint")
-    else:
-        calibration = BUILT_IN
+    velocity = _velocity_measure(config, extra, stats)
     within = usable_range(trained)
     with tqdm(total=config.num_frames, desc="rollouts", unit="frame", mininterval=1.0) as bar:
         evaluation = evaluate(
@@ -165,7 +167,7 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
             stats,
             bank=bank,
             idle_dof_pos=None if idle is None else torch.as_tensor(idle),
-            calibration=calibration,
+            velocity=velocity,
             cases=command_grid(within.min, within.max),
             num_rollouts=config.num_rollouts,
             num_frames=config.num_frames,
@@ -174,6 +176,24 @@ def evaluate_checkpoint(config: EvalConfig) -> Evaluation:
             progress=lambda frame: bar.update(),
         )
     return evaluation
+
+
+def _velocity_measure(config: EvalConfig, extra: dict[str, Any], stats: Stats) -> VelocityMeasure:
+    """As ``config`` names it; on the device and in the float type of the stats."""
+    device, dtype = stats.motion_mean.device, stats.motion_mean.dtype
+    kept = config.checkpoint.with_name(READER_FILE)
+    if config.clips is not None:
+        found = read_folder(config.clips, JOINT_NAMES, exclude=config.exclude)
+        for skipped in found.skipped:
+            print(f"velocity without {skipped.name}: {skipped.reason}", file=sys.stderr)
+        values = fit_reader(found.usable())
+        write_reader(kept, values)
+        return VelocityReader(values, device, dtype)
+    if kept.exists():
+        return VelocityReader(read_reader(kept), device, dtype)
+    if "calibration" in extra:
+        return StandingFoot(calibration_from_dict(extra["calibration"], "carried by the checkpoint"), device, dtype)
+    return StandingFoot(device=device, dtype=dtype)
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ from CMG_Ref.dataloader.conventions import Conventions
 from CMG_Ref.dataloader.evidence import Kind
 from CMG_Ref.dataloader.library import MotionLibrary, build_library
 from CMG_Ref.dataloader.reading import read_folder
-from CMG_Ref.dataloader.synthesis import Sample, SynthesisConfig, Synthesiser, make_sample
+from CMG_Ref.dataloader.synthesis import RANGES, Sample, SynthesisConfig, Synthesiser, make_sample
 from CMG_Ref.dataloader.warping import warped_clips
 from CMG_Ref.files.torch_files import read_pt, write_pt
 from CMG_Ref.robot_g1 import JOINT_NAMES, default_dof_pos, mirror_map
@@ -96,12 +96,19 @@ def synthetic_samples(synthesiser: Synthesiser, config: DatasetConfig) -> list[S
         return list(tqdm(pool.imap(_sequence, range(count), chunksize=8), "synthesis", total=count))
 
 
-def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[str, Any]:
+def compute_stats(
+    samples: list[Sample], joint_names: tuple[str, ...], covered: tuple[tuple[float, ...], ...] = ()
+) -> dict[str, Any]:
     """Normalisation constants in the checkpoint's format: mean and floored std of motion, range of command.
 
     They are those of the samples and their mirror images together. The command range leaves out the outermost
     0.2 % at each end: a few sharp turns at 5 rad/s would otherwise squeeze the commands that users give into a
     tenth of [-1, 1].
+
+    Args:
+        samples: at least one.
+        joint_names: order of their joints.
+        covered: least and greatest command that the range has to cover; empty for the samples' alone.
     """
     index, sign = mirror_map(joint_names)
     both, signs = index + [len(index) + i for i in index], np.array(sign * 2)
@@ -110,6 +117,8 @@ def compute_stats(samples: list[Sample], joint_names: tuple[str, ...]) -> dict[s
     mean, square = motion.mean(axis=0), np.square(motion).mean(axis=0)
     mean, square = (mean + signs * mean[both]) / 2, (square + square[both]) / 2
     low, high = np.quantile(command, 0.002, axis=0), np.quantile(command, 0.998, axis=0)
+    if covered:
+        low, high = np.minimum(low, covered[0]), np.maximum(high, covered[1])
     widen = max(0.0, MIN_COMMAND_RANGE - (high[0] - low[0])) / 2
     side = np.maximum(np.maximum(-low[1:], high[1:]), MIN_COMMAND_RANGE / 2)
     return {
@@ -136,7 +145,8 @@ def build_dataset(clips: list[Clip], config: DatasetConfig) -> dict[str, Any]:
     standing = np.array(default_dof_pos()) if joint_names == JOINT_NAMES else None
     samples = synthetic_samples(Synthesiser(library, config.synthesis, standing), config)
     samples += playback_samples(library, config)
-    return {"samples": samples, "stats": compute_stats(samples, joint_names), "joint_names": list(joint_names)}
+    stats = compute_stats(samples, joint_names, RANGES.get(config.synthesis.targets, ()))
+    return {"samples": samples, "stats": stats, "joint_names": list(joint_names)}
 
 
 def balance_weights(commands: np.ndarray, strength: float = 0.5) -> np.ndarray:

@@ -119,6 +119,9 @@ def draw_any_target(rng: np.random.Generator) -> np.ndarray:
     return np.zeros(3)
 
 
+RANGES = {"all": ((-1.05, -0.9, -1.65), (2.6, 0.9, 1.65))}
+"""Least and greatest vx, vy (m/s) and yaw rate (rad/s) of targets whose whole range the stats are to cover."""
+
 _DRAW = {"walking": draw_walking_target, "all": draw_any_target}
 
 Sample = dict[str, np.ndarray]

@@ -82,6 +82,9 @@ def warp(clip: Clip, velocity: Velocity) -> Clip | None:
     root = _poses(clip.root_pos, rotation(clip.root_quat).as_matrix())
     feet = root[:, None] @ legs.feet(clip.dof_pos)
     soles = _points(feet, legs.sole_points)
+    ground = np.quantile(soles[..., 2].min(axis=(1, 2)), 0.05)  # wherever the clip has it
+    for heights in (root[..., 2, 3], feet[..., 2, 3], soles[..., 2]):
+        heights -= ground
     stands = _stands(soles, float(np.linalg.norm(clip.root_pos[-1, :2] - clip.root_pos[0, :2])) / len(root) * FPS)
     if min(map(len, stands)) < 3:
         return None

@@ -84,17 +84,13 @@ def _row(result: CaseResult, groups: list[str]) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    calibration, settings = evaluation.calibration, evaluation.settings
-    factors = ", ".join(f"{n} {getattr(calibration, n):.3f}" for n in ("vx_forward", "vx_backward", "vy", "yaw"))
-    scatter = ", ".join(f"{name} {value:.2f}" for name, value in calibration.scatter.items()) or "unknown"
+    settings = evaluation.settings
     return [
         f"{settings['num_rollouts']} rollouts x {settings['num_frames']} frames a command, seed {settings['seed']}; "
         + "shown: mean ~ spread between rollouts.",
         f"ok: joints within limits + {settings['limit_margin']} rad, legs above {settings['moving_speed']} rad/s "
         + f"where moving, below {settings['still_speed']} at rest, no blow-up.",
-        f"Velocity: of the standing foot, divided by {factors}, yaw less {calibration.yaw_per_vy:.3f} vy "
-        + f"({calibration.source}); "
-        + f"over 2 s of a clip this leaves a scatter of {scatter} (m/s, rad/s).",
+        f"Velocity: {evaluation.velocity_from}.",
         f"Joint speeds differ from the change of joint positions by {evaluation.velocity_mismatch:.3f} rad/s (rms).",
     ]
 

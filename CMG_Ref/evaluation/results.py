@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from CMG_Ref.evaluation.calibration import Calibration
 from CMG_Ref.evaluation.grid import Case, Command
 from CMG_Ref.evaluation.rollouts import Measures
 
@@ -70,11 +69,12 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything the report shows. ``settings`` are plain values: rollouts, frames, seed, thresholds."""
+    """Everything the report shows. ``velocity_from`` says how velocities were read; ``settings`` are plain values:
+    rollouts, frames, seed, thresholds."""
 
     cases: tuple[CaseResult, ...]
     criteria: tuple[Criterion, ...]
-    calibration: Calibration
+    velocity_from: str
     velocity_mismatch: float
     settings: dict[str, object]
 

@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from CMG_Ref.checkpoint.reader import Stats
 from CMG_Ref.dataloader.clips import FPS
-from CMG_Ref.evaluation.calibration import Calibration
 from CMG_Ref.evaluation.grid import WALK_BEFORE_STOP, Case
-from CMG_Ref.robot_g1.gait import StanceVelocity, leg_speed, step_frequency
+from CMG_Ref.robot_g1.chain import g1_chain
+from CMG_Ref.robot_g1.gait import leg_speed, step_frequency
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class VelocityMeasure(Protocol):
+    """What reads a velocity off joint angles; ``source`` says how, for the reports."""
+
+    @property
+    def source(self) -> str: ...
+
+    def mean(self, dof_pos: torch.Tensor) -> torch.Tensor:
+        """Mean velocity over time: [T, ..., 29] rad -> [..., 3]: vx, vy (m/s) and yaw rate (rad/s)."""
+        ...
+
 
 LIMIT_MARGIN = 0.1  # rad beyond the joint limits
 SETTLE = 2.0  # s after a start or a stop that count for limits but not for gait
@@ -33,7 +46,7 @@ class Measures:
         stable: every value finite and every joint speed below ``ABSURD_SPEED``.
         within_limits: every joint of every frame within its limits plus ``LIMIT_MARGIN``.
         lively: moves to the end where the case moves, stands at the end where it does not.
-        velocity: calibrated vx, vy (m/s), yaw rate (rad/s) after ``SETTLE``; of a stopping case while it walks.
+        velocity: vx, vy (m/s), yaw rate (rad/s) after ``SETTLE``; of a stopping case while it walks.
         frequency: strides a second, Hz, over the same time.
         slowest, fastest: least and greatest leg speed over 1 s after ``SETTLE``, rad/s; of a stopping case
             after the stop.
@@ -97,33 +110,30 @@ def roll_out(
 
 @torch.no_grad()
 def measure(
-    cases: tuple[Case, ...], dof_pos: torch.Tensor, dof_vel: torch.Tensor, calibration: Calibration
+    cases: tuple[Case, ...], dof_pos: torch.Tensor, dof_vel: torch.Tensor, velocity: VelocityMeasure
 ) -> Measures:
     """Read every measure off rollouts.
 
     Args:
         cases: C commands.
         dof_pos, dof_vel: [T, C, R, 29], rad and rad/s, at 50 frames a second.
-        calibration: of the velocity that the standing foot implies.
+        velocity: reads the velocity.
     """
-    stance = StanceVelocity(dof_pos.device, dof_pos.dtype)
-    lower, upper = (
-        torch.tensor(v, device=dof_pos.device) for v in (stance.chain.joint_lower, stance.chain.joint_upper)
-    )
-    rows = [_measure_case(case, dof_pos[:, c], dof_vel[:, c], stance, lower, upper) for c, case in enumerate(cases)]
-    values = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    return Measures(**{**values, "velocity": calibration(values["velocity"])})
+    chain = g1_chain()
+    lower, upper = (torch.tensor(v, device=dof_pos.device) for v in (chain.joint_lower, chain.joint_upper))
+    rows = [_measure_case(case, dof_pos[:, c], dof_vel[:, c], velocity, lower, upper) for c, case in enumerate(cases)]
+    return Measures(**{name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]})
 
 
 def _measure_case(
     case: Case,
     dof_pos: torch.Tensor,
     dof_vel: torch.Tensor,
-    stance: StanceVelocity,
+    velocity: VelocityMeasure,
     lower: torch.Tensor,
     upper: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Measures [R] of one case, velocity not calibrated yet."""
+    """Measures [R] of one case."""
     finite = (dof_pos.isfinite() & dof_vel.isfinite()).all(-1).all(0)
     inside = (dof_pos >= lower - LIMIT_MARGIN) & (dof_pos <= upper + LIMIT_MARGIN)
     settle, stop = round(SETTLE * FPS), round(WALK_BEFORE_STOP * FPS)
@@ -139,7 +149,7 @@ def _measure_case(
         "stable": finite & (dof_vel.abs() < ABSURD_SPEED).all(-1).all(0),
         "within_limits": inside.all(-1).all(0),
         "lively": lively,
-        "velocity": stance.mean(gait, FPS),
+        "velocity": velocity.mean(gait),
         "frequency": step_frequency(gait, FPS),
         "slowest": slowest,
         "fastest": fastest,

@@ -50,6 +50,8 @@ class VelocityReader:
         self._values = {name: torch.as_tensor(value, dtype=dtype, device=device) for name, value in values.items()}
         self._features = _Features(device, dtype)
 
+    source = "read by a network that has learnt it from clips"
+
     def __call__(self, dof_pos: torch.Tensor) -> torch.Tensor:
         """Velocity at each frame [T, ..., 3] in the heading frame (m/s, m/s, rad/s) of dof_pos [T, ..., 29], rad."""
         v = self._values

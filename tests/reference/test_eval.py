@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,11 +12,14 @@ import pytest
 import torch
 
 from CMG_Ref.checkpoint.reader import Stats
+from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.eval_cmg import MIN_FRAMES, evaluate, main
-from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, calibrate, calibration_from_dict
+from CMG_Ref.evaluation import velocity_reader
+from CMG_Ref.evaluation.calibration import BUILT_IN, Calibration, StandingFoot, calibration_from_dict
 from CMG_Ref.evaluation.grid import Case, Command, command_grid, make_starts
 from CMG_Ref.evaluation.results import Evaluation
 from CMG_Ref.evaluation.rollouts import LIMIT_MARGIN, measure, roll_out
+from CMG_Ref.evaluation.velocity_reader import VelocityReader, fit_reader, read_reader, write_reader
 from CMG_Ref.files.torch_files import save_checkpoint
 from CMG_Ref.module import CMG
 from CMG_Ref.robot_g1 import default_dof_pos
@@ -26,6 +28,8 @@ from CMG_Ref.robot_g1.gait import StanceVelocity, leg_speed
 from synthetic_gait import clip_arrays, mirror, stand, walk
 
 UNITY = Calibration(1.0, 1.0, 1.0, 1.0)
+FOOT = StandingFoot(UNITY)
+EXACT_FOOT = StandingFoot(UNITY, dtype=torch.float64)
 FORWARD, TURN_LEFT, TURN_RIGHT = (Case("forward", (0.6, 0.0, yaw)) for yaw in (0.0, 0.4, -0.4))
 
 
@@ -90,7 +94,7 @@ def test_measures_tell_good_from_frozen_wild_and_out_of_limits(rng: np.random.Ge
     motions = np.stack([good, frozen, wild, broken, inside, outside], axis=1)
     velocities = np.gradient(motions, axis=0) * 50
     velocities[:, 4:] = 0  # one frame out of line, as such, is no blow-up here
-    found = measure((FORWARD,), torch.tensor(motions)[:, None], torch.tensor(velocities)[:, None], UNITY)
+    found = measure((FORWARD,), torch.tensor(motions)[:, None], torch.tensor(velocities)[:, None], EXACT_FOOT)
     assert found.stable[0].tolist() == [True, True, False, False, True, True]
     assert found.within_limits[0].tolist() == [True, True, False, False, True, False]
     assert found.lively[0, :2].tolist() == [True, False]
@@ -106,7 +110,7 @@ def test_stopping_means_walking_before_and_standing_after() -> None:
         (Case("stopping", (0.6, 0.0, 0.0)), [True, False, False, False]),
         (Case("standing", (0.0, 0.0, 0.0)), [False, False, False, True]),
     ):
-        assert measure((case,), dof_pos, torch.zeros_like(dof_pos), UNITY).lively[0].tolist() == lively
+        assert measure((case,), dof_pos, torch.zeros_like(dof_pos), EXACT_FOOT).lively[0].tolist() == lively
 
 
 def test_rollout_against_a_plain_loop(rng: np.random.Generator, stats: Stats) -> None:
@@ -134,7 +138,7 @@ def test_evaluation_passes_a_good_generator_and_mirrors(stats: Stats) -> None:
     motions[still] = stand()
 
     def judged(cases: tuple[Case, ...]) -> tuple[Evaluation, list[str]]:
-        found = evaluate(Replay(motions, stats), stats, calibration=UNITY, cases=cases, num_rollouts=4)
+        found = evaluate(Replay(motions, stats), stats, velocity=FOOT, cases=cases, num_rollouts=4)
         return found, [criterion.name for criterion in found.criteria if not criterion.passed]
 
     good, missed = judged(cases)
@@ -160,41 +164,43 @@ def test_one_bad_rollout_in_sixteen_fails_its_group_only(rng: np.random.Generato
         out[spoilt] = np.inf
         return out
 
-    result = evaluate(model, stats, bank=bank, calibration=UNITY, cases=(FORWARD,), num_rollouts=32)
+    result = evaluate(model, stats, bank=bank, velocity=FOOT, cases=(FORWARD,), num_rollouts=32)
     assert [c.name for c in result.criteria if not c.passed] == ["forward, from bank"]
     assert result.cases[0].groups["bank"].ok == pytest.approx(15 / 16)
     assert result.cases[0].all.velocity[0] == pytest.approx(0.6, abs=0.03)
 
 
-def test_calibration_recovers_known_factors_and_the_apparent_turning_of_sideways_steps(
-    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_calibration_comes_as_a_checkpoint_carries_it() -> None:
+    factors = {"vx_forward": 0.9, "vx_backward": 0.8, "vy": 0.5, "yaw": 0.7}
+    assert calibration_from_dict({**factors, "yaw_per_vy": 0.3}, "there").yaw_per_vy == 0.3
+    assert calibration_from_dict(factors, "old").yaw_per_vy == 0
+    with pytest.raises(ValueError, match="vy"):
+        calibration_from_dict({name: factors[name] for name in ("vx_forward", "vx_backward", "yaw")}, "there")
+
+
+@pytest.mark.slow
+def test_a_reader_learns_what_leaning_side_steps_mean(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Feet move at the factors times what the root does; sideways they also turn, by ``bias`` per m/s, and it not."""
-    bias, (along, across, yaw) = rng.uniform(0.2, 0.8) * rng.choice([-1, 1]), rng.uniform((0.6, 0.68, 0.7), 0.9)
-    speed = float(rng.uniform(0.32, 0.4))
-    motions = [((feet, 0.0, 0.0), (feet / along, 0.0, 0.0)) for feet in (0.6, -0.5)]
-    motions.append(((0.5, 0.0, 0.5), (0.5 / along, 0.0, 0.5 / yaw)))
-    motions += [((0.0, side, yaw * bias * side / across), (0.0, side / across, 0.0)) for side in (speed, -speed)]
-    (tmp_path / "deep").mkdir()
-    for number, (feet, root) in enumerate(motions):
-        arrays: dict[str, Any] = clip_arrays(walk(feet, 6.0), root)
+    """Of walks that it has not seen, in between those it has; what the standing foot says of leaning ones is off."""
+    monkeypatch.setattr(velocity_reader, "_STEPS", 1500)
+    lean = 0.08
+    walks = [(vx, vy, yaw) for vx in (-0.4, 0.0, 0.5) for vy in (-0.3, 0.0, 0.3) for yaw in (-0.5, 0.0, 0.5)]
+    for number, velocity in enumerate(walks):
+        arrays: dict[str, Any] = clip_arrays(walk(velocity, 3.0, lean=lean), velocity)
         np.savez(tmp_path / f"clip{number}.npz", **arrays)
-    np.savez(tmp_path / "deep" / "bad.npz", **arrays | {"dof_positions": np.degrees(arrays["dof_positions"])})
-    found = calibrate(tmp_path)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("calibration without deep/bad.npz: ") and "limits" in line
-    for name, factor in {"vx_forward": along, "vx_backward": along, "vy": across, "yaw": yaw}.items():
-        assert getattr(found, name) == pytest.approx(factor, rel=0.03) and found.scatter[name] < 0.02, name
-    assert found.yaw_per_vy == pytest.approx(bias, abs=0.06)
-    for feet, root in motions[-2:]:
-        implied = StanceVelocity(dtype=torch.float64).mean(torch.tensor(walk(feet, 4.0)))
-        assert abs(float(implied[2])) > 0.03
-        assert found(implied).numpy() == pytest.approx(root, abs=0.03)
-    assert calibration_from_dict(dataclasses.asdict(found), "there").yaw_per_vy == found.yaw_per_vy
-    assert calibration_from_dict({"vx_forward": 1, "vx_backward": 1, "vy": 1, "yaw": 1}, "old").yaw_per_vy == 0
-    (tmp_path / "clip1.npz").unlink()
-    with pytest.raises(ValueError, match="vx_backward"):
-        calibrate(tmp_path)
+    values = fit_reader(read_folder(tmp_path, accept=("velocity",)).usable())
+    write_reader(tmp_path / "velocity.npz", values)
+    reader = VelocityReader(read_reader(tmp_path / "velocity.npz"))
+    for _ in range(4):
+        truth = tuple(rng.uniform((-0.3, -0.25, -0.4), (0.4, 0.25, 0.4)))
+        dof_pos = torch.tensor(walk(truth, 4.0, lean=lean), dtype=torch.float32)
+        assert reader.mean(dof_pos).numpy() == pytest.approx(truth, abs=0.08)
+        batch = torch.stack([dof_pos, torch.tensor(mirror(dof_pos.numpy()), dtype=torch.float32)], dim=1)
+        torch.testing.assert_close(reader.mean(batch)[0], reader.mean(dof_pos), atol=1e-4, rtol=0)
+    (tmp_path / "velocity.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="velocity reader"):
+        read_reader(tmp_path / "velocity.npz")
 
 
 def test_implied_velocity_is_divided_and_the_bias_taken_off(rng: np.random.Generator) -> None:
@@ -264,3 +270,25 @@ def test_command_line(
     (tmp_path / "c.pt").write_bytes(b"not a checkpoint")
     status, _, err = run("--out", str(tmp_path / "out"))
     assert status == 2 and len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_clips_teach_how_to_read_velocities_and_bad_ones_are_named(
+    tmp_path: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(velocity_reader, "_STEPS", 3)
+    clips = tmp_path / "clips"
+    (clips / "deep").mkdir(parents=True)
+    arrays: dict[str, Any] = clip_arrays(walk((0.5, 0.0, 0.3), 4.0), (0.5, 0.0, 0.3))
+    np.savez(clips / "good.npz", **arrays)
+    np.savez(clips / "deep" / "bad.npz", **arrays | {"dof_positions": np.degrees(arrays["dof_positions"])})
+    values = {name: getattr(stats, name).numpy() for name in Stats.__annotations__}
+    save_checkpoint(tmp_path / "c.pt", CMG(hidden_dim=16, num_experts=2, num_layers=2).state_dict(), values)
+    short = ("--num-rollouts", "4", "--num-frames", str(MIN_FRAMES), "--device", "cpu")
+    for more in (("--clips", str(clips)), ()):  # what was learnt lies beside the checkpoint from then on
+        monkeypatch.setattr(sys, "argv", ["eval_cmg", str(tmp_path / "c.pt"), *short, *more])
+        assert main() == 1
+        said = capsys.readouterr()
+        assert "learnt it from clips" in said.out
+        named = [line for line in said.err.splitlines() if line.startswith("velocity without ")]
+        assert len(named) == bool(more) and all("deep/bad" in line and "limits" in line for line in named)
