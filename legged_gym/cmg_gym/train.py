@@ -26,6 +26,10 @@ from cmg_runtime.backends import BACKENDS
 from cmg_runtime.folder.kept_files import naming
 from cmg_runtime.inputs import require_choice
 
+CAREFUL_RATE = 1e-5
+"""Learning rate that a training begins with whose networks know something. The schedule raises it within an iteration
+to what the KL divergence allows; the usual first one undoes much before that is known."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -90,7 +94,7 @@ def training_of(options: Options) -> Training:
     if options.start_from is not None:
         if options.resume:
             raise EngineError("--resume goes on with its own networks, and --start-from begins with others; give one")
-        find_policy(options.start_from)
+        find_policy(options.start_from)  # a wrong one is told now
     elif options.begin_at:
         raise EngineError(f"--begin-at is {options.begin_at} without --start-from, whose policy knows what came before")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute
@@ -107,6 +111,8 @@ def training_of(options: Options) -> Training:
     if options.mode == "pregenerated":
         reference.pregenerated_s = env.episode_length_s
     env.scene.num_envs = options.num_envs
+    if options.start_from is not None:
+        agent.algorithm.learning_rate = CAREFUL_RATE
     agent.max_iterations, agent.run_name, agent.seed = options.iterations, options.run_name, options.seed
     if checkpoint is not None:
         given = {
