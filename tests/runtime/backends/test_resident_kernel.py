@@ -177,8 +177,8 @@ def test_windows_are_rebuilt_in_full_rounds_of_clusters(seed: int, monkeypatch: 
 
     def rounds(rows: int) -> tuple[Any, int]:
         (launch,) = plan(rows, *network.capacities)
-        held = dict(zip(RESIDENT, network.capacities[3], strict=True)).get(launch.shape, rows)
-        return launch.shape, -(-rows // held)
+        held: dict[Any, int] = dict(zip(RESIDENT, network.capacities[3], strict=True))
+        return launch.shape, -(-rows // held.get(launch.shape, rows))
 
     changes = [rows for rows in range(1, 400) if rounds(rows) != rounds(rows + 1)]
     assert changes == [*network.batches]
