@@ -71,7 +71,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._overloadpacket._qualified_op_name.replace("::", ".") in FORBIDDEN or _boolean_index(func, args):
+        name = func._overloadpacket._qualified_op_name.replace("::", ".")
+        if name in FORBIDDEN or _boolean_index(func, args) or _host_copy(name, args):
             raise NotInAGraph(f"{func} in a captured piece")
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
@@ -95,6 +96,11 @@ def _boolean_index(func: Any, args: Any) -> bool:
     masks = any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in args[1])
     fills = "index_put" in func._overloadpacket.__name__ and args[2].numel() == 1
     return masks and not fills
+
+
+def _host_copy(name: str, args: Any) -> bool:
+    """``torch.tensor`` of several numbers; one may be a fill."""
+    return name == "aten.lift_fresh" and args[0].numel() > 1
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -22,6 +25,25 @@ class HostConstants(TorchFunctionMode):
         super().__init__()
         self._device = device
         self._kept: dict[Any, torch.Tensor] = {}
+        self._missing: dict[Any, tuple[Any, torch.dtype | None]] = {}
+        self._capturing = False
+
+    @contextmanager
+    def while_captured(self) -> Iterator[None]:
+        """The context around code that is being captured, where nothing can be copied: what is not there yet is noted."""
+        self._capturing = True
+        try:
+            with self:
+                yield
+        finally:
+            self._capturing = False
+
+    def bring_missing(self) -> bool:
+        """Copy what was noted while code was captured. True: there was some, and what was captured is without it."""
+        missing, self._missing = self._missing, {}
+        for value, dtype in missing.values():
+            self._constant(value, dtype)
+        return bool(missing)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -47,8 +69,12 @@ class HostConstants(TorchFunctionMode):
 
     def _constant(self, value: Any, dtype: torch.dtype | None) -> torch.Tensor:
         key = (repr(value), dtype)
-        if key not in self._kept:
-            self._kept[key] = torch.tensor(value, dtype=dtype).to(self._device)
+        if key in self._kept:
+            return self._kept[key]
+        if self._capturing:
+            self._missing[key] = value, dtype
+            return torch.empty(np.shape(value), dtype=dtype or _dtype_of(value), device=self._device)
+        self._kept[key] = torch.tensor(value, dtype=dtype).to(self._device)
         return self._kept[key]
 
     def _is_here(self, device: Any) -> bool:
@@ -62,3 +88,8 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(part) for part in value)
     return isinstance(value, (bool, int, float))
+
+
+def _dtype_of(value: Any) -> torch.dtype:
+    """That of ``torch.tensor(value)``."""
+    return {"b": torch.bool, "i": torch.int64}.get(np.asarray(value).dtype.kind, torch.get_default_dtype())

@@ -18,6 +18,7 @@ from cmg_runtime.errors import first_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cmg_gym.captured.constants import HostConstants
     from cmg_gym.captured.state import State
 
 
@@ -120,7 +121,7 @@ class Sequence:
         pieces: what to run.
         state: what they keep: see :meth:`State.settle`.
         graphs: None: every piece runs as it is, at every step.
-        constants: a context in which constants of the host are on the device already; around captures.
+        constants: constants of the host, which are on the device while pieces are captured.
         sharing: a context in which what is read of the simulation is computed once; around pure pieces while they are
             captured.
     """
@@ -130,7 +131,7 @@ class Sequence:
         pieces: list[Piece],
         state: State,
         graphs: Graphs | None,
-        constants: AbstractContextManager[Any],
+        constants: HostConstants,
         sharing: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._pieces = pieces
@@ -149,15 +150,20 @@ class Sequence:
         """
         if self._graphs is None:
             return
+        self._capture_all(self._graphs)
+        if self._constants.bring_missing():  # of settings that have changed
+            self._capture_all(self._graphs)
+
+    def _capture_all(self, graphs: Graphs) -> None:
         self._state.keep()
-        self._graphs.begin()
+        graphs.begin()
         self._program.clear()
         self.num_graphs = 0
         gc.collect()  # of what would otherwise keep memory of the graphs that are replaced
         with no_garbage_collection():
             for captured, group in grouped(self._pieces):
                 if captured:
-                    graph = self._graphs.new(self._state.generators())
+                    graph = graphs.new(self._state.generators())
                     self._capture_group(graph, group)
                     self._program.append(graph.replay)
                     self.num_graphs += 1
@@ -178,7 +184,7 @@ class Sequence:
             run()
 
     def _run_group(self, group: list[Piece]) -> None:
-        with self._constants:
+        with self._constants.while_captured():
             self._run_pieces(group)
             self._state.settle()
 
