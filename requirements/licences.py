@@ -56,6 +56,8 @@ Made by `requirements/licences.py` from the packages' own metadata; a test compa
 | all code and documentation | Apache-2.0 ([LICENSE](../LICENSE)) |
 | `CMG_Ref/runs/g1_neutral`: a checkpoint trained on clips retargeted from the 100STYLE dataset | CC BY 4.0, with the \
 attribution in [NOTICE](../NOTICE) |
+| `CMG_Ref/runs/g1_all`: a checkpoint trained on clips retargeted from the 100STYLE dataset and from the CMU Graphics \
+Lab Motion Capture Database | CC BY 4.0, with the attribution and the credit in [NOTICE](../NOTICE) |
 
 Nothing of another project is copied into it. The Unitree G1's model is read from the mjlab package where that is
 installed; of it, an engine folder holds the kinematic chain's numbers.

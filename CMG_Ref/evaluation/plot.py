@@ -109,20 +109,15 @@ def _frequency(axes: Axes, results: list[CaseResult]) -> None:
 def _bars(axes: Axes, evaluation: Evaluation) -> None:
     axes.axis("off")
     axes.set_title("Requirements")
+    share = 0.97 / max(len(evaluation.criteria), 1)
+    points = 72 * share * axes.bbox.height / axes.figure.dpi
+    size = min(5.2, points / 1.4)
     for row, criterion in enumerate(evaluation.criteria):
-        height = 0.97 - row * 0.97 / max(len(evaluation.criteria), 1)
-        colour = "#3a8f4d" if criterion.passed else "#c0392b"
-        axes.text(
-            0.0, height, "pass" if criterion.passed else "FAIL", color=colour, weight="bold", va="top", fontsize=8
-        )
-        axes.text(
-            0.14,
-            height,
-            f"{criterion.name} ({criterion.bar})\n{criterion.found}",
-            va="top",
-            fontsize=6.3,
-            linespacing=1.25,
-        )
+        height = 0.97 - row * share
+        verdict, colour = ("pass", "#3a8f4d") if criterion.passed else ("FAIL", "#c0392b")
+        text = f"{criterion.name} ({criterion.bar}): {criterion.found}"
+        axes.text(0.0, height, verdict, color=colour, weight="bold", va="top", fontsize=size)
+        axes.text(0.09, height, text, va="top", fontsize=size)
 
 
 def _ok_strip(axes: Axes, results: tuple[CaseResult, ...]) -> None:

@@ -18,6 +18,7 @@ from cmg_gym.conditions import Conditions
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.learning.policies import Policy, load_policy, require_same_generator
 from cmg_gym.mdp.reference_command import COMMAND_NAME, ReferenceCommandCfg
+from cmg_gym.policy_card import read_card
 from cmg_gym.robots import G1, robot_of
 from CMG_Ref.command_line import require_seed
 from cmg_runtime import EngineError, read_manifest
@@ -26,7 +27,8 @@ from cmg_runtime.device import resolve_device
 from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import require_choice
 
-BUNDLED_POLICY = Path(__file__).resolve().parents[1] / "policies" / "g1_neutral"
+POLICIES = Path(__file__).resolve().parents[1] / "policies"
+BUNDLED_POLICY = POLICIES / "g1_neutral"
 
 ROBOT_BYTES = 100_000
 """At least so many in the simulation; on a CPU 168 kB were measured for each of 1000."""
@@ -46,8 +48,9 @@ BackendOption = Annotated[str, tyro.conf.arg(help=f"Of the generator: {', '.join
 class PolicyOptions:
     """Which policy, with which generator, where."""
 
-    policy: Path = BUNDLED_POLICY
-    """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder."""
+    policy: Path | None = None
+    """A checkpoint model_N.pt, a training run's folder, or an exported policy's folder; else the bundled one that was
+    trained with the engine's generator."""
     engine: Path = G1.engine
     """The engine folder; the robot is the one with its joints."""
     backend: BackendOption = "auto"
@@ -55,6 +58,21 @@ class PolicyOptions:
     captured: bool = False
     """On a GPU, step the training environment in CUDA graphs, as training does."""
     seed: int = 0
+
+
+def policy_or_bundled(policy: Path | None, engine: Path) -> Path:
+    """The policy that was asked for, or else the bundled one of the engine's generator.
+
+    Raises:
+        EngineError: no bundled policy was trained with it.
+    """
+    if policy is not None:
+        return policy
+    generator = read_manifest(engine).source["sha256"]
+    for card in sorted(POLICIES.glob("*/policy.json")):
+        if read_card(card.parent).engine_sha256 == generator:
+            return card.parent
+    raise EngineError(f"no bundled policy was trained with the generator of {engine}; give --policy")
 
 
 def require_options(options: PolicyOptions) -> None:
@@ -113,10 +131,11 @@ def open_policy(
             minute: both are told before.
     """
     require_options(options)
-    require_same_generator(options.policy, read_manifest(options.engine))
+    policy = policy_or_bundled(options.policy, options.engine)
+    require_same_generator(policy, read_manifest(options.engine))
     resolve_device(options.device)
     env = open_env(options, num_envs, seconds, conditions)
-    return env, load_policy(options.policy, env)
+    return env, load_policy(policy, env)
 
 
 def open_env(options: PolicyOptions, num_envs: int, seconds: float, conditions: Conditions = FLAT) -> TrainingEnv:

@@ -101,7 +101,8 @@ def measure(options: Options, grid: torch.Tensor, conditions: Conditions) -> lis
     seconds, twist = options.seconds + 1, None
     if options.mjlab:
         where = options.device, options.captured, options.seed
-        env, policy = open_velocity_task(options.policy, num_envs, seconds, conditions, *where)
+        checkpoint = command_line.policy_or_bundled(options.policy, options.engine)
+        env, policy = open_velocity_task(checkpoint, num_envs, seconds, conditions, *where)
         twist = HeldTwist(env)
     else:
         env, policy = command_line.open_policy(options, num_envs, seconds, conditions)

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
     command_line.require_options(options)
-    checkpoint = find_checkpoint(options.policy)
+    checkpoint = find_checkpoint(command_line.policy_or_bundled(options.policy, options.engine))
     require_same_generator(checkpoint, read_manifest(options.engine))
     resolve_device(options.device)
     env = command_line.open_env(options, num_envs=1, seconds=1.0)

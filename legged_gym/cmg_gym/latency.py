@@ -39,8 +39,8 @@ class Options:
     and prepared before, which is not timed; one after the other, and at the rate of the control loop, between whose
     steps the core rests and its caches go cold."""
 
-    policy: Path = command_line.BUNDLED_POLICY
-    """An exported policy's folder, or a training run's."""
+    policy: Path | None = None
+    """An exported policy's folder, or a training run's; else the bundled one of the engine's generator."""
     engine: Path = command_line.G1.engine
     """The engine folder."""
     steps: int = 100_000
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def latency(options: Options) -> None:
     """Measure, and print a table."""
     require_positive(options, "steps", "paced_steps")
-    controller = Controller(exported_policy(options.policy), options.engine)
+    policy = command_line.policy_or_bundled(options.policy, options.engine)
+    controller = Controller(exported_policy(policy), options.engine)
     if options.realtime:
         take_the_core()
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")

@@ -86,7 +86,7 @@ def draw(options: Options) -> None:
     if not options.warp and options.captured:
         raise EngineError("--captured is of the training environment; leave it out, or add --warp")
     manifest = read_manifest(options.engine)
-    require_same_generator(options.policy, manifest)
+    require_same_generator(command_line.policy_or_bundled(options.policy, options.engine), manifest)
     resolve_device(options.device)
     require_renderer()
     robot, fps = robot_of(manifest), manifest.fps
@@ -107,7 +107,8 @@ def draw(options: Options) -> None:
 
 def moments_of(options: Options, steps: int) -> Iterator[Moment]:
     """The walk in plain MuJoCo; from standing again after a fall."""
-    walk = Walk(exported_policy(options.policy), options.engine)
+    policy = command_line.policy_or_bundled(options.policy, options.engine)
+    walk = Walk(exported_policy(policy), options.engine)
     for command in options.commands:
         for _ in range(steps):
             yield walk.step(command)

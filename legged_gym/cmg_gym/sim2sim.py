@@ -57,8 +57,8 @@ GRID = (
 class Options:
     """Follow a grid of commands with an exported policy, as a robot would run it, in plain MuJoCo on one core."""
 
-    policy: Path = command_line.BUNDLED_POLICY
-    """An exported policy's folder, or a training run's."""
+    policy: Path | None = None
+    """An exported policy's folder, or a training run's; else the bundled one of the engine's generator."""
     engine: Path = command_line.G1.engine
     """The engine folder."""
     out: Path = Path("build/sim2sim")
@@ -90,7 +90,7 @@ def sim2sim(options: Options) -> None:
     require_seed(options.seed)
     command_line.require_seconds(options.seconds)
     command_line.require_commands(options.commands)
-    policy = exported_policy(options.policy)
+    policy = exported_policy(command_line.policy_or_bundled(options.policy, options.engine))
     beside = read_evaluation(options.warp or bundled_evaluation(policy, options.pushes), options.pushes)
     if options.document is not None:
         split_document(options.document)  # before the work is done

@@ -39,12 +39,17 @@ NOT_RUN = {
     """,
     "takes half a minute and more; test_build builds smaller ones, test_parity measures them": """
         make engine
+        make engine CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
         python -m cmg_export.parity engines/g1_neutral CMG_Ref/runs/g1_neutral/cmg_final.pt --per-joint --seed 1
     """,
     "walks, draws or measures for half a minute and more, or until it is ended; tests/gym does so for a second": """
         make play
+        make play CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
         make drive
+        make drive CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
         make sim2sim
+        make evaluate CKPT=CMG_Ref/runs/g1_all/cmg_final.pt ARGS='--episodes 8 --pushes'
+        python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_all/cmg_final.pt
         make play ARGS='--commands 0.8 0 0 0.8 0 0.6 --seconds 5'
         make evaluate ARGS='--episodes 16'
         python -m cmg_gym.latency
@@ -53,6 +58,8 @@ NOT_RUN = {
         make train
         make train ARGS=--no-captured
         make train ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 400'
+        make train CKPT=CMG_Ref/runs/g1_all/cmg_final.pt ITERATIONS=1500 \\
+            ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 500'
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN

@@ -21,7 +21,7 @@ from cmg_export.bench.settings import Settings
 from cmg_export.progress import stage
 from cmg_export.timing import Samples, synchronise, wait_for
 from cmg_gym.captured import TrainingEnv, make_env
-from cmg_gym.command_line import BUNDLED_POLICY, reference_cfg
+from cmg_gym.command_line import policy_or_bundled, reference_cfg
 from cmg_gym.curves import read_events
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.learning.policies import Policy, load_policy
@@ -89,7 +89,7 @@ def open_training(settings: Settings, captured: bool) -> TrainingEnv:
 
 def policy_path(settings: Settings) -> Path:
     """The policy that walks in the task's environment."""
-    return settings.options.time_share.policy or BUNDLED_POLICY
+    return policy_or_bundled(settings.options.time_share.policy, settings.options.engine)
 
 
 def _contenders(settings: Settings) -> dict[str, Callable[[], Contender]]:

@@ -30,7 +30,7 @@ class HostConstants(TorchFunctionMode):
 
     @contextmanager
     def while_captured(self) -> Iterator[None]:
-        """The context around code that is being captured, where nothing can be copied: what is not there yet is noted."""
+        """The context around code that is being captured, where nothing can be copied: what is missing is noted."""
         self._capturing = True
         try:
             with self:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmg_export.errors import FORESEEN
-from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.command_line import policy_or_bundled
 from cmg_gym.drive.page import open_page
 from cmg_gym.drive.real_time import Driver
 from cmg_gym.robots import G1, robot_of
@@ -23,8 +23,8 @@ LARGEST_PORT = 65535
 class Options:
     """Drive a trained policy on a page in the browser: the robot walks in plain MuJoCo, in real time, on a CPU."""
 
-    policy: Path = BUNDLED_POLICY
-    """An exported policy's folder, or a training run's."""
+    policy: Path | None = None
+    """An exported policy's folder, or a training run's; else the bundled one of the engine's generator."""
     engine: Path = G1.engine
     """The engine folder; the robot is the one with its joints."""
     port: int = 8080
@@ -45,7 +45,7 @@ def drive(options: Options) -> None:
     require_between("port", options.port, 1, LARGEST_PORT)
     require_not_negative(options, "seconds")
     manifest = read_manifest(options.engine)
-    robot, policy = robot_of(manifest), exported_policy(options.policy)
+    robot, policy = robot_of(manifest), exported_policy(policy_or_bundled(options.policy, options.engine))
     print("Loading policy, generator and robot (some ten seconds)", flush=True)
     driver = Driver(Walk(policy, options.engine))
     page = open_page(driver, robot, options.host, options.port)
