@@ -1,7 +1,7 @@
 # Everything runs from .venv, which each target fills with the pinned packages it needs.
 # Needs Python 3.10 to 3.13 with venv; PYTHON=/path/to/python picks one.
 
-CKPT ?= CMG_Ref/runs/g1_neutral/cmg_final.pt
+CKPT ?= CMG_Ref/runs/g1_all/cmg_final.pt
 # The same default as cmg_export's own. The shell finds it: make's functions take a path with a space for two.
 OUT ?= engines/$(shell folder=$$(dirname '$(CKPT)'); basename "$$(cd "$$folder" 2>/dev/null && pwd -P || echo "$$folder")")
 DATA ?=

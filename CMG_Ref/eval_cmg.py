@@ -1,6 +1,6 @@
 """Judge a Conditional Motion Generator by its own rollouts.
 
-    python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_neutral/cmg_final.pt
+    python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_all/cmg_final.pt
 
 Every command of a grid, as far as the checkpoint's range goes, is rolled out from bank states and from standing
 poses. Reported for each: whether

@@ -1,6 +1,6 @@
 """Make the bank of initial motion states that goes with a checkpoint.
 
-    python -m CMG_Ref.make_bank CMG_Ref/runs/g1_neutral/cmg_final.pt
+    python -m CMG_Ref.make_bank CMG_Ref/runs/g1_all/cmg_final.pt
 
 The generator itself is rolled out from the standing pose under the evaluation's commands, and states are taken at
 random times after it has settled into each: gaits at every speed in every phase, and standing.

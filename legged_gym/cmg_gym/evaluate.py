@@ -14,7 +14,7 @@ import torch
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
 from cmg_gym.bars import BARS, Command, grid_within, judge, read_power
-from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.command_line import POLICIES
 from cmg_gym.conditions import Conditions
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
 from cmg_gym.velocity_task import HeldTwist, open_velocity_task
@@ -51,7 +51,7 @@ class Options(command_line.PolicyOptions):
     """Of the soles; otherwise the model's."""
     repeats: int = 1
     """Evaluations, with seeds that follow. Figures are means over them; a bar has to hold in each."""
-    power_of: Path = BUNDLED_POLICY / "evaluation.json"
+    power_of: Path = POLICIES / "g1_neutral" / "evaluation.json"
     """Another policy's evaluation.json: where both walk, no more power than it takes is asked for."""
     mjlab: bool = False
     """The policy is of mjlab's own velocity task, and is measured there: a checkpoint, or a run's folder."""

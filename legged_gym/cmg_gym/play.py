@@ -28,7 +28,7 @@ from CMG_Ref.command_line import require_positive, run
 from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.device import resolve_device
 
-COMMANDS = ((0.0, 0.0, 0.0), (0.6, 0.0, 0.0), (1.0, 0.0, 0.0), (0.8, 0.0, 0.5), (0.8, 0.0, -0.5), (0.0, 0.0, 0.0))
+COMMANDS = ((0.8, 0.0, 0.5), (0.0, 0.5, 0.0), (0.0, 0.0, 1.2), (-0.6, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)

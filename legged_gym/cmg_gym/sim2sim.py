@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cmg_export.errors import FORESEEN
 from cmg_gym import command_line
+from cmg_gym.bars import grid_within
 from cmg_gym.controller import Controller
 from cmg_gym.evaluation import CommandResult, Episodes, summarise
 from cmg_gym.mdp.curriculum import PUSH
@@ -23,7 +24,7 @@ from cmg_gym.mdp.start_states import SETTLE_FRAMES
 from cmg_gym.simulated_robot import SimulatedRobot
 from cmg_gym.walk import exported_policy
 from CMG_Ref.command_line import require_positive, require_seed, run
-from cmg_runtime import Engine, EngineError, load_engine
+from cmg_runtime import Engine, EngineError, load_engine, read_manifest
 from cmg_runtime.folder.kept_files import replace_file
 
 START_FRAMES = 100
@@ -32,25 +33,6 @@ PUSH_EVERY_S = (1.0, 3.0)
 
 BEGIN, END = "<!-- sim2sim -->", "<!-- /sim2sim -->"
 """Of the table in a document."""
-
-
-GRID = (
-    (0.0, 0.0, 0.0),
-    (0.5, 0.0, 0.0),
-    (0.8, 0.0, 0.0),
-    (1.0, 0.0, 0.0),
-    (1.1, 0.0, 0.0),
-    (0.5, 0.0, 0.4),
-    (0.5, 0.0, -0.4),
-    (0.8, 0.0, 0.4),
-    (0.8, 0.0, -0.4),
-    (1.1, 0.0, 0.4),
-    (1.1, 0.0, -0.4),
-    (-0.5, 0.0, 0.0),
-    (0.0, 0.4, 0.0),
-    (0.0, -0.4, 0.0),
-)
-"""Some of those of `make evaluate`; one robot at a time takes longer."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +56,9 @@ class Options:
     """Length of an episode."""
     pushes: bool = False
     """Push every 1 to 3 s, up to 0.5 m/s sideways and forward, as in `python -m cmg_gym.evaluate`."""
-    commands: tuple[tuple[float, float, float], ...] = GRID
-    """vx, vy (m/s) and yaw rate (rad/s) of each command."""
+    commands: tuple[tuple[float, float, float], ...] = ()
+    """vx, vy (m/s) and yaw rate (rad/s) of each command; otherwise the grid of `python -m cmg_gym.evaluate`, within the
+    checkpoint's command range."""
     seed: int = 0
 
 
@@ -89,7 +72,9 @@ def sim2sim(options: Options) -> None:
     require_positive(options, "episodes")
     require_seed(options.seed)
     command_line.require_seconds(options.seconds)
-    command_line.require_commands(options.commands)
+    bounds = read_manifest(options.engine).command_range
+    commands = options.commands or grid_within(bounds.min, bounds.max)
+    command_line.require_commands(commands)
     policy = exported_policy(command_line.policy_or_bundled(options.policy, options.engine))
     beside = read_evaluation(options.warp or bundled_evaluation(policy, options.pushes), options.pushes)
     if options.document is not None:
@@ -101,15 +86,13 @@ def sim2sim(options: Options) -> None:
     engine = load_engine(options.engine, 1, "cpu", seed=options.seed, command_ramp_s=0.0)
     num_steps = max(1, round(options.seconds * controller.card.fps))
     episodes = []
-    with tqdm(
-        total=len(options.commands) * options.episodes, desc="sim2sim", unit="episode", mininterval=1.0
-    ) as progress:
-        for command in options.commands:
+    with tqdm(total=len(commands) * options.episodes, desc="sim2sim", unit="episode", mininterval=1.0) as progress:
+        for command in commands:
             for start in settled_gait(engine, command, options.episodes, rng):
                 pushes = push_steps(num_steps, controller.card.fps, rng) if options.pushes else {}
                 episodes.append(run_episode(controller, robot, command, start, pushes, num_steps))
                 progress.update()
-    grid = torch.tensor(options.commands)
+    grid = torch.tensor(commands)
     together = Episodes(
         command=grid.repeat_interleave(options.episodes, dim=0),
         velocity=torch.stack([episode.velocity for episode in episodes], dim=1),

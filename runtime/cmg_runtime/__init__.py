@@ -1,7 +1,7 @@
 """Run a compiled Conditional Motion Generator: thousands of environments, one frame at a time.
 
 Example:
-    engine = load_engine("engines/g1_neutral", num_envs=4096)
+    engine = load_engine("engines/g1_all", num_envs=4096)
     engine.reset(command=[0.8, 0.0, 0.0])
     dof_pos, dof_vel = engine.step()
 """

@@ -29,7 +29,7 @@ from cmg_runtime.folder.manifest import Artifact, FileEntry, file_sha256
 from engine_folder import PASSED, bare_manifest
 
 RAMP_FRAMES, NUM_TRAJECTORIES = 25, 32
-CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_neutral" / "cmg_final.pt"
+CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_all" / "cmg_final.pt"
 
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 

@@ -170,8 +170,8 @@ class WiredRobot:
 
 def test_the_pages_loop_walks(robot: SimulatedRobot) -> None:
     first = re.findall(r"```python\n(.*?)```", DEPLOY.read_text(), re.DOTALL)[0]
-    code = first.replace("import time\n", "").replace('"engines/g1_neutral"', repr(str(deployable_engine())))
-    code = code.replace('"legged_gym/policies/g1_neutral"', repr(str(BUNDLED_POLICY)))
+    code = first.replace("import time\n", "").replace('"engines/g1_all"', repr(str(deployable_engine())))
+    code = code.replace('"legged_gym/policies/g1_all"', repr(str(BUNDLED_POLICY)))
     wired = WiredRobot(robot)
     clock = SimpleNamespace(monotonic=lambda: wired.seconds, sleep=wired.sleep)
     names = {"robot": wired, "joystick": lambda: (0.8, 0.0, 0.0), "time": clock}

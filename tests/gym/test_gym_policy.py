@@ -20,7 +20,7 @@ from tensordict import TensorDict
 
 from cmg_gym import play
 from cmg_gym.captured import CapturedEnv, TrainingEnv
-from cmg_gym.command_line import BUNDLED_POLICY
+from cmg_gym.command_line import BUNDLED_POLICY, POLICIES, policy_or_bundled
 from cmg_gym.conditions import Conditions
 from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
@@ -47,10 +47,21 @@ def robots(seed: int) -> RslRlVecEnvWrapper:
     return RslRlVecEnvWrapper(make_env(g1_engine()[0], 6, seed, play=True, falls=True))
 
 
-def test_it_belongs_to_the_bundled_checkpoint_and_is_small() -> None:
-    assert read_card(BUNDLED_POLICY).engine_sha256 == file_sha256(CHECKPOINT)
-    assert sum(file.stat().st_size for file in BUNDLED_POLICY.iterdir()) < 2_000_000
-    assert (BUNDLED_POLICY / "README.md").is_file()
+def test_an_engine_gets_the_bundled_policy_of_its_generator(tmp_path: Path) -> None:
+    folders = sorted(POLICIES.iterdir())
+    assert [folder.name for folder in folders] == ["g1_all", "g1_neutral"]
+    manifest = json.loads((g1_engine()[0] / "manifest.json").read_text())
+    for folder in folders:
+        manifest["source"]["sha256"] = file_sha256(CHECKPOINT.parents[1] / folder.name / "cmg_final.pt")
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        assert policy_or_bundled(None, tmp_path) == folder
+        assert policy_or_bundled(tmp_path, tmp_path) == tmp_path
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
+        assert (folder / "README.md").is_file()
+    manifest["source"]["sha256"] = "ab" * 32
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineError, match="no bundled policy was trained with the generator of .*; give --policy"):
+        policy_or_bundled(None, tmp_path)
 
 
 @pytest.mark.slow

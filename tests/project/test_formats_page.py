@@ -26,7 +26,7 @@ def test_checkpoint_and_clip_are_written_without_this_project() -> None:
 def test_a_policy_is_as_the_page_says() -> None:
     """Every key that code and the bundled policy have is there; the network takes what the observation adds up to."""
     named = set(re.findall(r"`(\w+)`", TEXT[TEXT.index("## Policy") :]))
-    folder = ROOT / "legged_gym" / "policies" / "g1_neutral"
+    folder = ROOT / "legged_gym" / "policies" / "g1_all"
     card = json.loads((folder / "policy.json").read_text())
     assert {field.name for field in fields(PolicyCard)} | set(card) | set(card["observation"][0]) <= named
     policy = onnxruntime.InferenceSession(folder / "policy.onnx", providers=["CPUExecutionProvider"])

@@ -104,12 +104,12 @@ def checkout(tmp_path: Path) -> Path:
     return bare_checkout(tmp_path)
 
 
-BUNDLED = "CMG_Ref/runs/g1_neutral/cmg_final.pt"
+BUNDLED = "CMG_Ref/runs/g1_all/cmg_final.pt"
 RUNS = """
 engine -> cmg_export BUNDLED
 engine CKPT='my runs/x.pt' DATA='a b.yaml' OUT=engines/x NUM_ENVS=7 PRECISION=fp16 ROBOT=r.xml -> \
     cmg_export 'my runs/x.pt' --out engines/x --data 'a b.yaml' --num-envs 7 --precision fp16 --robot r.xml
-parity -> cmg_export.parity engines/g1_neutral BUNDLED
+parity -> cmg_export.parity engines/g1_all BUNDLED
 parity CKPT=/data/walk/x.pt DATA=s.yaml -> cmg_export.parity engines/walk /data/walk/x.pt --data s.yaml
 parity CKPT='my runs/a walk/x.pt' -> cmg_export.parity 'engines/a walk' 'my runs/a walk/x.pt'
 train OUT=engines/x NUM_ENVS=7 BACKEND=torch ITERATIONS=3 GPUS=2 RESUME=1 ARGS='--seed 5' -> \
@@ -130,7 +130,7 @@ train OUT=engines/y NUM_ENVS=3 -> cmg_export BUNDLED --out engines/y -> cmg_gym.
 def test_make_passes_its_variables_on(checkout: Path, suffix: str) -> None:
     """In a clone whose path has spaces, too."""
     folder = checkout.rename(checkout.with_name(checkout.name + suffix))
-    for made in ("engines/x", "my runs/a walk", "CMG_Ref/runs/g1_neutral"):
+    for made in ("engines/x", "my runs/a walk", "CMG_Ref/runs/g1_all"):
         (folder / made).mkdir(parents=True)
     (folder / "engines" / "x" / "manifest.json").touch()
     for line in RUNS.replace("\\\n", "").replace("BUNDLED", BUNDLED).strip().splitlines():
@@ -205,8 +205,8 @@ def test_no_python_is_one_line(checkout: Path) -> None:
 
 @needs_make
 def test_clean_keeps_the_environment_and_the_documentation(checkout: Path) -> None:
-    (checkout / "engines" / "g1_neutral").mkdir(parents=True)
-    for file in ("engines/README.md", "engines/g1_neutral/manifest.json", "engines/.partial"):
+    (checkout / "engines" / "g1_all").mkdir(parents=True)
+    for file in ("engines/README.md", "engines/g1_all/manifest.json", "engines/.partial"):
         (checkout / file).touch()
     for folder in ("CMG_Ref", "examples", "export", "legged_gym", "tests"):
         (checkout / folder / "__pycache__").mkdir(parents=True)

@@ -167,7 +167,10 @@ def test_the_table_of_licences_is_the_list() -> None:
 
 def test_every_bundled_checkpoint_is_attributed() -> None:
     text, notice = ((ROOT / name).read_text() for name in ("docs/licences.md", "NOTICE"))
-    for path in ROOT.glob("CMG_Ref/runs/g1_neutral/*.pt"):
+    checkpoints = sorted(ROOT.glob("CMG_Ref/runs/g1_*/*.pt"))
+    assert [path.parent.name for path in checkpoints] == ["g1_all", "g1_neutral"]
+    for path in checkpoints:
         folder = path.parent.relative_to(ROOT)
         assert f"`{folder}`" in text and f"{folder}/" in notice
         assert path.name in notice and "100STYLE" in text and "CC BY 4.0" in notice
+    assert "mocap.cs.cmu.edu" in " ".join(notice.split()) and "NSF EIA-0196217" in " ".join(notice.split())

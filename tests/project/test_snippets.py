@@ -39,27 +39,26 @@ NOT_RUN = {
     """,
     "takes half a minute and more; test_build builds smaller ones, test_parity measures them": """
         make engine
-        make engine CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
-        python -m cmg_export.parity engines/g1_neutral CMG_Ref/runs/g1_neutral/cmg_final.pt --per-joint --seed 1
+        make engine CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt
+        python -m cmg_export.parity engines/g1_all CMG_Ref/runs/g1_all/cmg_final.pt --per-joint --seed 1
     """,
     "walks, draws or measures for half a minute and more, or until it is ended; tests/gym does so for a second": """
         make play
-        make play CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
         make drive
-        make drive CKPT=CMG_Ref/runs/g1_all/cmg_final.pt
         make sim2sim
-        make evaluate CKPT=CMG_Ref/runs/g1_all/cmg_final.pt ARGS='--episodes 8 --pushes'
+        make evaluate ARGS='--episodes 8 --pushes'
         python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_all/cmg_final.pt
-        make play ARGS='--commands 0.8 0 0 0.8 0 0.6 --seconds 5'
-        make evaluate ARGS='--episodes 16'
+        make play CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt
+        make play CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt ARGS='--commands 0.8 0 0 0.8 0 0.6 --seconds 5'
+        make drive CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt
+        make evaluate CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt ARGS='--episodes 16'
         python -m cmg_gym.latency
     """,
     "trains, or takes a training's run; tests/gym trains for two iterations": """
         make train
         make train ARGS=--no-captured
         make train ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 400'
-        make train CKPT=CMG_Ref/runs/g1_all/cmg_final.pt ITERATIONS=1500 \\
-            ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 500'
+        make train ITERATIONS=1500 ARGS='--start-from legged_gym/policies/g1_neutral --begin-at 500'
         make train NUM_ENVS=2048 BACKEND=torch ITERATIONS=550 GPUS=2
         make train RESUME=1
         make evaluate POLICY=logs/rsl_rl/cmg_residual_g1/RUN
@@ -101,7 +100,7 @@ NOT_RUN = {
         python -m cmg_export.bench --sections time-share --num-envs 4096
     """,
     "needs TensorRT for RTX, which does not install everywhere: test_tensorrt_build": """
-        python -m cmg_export.plan_layers engines/g1_neutral/cmg_fp16.onnx
+        python -m cmg_export.plan_layers engines/g1_all/cmg_fp16.onnx
     """,
     "needs the network, a clone of TWIST, legged_gym or rsl_rl, and a GPU": """
         pip install ./legged_gym/isaacgym_warp
@@ -232,7 +231,7 @@ def commands() -> set[str]:
 @needs_make
 def test_what_is_made_is_a_target_that_takes_these_variables(tmp_path: Path) -> None:
     clone = bare_checkout(tmp_path)
-    for folder in ("CMG_Ref/runs/g1_neutral", "path/to"):
+    for folder in ("CMG_Ref/runs/g1_all", "path/to"):
         (clone / folder).mkdir(parents=True)
     given = [shlex.split(line)[1:] for line in commands() if line.startswith("make ")]
     assert len(given) > 20

@@ -39,9 +39,9 @@ class Options:
     kernel that could take them. Exit status: 0 done, 2 wrong input or no GPU.
     """
 
-    engine: Path = Path("engines/g1_neutral")
+    engine: Path = Path("engines/g1_all")
     """The engine folder."""
-    checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
+    checkpoint: Path = Path("CMG_Ref/runs/g1_all/cmg_final.pt")
     """The checkpoint that it was made from: the float64 reference takes its weights from it."""
     rows: tuple[int, ...] = (16, 56, 64, 112, 224, 256, 512, 960, 1024, 2048, 4096, 8192, 65536)
     """Environments."""

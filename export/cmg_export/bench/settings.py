@@ -62,9 +62,9 @@ class Options:
     or asked to end. A figure that misses its target is no error.
     """
 
-    engine: Path = Path("engines/g1_neutral")
+    engine: Path = Path("engines/g1_all")
     """The engine folder."""
-    checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
+    checkpoint: Path = Path("CMG_Ref/runs/g1_all/cmg_final.pt")
     """The checkpoint that it was made from: the float64 reference and other implementations have its weights."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where the stats are, if not in the checkpoint: cmg_training_data.pt or a YAML file."""

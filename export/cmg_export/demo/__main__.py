@@ -26,7 +26,7 @@ MODULE = "cmg_export.demo"
 class Options:
     """Draw the gait that an engine generates for a Unitree G1 at four commands: gait.gif and gait.png."""
 
-    engine: Path = Path("engines/g1_neutral")
+    engine: Path = Path("engines/g1_all")
     """The engine folder."""
     out: Path = Path("docs/images")
     """Where gait.gif and gait.png go."""

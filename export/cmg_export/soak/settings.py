@@ -25,9 +25,9 @@ class Options:
     writes soak.json. Exit status: 0 passed, 1 a check failed, 2 wrong input or the engine failed, 130 interrupted.
     """
 
-    engine: Path = Path("engines/g1_neutral")
+    engine: Path = Path("engines/g1_all")
     """The engine folder."""
-    checkpoint: Path = Path("CMG_Ref/runs/g1_neutral/cmg_final.pt")
+    checkpoint: Path = Path("CMG_Ref/runs/g1_all/cmg_final.pt")
     """The checkpoint that it was made from: the plain rollout takes its weights from it."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where the stats are, if not in the checkpoint: cmg_training_data.pt or a YAML file."""

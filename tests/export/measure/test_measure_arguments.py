@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 WRONG = (
     (bench, "--backends torch tensorflow", f"'tensorflow'; expected {' or '.join(BACKENDS)}"),
     (bench, "--minutes nan", "--minutes is nan; expected more than 0"),
-    (bench, "--checkpoint CMG_Ref/runs/g1_neutral/cmg_final.pt", "was not made from"),
+    (bench, "--checkpoint CMG_Ref/runs/g1_all/cmg_final.pt", "was not made from"),
     (bench, "--sections everything", "everything"),
     (bench, "--dropin.num-motions -1", "--dropin.num-motions is -1; expected at least 1"),
     (bench, "--dropin.seconds nan", "--dropin.seconds is nan; expected more than 0"),
