@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from CMG_Ref.checkpoint.stats import read_stats, stats_of
 from CMG_Ref.command_line import LARGEST_COUNT, LARGEST_SEED, run
 from CMG_Ref.dataloader.clips import FPS, Clip
 from CMG_Ref.dataloader.commands import smooth
@@ -200,10 +201,13 @@ def make_data_file(
         names = ", ".join([skipped.name for skipped in found.skipped] + found.unmatched)
         raise ValueError(f"{clips}: skipped or not there: {names}; the reasons are above (--strict)")
     loaded = found.usable()
+    normalisation = None
+    if stats is not None:
+        normalisation = stats_of(read_pt(stats))
+        read_stats(normalisation, 2 * loaded[0].dof_pos.shape[1], 3, stats)  # refuses what is none
     out.parent.mkdir(parents=True, exist_ok=True)
     data = build_dataset(loaded, config)
-    if stats is not None:
-        data["stats"] = read_pt(stats)["stats"]
+    data["stats"] = normalisation or data["stats"]
     write_pt(out, data)
     frames = sum(len(s["command"]) for s in data["samples"])
     print(f"{out}: {len(data['samples'])} samples, {frames} frames ({frames / FPS / 60:.0f} min)")

@@ -111,6 +111,8 @@ def warp(clip: Clip, velocity: Velocity) -> Clip | None:
     dof_pos[:, arms] = middle + max(abs(ahead), 0.35) * (dof_pos[:, arms] - middle)
     first, last = _longest(known)
     kept = slice(max(first, stride // 2), min(last, len(root) - stride // 2))  # the mean path's ends are no means
+    if kept.stop - kept.start < LEAST_FRAMES:
+        return None
     dof_pos, missed = legs.reach(dof_pos[kept], (_inverse(new_root)[:, None] @ moved)[kept])
     leg_speed = np.abs(np.gradient(dof_pos[:, LEG_JOINTS], axis=0)).max(axis=1) * FPS
     first, last = _longest((missed.max(axis=1) < LARGEST_MISS) & (leg_speed < FASTEST_LEG))

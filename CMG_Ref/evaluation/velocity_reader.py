@@ -20,6 +20,7 @@ from CMG_Ref.dataloader.warping import warped_clips
 from CMG_Ref.files.torch_files import read_start, write_beside
 from CMG_Ref.robot_g1 import JOINT_NAMES, KNEES
 from CMG_Ref.robot_g1.chain import FEET, g1_chain
+from cmg_runtime.folder.arrays import load_arrays
 from cmg_runtime.window.kinematics import ForwardKinematics
 
 READER_FILE = "velocity.npz"
@@ -78,9 +79,10 @@ def read_reader(path: Path) -> dict[str, np.ndarray]:
     for layer, (width, wide) in enumerate(((inputs, _HIDDEN), (_HIDDEN, _HIDDEN), (_HIDDEN, 3))):
         sizes |= {f"weight{layer}": (wide, width), f"bias{layer}": (wide,)}
     try:
-        with np.load(path, allow_pickle=False) as data:
-            values = {name: np.asarray(data[name], dtype=np.float32) for name in sizes}
-    except (KeyError, OSError, ValueError) as error:
+        with path.open("rb") as stream:
+            arrays = load_arrays(stream)
+        values = {name: arrays[name].astype(np.float32, casting="same_kind") for name in sizes}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a velocity reader ({error}); make it with eval_cmg --clips") from None
     if any(values[name].shape != size or not np.isfinite(values[name]).all() for name, size in sizes.items()):
         raise ValueError(f"{path}: not a velocity reader of these sizes; make it with eval_cmg --clips")

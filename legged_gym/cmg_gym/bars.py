@@ -80,7 +80,14 @@ def read_power(path: Path) -> dict[tuple[float, ...], float]:
         EngineError: it is none.
     """
     try:
-        rows = json.loads(path.read_text())["results"]
-        return {tuple(row["command"]): row["power"] for row in rows if (row["velocity_error"] or 0.0) <= WALKS}
+        document = json.loads(path.read_text())
+        rows = document["results"]
+        if document.get("rough") or document.get("friction") is not None:
+            raise ValueError("on rough ground, or with another friction")
+        return {
+            tuple(row["command"]): float(row["power"])
+            for row in rows
+            if row["velocity_error"] is not None and row["velocity_error"] <= WALKS
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{path} is no evaluation.json of `python -m cmg_gym.evaluate` ({error})") from None

@@ -17,9 +17,11 @@ from cmg_gym.bars import BARS, Command, grid_within, judge, read_power
 from cmg_gym.command_line import POLICIES
 from cmg_gym.conditions import Conditions
 from cmg_gym.evaluation import CommandResult, run_episodes, summarise
+from cmg_gym.robots import G1, robot_of
 from cmg_gym.velocity_task import HeldTwist, open_velocity_task
 from CMG_Ref.command_line import require_positive, run
-from cmg_runtime import read_manifest
+from cmg_runtime import EngineError, read_manifest
+from cmg_runtime.device import resolve_device
 from cmg_runtime.folder.kept_files import replace_file
 
 MEASURES = {
@@ -31,6 +33,8 @@ MEASURES = {
     "power": "W",
 }
 """Of a command, and their units."""
+
+OTHER_EVALUATION = POLICIES / "g1_neutral" / "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Options(command_line.PolicyOptions):
     """Of the soles; otherwise the model's."""
     repeats: int = 1
     """Evaluations, with seeds that follow. Figures are means over them; a bar has to hold in each."""
-    power_of: Path = POLICIES / "g1_neutral" / "evaluation.json"
-    """Another policy's evaluation.json: where both walk, no more power than it takes is asked for."""
+    power_of: Path | None = None
+    """Another policy's evaluation.json: where both walk, no more power than it takes is asked for. Otherwise, for a G1,
+    that of the bundled policy g1_neutral."""
     mjlab: bool = False
     """The policy is of mjlab's own velocity task, and is measured there: a checkpoint, or a run's folder."""
     commands: tuple[Command, ...] = ()
@@ -69,7 +74,7 @@ def evaluate(options: Options) -> None:
     require_positive(options, "episodes", "repeats")
     command_line.require_seconds(options.seconds)
     conditions = Conditions(options.pushes, options.rough, options.friction)
-    watts = read_power(options.power_of)
+    watts = power_of(options)
     commands = options.commands or grid_within(*command_range(options))
     command_line.require_commands(commands)
     grid = torch.tensor(commands)
@@ -88,6 +93,18 @@ def evaluate(options: Options) -> None:
     print(text)
 
 
+def power_of(options: Options) -> dict[tuple[float, ...], float]:
+    """As :func:`read_power`."""
+    if options.power_of is None and not (of_a_g1(options) and OTHER_EVALUATION.is_file()):
+        return {}
+    return read_power(options.power_of or OTHER_EVALUATION)
+
+
+def of_a_g1(options: Options) -> bool:
+    """Whether a Unitree G1 is measured."""
+    return options.mjlab or robot_of(read_manifest(options.engine)) == G1
+
+
 def command_range(options: Options) -> tuple[Sequence[float], Sequence[float]]:
     """(low, high) [3] of the checkpoint."""
     bounds = read_manifest(options.engine).command_range
@@ -101,8 +118,12 @@ def measure(options: Options, grid: torch.Tensor, conditions: Conditions) -> lis
     seconds, twist = options.seconds + 1, None
     if options.mjlab:
         where = options.device, options.captured, options.seed
-        checkpoint = command_line.policy_or_bundled(options.policy, options.engine)
-        env, policy = open_velocity_task(checkpoint, num_envs, seconds, conditions, *where)
+        if options.policy is None:
+            raise EngineError("--mjlab measures a policy of mjlab's own task, of which none is bundled; give --policy")
+        command_line.require_options(options)
+        resolve_device(options.device)
+        command_line.require_room(num_envs, options.device)
+        env, policy = open_velocity_task(options.policy, num_envs, seconds, conditions, *where)
         twist = HeldTwist(env)
     else:
         env, policy = command_line.open_policy(options, num_envs, seconds, conditions)
@@ -148,7 +169,8 @@ def write(results: Sequence[CommandResult], judged: Sequence[dict[str, bool]], o
         {**{name: None if value != value else value for name, value in asdict(result).items()}, "bars": bars}
         for result, bars in zip(results, judged, strict=True)
     ]
-    document = {"pushes": options.pushes, "seconds": options.seconds, "results": rows}
+    ground = {"rough": options.rough, "friction": options.friction}
+    document = {"pushes": options.pushes, **ground, "seconds": options.seconds, "results": rows}
     replace_file(options.out / "evaluation.json", (json.dumps(document, indent=1) + "\n").encode())
     replace_file(options.out / "evaluation.png", draw(results, text.partition("\n")[0]))
 

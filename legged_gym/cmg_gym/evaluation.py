@@ -108,7 +108,9 @@ def run_episodes(
         power = (data.qfrc_actuator * data.joint_vel)[robots].clamp(min=0).sum(dim=1)
         columns.append((velocity, (data.joint_pos[robots] - target).square().mean(dim=1).sqrt(), slip, power, alive))
     velocity, joint_error, slip, power, survived = (torch.stack(column) for column in zip(*columns, strict=True))
-    return Episodes(term.command[robots].clone(), velocity, joint_error, slip, power, survived, world.step_dt)
+    # Ours clamps commands to the checkpoint's range; mjlab's draws others for robots that fall.
+    held = command if twist is not None else term.command[robots]
+    return Episodes(held.clone(), velocity, joint_error, slip, power, survived, world.step_dt)
 
 
 def summarise(episodes: Episodes, grid: torch.Tensor) -> list[CommandResult]:

@@ -12,7 +12,7 @@ from cmg_gym import command_line
 from cmg_gym.learning.export import export_policy
 from cmg_gym.learning.policies import find_checkpoint, load_runner, require_same_generator
 from CMG_Ref.command_line import run
-from cmg_runtime import read_manifest
+from cmg_runtime import EngineError, read_manifest
 from cmg_runtime.device import resolve_device
 
 
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def export(options: Options) -> None:
     """Load the checkpoint into the play environment and write what deployment needs."""
     command_line.require_options(options)
-    checkpoint = find_checkpoint(command_line.policy_or_bundled(options.policy, options.engine))
+    if options.policy is None:
+        raise EngineError("what is exported is a training's: give --policy, a checkpoint model_N.pt or a run's folder")
+    checkpoint = find_checkpoint(options.policy)
     require_same_generator(checkpoint, read_manifest(options.engine))
     resolve_device(options.device)
     env = command_line.open_env(options, num_envs=1, seconds=1.0)

@@ -191,6 +191,8 @@ def read_evaluation(path: Path | None, pushes: bool) -> dict[tuple[float, ...], 
         evaluation = json.loads(path.read_text())
         if evaluation["pushes"] != pushes:
             raise ValueError(f"it is of episodes {'with' if evaluation['pushes'] else 'without'} pushes")
+        if evaluation.get("rough") or evaluation.get("friction") is not None:
+            raise ValueError("it is on rough ground, or with another friction")
         return {tuple(row["command"]): row for row in evaluation["results"]}
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(

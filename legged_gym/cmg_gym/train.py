@@ -95,6 +95,11 @@ def training_of(options: Options) -> Training:
         if options.resume:
             raise EngineError("--resume goes on with its own networks, and --start-from begins with others; give one")
         find_policy(options.start_from)  # a wrong one is told now
+        if options.begin_at >= options.iterations:
+            raise EngineError(
+                f"--begin-at is {options.begin_at} and --iterations, which counts those before, {options.iterations}; "
+                "expected more"
+            )
     elif options.begin_at:
         raise EngineError(f"--begin-at is {options.begin_at} without --start-from, whose policy knows what came before")
     manifest = read_manifest(options.engine)  # a wrong folder is told now, not after a minute

@@ -15,9 +15,12 @@ from mjlab.tasks.velocity.mdp import UniformVelocityCommand, UniformVelocityComm
 from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.conditions import Conditions
 from cmg_gym.learning.policies import Policy, find_checkpoint
+from cmg_gym.learning.resume import read_checkpoint
 from cmg_gym.mdp.heading import heading_of
 from cmg_gym.mdp.reference_command import heading_velocity
 from cmg_gym.robots import G1
+from cmg_runtime import EngineError
+from cmg_runtime.errors import first_line
 
 VELOCITY_TASK = "Mjlab-Velocity-Flat-Unitree-G1"
 
@@ -52,8 +55,12 @@ def open_velocity_task(
 
     Args:
         policy: a checkpoint ``model_N.pt``, or a run's folder for its newest one.
+
+    Raises:
+        EngineError: it is neither, or another task's.
     """
     checkpoint = find_checkpoint(policy)
+    saved = read_checkpoint(checkpoint)  # mjlab's own way would run code in it
     cfg = load_env_cfg(VELOCITY_TASK, play=True)
     cfg.scene.num_envs, cfg.episode_length_s, cfg.seed = num_envs, seconds, seed
     twist = cast(UniformVelocityCommandCfg, cfg.commands["twist"])
@@ -63,5 +70,8 @@ def open_velocity_task(
     conditions.apply(cfg, G1)
     env = TrainingEnv(make_env(cfg, device, None if captured else False))
     runner = MjlabOnPolicyRunner(env, asdict(load_rl_cfg(VELOCITY_TASK)), device=device)
-    runner.load(str(checkpoint), load_cfg={"actor": True}, map_location=device)
+    try:
+        runner.alg.load(saved, {"actor": True}, True)
+    except (RuntimeError, KeyError) as error:  # of weights that do not fit
+        raise EngineError(f"{checkpoint} is no policy of {VELOCITY_TASK} ({first_line(error)})") from None
     return env, runner.get_inference_policy(device)

@@ -72,7 +72,8 @@ def checkout(folder: Path, engine: Path) -> Path:
     python = folder / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (folder / "engines").mkdir()
-    (folder / "engines" / "g1_all").symlink_to(engine)
+    for name in ("g1_all", "g1_neutral"):
+        (folder / "engines" / name).symlink_to(engine)
     for name in ("CMG_Ref", "examples", "legged_gym", "tests"):
         (folder / name).symlink_to(ROOT / name)
     made = make_checkpoint(folder / "path" / "to", num_joints=5, hidden_dim=24)

@@ -36,10 +36,11 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 @functools.cache
 def g1_engine() -> tuple[Path, Truth]:
-    """What :func:`make_g1_engine` makes, once in a process. Copy it before changing anything."""
+    """An engine folder of the bundled checkpoint by :func:`make_engine`, once in a process. Copy it before changing
+    anything."""
     _kept.append(tempfile.TemporaryDirectory())
     folder = Path(_kept[-1].name)
-    return folder, make_g1_engine(folder)
+    return folder, make_engine(folder, CHECKPOINT)
 
 
 @functools.cache
@@ -56,11 +57,6 @@ def deployable_engine() -> Path:
     whole = dataclasses.replace(manifest, artifacts=(*manifest.artifacts, onnx))
     (folder / "manifest.json").write_text(whole.to_json())
     return folder
-
-
-def make_g1_engine(folder: Path) -> Truth:
-    """Write an engine folder of the bundled checkpoint; see :func:`make_engine`."""
-    return make_engine(folder, CHECKPOINT)
 
 
 def make_engine(folder: Path, checkpoint_file: Path, robot: Path | None = None) -> Truth:

@@ -14,6 +14,7 @@ from mjlab.managers import CurriculumTermCfg, EventTermCfg, ObservationTermCfg, 
 from captured_case import ROBOTS, beside_each_other, close, recorded, walk_alike
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.mdp.reference_command import reference
+from cmg_runtime import EngineError
 from gym_case import g1_engine, make_cfg
 
 pytestmark = pytest.mark.xdist_group("gym")
@@ -237,3 +238,25 @@ def test_captured_robots_walk_as_mjlabs_do_on_a_gpu(seed: int) -> None:
 
 def on_a_gpu(cfg: ManagerBasedRlEnvCfg) -> CapturedEnv:
     return CapturedEnv(cfg, "cuda:0")
+
+
+class never_the_same(waits):
+    """A term that gives the device other numbers at every call."""
+
+    def __call__(self, env: ManagerBasedRlEnv) -> torch.Tensor:
+        self.calls += self.steady
+        return torch.tensor([float(self.calls), 1.0], device=env.device)[:1].expand(env.num_envs)
+
+    steady = 0
+
+
+@pytest.mark.slow
+def test_constants_that_are_new_at_every_capture_are_refused(seed: int) -> None:
+    cfg = make_cfg(g1_engine()[0], ROBOTS, seed, play=False)
+    cfg.rewards["never"] = RewardTermCfg(func=never_the_same, weight=1.0)
+    env = recorded(cfg)
+    vec = TrainingEnv(env)
+    env.reward_manager.get_term_cfg("never").func.steady = 1  # pyright: ignore[reportAttributeAccessIssue]
+    env.capture_again()
+    with pytest.raises(EngineError, match="other numbers at every call; run it with --no-captured"):
+        vec.step(torch.zeros(ROBOTS, env.action_manager.total_action_dim))

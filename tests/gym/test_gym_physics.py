@@ -12,6 +12,7 @@ import pytest
 import torch
 import warp as wp
 from mjlab.envs import ManagerBasedRlEnv
+from mujoco import MjData, MjModel, mj_forward, mj_step  # pyright: ignore[reportAttributeAccessIssue]
 
 from cmg_gym.captured import CapturedEnv, TrainingEnv, physics
 from cmg_gym.captured.beside import Beside
@@ -71,8 +72,8 @@ def test_a_step_is_mujoco_warps(env: ManagerBasedRlEnv, seed: int) -> None:
 class Watching(Beside):
     """Knows which arrays are read and written beside each other."""
 
-    def __init__(self, env: ManagerBasedRlEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(env.sim.wp_device, True)
+    def __init__(self, device: wp.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(device, True)
         self._read: dict[str, set[int]] = {}
         self._written: dict[str, set[int]] = {}
         self._now = "before"
@@ -128,11 +129,31 @@ def test_what_runs_beside_each_other_shares_nothing_that_either_writes(
     data, model = walk(env, seed), env.sim.wp_model
     assert model.neq == 0
     read_by_equalities, flags = {data.cvel.ptr, data.cdof_dot.ptr}, {data.overflow.ptr}
-    watching = Watching(env, monkeypatch)
+    watching = Watching(env.sim.wp_device, monkeypatch)
     physics.step(model, data, watching)
     constraints, *of_the_solver, sensors = watching.forks
     assert len(of_the_solver) == 2 + 2 * model.opt.iterations
     assert constraints <= read_by_equalities and sensors <= flags and not any(of_the_solver)
+
+
+ACCELEROMETER = """<mujoco><option integrator="implicitfast"/>
+<worldbody><geom type="plane" size="5 5 .1"/>
+<body pos="0 0 .2"><freejoint/><geom size=".1"/><site name="s"/></body></worldbody>
+<sensor><accelerometer site="s"/></sensor></mujoco>"""
+
+
+def test_sensors_of_accelerations_come_before_the_integration(monkeypatch: pytest.MonkeyPatch) -> None:
+    mj_model = MjModel.from_xml_string(ACCELEROMETER)
+    mj_data = MjData(mj_model)
+    mj_forward(mj_model, mj_data)
+    with wp.ScopedDevice("cpu"):
+        model, data = mujoco_warp.put_model(mj_model), mujoco_warp.put_data(mj_model, mj_data, nworld=2)
+        watching = Watching(wp.get_device("cpu"), monkeypatch)
+        physics.step(model, data, watching)
+    constraints, *others = watching.forks
+    assert constraints <= {data.cvel.ptr, data.cdof_dot.ptr} and not any(fork - {data.overflow.ptr} for fork in others)
+    mj_step(mj_model, mj_data)
+    np.testing.assert_allclose(data.sensordata.numpy()[0], mj_data.sensordata, atol=1e-4)
 
 
 def test_contacts_for_which_there_is_no_room_are_logged(seed: int) -> None:

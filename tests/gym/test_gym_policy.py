@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,12 +103,9 @@ def test_a_captured_environment_is_evaluated_without_its_spare_world(seed: int) 
 @pytest.mark.slow
 def test_mjlabs_own_task_is_measured_under_the_same_commands(seed: int, tmp_path: Path) -> None:
     """A network that has learned nothing, for a few steps: what counts is that nobody changes its command."""
-    cfg = load_env_cfg(VELOCITY_TASK)
-    cfg.scene.num_envs = 1
-    untrained = TrainingEnv(ManagerBasedRlEnv(cfg, "cpu"))
-    agent = dataclasses.asdict(load_rl_cfg(VELOCITY_TASK))
-    MjlabOnPolicyRunner(untrained, agent, device="cpu").save(str(tmp_path / "model_1.pt"))
-    env, policy = open_velocity_task(tmp_path, 2, 21.0, Conditions(friction=0.3), "cpu", False, seed)
+    env, policy = open_velocity_task(
+        untrained_of_mjlabs(tmp_path), 2, 21.0, Conditions(friction=0.3), "cpu", False, seed
+    )
     commands = torch.tensor([(0.3, -0.2, 0.5), STAND])
     episodes = run_episodes(env, policy, commands, 12, HeldTwist(env))
     assert torch.equal(episodes.command, commands) and bool(episodes.joint_error.isnan().all())
@@ -118,6 +116,42 @@ def test_mjlabs_own_task_is_measured_under_the_same_commands(seed: int, tmp_path
     assert any(torch.equal(part, commands) for part in found)  # the network has been told
     soles = [i for i in range(env.unwrapped.sim.mj_model.ngeom) if "foot" in env.unwrapped.sim.mj_model.geom(i).name]
     assert bool((env.unwrapped.sim.model.geom_friction[:, soles, 0] == 0.3).all())
+
+
+def test_robots_of_mjlabs_task_that_fall_are_measured_by_the_command_they_had(seed: int, tmp_path: Path) -> None:
+    env = open_velocity_task(untrained_of_mjlabs(tmp_path), 3, 21.0, Conditions(), "cpu", False, seed)[0]
+    commands = torch.tensor([(0.5, 0.0, 0.0)]).repeat(3, 1)
+    generator = torch.Generator().manual_seed(seed)
+    stumbling = lambda _: 3 * torch.randn(3, env.num_actions, generator=generator)  # noqa: E731
+    episodes = run_episodes(env, stumbling, commands, 120, HeldTwist(env))
+    assert not bool(episodes.alive[-1].any()) and torch.equal(episodes.command, commands)
+
+
+def test_a_checkpoint_of_mjlabs_task_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"actor_state_dict": {}, "infos": {"harm": Harm(tmp_path / "done")}}, tmp_path / "model_1.pt")
+    with pytest.raises(EngineError, match="is no checkpoint of this task"):
+        open_velocity_task(tmp_path, 1, 1.0, Conditions(), "cpu", False, 0)
+    assert not (tmp_path / "done").exists()
+
+
+class Harm:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def untrained_of_mjlabs(folder: Path) -> Path:
+    """A checkpoint of mjlab's own velocity task in ``folder``, which is returned."""
+    cfg = load_env_cfg(VELOCITY_TASK)
+    cfg.scene.num_envs = 1
+    untrained = TrainingEnv(ManagerBasedRlEnv(cfg, "cpu"))
+    agent = dataclasses.asdict(load_rl_cfg(VELOCITY_TASK))
+    MjlabOnPolicyRunner(untrained, agent, device="cpu").save(str(folder / "model_1.pt"))
+    return folder
 
 
 def test_a_policy_of_another_generator_or_robot_is_refused(robots: RslRlVecEnvWrapper, tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ NOT_RUN = {
     """,
     "takes half a minute and more; test_build builds smaller ones, test_parity measures them": """
         make engine
-        make engine CKPT=CMG_Ref/runs/g1_neutral/cmg_final.pt
         python -m cmg_export.parity engines/g1_all CMG_Ref/runs/g1_all/cmg_final.pt --per-joint --seed 1
     """,
     "walks, draws or measures for half a minute and more, or until it is ended; tests/gym does so for a second": """

@@ -153,6 +153,8 @@ class Sequence:
         self._capture_all(self._graphs)
         if self._constants.bring_missing():  # of settings that have changed
             self._capture_all(self._graphs)
+        if self._constants.bring_missing():
+            raise EngineError("a term gives the device other numbers at every call; run it with --no-captured")
 
     def _capture_all(self, graphs: Graphs) -> None:
         self._state.keep()

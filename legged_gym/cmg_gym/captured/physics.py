@@ -127,6 +127,12 @@ def _finish(model: Any, data: Any, beside: Beside) -> None:
     mujoco_warp.sensor_pos(model, data)
     mujoco_warp.sensor_vel(model, data)
     solve(model, data, beside)
+    if (
+        model.sensor_rne_postconstraint or model.nhistory
+    ):  # such sensors read velocities, or time, which integrating writes
+        mujoco_warp.sensor_acc(model, data)
+        INTEGRATORS[model.opt.integrator](model, data)
+        return
     with beside.work():
         mujoco_warp.sensor_acc(model, data)
     INTEGRATORS[model.opt.integrator](model, data)

@@ -8,6 +8,8 @@ from mjlab.managers import RewardManager
 
 def share_sums(manager: RewardManager) -> torch.Tensor:
     """[T, worlds]: where the manager sums up the terms of the episodes from here on."""
+    if not manager._episode_sums:
+        return manager._reward_buf.new_zeros(0, len(manager._reward_buf))
     sums = torch.stack(list(manager._episode_sums.values()))
     manager._episode_sums.update(zip(manager._episode_sums, sums, strict=True))
     return sums
@@ -15,7 +17,7 @@ def share_sums(manager: RewardManager) -> torch.Tensor:
 
 def compute(manager: RewardManager, sums: torch.Tensor, dt: float) -> torch.Tensor:
     """As ``manager.compute``; ``sums`` are those of :func:`share_sums`."""
-    if type(manager).compute is not RewardManager.compute:
+    if not len(sums) or type(manager).compute is not RewardManager.compute:
         return manager.compute(dt)
     scale = dt if manager._scale_by_dt else 1.0
     values = []

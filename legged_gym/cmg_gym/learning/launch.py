@@ -18,7 +18,7 @@ from mjlab.utils.torch import configure_torch_backends
 
 from cmg_gym.captured import TrainingEnv, make_env
 from cmg_gym.learning.runner import ResidualRunner
-from cmg_gym.learning.start_from import start_from
+from cmg_gym.learning.start_from import resume_from, start_from
 from cmg_runtime import EngineError
 
 
@@ -118,7 +118,7 @@ def run_training(training: Training, folder: Path) -> None:
     runner = ResidualRunner(env, agent_cfg, str(folder) if writes else None, device)
     runner.add_git_repo_to_log(__file__)
     if training.checkpoint is not None:
-        runner.load(str(training.checkpoint))
+        resume_from(runner, training.checkpoint)
     elif training.policy is not None:
         start_from(runner, training.policy, training.iteration)
     runner.learn(agent.max_iterations, init_at_random_ep_len=True)

@@ -45,24 +45,33 @@ def delay_steps(cfg: ManagerBasedRlEnvCfg) -> int:
     return max(actuator.delay_max_lag for actuator in articulation.actuators)
 
 
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """What is in a checkpoint, on the CPU; nothing is unpickled but tensors and plain values.
+
+    Raises:
+        EngineError: it is none.
+    """
+    try:
+        read_start(checkpoint)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if not isinstance(saved["infos"] or {}, dict):
+            raise ValueError(f"infos are a {type(saved['infos']).__name__}")
+        return saved
+    except Exception as error:  # of whatever a broken file makes torch raise
+        reason = str(error).removeprefix(f"{checkpoint} ") if isinstance(error, ValueError) else type(error).__name__
+        raise EngineError(f"{checkpoint} is no checkpoint of this task ({reason})") from None
+
+
 def read_trained_with(checkpoint: Path) -> dict[str, Any]:
     """What :func:`trained_with` put into a checkpoint; older ones have nothing.
 
     Raises:
         EngineError: it is no checkpoint of this task.
     """
-    try:
-        read_start(checkpoint)
-    except ValueError as error:
-        reason = str(error).removeprefix(f"{checkpoint} ")
-        raise EngineError(f"{checkpoint} is no checkpoint of this task ({reason})") from None
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["infos"].get("trained_with", {})
-        if not isinstance(found.get("generator", ""), str):
-            raise ValueError(found)
-        return found
-    except Exception as error:  # of whatever a broken file makes torch raise
-        raise EngineError(f"{checkpoint} is no checkpoint of this task ({type(error).__name__})") from None
+    found = (read_checkpoint(checkpoint)["infos"] or {}).get("trained_with", {})
+    if not isinstance(found, dict) or not isinstance(found.get("generator", ""), str):
+        raise EngineError(f"{checkpoint} is no checkpoint of this task (what it was trained with is not said)")
+    return found
 
 
 def require_generator(file: Path, saved: dict[str, Any], manifest: Manifest, advice: str) -> None:

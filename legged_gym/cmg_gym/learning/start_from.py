@@ -1,4 +1,4 @@
-"""A training that begins with the networks of another policy, which may be another generator's."""
+"""A training that goes on from its checkpoint, or begins with the networks of another policy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from cmg_gym.learning.export import describe
 from cmg_gym.learning.policies import alike, find_policy
+from cmg_gym.learning.resume import read_checkpoint
 from cmg_gym.learning.runner import ResidualRunner
 from cmg_gym.policy_card import PolicyCard, read_card
 from cmg_gym.rl_cfg import STEPS_PER_ITERATION
@@ -18,6 +19,19 @@ from cmg_runtime.errors import first_line
 SEEN = 100_000_000
 """Observations behind the statistics of an exported policy, which does not say: so many that a training's first ones do
 not push them about, and with them what every action is."""
+
+
+def resume_from(runner: ResidualRunner, checkpoint: Path) -> None:
+    """Take everything of a checkpoint of the same task.
+
+    Raises:
+        EngineError: it is of the task as it was before: its networks have other sizes.
+    """
+    try:
+        runner.load(str(checkpoint))
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = first_line(error)
+        raise EngineError(f"{checkpoint} does not fit this task ({reason}); --start-from takes its actor") from None
 
 
 def start_from(runner: ResidualRunner, path: Path, iteration: int) -> None:
@@ -36,11 +50,11 @@ def start_from(runner: ResidualRunner, path: Path, iteration: int) -> None:
             _require_same_task(read_card(file.parent), describe(runner.env.unwrapped, iterations=0))
             actor, critic = _exported(file), None
         else:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
+            saved = read_checkpoint(file)
             actor, critic = saved["actor_state_dict"], saved.get("critic_state_dict")
         # In place, for graphs and the optimiser have these tensors.
         runner.alg.actor.load_state_dict({**runner.alg.actor.state_dict(), **actor})
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, StopIteration) as error:
         raise EngineError(f"{file} is no policy of this task ({first_line(error)})") from None
     mine, taken = runner.alg.critic.state_dict(), "actor"
     if critic is not None and {k: v.shape for k, v in critic.items()} == {k: v.shape for k, v in mine.items()}:

@@ -37,6 +37,6 @@ def command_stage(
     stage = stage_at(stages, env.common_step_counter / steps_per_iteration)
     command.sampler.stage = stage
     env.event_manager.get_term_cfg(push_name).params["velocity_range"] = push_range(stage.push)
-    for name in PENALTIES:
+    for name in (name for name in PENALTIES if name in env.cfg.rewards):
         env.reward_manager.get_term_cfg(name).weight = stage.penalty * env.cfg.rewards[name].weight
     return {"stage": torch.tensor(float(stages.index(stage))), "push": torch.tensor(stage.push)}

@@ -75,7 +75,8 @@ class CudaKernel:
             self._call("cuModuleLoadData", ctypes.byref(module), image)
             self._call("cuModuleGetFunction", ctypes.byref(self._function), module, name.encode())
             self._call("cuFuncSetAttribute", self._function, _MOST_SHARED_MEMORY, shared_bytes)
-            self._call("cuFuncSetAttribute", self._function, _LARGE_CLUSTERS, 1)
+            if torch.cuda.get_device_capability(device)[0] >= 9:  # below there are no clusters
+                self._call("cuFuncSetAttribute", self._function, _LARGE_CLUSTERS, 1)
 
     def launch(self, grid: int, threads: int, arguments: ctypes.Structure, stream: int, beside: bool = False) -> None:
         """Enqueue it on a stream of its device, which must be the current device.

@@ -124,17 +124,23 @@ def _rebuild(
 
 
 def _infer(state: EngineState, buffers: WindowBuffers, moving: Optional[torch.Tensor]) -> None:
-    """The frame behind the newest one, into ``next_motion``; its bad rows replaced, where all environments move."""
+    """The frame behind the newest one, into ``next_motion``; its bad rows replaced, where :func:`_replaces_at_once`."""
     n, guard = buffers.num_envs, state.guard
     motion, command, out = buffers.newest_motion[:n], buffers.next_command[:n], buffers.next_motion[:n]
-    if moving is None:
+    if _replaces_at_once(state, moving):
         state.backend.guarded_step(motion, command, out, guard, guard.columns, buffers.horizon)
     else:
         state.backend.step(motion, command, out)
 
 
+def _replaces_at_once(state: EngineState, moving: Optional[torch.Tensor]) -> bool:
+    """Whether the network's piece replaces bad rows: where all environments move, and where it is part of a graph, for
+    otherwise the guard's kernels would be launched one by one."""
+    return moving is None and state.captures_network
+
+
 def _append(state: EngineState, buffers: WindowBuffers, writer: FrameWriter, moving: Optional[torch.Tensor]) -> None:
     guard = state.guard
-    if moving is not None:
+    if not _replaces_at_once(state, moving):
         guard.apply(buffers.next_motion[: buffers.num_envs], guard.columns, buffers.horizon, moving=moving)
     writer.append(buffers, guard.frame, moving)

@@ -262,10 +262,11 @@ def test_the_kernel_in_tritons_interpreter() -> None:
 
 
 def test_a_wild_motion_of_the_bundled_checkpoint_is_replaced(tmp_path: Path) -> None:
-    """A real one: reversed in the middle of a stride, it puts a hip 0.7 rad beyond its limit. Once, and all is well."""
-    from gym_case import make_g1_engine
+    """A real one, of g1_neutral: reversed in the middle of a stride, it puts a hip 0.7 rad beyond its limit. Once, and
+    all is well."""
+    from gym_case import CHECKPOINT, make_engine
 
-    truth = make_g1_engine(tmp_path)
+    truth = make_engine(tmp_path, CHECKPOINT.parents[1] / "g1_neutral" / CHECKPOINT.name)
     stride, forward, reverse = 293, [0.99, -0.52, -0.80], [-0.70, -0.55, 0.17]  # of the bank; m/s, m/s, rad/s
     engine = load_engine(tmp_path, 2, horizon=96, command_ramp_s=0.5)
     engine.reset(motion=engine.bank[stride], command=forward)
