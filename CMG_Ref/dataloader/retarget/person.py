@@ -44,7 +44,7 @@ class Person:
         points: [T, 3], m, world with z up: ``hips`` midway between the hip joints, and of each side ``left_ankle`` and
             ``left_toe``, the ball of the foot, at height 0 where it stands.
         turns: from axes forward, left and up to the world: ``pelvis``, ``chest``, ``left_foot``, ``right_foot``.
-        arms: [T, 3], unit vectors in the chest's axes: ``left_upper`` to the elbow, ``left_fore`` on to the wrist.
+        arms: [T, 3], unit vectors, world: ``left_upper`` to the elbow, ``left_fore`` on to the wrist.
         ankle_height: of the ankle above the ball while the foot stands, m.
         scale: m a unit of the file.
         skeleton: [T, J, 3], m, world: all joints of the file.
@@ -94,8 +94,7 @@ def person(bvh: Bvh, start: float = 0.0, end: float | None = None, rate: float =
     for side in SIDES:
         for arm, upper, lower in (("upper", "shoulder", "elbow"), ("fore", "elbow", "wrist")):
             along = points[f"{side}_{lower}"] - points[f"{side}_{upper}"]
-            along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
-            arms[f"{side}_{arm}"] = turns["chest"].inv().apply(along)
+            arms[f"{side}_{arm}"] = along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     return Person(points, turns, arms, ankle_height * whole, scale * whole, pos)
 
 

@@ -27,6 +27,7 @@ _REACH = 0.616  # m from there to the ankle with the knee as straight as it may 
 _LEAST_KNEE = 0.25  # rad: a straight knee cannot be moved on; costs 5 mm of the leg
 _SETTLE = 0.003  # m that the hips are above the person's
 _TILT = 0.08  # rad that the torso leans forward on average, and the pelvis half as much: a recording does not tell it
+_ARMS = slice(15, None)  # of the joints
 _SHOULDER = np.array([0.004, 0.1468, 0.245])  # the left one, in the torso's frame, m
 _UPPER_ARM, _FOREARM = 0.186, 0.184  # m
 _CLEAR = 0.12  # of an upper arm's length that the elbow stays beside the shoulder: clear of the trunk
@@ -88,7 +89,7 @@ class RobotSolver:
             targets[body] = (foot.position - origin, foot.rotation)
             # In the air a foot may turn if that helps it to its place.
             grips[body] = 4 + 21 * gaussian_filter1d(maximum_filter1d(foot.stands.astype(float), 5), 3)
-            elbow, hand = _arm(person, side)
+            elbow, hand = _arm(person, side, torso)
             targets |= {f"{side}_elbow_link": (elbow, level), f"{side}_wrist_yaw_link": (hand, level)}
         poses = np.tile(self._start, (len(place), 1))
         poses[0, :3], poses[0, 3:7] = place[0] - origin, quaternions(pelvis[:1])[0]
@@ -101,8 +102,9 @@ class RobotSolver:
                 self._tasks[body].set_orientation_cost(grip[t])
             self._settle(_STEPS if t else _STEPS_FIRST)
             poses[t] = self._configuration.q
-        # The solver may be beyond a limit by a rounding error.
-        dof_pos = np.clip(poses[:, self._address], CHAIN.joint_lower, CHAIN.joint_upper)
+        dof_pos = poses[:, self._address]
+        dof_pos[:, _ARMS] = smooth(dof_pos[:, _ARMS], 6)  # where an arm is straight, its shoulder turns in one frame
+        dof_pos = np.clip(dof_pos, CHAIN.joint_lower, CHAIN.joint_upper)  # rounding errors, too, may be beyond
         return Clip(name, FPS, JOINT_NAMES, dof_pos, poses[:, :3], poses[:, 3:7])
 
     def _settle(self, most_steps: int) -> None:
@@ -136,10 +138,10 @@ def _pelvis_path(person: Person, pelvis: Rotation, feet: dict[str, FootPath]) ->
     return place
 
 
-def _arm(person: Person, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Elbow and hand [T, 3] in the torso's frame, m, with the person's directions and the robot's lengths."""
+def _arm(person: Person, side: str, torso: Rotation) -> tuple[np.ndarray, np.ndarray]:
+    """Elbow and hand [T, 3] in the torso's frame, m: the person's directions in the world, the robot's lengths."""
     sign = 1 if side == SIDES[0] else -1
-    upper = person.arms[f"{side}_upper"].copy()
+    upper, fore = (torso.inv().apply(person.arms[f"{side}_{part}"]) for part in ("upper", "fore"))
     upper[:, 1] = sign * np.maximum(sign * upper[:, 1], _CLEAR)
     elbow = _SHOULDER * [1, sign, 1] + _UPPER_ARM * smooth(upper / np.linalg.norm(upper, axis=1, keepdims=True), 6)
-    return elbow, elbow + _FOREARM * smooth(person.arms[f"{side}_fore"], 6)
+    return elbow, elbow + _FOREARM * smooth(fore, 6)
