@@ -14,14 +14,12 @@ from scipy.spatial.transform import Rotation
 
 from CMG_Ref.command_line import run
 from CMG_Ref.dataloader.clips import Clip, quaternions
-from CMG_Ref.dataloader.conventions import Conventions, interpret
-from CMG_Ref.dataloader.reading import read_recordings, require_believable
+from CMG_Ref.dataloader.reading import read_folder
 from CMG_Ref.dataloader.retarget.bodies import CHAIN, body_poses
 from CMG_Ref.dataloader.retarget.bvh import read_bvh
 from CMG_Ref.dataloader.retarget.person import person
 from CMG_Ref.dataloader.retarget.report import Figures, figures, picture, table
 from CMG_Ref.dataloader.retarget.solving import RobotSolver
-from CMG_Ref.robot_g1 import JOINT_NAMES
 from cmg_runtime.folder.kept_files import replace_file
 
 
@@ -61,12 +59,12 @@ def retarget(options: Options) -> None:
     """Make the clips, and print what they are.
 
     Raises:
-        ValueError: what has to be installed, or, after the others are made, which files could not be used
+        ValueError: what has to be installed, or, after the others are made, which files could not be used.
     """
     solver = RobotSolver()
     options.out.mkdir(parents=True, exist_ok=True)
     made: dict[str, Figures] = {}
-    failed, skipped = [], []
+    failed: list[str] = []
     for path in options.bvh:
         try:
             bvh = read_bvh(path)
@@ -77,15 +75,17 @@ def retarget(options: Options) -> None:
         clip, file = solver(recorded, path.stem), options.out / f"{path.stem}.npz"
         write_clip(file, clip)
         made[path.stem] = figures(clip)
-        doubt = doubt_of(file)
-        skipped += [f"  {path.stem}: {doubt}"] if doubt else []
         if options.pictures:
             replace_file(file.with_suffix(".png"), picture(clip, recorded.skeleton, bvh.names, bvh.parents))
     if made:
+        found = read_folder(options.out).skipped  # as the data build will
+        skipped = [f"  {each.name}: {each.reason}" for each in found if each.name.removesuffix(".npz") in made]
         checked = "all pass the checks of the data" if not skipped else f"{len(skipped)} would be skipped:"
         print(table(made), f"{len(made)} clips in {options.out}; {checked}", *skipped, sep="\n")
     if failed:
-        raise ValueError(f"{len(failed)} of {len(options.bvh)} files could not be used: {'; '.join(failed)}")
+        print(*failed[1:], sep="\n", end="\n" if failed[1:] else "")
+        others = "; the others are named above" if failed[1:] else ""
+        raise ValueError(f"{len(failed)} of {len(options.bvh)} files could not be used: {failed[0]}{others}")
 
 
 def write_clip(path: Path, clip: Clip) -> None:
@@ -109,17 +109,6 @@ def write_clip(path: Path, clip: Clip) -> None:
         **{name: values.astype(np.float32) for name, values in arrays.items()},
     )
     replace_file(path, buffer.getvalue())
-
-
-def doubt_of(path: Path) -> str:
-    """Why the data build would skip a clip; empty if it would not."""
-    (recording,) = read_recordings(path)
-    conventions = Conventions()
-    try:
-        require_believable(recording, interpret(recording, path.stem, JOINT_NAMES, conventions), conventions, ())
-    except ValueError as error:
-        return str(error).removeprefix(f"{path.stem}: ")
-    return ""
 
 
 def main() -> int:

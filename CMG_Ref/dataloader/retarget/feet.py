@@ -16,9 +16,7 @@ _TOE, _HEEL = 0.125, -0.050  # m from the axis of the G1's ankle roll to the edg
 _WIDER = 0.035  # m that each foot is moved outward: the G1's hips are wider than those of a person of its size
 _LOW = 0.045  # m above the ground; higher points do not touch it
 _FLAT = 0.015  # m; a foot whose ankle is less higher than when it stands is flat
-_CLEARANCE = (
-    0.015  # m under the sole in the middle of a swing: the G1's foot is long, and its toes would skim the ground
-)
+_CLEARANCE = 0.015  # m under the sole in the middle of a swing: the G1's foot is long, its toes would skim the ground
 _STILL = 0.45  # m/s; a sole rolls, so that it is not quite still where it touches
 _PIVOT = 0.5  # rad; a foot that turns more while it stands is let turn about its ball
 _STEEPEST = (-0.5, 0.85, 1.3)  # rad, toe up; toe down near the ground; toe down

@@ -16,6 +16,7 @@ SIDES = ("left", "right")
 SOLE = 0.035  # m from the axis of the G1's ankle roll down to the ground
 _BALL = 0.015  # m from the joint at the ball of a person's foot down to the ground, at the robot's size
 _JUMP = 15.0  # m/s of any point, at the robot's size; recordings begin or end in another pose
+_MANY = 5  # points that jump at once where two motions meet; fewer are markers that were mistaken
 _EDGE = 10  # frames at either end that such a pose is cut from
 _SHORTEST = 0.5  # s
 _LIMBS = ("hip", "knee", "ankle", "toe", "shoulder", "elbow", "wrist")
@@ -135,12 +136,13 @@ def _joints(bvh: Bvh) -> dict[str, int]:
 
 def _without_jumps(points: np.ndarray, fps: float, start: float) -> slice:
     """The frames without the poses at the ends that a recording jumps from or to, of points [T, P, 3]."""
-    fast = np.flatnonzero(np.linalg.norm(np.diff(points, axis=0), axis=2).max(axis=1) * fps > _JUMP) + 1
+    jumping = (np.linalg.norm(np.diff(points, axis=0), axis=2) * fps > _JUMP).sum(axis=1)  # how many of the points
+    fast = np.flatnonzero(jumping) + 1
     first = max(fast[fast <= _EDGE], default=0)
     last = min(fast[fast >= len(points) - _EDGE], default=len(points))
     if last - first < max(_SHORTEST * fps, 4):
         raise ValueError(f"{max(last - first, 0) / fps:.2g} s from {start:g} s on; expected {_SHORTEST:g} s and more")
-    inside = fast[(fast > first) & (fast < last)]
+    inside = fast[(fast > first) & (fast < last) & (jumping[fast - 1] >= _MANY)]
     if len(inside):
         raise ValueError(f"it jumps at {start + inside[0] / fps:.2f} s; leave that out with --start and --end")
     return slice(first, last)

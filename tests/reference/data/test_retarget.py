@@ -290,12 +290,10 @@ def test_what_is_written_is_read_and_checked(tmp_path: Path) -> None:
     read_back = load_clip(tmp_path / "walk.npz", JOINT_NAMES)
     np.testing.assert_allclose(read_back.dof_pos, clip.dof_pos, atol=1e-6)
     np.testing.assert_allclose(read_back.root_quat, clip.root_quat, atol=1e-6)
-    assert command.doubt_of(tmp_path / "walk.npz") == ""
     again = read_back.recorded.root_ang_vel
     assert again is not None
     np.testing.assert_allclose(again[1:-1], np.tile([0, 0, 0.3], (len(again) - 2, 1)), atol=1e-3)
-    command.write_clip(tmp_path / "flying.npz", replace(clip, root_pos=clip.root_pos + [0, 0, 0.5]))
-    assert "its soles are 0.5 m above the ground" in command.doubt_of(tmp_path / "flying.npz")
+    assert [clip.name for clip in read_folder(tmp_path).clips] == ["walk"]
 
 
 def test_without_mink_it_says_what_to_install(
@@ -317,15 +315,19 @@ def test_a_walk_becomes_a_clip_whose_feet_stand_still(
     family: str,
 ) -> None:
     pytest.importorskip("mink", reason="mink is not installed; it is optional, and retargeting needs it")
-    speed, heading = float(rng.uniform(0.7, 1.2)), float(rng.uniform(-180, 180))
-    (tmp_path / "walk.bvh").write_text(a_person(family, speed, heading))
+    speed, heading = float(rng.uniform(0.9, 1.2)), float(rng.uniform(-180, 180))
+    (tmp_path / "walk.bvh").write_text(
+        a_person(family, speed, heading, slide=1.1)
+    )  # feet slide at a tenth of the speed
     (tmp_path / "slides.bvh").write_text(a_person(family, speed, heading, slide=2.0))
     (tmp_path / "none.bvh").write_text("HIERARCHY")
-    takes = [tmp_path / f"{name}.bvh" for name in ("walk", "none", "slides")]
+    (tmp_path / "empty.bvh").write_text("")
+    takes = [tmp_path / f"{name}.bvh" for name in ("walk", "none", "empty", "slides")]
     assert run_command(monkeypatch, *takes, "--out", tmp_path / "clips") == 2
     said = capsys.readouterr()
     (line,) = said.err.splitlines()
-    assert "1 of 3 files could not be used" in line and "none.bvh: no line MOTION" in line
+    assert "2 of 4 files could not be used" in line and "none.bvh: no line MOTION" in line
+    assert "empty.bvh: no line MOTION" in said.out.splitlines()[-1]
     assert [row.split()[0] for row in said.out.splitlines()[:3]] == ["clip", "walk", "slides"]
     assert (tmp_path / "clips" / "walk.png").read_bytes().startswith(b"\x89PNG")
 
@@ -334,7 +336,7 @@ def test_a_walk_becomes_a_clip_whose_feet_stand_still(
     lower, upper = (np.array(getattr(g1_chain(), f"joint_{side}")) for side in ("lower", "upper"))
     assert (clip.dof_pos >= lower - 1e-6).all() and (clip.dof_pos <= upper + 1e-6).all()
     travelled = np.linalg.norm(np.diff(clip.root_pos[20:-20, :2], axis=0), axis=1).mean() * 50
-    assert travelled == pytest.approx(speed * SMALLER, rel=0.05)
+    assert travelled == pytest.approx(1.1 * speed * SMALLER, rel=0.05)
     feet = by_mujoco(clip)
     sliding = np.linalg.norm(np.gradient(feet[..., :2], axis=0), axis=2) * 50
     for number, phase in enumerate((0.0, 0.5)):
@@ -344,3 +346,8 @@ def test_a_walk_becomes_a_clip_whose_feet_stand_still(
         assert feet[~standing, number, 2].max() > 0.07
     slides = load_clip(tmp_path / "clips" / "slides.npz", JOINT_NAMES)
     assert figures(slides).slip[0] > 0.3 * speed > 0.02 > figures(clip).slip[0]
+
+    assert run_command(monkeypatch, takes[-1], "--rate", "5", "--no-pictures", "--out", tmp_path / "fast") == 0
+    said = capsys.readouterr()
+    assert "1 would be skipped:\n  slides.npz: " in said.out and "expected below" in said.out
+    assert [path.name for path in (tmp_path / "fast").iterdir()] == ["slides.npz"]
