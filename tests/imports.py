@@ -168,7 +168,8 @@ REFERENCE = Package(
     (
         ("module", "interrupts", "mujoco_import", "robot_g1", "files"),
         ("command_line",),
-        ("checkpoint", "dataloader"),
+        ("checkpoint",),
+        ("dataloader",),
         ("training", "evaluation"),
         ("train", "eval_cmg", "make_bank", "utils"),
     ),

@@ -37,6 +37,12 @@ WRONG = {
         ". --speed-range 0.5 1e9",
         f". --num-candidates {HUGE}",
     ),
+    "CMG_Ref.dataloader.retarget": (
+        "x.bvh --rate 0",
+        "x.bvh --rate nan",
+        "x.bvh --start -1",
+        "x.bvh --start 3 --end 2",
+    ),
     "CMG_Ref.eval_cmg": ("x.pt --num-frames 0", f"x.pt --num-rollouts {HUGE}", f"x.pt --seed {LATE}"),
     "CMG_Ref.make_bank": (f"x.pt --num-states {HUGE}", "x.pt --seed -1"),
     "cmg_export.bench": (f"--sizes 4 {HUGE}", f"--num-envs {HUGE}", f"--seed {LATE}"),

@@ -84,6 +84,10 @@ NOT_RUN = {
         python -m CMG_Ref.make_bank RUN/cmg_final.pt
         python -m CMG_Ref.eval_cmg CMG_Ref/runs/g1_neutral/cmg_final.pt --clips CLIPS
     """,
+    "needs the network and recordings of people; test_retarget makes its own": """
+        pip install mink==1.3.0
+        python -m CMG_Ref.dataloader.retarget WALKS/*.bvh --out CLIPS
+    """,
     "needs machines with GPUs; test_gym_launch starts two nodes on this one": """
         .venv/bin/torchrun --nnodes 2 --nproc-per-node 4 --node-rank 0 --master-addr HOST \\
             --master-port 29500 -m -- cmg_gym.train --num-envs 4096 --iterations 3000 --logs /shared/logs
