@@ -103,10 +103,14 @@ def test_a_pregenerated_reference_is_a_plain_rollout_too_and_lasts_for_an_episod
     late: ManagerBasedRlEnv, floating: ManagerBasedRlEnv
 ) -> None:
     term, truth, source = reference(late), g1_engine()[1], reference(late).source
-    late.reset()
     assert isinstance(source, PregeneratedSource)
     low, high = term.engine.command_range
-    assert bool(((term.command >= low) & (term.command <= high)).all()) and len(term.command.unique(dim=0)) > 1
+    drawn = []
+    for _ in range(8):
+        late.reset()
+        drawn.append(term.command.clone())
+    commands = torch.cat(drawn)
+    assert bool(((commands >= low) & (commands <= high)).all()) and len(commands.unique(dim=0)) > 1
     latest = SETTLE_FRAMES + round(term.cfg.start_span_s * 50) - 1
     assert int(source._frame_ids.max()) <= latest
     source._frame_ids[:] = latest  # the last frame that an episode may start from

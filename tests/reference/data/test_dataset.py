@@ -216,7 +216,7 @@ def test_stats_against_samples_with_their_mirror_images(rng: np.random.Generator
     np.testing.assert_allclose(stats["motion_mean"], both.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(stats["motion_std"], np.maximum(both.std(axis=0), 0.1), rtol=1e-6)
     np.testing.assert_allclose((stats["command_min"][0], *stats["command_max"]), (-0.49, 1.49, 0.39, 0.985), atol=0.015)
-    samples = [{"motion": motion[0], "command": command[0]}]
+    samples = [{"motion": m, "command": c} for m, c in zip(motion, command, strict=True)]
     wide = compute_stats(samples, names, ((-2.0, -0.1, -3.0), (1.0, 0.1, 3.0)))
     np.testing.assert_allclose((wide["command_min"][0], *wide["command_max"]), (-2.0, 1.49, 0.39, 3.0), atol=0.015)
     assert is_symmetric(stats, names) and is_symmetric(wide, names)
