@@ -28,7 +28,6 @@ from cmg_runtime.device.memory import require_memory
 from cmg_runtime.inputs import require_choice
 
 POLICIES = Path(__file__).resolve().parents[1] / "policies"
-BUNDLED_POLICY = POLICIES / "g1_all"
 
 ROBOT_BYTES = 100_000
 """At least so many in the simulation; on a CPU 168 kB were measured for each of 1000."""

@@ -17,11 +17,10 @@ from tensordict import TensorDict
 
 from cmg_gym.captured import CapturedEnv, TrainingEnv
 from cmg_gym.captured.pieces import OVERFLOWN
-from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.learning.policies import load_policy
 from cmg_gym.mdp.command_stages import FULL_RANGE
 from cmg_gym.mdp.reference_command import reference
-from gym_case import g1_engine, make_cfg
+from gym_case import BUNDLED_POLICY, g1_engine, make_cfg
 from recorded_graph import RecordedGraphs
 
 ROBOTS = 6

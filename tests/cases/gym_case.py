@@ -19,7 +19,7 @@ from cmg_export.compile.weights import one_product_weights
 from cmg_export.parity import Truth
 from cmg_export.read.checkpoint import load_checkpoint
 from cmg_export.read.joints import resolve_joints
-from cmg_gym.command_line import reference_cfg
+from cmg_gym.command_line import POLICIES, reference_cfg
 from cmg_gym.env_cfg import make_env_cfg
 from cmg_gym.mdp.reference_command import ReferenceCommand, reference
 from cmg_gym.mdp.start_states import StartStates
@@ -30,6 +30,7 @@ from engine_folder import PASSED, bare_manifest
 
 RAMP_FRAMES, NUM_TRAJECTORIES = 25, 32
 CHECKPOINT = Path(__file__).resolve().parents[2] / "CMG_Ref" / "runs" / "g1_all" / "cmg_final.pt"
+BUNDLED_POLICY = POLICIES / "g1_all"
 
 _kept: list[tempfile.TemporaryDirectory[str]] = []
 

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from cmg_gym import evaluate, export_checkpoint, latency, play, sim2sim, train
-from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.learning.policies import require_same_generator
 from cmg_gym.policy_card import read_card
 from cmg_runtime import read_manifest
-from gym_case import g1_engine, refuse_to_build
+from gym_case import BUNDLED_POLICY, g1_engine, refuse_to_build
 
 Capture = pytest.CaptureFixture[str]
 WRONG = (  # each kind once: test_arguments_before_machine.py has what is missing

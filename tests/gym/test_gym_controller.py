@@ -14,12 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import LATE_LIMIT_S, Controller, Proprioception
 from cmg_gym.policy_card import read_card
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import deployable_engine, g1_engine
+from gym_case import BUNDLED_POLICY, deployable_engine, g1_engine
 
 pytestmark = pytest.mark.xdist_group("gym")
 

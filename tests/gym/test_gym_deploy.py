@@ -17,13 +17,12 @@ import pytest
 import torch
 
 from cmg_gym import latency, sim2sim
-from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.controller import Controller, Proprioception
 from cmg_gym.generator import Generator
 from cmg_gym.policy_card import read_card
 from cmg_gym.simulated_robot import SimulatedRobot
 from cmg_runtime import EngineError, load_engine
-from gym_case import deployable_engine
+from gym_case import BUNDLED_POLICY, deployable_engine
 from python_process import run_python
 
 pytestmark = pytest.mark.xdist_group("gym")

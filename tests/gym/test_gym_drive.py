@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 
 from chromium import MISSING, Browser, find_chromium
-from cmg_gym.command_line import BUNDLED_POLICY
 from cmg_gym.drive.page import open_page
 from cmg_gym.drive.real_time import Driver
 from cmg_gym.pictures.figures import Moment
 from cmg_gym.robots import G1
 from cmg_gym.walk import Walk
 from cmg_runtime import EngineError
-from gym_case import deployable_engine
+from gym_case import BUNDLED_POLICY, deployable_engine
 
 pytestmark = pytest.mark.xdist_group("gym")
 

@@ -21,7 +21,7 @@ from tensordict import TensorDict
 
 from cmg_gym import play
 from cmg_gym.captured import CapturedEnv, TrainingEnv
-from cmg_gym.command_line import BUNDLED_POLICY, POLICIES, policy_or_bundled
+from cmg_gym.command_line import POLICIES, policy_or_bundled
 from cmg_gym.conditions import Conditions
 from cmg_gym.controller import Controller
 from cmg_gym.evaluation import run_episodes, summarise
@@ -36,7 +36,7 @@ from cmg_gym.velocity_task import VELOCITY_TASK, HeldTwist, open_velocity_task
 from cmg_gym.walk import exported_policy
 from cmg_runtime import EngineError
 from cmg_runtime.folder.manifest import file_sha256
-from gym_case import CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_cfg, make_env
+from gym_case import BUNDLED_POLICY, CHECKPOINT, deployable_engine, few_trajectories, g1_engine, make_cfg, make_env
 
 pytestmark = pytest.mark.xdist_group("gym")
 

@@ -69,7 +69,7 @@ def _begin(model: Any, data: Any, context: Any, beside: Beside) -> None:
     wp.launch(
         solver._solve_init_jaref_kernel(True, nv, nv, False),
         dim=(worlds, data.njmax, 1),
-        inputs=[data.nefc, data.qacc, efc.J_rownnz, efc.J_rowadr, efc.J_colind, efc.J, efc.aref, data.dof_cdof],
+        inputs=[data.nefc, data.qacc, *_jacobian(efc), efc.aref, data.dof_cdof],
         outputs=[context.Jaref],
     )
     _update_constraints(model, data, context, track_changes=False)
@@ -83,10 +83,7 @@ def _begin(model: Any, data: Any, context: Any, beside: Beside) -> None:
                 efc.jtdaj_adr,
                 efc.jtdaj_nrow,
                 efc.jtdaj_nblock,
-                efc.J_rownnz,
-                efc.J_rowadr,
-                efc.J_colind,
-                efc.J,
+                *_jacobian(efc),
                 efc.D,
                 efc.state,
                 data.dof_cdof,
@@ -114,13 +111,12 @@ def _begin(model: Any, data: Any, context: Any, beside: Beside) -> None:
 def _iterate(model: Any, data: Any, context: Any, beside: Beside) -> None:
     """A line search, and the next search direction."""
     efc, worlds, nv = data.efc, data.nworld, model.nv
-    jacobian = [efc.J_rownnz, efc.J_rowadr, efc.J_colind, efc.J]
     with beside.work():
         support.mul_m(model, data, context.mv, context.search, skip=context.search_unchanged)
     wp.launch(
         solver._linesearch_jv_fused_kernel(True, nv, nv, False),
         dim=(worlds, data.njmax, 1),
-        inputs=[data.nefc, *jacobian, data.dof_cdof, context.search, context.search_unchanged],
+        inputs=[data.nefc, *_jacobian(efc), data.dof_cdof, context.search, context.search_unchanged],
         outputs=[context.jv],
     )
     beside.end()
@@ -132,7 +128,7 @@ def _iterate(model: Any, data: Any, context: Any, beside: Beside) -> None:
             solver._update_gradient_h_incremental_sparse(False),
             dim=(worlds, slots, GROUP),
             inputs=[
-                *jacobian,
+                *_jacobian(efc),
                 efc.D,
                 efc.state,
                 data.dof_cdof,
@@ -227,10 +223,7 @@ def _update_gradient(model: Any, data: Any, context: Any, changed: Any, kept: bo
         dim=(worlds, data.njmax),
         inputs=[
             data.nefc,
-            efc.J_rownnz,
-            efc.J_rowadr,
-            efc.J_colind,
-            efc.J,
+            *_jacobian(efc),
             efc.force,
             data.dof_cdof,
             changed,
@@ -244,6 +237,11 @@ def _update_gradient(model: Any, data: Any, context: Any, changed: Any, kept: bo
         inputs=[data.qfrc_smooth, data.qfrc_constraint, efc.Ma, changed, context.done],
         outputs=[context.grad, context.grad_dot],
     )
+
+
+def _jacobian(efc: Any) -> list[Any]:
+    """Of constraints, sparse: how many numbers a row has, where they begin, their columns, and they."""
+    return [efc.J_rownnz, efc.J_rowadr, efc.J_colind, efc.J]
 
 
 def _column(vectors: Any) -> Any:
